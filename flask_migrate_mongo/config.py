@@ -1,0 +1,216 @@
+"""The MIGRATE_* settings: one table, read once into one frozen object."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flask import Flask
+
+MINIMAL_TTL = 2
+"""Seconds: below it the heartbeats would leave no room for a single slow answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its default, what it accepts, and what it is for.
+
+    `parse` takes what the application or the environment holds, and raises ValueError or TypeError.
+    """
+
+    name: str
+    default: object
+    parse: Callable[[Any], object]
+    accepts: str
+    purpose: str
+
+    @property
+    def field(self) -> str:
+        """The attribute of Settings that holds it."""
+        return self.name.removeprefix("MIGRATE_").lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, parsed. Relative paths are relative to the application's root path."""
+
+    mongo_uri: str | None
+    database: str | None
+    directory: Path
+    template: Path | None
+    collection: str
+    lock_collection: str
+    lock_ttl: float
+    lock_wait: float
+    version_format: str
+    transactions: str
+    out_of_order: str
+    interrupted: str
+    app_version: str | None
+
+
+def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read every setting: from app.config, else from the environment, else its default.
+
+    Raises SettingError, which names the setting, its value and what is accepted.
+    """
+    values: dict[str, Any] = {s.field: _value(s, app.config, environ) for s in SETTINGS}
+    root = Path(app.root_path)
+    values["directory"] = root / values["directory"]
+    values["template"] = root / values["template"] if values["template"] else None
+    return Settings(**values)
+
+
+def _value(setting: Setting, config: Mapping[str, object], environ: Mapping[str, str]) -> object:
+    given = config.get(setting.name)
+    if given is None:
+        given = environ.get(setting.name)
+    if given is None:
+        return setting.default
+    try:
+        return setting.parse(given)
+    except (TypeError, ValueError) as exc:
+        raise SettingError(setting.name, given, setting.accepts) from exc
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError
+    return value
+
+
+def _path(value: object) -> Path:
+    return Path(_text(os.fspath(value) if isinstance(value, os.PathLike) else value))
+
+
+def _collection(value: object) -> str:
+    name = _text(value)
+    if "$" in name or "\0" in name or name.startswith((".", "system.")) or name.endswith("."):
+        raise ValueError
+    return name
+
+
+def _seconds(least: float) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise TypeError
+        seconds = float(value)
+        # Written so that nan, which compares false with everything, is refused too.
+        if not least <= seconds < float("inf"):
+            raise ValueError
+        return seconds
+
+    return parse
+
+
+def _choice(*accepted: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        text = _text(value).strip().lower()
+        if text not in accepted:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _choices(*accepted: str) -> tuple[Callable[[object], str], str]:
+    return _choice(*accepted), " or ".join(f'"{value}"' for value in accepted)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "MONGO_URI",
+        None,
+        _text,
+        "a MongoDB connection string",
+        "Where the database is, when the application hands over none of its own.",
+    ),
+    Setting(
+        "MIGRATE_DATABASE",
+        None,
+        _text,
+        "the name of a database",
+        "Which database to migrate, when the connection string names none or another one.",
+    ),
+    Setting(
+        "MIGRATE_DIRECTORY",
+        Path("migrations"),
+        _path,
+        "a path",
+        "Where the migrations are, relative to the application's root path.",
+    ),
+    Setting(
+        "MIGRATE_TEMPLATE",
+        None,
+        _path,
+        "a path",
+        "The Jinja template that `create` uses, relative to the application's root path.",
+    ),
+    Setting(
+        "MIGRATE_COLLECTION",
+        "migrations",
+        _collection,
+        "the name of a collection",
+        "Where the history is kept.",
+    ),
+    Setting(
+        "MIGRATE_LOCK_COLLECTION",
+        "migration_locks",
+        _collection,
+        "the name of a collection",
+        "Where the lock is kept.",
+    ),
+    Setting(
+        "MIGRATE_LOCK_TTL",
+        1800.0,
+        _seconds(MINIMAL_TTL),
+        f"a number of seconds, at least {MINIMAL_TTL}",
+        "Seconds after which the lock of a process that died holds nobody off any more.",
+    ),
+    Setting(
+        "MIGRATE_LOCK_WAIT",
+        0.0,
+        _seconds(0),
+        "a number of seconds, 0 or more",
+        "Seconds to wait for somebody else's lock before giving up.",
+    ),
+    Setting(
+        "MIGRATE_VERSION_FORMAT",
+        "sequence",
+        *_choices("sequence", "timestamp"),
+        "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.",
+    ),
+    Setting(
+        "MIGRATE_TRANSACTIONS",
+        "required",
+        *_choices("required", "preferred"),
+        "Whether a transactional migration is refused on a server without transactions, or runs without.",
+    ),
+    Setting(
+        "MIGRATE_OUT_OF_ORDER",
+        "allow",
+        *_choices("allow", "refuse"),
+        "What becomes of a pending version below the highest applied one.",
+    ),
+    Setting(
+        "MIGRATE_INTERRUPTED",
+        "rerun",
+        *_choices("rerun", "stop"),
+        "What becomes of a plain migration that was interrupted half-way and is not idempotent.",
+    ),
+    Setting(
+        "MIGRATE_APP_VERSION",
+        None,
+        _text,
+        "a text",
+        "The application's version, kept with every record for the audit.",
+    ),
+)
+"""The one table that code, documentation and error messages draw on."""

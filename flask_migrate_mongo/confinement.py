@@ -1,0 +1,280 @@
+"""Keeps a migration's code inside its transaction, and notices what has ended that transaction.
+
+pymongo's `ClientSession.bind()` puts every operation of the current context into the session. What
+it leaves open is closed here, for the length of a step and for code of that step alone: write
+concerns that it still sends, sessions of the migration's own, and threads, whose context is
+another. Nothing public of pymongo does this; a name that is gone is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from pymongo.client_session import ClientSession
+from pymongo.common import BaseObject
+from pymongo.errors import OperationFailure, PyMongoError
+
+from .errors import EscapesTransactionError, UnsupportedDriverError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
+
+_PROMISED = (
+    "It would not be part of the transaction, and would stay when that is rolled back. Leave it "
+    "out, or delete `transactional = True` if this migration needs no transaction."
+)
+_OURS_TO_CALL = (
+    "start_transaction",
+    "commit_transaction",
+    "abort_transaction",
+    "end_session",
+    "bind",
+)
+
+
+class Confinement:
+    """A session whose transaction a migration's code runs in."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self.session = session
+        self.failure: PyMongoError | None = None
+
+    def note(self, failure: PyMongoError) -> None:
+        """Remember the first failure: whatever it was, the transaction did not survive it."""
+        self.failure = self.failure or failure
+
+    def note_reply(self, reply: Mapping[str, Any]) -> None:
+        """Remember a reply that reports a failure, which the driver may raise, and code may catch."""
+        details = next(iter(reply.get("writeErrors") or ()), reply)
+        if not reply.get("ok") or details is not reply:
+            self.note(OperationFailure(details.get("errmsg", ""), details.get("code"), dict(reply)))
+
+
+_inside: ContextVar[Confinement | None] = ContextVar("inside", default=None)
+_astray: ContextVar[bool] = ContextVar("astray", default=False)
+_submitting: ContextVar[bool] = ContextVar("submitting", default=False)
+
+
+@contextlib.contextmanager
+def confined(session: ClientSession) -> Iterator[Confinement]:
+    """Bind the session to the current context and keep what runs in the block inside it."""
+    confinement = Confinement(session)
+    with _patches, _reserved(confinement), session.bind(end_session=False):
+        token = _inside.set(confinement)
+        try:
+            yield confinement
+        finally:
+            _inside.reset(token)
+
+
+@contextlib.contextmanager
+def _reserved(confinement: Confinement) -> Iterator[None]:
+    """Read along in the session's replies, and leave its beginning and end to us."""
+    session = confinement.session
+    receive = session._process_response  # noqa: SLF001
+
+    def reading_along(reply: Mapping[str, Any]) -> None:
+        confinement.note_reply(reply)
+        receive(reply)
+
+    own = vars(session)
+    own["_process_response"] = reading_along
+    own.update(dict.fromkeys(_OURS_TO_CALL[:-1], _not_yours))
+    try:
+        yield
+    finally:
+        for name in ("_process_response", *_OURS_TO_CALL[:-1]):
+            del own[name]
+
+
+def _not_yours(*_: object, **__: object) -> None:
+    msg = (
+        "The migration tried to begin or end the transaction itself. It is begun before up() and "
+        "committed together with the record after it: leave both out."
+    )
+    raise EscapesTransactionError(msg)
+
+
+# --- what is put in the place of pymongo's, and of threading's
+
+
+def _check(client: object, session: ClientSession | None) -> None:
+    if _astray.get():
+        msg = f"A thread that the migration started used the database. {_PROMISED}"
+        raise EscapesTransactionError(msg)
+    confinement = _inside.get()
+    if confinement is None:
+        return
+    if session is not None and session is not confinement.session:
+        msg = f"The migration used a session of its own. {_PROMISED}"
+        raise EscapesTransactionError(msg)
+    if client is not confinement.session.client:
+        msg = f"The migration used another client than the application's. {_PROMISED}"
+        raise EscapesTransactionError(msg)
+
+
+def _ensure_session(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def ensure(client: object, session: ClientSession | None = None) -> Any:  # noqa: ANN401
+        _check(client, session)
+        return original(client, session)
+
+    return ensure
+
+
+def _tmp_session(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    @contextlib.contextmanager
+    def tmp(client: object, session: ClientSession | None, *rest: object) -> Iterator[Any]:
+        _check(client, session)
+        try:
+            with original(client, session, *rest) as found:
+                yield found
+        except PyMongoError as exc:
+            if confinement := _inside.get():
+                confinement.note(exc)
+            raise
+
+    return tmp
+
+
+def _start_session(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def start(client: object, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        if _inside.get() is not None or _astray.get():
+            msg = f"The migration opened a session of its own. {_PROMISED}"
+            raise EscapesTransactionError(msg)
+        return original(client, *args, **kwargs)
+
+    return start
+
+
+def _concern_for(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Find the concern as for an explicit session, which is to say: the transaction's own."""
+
+    @functools.wraps(original)
+    def concern(owner: object, session: ClientSession | None) -> Any:  # noqa: ANN401
+        confinement = _inside.get()
+        return original(owner, session or (confinement.session if confinement else None))
+
+    return concern
+
+
+def _start_thread(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def start(thread: threading.Thread) -> None:
+        # The driver's own threads do no work of the migration's, and a pool's are marked by task.
+        if _inside.get() is None or _submitting.get() or thread.name.startswith("pymongo_"):
+            original(thread)
+            return
+        _patches.__enter__()
+        run = thread.run
+        vars(thread)["run"] = functools.partial(_run_astray, run, finally_=_patches.release)
+        try:
+            original(thread)
+        except BaseException:
+            _patches.release()
+            raise
+
+    return start
+
+
+def _submit(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def submit(
+        pool: ThreadPoolExecutor,
+        task: Callable[..., Any],
+        /,
+        *args: object,
+        **kwargs: object,
+    ) -> Future[Any]:
+        if _inside.get() is None:
+            return original(pool, task, *args, **kwargs)  # type: ignore[no-any-return]
+        token = _submitting.set(True)
+        try:
+            future: Future[Any] = original(pool, _run_astray, task, *args, **kwargs)
+        finally:
+            _submitting.reset(token)
+        _patches.__enter__()
+        future.add_done_callback(lambda _: _patches.release())
+        return future
+
+    return submit
+
+
+def _run_astray(
+    run: Callable[..., Any],
+    *args: Any,  # noqa: ANN401
+    finally_: Callable[[], None] = lambda: None,
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    token = _astray.set(True)
+    try:
+        return run(*args, **kwargs)
+    finally:
+        _astray.reset(token)
+        finally_()
+
+
+_REPLACED: tuple[tuple[type, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
+    (pymongo.MongoClient, "_ensure_session", _ensure_session),
+    (pymongo.MongoClient, "_tmp_session", _tmp_session),
+    (pymongo.MongoClient, "start_session", _start_session),
+    (BaseObject, "_write_concern_for", _concern_for),
+    (BaseObject, "_read_preference_for", _concern_for),
+    (threading.Thread, "start", _start_thread),
+    (ThreadPoolExecutor, "submit", _submit),
+)
+
+
+def check_driver() -> None:
+    """Raise UnsupportedDriverError when this pymongo lacks a name that confinement needs."""
+    needed = [(owner, name) for owner, name, _ in _REPLACED]
+    needed += [(ClientSession, name) for name in ("_process_response", *_OURS_TO_CALL)]
+    lacking = [f"{owner.__name__}.{name}" for owner, name in needed if not hasattr(owner, name)]
+    if lacking:
+        msg = (
+            f"pymongo {pymongo.version} has no {', '.join(lacking)}, so transactional migrations "
+            "cannot be kept inside their transaction. Install a pymongo from 4.17 on that this "
+            "version of Flask-Migrate-Mongo was tested with: see docs/compatibility.md."
+        )
+        raise UnsupportedDriverError(msg)
+
+
+class _Patches:
+    """The replacements, in place while anything confined runs; counted, since steps may overlap."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._users = 0
+        self._originals: list[tuple[type, str, Any]] = []
+
+    def __enter__(self) -> None:
+        with self._mutex:
+            self._users += 1
+            if self._users == 1:
+                for owner, name, replace in _REPLACED:
+                    original = getattr(owner, name)
+                    self._originals.append((owner, name, original))
+                    setattr(owner, name, replace(original))
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        with self._mutex:
+            self._users -= 1
+            if self._users == 0:
+                while self._originals:
+                    owner, name, original = self._originals.pop()
+                    setattr(owner, name, original)
+
+
+_patches = _Patches()

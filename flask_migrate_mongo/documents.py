@@ -1,0 +1,194 @@
+"""Reports as the JSON documents that `--json` prints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from .errors import MigrateError
+from .faults import fault_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .model import (
+        Entry,
+        ErrorInfo,
+        Event,
+        LockState,
+        Outcome,
+        Record,
+        RunReport,
+        StatusReport,
+        Survey,
+    )
+
+Document = dict[str, Any]
+
+
+def status(report: StatusReport) -> Document:
+    """Return the status document."""
+    survey = report.survey
+    return {
+        "applied": [_applied(entry) for entry in survey.applied],
+        "pending": [_waiting(entry) for entry in survey.pending],
+        "failed": [{**_waiting(e), "error": _recorded_error(e)} for e in survey.failed],
+        "running": [_running(entry) for entry in survey.running],
+        "locked": lock(report.lock),
+        "summary": _summary(survey),
+        "ignored": list(report.ignored),
+    }
+
+
+def history(records: Iterable[Record]) -> Document:
+    """Return a page of the history."""
+    return {"history": [_record(record) for record in records]}
+
+
+def events(trail: Iterable[Event]) -> Document:
+    """Return a trail, oldest first."""
+    return {"events": [_event(event) for event in trail]}
+
+
+def lock(state: LockState | None) -> Document | None:
+    """Return the lock, or None when nobody holds it."""
+    if state is None:
+        return None
+    return {
+        "lockedBy": state.holder,
+        "host": state.host,
+        "pid": state.pid,
+        "runId": state.run_id,
+        "reason": state.reason,
+        "fence": state.fence,
+        "lockedAt": moment(state.locked_at),
+        "heartbeatAt": moment(state.heartbeat_at),
+        "expiresAt": moment(state.expires_at),
+        "expired": not state.is_live,
+    }
+
+
+def lock_status(state: LockState | None) -> Document:
+    """Return whether the lock holds anyone off, and what is known of it."""
+    return {"locked": state is not None and state.is_live, "lock": lock(state)}
+
+
+def released(state: LockState | None) -> Document:
+    """Return whose lock was released by force; null when it was free."""
+    return {"released": lock(state)}
+
+
+def run(report: RunReport) -> Document:
+    """Return what a run did, or would have done."""
+    return {
+        "direction": report.direction.value,
+        "executed": report.executed,
+        "runId": report.run_id,
+        "batch": report.batch,
+        "steps": [_outcome(outcome) for outcome in report.outcomes],
+        "warnings": list(report.warnings),
+        "error": problem(report.error) if isinstance(report.error, MigrateError) else None,
+    }
+
+
+def problem(error: MigrateError) -> Document:
+    """Return the problem details (RFC 9457) of an error."""
+    return {
+        "type": f"urn:flask-migrate-mongo:{error.code}",
+        "title": (type(error).__doc__ or "").partition("\n")[0],
+        "status": fault_of(error).http_status,
+        "detail": str(error),
+        "code": error.code,
+    }
+
+
+def moment(at: datetime | None) -> str | None:
+    """Return a time in ISO 8601, UTC, to the millisecond."""
+    if at is None:
+        return None
+    return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _summary(survey: Survey) -> Document:
+    return {
+        "total": survey.total,
+        "applied": len(survey.applied),
+        "pending": len(survey.pending),
+        "failed": len(survey.failed),
+        "running": len(survey.running),
+        "drifted": len(survey.drifted),
+        "missing": len(survey.missing),
+        "outOfOrder": len(survey.out_of_order),
+    }
+
+
+def _base(entry: Entry) -> Document:
+    return {"version": str(entry.version), "name": entry.name, "reversible": entry.reversible}
+
+
+def _applied(entry: Entry) -> Document:
+    record = entry.record
+    return _base(entry) | {
+        "appliedAt": moment(record.applied_at) if record else None,
+        "executionTime": record.execution_ms if record else None,
+        "batch": record.batch if record else None,
+        "drifted": entry.drifted,
+        "missing": entry.missing,
+    }
+
+
+def _waiting(entry: Entry) -> Document:
+    return _base(entry) | {
+        "transactional": entry.file.transactional if entry.file else False,
+        "outOfOrder": entry.out_of_order,
+    }
+
+
+def _running(entry: Entry) -> Document:
+    direction = entry.record.direction.value if entry.record else None
+    return _base(entry) | {"direction": direction}
+
+
+def _recorded_error(entry: Entry) -> Document | None:
+    return _error(entry.record.error) if entry.record else None
+
+
+def _error(error: ErrorInfo | None) -> Document | None:
+    return asdict(error) if error else None
+
+
+def _record(record: Record) -> Document:
+    return {
+        "version": str(record.version),
+        "name": record.name,
+        "description": record.description,
+        "status": record.status.value,
+        "appliedAt": moment(record.applied_at),
+        "rolledBackAt": moment(record.rolled_back_at),
+        "executionTime": record.execution_ms,
+        "error": _error(record.error),
+        "reversible": record.reversible,
+        "batch": record.batch or None,
+        "updatedAt": moment(record.updated_at),
+    }
+
+
+def _event(event: Event) -> Document:
+    version = None if event.version is None else str(event.version)
+    head = {"version": version, "event": event.kind, "at": moment(event.at)}
+    return {**head, **event.details, "error": _error(event.error)}
+
+
+def _outcome(outcome: Outcome) -> Document:
+    file = outcome.step.file
+    return {
+        "version": str(file.version),
+        "name": file.name,
+        "state": outcome.state.value,
+        "executionTime": outcome.took_ms,
+        "transactional": file.transactional,
+        "reversible": file.reversible,
+        "outOfOrder": outcome.step.out_of_order,
+        "error": _error(outcome.error),
+    }

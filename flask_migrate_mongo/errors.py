@@ -1,0 +1,349 @@
+"""Everything that can go wrong, one class a cause; each message ends with what to do next."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import TYPE_CHECKING
+
+from .model import ErrorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .model import LockState
+
+TRACEBACK_LIMIT = 16_000
+"""Bytes of a traceback that are kept, so that a record stays far below MongoDB's 16 MB."""
+
+_TAIL_SHARE = 3 / 4
+_URI_CREDENTIALS = re.compile(r"(mongodb(?:\+srv)?://)[^/\s]*@")
+_URI_SECRETS = re.compile(r"(?i)\b(tlsCertificateKeyFilePassword=|AWS_SESSION_TOKEN:)[^&\s,;\"']+")
+
+
+class MigrateError(Exception):
+    """The base of every error that this package raises on purpose."""
+
+    code = "error"
+
+
+# --- requests that make no sense
+
+
+class InvalidRequestError(MigrateError):
+    """A parameter is out of range or empty."""
+
+    code = "invalid-request"
+
+
+# --- settings and connections
+
+
+class ConfigurationError(MigrateError):
+    """A setting, or what the application handed over, cannot be used."""
+
+    code = "configuration"
+
+
+class SettingError(ConfigurationError):
+    """A setting has a value that is not accepted."""
+
+    code = "bad-setting"
+
+    def __init__(self, name: str, value: object, accepts: str) -> None:
+        super().__init__(
+            f"{name} is {redact(repr(value))}, but it accepts {accepts}. Change it in app.config or in the environment."
+        )
+
+
+class NoDatabaseError(ConfigurationError):
+    """Nothing says which database to migrate."""
+
+    code = "no-database"
+
+
+class NoFolderError(ConfigurationError):
+    """The folder of migrations does not exist."""
+
+    code = "no-folder"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"The migrations folder {folder} does not exist. `flask db-migrate create NAME` makes it, "
+            "or set MIGRATE_DIRECTORY (relative to the application's root path) to where your migrations are."
+        )
+
+
+class ConnectionFailedError(MigrateError):
+    """The server cannot be reached, or the connection broke."""
+
+    code = "no-connection"
+
+
+class AccessDeniedError(MigrateError):
+    """The server refused the credentials, or they lack a right."""
+
+    code = "access-denied"
+
+
+class DatabaseError(MigrateError):
+    """The server refused a command of ours for another reason."""
+
+    code = "database"
+
+
+class UnsupportedDriverError(MigrateError):
+    """The installed pymongo lacks something that transactional steps are confined with."""
+
+    code = "unsupported-driver"
+
+
+# --- files
+
+
+class SourceError(MigrateError):
+    """A file in the migrations folder cannot be used."""
+
+    code = "bad-file"
+
+    def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
+        where = f"{path}:{line}" if line else str(path)
+        super().__init__(f"{where}: {problem}")
+
+
+class SeveralSourceErrors(MigrateError):  # noqa: N818  (it is several)
+    """More than one file cannot be used; all are named, so that one look mends them all."""
+
+    code = "bad-files"
+
+    def __init__(self, problems: Sequence[SourceError]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(f"{len(problems)} problems in the migrations folder:\n{lines}")
+
+
+class DuplicateVersionError(SourceError):
+    """Two files have the same number."""
+
+    code = "duplicate-version"
+
+    def __init__(self, version: int, paths: Sequence[Path]) -> None:
+        names = " and ".join(path.name for path in paths)
+        super().__init__(
+            paths[0].parent,
+            f"{names} have the same number, {version}. Give the one that is not applied anywhere yet the next free number.",
+        )
+
+
+class ImportFailedError(SourceError):
+    """A migration raised while it was imported; nothing of the plan has run."""
+
+    code = "import-failed"
+
+
+class FileChangedError(SourceError):
+    """A file changed between the plan and its execution."""
+
+    code = "file-changed"
+
+
+# --- refusals
+
+
+class RefusedError(MigrateError):
+    """What was asked for is not done, because it could do harm."""
+
+    code = "refused"
+
+
+class NotReversibleError(RefusedError):
+    """A migration has no down()."""
+
+    code = "not-reversible"
+
+    def __init__(self, version: int, name: str, path: Path) -> None:
+        super().__init__(
+            f"{version} ({name}) cannot be undone: {path.name} has no down(). Nothing was undone. "
+            "Write a down() in that file, or write a new migration that puts right what this one did."
+        )
+
+
+class MissingFileError(RefusedError):
+    """The file of an applied migration is gone, so nothing can undo it."""
+
+    code = "missing-file"
+
+    def __init__(self, version: int, name: str) -> None:
+        super().__init__(
+            f"{version} ({name}) is applied, but its file is gone. Nothing was undone. "
+            "Bring the file back (from version control, or from the branch it was applied from), then try again."
+        )
+
+
+class DriftError(RefusedError):
+    """An applied migration's file has changed since."""
+
+    code = "drift"
+
+    def __init__(self, version: int, name: str, path: Path) -> None:
+        super().__init__(
+            f"{version} ({name}) has changed since it was applied: {path.name} may no longer undo what was done. Nothing was undone. "
+            "Bring back the applied version of the file, or undo with the file as it is now: `flask db-migrate down --allow-drift`."
+        )
+
+
+class OutOfOrderError(RefusedError):
+    """A pending version is below the highest applied one, and the settings refuse that."""
+
+    code = "out-of-order"
+
+    def __init__(self, versions: Sequence[int], highest: int) -> None:
+        listed = ", ".join(map(str, versions))
+        super().__init__(
+            f"Pending below the highest applied version {highest}: {listed}. Nothing was run. "
+            'Give these files higher numbers, or set MIGRATE_OUT_OF_ORDER = "allow".'
+        )
+
+
+class TransactionsUnsupportedError(RefusedError):
+    """A migration asks for a transaction that the server does not have."""
+
+    code = "no-transactions"
+
+    def __init__(self, versions: Sequence[int], reason: str) -> None:
+        listed = ", ".join(map(str, versions))
+        super().__init__(
+            f"Transactional, on a server without transactions ({reason}): {listed}. Nothing was run. "
+            'Use a replica set (a single node is enough), or set MIGRATE_TRANSACTIONS = "preferred" to run them without.'
+        )
+
+
+class InterruptedRefusedError(RefusedError):
+    """A plain migration was interrupted half-way, and the settings refuse to run it again."""
+
+    code = "interrupted"
+
+    def __init__(self, versions: Sequence[int]) -> None:
+        listed = ", ".join(map(str, versions))
+        super().__init__(
+            f"Interrupted half-way and not safe to repeat: {listed}. Nothing was run. Look at the data, then say what is true: "
+            f"`flask db-migrate resolve {versions[0]} --applied|--not-applied --reason TEXT`."
+        )
+
+
+class NotResolvableError(RefusedError):
+    """The record is not in a state that can be resolved by hand."""
+
+    code = "not-resolvable"
+
+
+# --- the lock
+
+
+class LockHeldError(MigrateError):
+    """Somebody else holds the lock."""
+
+    code = "lock-held"
+
+    def __init__(self, lock: LockState) -> None:
+        self.lock = lock
+        super().__init__(
+            f"The lock is held by {lock.holder} ({lock.reason}) since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}; "
+            f"it ends at {_clock(lock.expires_at)} unless renewed. Wait for it with `--wait SECONDS`; "
+            "if that process is dead, `flask db-migrate force-unlock --confirm`."
+        )
+
+
+class LeaseLostError(MigrateError):
+    """A run no longer holds the lock: it starts, commits and records nothing more."""
+
+    code = "lease-lost"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"This run lost the lock: {why}. It stopped there. Nothing more was committed or recorded. "
+            "See what is applied now with `flask db-migrate status`."
+        )
+
+
+class NotConfirmedError(MigrateError):
+    """A forced unlock was not confirmed."""
+
+    code = "not-confirmed"
+
+    def __init__(self, lock: LockState) -> None:
+        age = int((lock.seen_at - lock.locked_at).total_seconds())
+        super().__init__(
+            f"Held by {lock.holder} (host {lock.host}, pid {lock.pid}) for {age} s: {lock.reason}, last heartbeat {_clock(lock.heartbeat_at)}. "
+            "If that process still runs, two runs could change the data at once. If you know that it is dead: `flask db-migrate force-unlock --confirm`."
+        )
+
+
+# --- steps
+
+
+class StepError(MigrateError):
+    """A migration did something that its step does not allow."""
+
+    code = "step"
+
+
+class EscapesTransactionError(StepError):
+    """A transactional migration tried to write outside its transaction."""
+
+    code = "escapes-transaction"
+
+
+class TransactionAbortedError(StepError):
+    """A migration caught an error that had already ended its transaction."""
+
+    code = "transaction-aborted"
+
+
+class OutcomeNotRecordedError(MigrateError):
+    """A step ended, but its outcome could not be written to the history."""
+
+    code = "outcome-not-recorded"
+
+
+class OutcomeUnknownError(MigrateError):
+    """A commit was sent and never answered, and the record could not be read either."""
+
+    code = "outcome-unknown"
+
+
+class RunStoppedError(MigrateError):
+    """A signal asked the run to stop."""
+
+    code = "stopped"
+
+
+def redact(text: str) -> str:
+    """Return the text with user names, passwords and tokens of MongoDB URIs masked."""
+    return _URI_SECRETS.sub(r"\1***", _URI_CREDENTIALS.sub(r"\1***@", text))
+
+
+def capture(exc: BaseException) -> ErrorInfo:
+    """Return the exception as it is recorded, with its causes, bounded to TRACEBACK_LIMIT bytes."""
+    trace = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    return ErrorInfo(
+        type=type(exc).__qualname__,
+        message=_bounded(redact(str(exc))),
+        traceback=_bounded(redact(trace)),
+    )
+
+
+def _bounded(text: str) -> str:
+    # Both ends matter: a chained traceback begins with the first cause and ends with the last.
+    raw = text.encode("utf-8", "backslashreplace")
+    if len(raw) <= TRACEBACK_LIMIT:
+        return raw.decode()
+    mark = b"\n ... cut ...\n"
+    tail = int((TRACEBACK_LIMIT - len(mark)) * _TAIL_SHARE)
+    head = TRACEBACK_LIMIT - len(mark) - tail
+    return (raw[:head] + mark + raw[-tail:]).decode("utf-8", "ignore")
+
+
+def _clock(moment: object) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,212 @@
+"""How one step runs: plain, or in a transaction together with its record."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pymongo import ReadPreference
+from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from .confinement import check_driver, confined
+from .errors import (
+    ConnectionFailedError,
+    MigrateError,
+    OutcomeUnknownError,
+    TransactionAbortedError,
+    redact,
+)
+from .server import Server, elapsed, is_passing
+from .source import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask import Flask
+    from pymongo.client_session import ClientSession
+
+    from .confinement import Confinement
+    from .model import Step
+    from .stopping import StopSwitch
+
+RETRY_SECONDS = 120
+"""How long a transaction is tried again: the limit of the drivers' convenient transactions API."""
+
+_TRANSIENT = "TransientTransactionError"
+_UNKNOWN = "UnknownTransactionCommitResult"
+_NO_SUCH_TRANSACTION = 251
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What up() and down() get as `ctx`.
+
+    `ensure_lease()` raises LeaseLostError when this run no longer holds the lock: long loops of plain
+    migrations call it before each batch of writes. `session` is None in a plain migration.
+    """
+
+    app: Flask
+    log: logging.Logger
+    ensure_lease: Callable[[], None]
+    session: ClientSession | None = None
+
+
+class Ledger(Protocol):
+    """Where a step's success is recorded."""
+
+    def done(self, session: ClientSession | None = None) -> None:
+        """Record the success, with a session as part of its transaction."""
+
+    def stands(self) -> bool:
+        """Whether the success is recorded already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Runs the steps of one application against one server."""
+
+    app: Flask
+    server: Server
+    switch: StopSwitch
+    sleep: Callable[[float], None] = time.sleep
+
+    def check(self) -> None:
+        """Raise before anything runs when transactional steps could not be confined."""
+        check_driver()
+
+    def run(
+        self,
+        step: Step,
+        function: Callable[..., object],
+        ledger: Ledger,
+        *,
+        ensure_lease: Callable[[], None],
+    ) -> None:
+        """Run the step and record its success; whatever up() or down() raises comes out as it is."""
+        log = logging.getLogger(f"flask_migrate_mongo.migration.{step.version}")
+        context = Context(self.app, log, ensure_lease)
+        if step.file.transactional and self.server.lacks_transactions() is None:
+            self._transactional(function, ledger, context)
+        else:
+            self._call(function, context, transactional=False)
+            ledger.done()
+
+    def _call(
+        self, function: Callable[..., object], context: Context, *, transactional: bool
+    ) -> None:
+        db = self.server.handle(transactional=transactional)
+        with self.switch.interruptible():
+            call(function, {"db": db, "ctx": context})
+
+    def _transactional(
+        self, function: Callable[..., object], ledger: Ledger, context: Context
+    ) -> None:
+        give_up = elapsed() + RETRY_SECONDS
+        tries = 0
+        while True:
+            context.ensure_lease()
+            try:
+                self._attempt(function, ledger, context, give_up)
+            except (PyMongoError, MigrateError) as exc:
+                if not _is_transient(exc) or elapsed() >= give_up:
+                    raise
+                tries += 1
+                context.log.warning(
+                    "The transaction is tried again (%d): %s", tries, redact(str(exc))
+                )
+                self._pause(tries)
+            else:
+                return
+
+    def _attempt(
+        self, function: Callable[..., object], ledger: Ledger, context: Context, give_up: float
+    ) -> None:
+        with self.server.database.client.start_session() as session:
+            session.start_transaction(
+                read_concern=ReadConcern("snapshot"),
+                write_concern=WriteConcern("majority"),
+                read_preference=ReadPreference.PRIMARY,
+            )
+            inside = Context(context.app, context.log, context.ensure_lease, session)
+            with confined(session) as confinement:
+                try:
+                    self._call(function, inside, transactional=True)
+                except PyMongoError as exc:
+                    _explain(exc, confinement)
+                    raise
+            if confinement.failure is not None:
+                raise _caught(confinement.failure) from confinement.failure
+            # The record is part of the transaction: both are committed, or neither.
+            ledger.done(session)
+            context.ensure_lease()
+            self._commit(session, ledger, give_up)
+
+    def _commit(self, session: ClientSession, ledger: Ledger, give_up: float) -> None:
+        """Commit, and come to know whether it was committed. Raises OutcomeUnknownError."""
+        tries = 0
+        while True:
+            try:
+                session.commit_transaction()
+            except PyMongoError as exc:
+                unknown = exc.has_error_label(_UNKNOWN)
+                if unknown and elapsed() < give_up:
+                    tries += 1
+                    self._pause(tries)
+                    continue
+                if _stands(ledger, exc):
+                    return
+                if unknown:
+                    raise _unknown() from exc
+                raise
+            else:
+                return
+
+    def _pause(self, tries: int) -> None:
+        # 5 ms growing by half each time up to half a second, jittered: the drivers' own rule.
+        self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
+
+
+def _stands(ledger: Ledger, commit_error: PyMongoError) -> bool:
+    try:
+        return ledger.stands()
+    except ConnectionFailedError:
+        raise _unknown() from commit_error
+
+
+def _unknown() -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "The commit was sent, but the server never said whether it took effect. Data and record "
+        "agree either way: once the server answers, `flask db-migrate status` tells which it is."
+    )
+
+
+def _explain(exc: PyMongoError, confinement: Confinement) -> None:
+    """Raise an explanation when the error only says that the transaction had ended before."""
+    first = confinement.failure
+    if first is not None and _code(exc) == _NO_SUCH_TRANSACTION != _code(first):
+        raise _caught(first) from first
+
+
+def _caught(first: PyMongoError) -> TransactionAbortedError:
+    return TransactionAbortedError(
+        f"The migration went on after an error that it caught: {redact(str(first))}. On the server "
+        "that error had already ended the transaction, so nothing of this step is kept. Check "
+        "beforehand instead of catching (count, find_one, upsert), or delete "
+        "`transactional = True`."
+    )
+
+
+def _is_transient(exc: BaseException) -> bool:
+    cause: Any = exc if isinstance(exc, PyMongoError) else exc.__cause__
+    return isinstance(cause, PyMongoError) and (
+        cause.has_error_label(_TRANSIENT) or (isinstance(exc, MigrateError) and is_passing(cause))
+    )
+
+
+def _code(exc: PyMongoError) -> object:
+    return getattr(exc, "code", None)

@@ -1,0 +1,82 @@
+"""The one table that gives every error its exit code and its HTTP status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import errors
+
+if TYPE_CHECKING:
+    from .model import RunReport, Survey
+
+DONE = 0
+CHECK_FAILED = 4
+
+
+class Fault(NamedTuple):
+    """How the doors answer to an error."""
+
+    exit_code: int
+    http_status: int
+
+
+_FAILED = Fault(1, 500)
+_USAGE = Fault(2, 400)
+_LOCKED = Fault(3, 409)
+_REFUSED = Fault(5, 409)
+_UNUSABLE = Fault(6, 500)
+_UNREACHABLE = Fault(6, 503)
+
+FAULTS: dict[type[errors.MigrateError], Fault] = {
+    errors.MigrateError: _FAILED,
+    errors.InvalidRequestError: _USAGE,
+    errors.ConfigurationError: _UNUSABLE,
+    errors.SettingError: _UNUSABLE,
+    errors.NoDatabaseError: _UNUSABLE,
+    errors.NoFolderError: _UNUSABLE,
+    errors.ConnectionFailedError: _UNREACHABLE,
+    errors.AccessDeniedError: _UNREACHABLE,
+    errors.DatabaseError: _UNREACHABLE,
+    errors.UnsupportedDriverError: _UNUSABLE,
+    errors.SourceError: _REFUSED,
+    errors.SeveralSourceErrors: _REFUSED,
+    errors.DuplicateVersionError: _REFUSED,
+    errors.ImportFailedError: _REFUSED,
+    errors.FileChangedError: _REFUSED,
+    errors.RefusedError: _REFUSED,
+    errors.NotReversibleError: _REFUSED,
+    errors.MissingFileError: _REFUSED,
+    errors.DriftError: _REFUSED,
+    errors.OutOfOrderError: _REFUSED,
+    errors.TransactionsUnsupportedError: _REFUSED,
+    errors.InterruptedRefusedError: _REFUSED,
+    errors.NotResolvableError: _REFUSED,
+    errors.LockHeldError: _LOCKED,
+    errors.LeaseLostError: _LOCKED,
+    errors.NotConfirmedError: _USAGE,
+    errors.StepError: _FAILED,
+    errors.EscapesTransactionError: _FAILED,
+    errors.TransactionAbortedError: _FAILED,
+    errors.OutcomeNotRecordedError: _FAILED,
+    errors.OutcomeUnknownError: _FAILED,
+    errors.RunStoppedError: _FAILED,
+}
+
+
+def fault_of(error: errors.MigrateError) -> Fault:
+    """Return how to answer to an error."""
+    return FAULTS[type(error)]
+
+
+def exit_code(report: RunReport) -> int:
+    """Return the exit code of a run: that of a failed migration before that of what ended the run."""
+    if report.failures:
+        return _FAILED.exit_code
+    if isinstance(report.error, errors.MigrateError):
+        return fault_of(report.error).exit_code
+    return DONE
+
+
+def check_code(survey: Survey) -> int:
+    """Return the exit code of `status --check`."""
+    return DONE if survey.is_clean else CHECK_FAILED

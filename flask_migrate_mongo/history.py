@@ -1,0 +1,359 @@
+"""The history: one record a version, each change of it conditional on who may make it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import BulkWriteError
+from pymongo.read_concern import ReadConcern
+
+from .errors import LeaseLostError
+from .model import Direction, ErrorInfo, Event, History, Record, Status
+from .server import Document, Server, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from pymongo.client_session import ClientSession
+
+    from .model import Actor, Plan, Step
+
+EVENTS_KEPT = 500
+"""Events that a record keeps, the newest: at 16 kB each they stay below MongoDB's 16 MB a document."""
+
+_DUPLICATE_KEY = 11000
+_WITHOUT_EVENTS = {"metadata.events": 0, "_id": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as the history knows it: who acts, under which fence, as which batch."""
+
+    actor: Actor
+    fence: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A record's next state, what else is set with it, and the event that says so."""
+
+    target: Status
+    at: datetime
+    event: Document
+    fields: Document
+
+    def update(self) -> Document:
+        fields = {**self.fields, "status": self.target.value, "updatedAt": self.at}
+        return {"$set": fields, **_push(self.event)}
+
+
+class MigrationHistory:
+    """The records of one database.
+
+    Every write of a run is conditional on the record being claimed by that run, and a claim gives
+    way only to a higher fence: a run that lost the lease changes nothing here.
+    """
+
+    def __init__(self, server: Server, collection: str) -> None:
+        self._records = server.collection(collection)
+
+    def load(self) -> History:
+        """Read all records, in one command as long as they fit into one reply."""
+        with translated():
+            found = list(self._records.find({}, _WITHOUT_EVENTS).batch_size(1_000_000))
+        return History(tuple(_record(document) for document in found))
+
+    def events(self, version: int | None = None) -> tuple[Event, ...]:
+        """Read the trail of one version, or of all, oldest first."""
+        wanted = {} if version is None else {"version": str(version)}
+        with translated():
+            found = list(self._records.find(wanted, {"version": 1, "metadata.events": 1}))
+        trail = [_event(d["version"], e) for d in found for e in _events(d)]
+        return tuple(sorted(trail, key=lambda event: event.at))
+
+    def prepare(self) -> None:
+        """Create the unique index on the version, if there is none."""
+        with translated():
+            self._records.create_index("version", unique=True)
+
+    def claim(self, plan: Plan, history: History, run: Run, at: datetime) -> None:
+        """Make the records of a plan this run's, and create those that are not there yet.
+
+        Whoever held the lease before can write none of them from here on.
+        """
+        new = [
+            _fresh(step, run, at) for step in plan.steps if step.version not in history.by_version
+        ]
+        contended = not self._insert(new)
+        if contended or len(new) < len(plan.steps):
+            self._take_over([step.version for step in plan.steps], run)
+
+    def _insert(self, documents: Sequence[Document]) -> bool:
+        try:
+            with translated():
+                if documents:
+                    self._records.insert_many(documents, ordered=False)
+        except Exception as exc:
+            if not _only_duplicates(exc.__cause__):
+                raise
+            return False
+        return True
+
+    def _take_over(self, versions: Iterable[int], run: Run) -> None:
+        older = [{"metadata.fence": {"$lt": run.fence}}, {"metadata.fence": None}]
+        claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
+        with translated():
+            self._records.update_many(
+                {"version": {"$in": [str(v) for v in versions]}, "$or": older}, {"$set": claimed}
+            )
+
+    def mark_interrupted(self, dead: Record, run: Run, at: datetime) -> None:
+        """Say of a record that a dead run left `running` that it was interrupted.
+
+        An interrupted up() counts as failed; an interrupted down() leaves the migration applied.
+        """
+        error = {
+            "type": "Interrupted",
+            "message": _last_seen(dead),
+            "traceback": None,
+        }
+        undoing = dead.direction is Direction.DOWN
+        fields: Document = {
+            "status": (Status.COMPLETED if undoing else Status.FAILED).value,
+            "error": None if undoing else error,
+            "metadata.interrupted": not undoing,
+            "metadata.runId": run.actor.run_id,
+            "metadata.fence": run.fence,
+            "updatedAt": at,
+        }
+        event = _new_event("interrupted", run, at, dead.direction, error=error, ofRun=dead.run_id)
+        with translated():
+            # Matches nothing when that run, alive after all, commits at this very moment.
+            self._records.update_one(
+                {"version": str(dead.version), "status": "running", "metadata.runId": dead.run_id},
+                {"$set": fields, **_push(event)},
+            )
+
+    def mark_running(self, step: Step, run: Run, *, position: int, at: datetime) -> None:
+        """Say that the step starts. Raises LeaseLostError when the record is no longer this run's."""
+        fields: Document = {
+            "name": step.file.name,
+            "description": step.file.description,
+            "reversible": step.file.reversible,
+            "error": None,
+            "metadata.direction": step.direction.value,
+            "metadata.startedAt": at,
+            "metadata.holder": run.actor.label,
+            "metadata.host": run.actor.host,
+            "metadata.pid": run.actor.pid,
+            "metadata.user": run.actor.user,
+            "metadata.appVersion": run.actor.app_version,
+        }
+        if step.direction is Direction.UP:
+            fields |= {
+                "batch": run.batch,
+                "metadata.position": position,
+                "metadata.checksum": step.file.checksum,
+                "metadata.outOfOrder": step.out_of_order,
+            }
+        event = _new_event("started", run, at, step.direction)
+        self._transition(step, run, _Change(Status.RUNNING, at, event, fields))
+
+    def mark_done(
+        self, step: Step, run: Run, *, took_ms: int, at: datetime, session: ClientSession | None
+    ) -> None:
+        """Say that the step succeeded; with a session, in its transaction. Raises LeaseLostError."""
+        up = step.direction is Direction.UP
+        fields = {
+            "appliedAt" if up else "rolledBackAt": at,
+            "executionTime": took_ms,
+            "error": None,
+            "metadata.interrupted": False,
+        }
+        kind = "completed" if up else "rolled-back"
+        event = _new_event(kind, run, at, step.direction, executionTime=took_ms)
+        target = Status.COMPLETED if up else Status.ROLLED_BACK
+        self._transition(step, run, _Change(target, at, event, fields), session)
+
+    def mark_failed(
+        self, step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime
+    ) -> None:
+        """Say that the step failed. Raises LeaseLostError.
+
+        A failed down() leaves the migration applied, with the failure in its trail.
+        """
+        event = _new_event(
+            "failed", run, at, step.direction, error=asdict(error), executionTime=took_ms
+        )
+        if step.direction is Direction.DOWN:
+            self._transition(step, run, _Change(Status.COMPLETED, at, event, {}))
+        else:
+            fields = {"error": asdict(error), "executionTime": took_ms}
+            self._transition(step, run, _Change(Status.FAILED, at, event, fields))
+
+    def stands(self, step: Step, run: Run) -> bool:
+        """Whether this run's success of the step is recorded, as a majority of the servers sees it."""
+        target = Status.COMPLETED if step.direction is Direction.UP else Status.ROLLED_BACK
+        return self._is_mine(step, run, target, ReadConcern("majority"))
+
+    def resolve(
+        self, record: Record, run: Run, *, applied: bool, reason: str, at: datetime
+    ) -> None:
+        """Set by hand what is true of an interrupted or failed migration, with the reason."""
+        fields: Document = {
+            "status": (Status.COMPLETED if applied else Status.PENDING).value,
+            "appliedAt": at if applied else None,
+            "error": None,
+            "batch": run.batch if applied else record.batch,
+            "metadata.interrupted": False,
+            "metadata.runId": run.actor.run_id,
+            "metadata.fence": run.fence,
+            "updatedAt": at,
+        }
+        event = _new_event("resolved", run, at, Direction.UP, applied=applied, reason=reason)
+        with translated():
+            changed = self._records.update_one(
+                {"version": str(record.version), "status": record.status.value},
+                {"$set": fields, **_push(event)},
+            ).matched_count
+        if not changed:
+            raise LeaseLostError(f"the record of {record.version} changed meanwhile")
+
+    def _transition(
+        self, step: Step, run: Run, change: _Change, session: ClientSession | None = None
+    ) -> None:
+        condition = {
+            "version": str(step.version),
+            "metadata.runId": run.actor.run_id,
+            "status": _before(change.target, step.direction),
+        }
+        options: dict[str, Any] = {} if session is None else {"session": session}
+        with translated():
+            matched = self._records.update_one(condition, change.update(), **options).matched_count
+        if matched:
+            return
+        # Fenced off, or else an earlier try succeeded and its answer was lost.
+        if session is not None or not self._is_mine(step, run, change.target):
+            raise LeaseLostError(f"another run has taken over {step.version}")
+
+    def _is_mine(
+        self, step: Step, run: Run, status: Status, concern: ReadConcern | None = None
+    ) -> bool:
+        records = self._records.with_options(read_concern=concern) if concern else self._records
+        with translated():
+            found = records.find_one({"version": str(step.version)}, _WITHOUT_EVENTS)
+        record = _record(found) if found else None
+        return record is not None and record.status is status and record.run_id == run.actor.run_id
+
+
+def _before(target: Status, direction: Direction) -> object:
+    """Return the condition on the state that a record must be in to reach the target."""
+    if target is not Status.RUNNING:
+        return Status.RUNNING.value
+    if direction is Direction.DOWN:
+        return Status.COMPLETED.value
+    return {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+
+
+def _last_seen(dead: Record) -> str:
+    started = f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC" if dead.started_at else "an unknown time"
+    who = dead.holder or "an unknown process"
+    return f"run {dead.run_id} by {who}, started at {started}, ended without recording an outcome"
+
+
+def _only_duplicates(exc: BaseException | None) -> bool:
+    if not isinstance(exc, BulkWriteError):
+        return False
+    return all(e.get("code") == _DUPLICATE_KEY for e in (exc.details or {})["writeErrors"])
+
+
+def _fresh(step: Step, run: Run, at: datetime) -> Document:
+    return {
+        "version": str(step.version),
+        "name": step.file.name,
+        "description": step.file.description,
+        "status": Status.PENDING.value,
+        "appliedAt": None,
+        "rolledBackAt": None,
+        "executionTime": None,
+        "error": None,
+        "reversible": step.file.reversible,
+        "batch": None,
+        "metadata": {"runId": run.actor.run_id, "fence": run.fence, "events": []},
+        "createdAt": at,
+        "updatedAt": at,
+    }
+
+
+def _push(event: Document) -> Document:
+    return {"$push": {"metadata.events": {"$each": [event], "$slice": -EVENTS_KEPT}}}
+
+
+def _new_event(
+    kind: str, run: Run, at: datetime, direction: Direction, **details: object
+) -> Document:
+    actor = run.actor
+    return {
+        "event": kind,
+        "at": at,
+        "direction": direction.value,
+        "runId": actor.run_id,
+        "by": actor.label,
+        **details,
+    }
+
+
+def _events(document: Document) -> Iterable[Document]:
+    events: Iterable[Document] = (document.get("metadata") or {}).get("events") or ()
+    return events
+
+
+def _event(version: str, document: Document) -> Event:
+    details = {k: v for k, v in document.items() if k not in {"event", "at", "error"}}
+    return Event(
+        kind=document["event"],
+        at=document["at"],
+        version=int(version),
+        details=details,
+        error=_error(document.get("error")),
+    )
+
+
+def _error(document: object) -> ErrorInfo | None:
+    if not document:
+        return None
+    if not isinstance(document, dict):  # Another tool's record may hold a plain text.
+        return ErrorInfo(type="Error", message=str(document))
+    return ErrorInfo(
+        type=str(document.get("type") or "Error"),
+        message=str(document.get("message") or ""),
+        traceback=document.get("traceback"),
+    )
+
+
+def _record(document: Document) -> Record:
+    metadata: Document = document.get("metadata") or {}
+    return Record(
+        version=int(document["version"]),
+        name=document.get("name") or "",
+        description=document.get("description") or "",
+        status=Status(document["status"]),
+        direction=Direction(metadata.get("direction") or "up"),
+        applied_at=document.get("appliedAt"),
+        rolled_back_at=document.get("rolledBackAt"),
+        updated_at=document.get("updatedAt"),
+        execution_ms=document.get("executionTime"),
+        error=_error(document.get("error")),
+        reversible=bool(document.get("reversible")),
+        batch=document.get("batch") or 0,
+        position=metadata.get("position") or 0,
+        checksum=metadata.get("checksum"),
+        run_id=metadata.get("runId"),
+        fence=metadata.get("fence") or 0,
+        interrupted=bool(metadata.get("interrupted")),
+        holder=metadata.get("holder"),
+        started_at=metadata.get("startedAt"),
+    )

@@ -1,0 +1,293 @@
+"""The lease: one document that at most one run holds, on the server's clock."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import random
+import threading
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from .errors import LeaseLostError, LockHeldError, MigrateError, NotConfirmedError
+from .model import Actor, Event, LockState
+from .server import Document, Server, elapsed, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOCK_ID = ObjectId(b"migrate-lock")
+"""The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
+
+BEATS_PER_TTL = 3
+EVENTS_KEPT = 100
+
+_log = logging.getLogger("flask_migrate_mongo.lease")
+
+
+class Lease:
+    """The lock of one database. `ttl` is in seconds."""
+
+    def __init__(
+        self,
+        server: Server,
+        collection: str,
+        *,
+        ttl: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._server = server
+        self._locks = server.collection(collection)
+        self._ttl = ttl
+        self._sleep = sleep
+
+    @contextlib.contextmanager
+    def hold(self, actor: Actor, *, wait: float = 0) -> Iterator[Grant]:
+        """Hold the lease for the block, renewed by a thread of its own; at the end let it go.
+
+        Waits up to `wait` seconds while somebody else has it. Raises LockHeldError.
+        """
+        grant = self._acquire_within(actor, wait)
+        try:
+            with grant.beating():
+                yield grant
+        finally:
+            grant.release()
+
+    def inspect(self) -> LockState | None:
+        """Return who holds the lock, live or expired; None when nobody does."""
+        with translated():
+            found = self._locks.find_one({"_id": LOCK_ID, "locked": True})
+        return _state(found, self._server.now()) if found else None
+
+    def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
+        """Release whoever's lock, raise the fence, and leave an event; return what it was.
+
+        Only the holder that was looked at is released: a new one that came in between stays.
+        Raises NotConfirmedError, which says who holds it, unless `confirmed`.
+        """
+        seen = self.inspect()
+        if seen is None:
+            return None
+        if not confirmed:
+            raise NotConfirmedError(seen)
+        event = {
+            "event": "unlocked",
+            "at": seen.seen_at,
+            "by": actor.label,
+            "of": seen.holder,
+            "ofRun": seen.run_id,
+        }
+        with translated():
+            self._locks.update_one(
+                {"_id": LOCK_ID, "locked": True, "runId": seen.run_id},
+                {
+                    "$set": {"locked": False, "updatedAt": seen.seen_at},
+                    "$inc": {"fence": 1},
+                    "$push": {"events": {"$each": [event], "$slice": -EVENTS_KEPT}},
+                },
+            )
+        return seen
+
+    def events(self) -> tuple[Event, ...]:
+        """Return what was forced, oldest first."""
+        with translated():
+            found = self._locks.find_one({"_id": LOCK_ID}, {"events": 1}) or {}
+        return tuple(
+            Event(kind=e["event"], at=e["at"], details={"by": e["by"], "of": e["of"]})
+            for e in found.get("events", ())
+        )
+
+    def _acquire_within(self, actor: Actor, wait: float) -> Grant:
+        deadline = elapsed() + wait
+        while True:
+            try:
+                return self._acquire(actor)
+            except LockHeldError:
+                left = deadline - elapsed()
+                if left <= 0:
+                    raise
+                # Jittered, so that many waiting processes do not ask at the same instants.
+                self._sleep(min(left, random.uniform(0.1, 0.6)))  # noqa: S311
+
+    def _acquire(self, actor: Actor) -> Grant:
+        asked_at = elapsed()
+        now = self._server.now()
+        with translated():
+            try:
+                taken = self._take(actor, now)
+            except DuplicateKeyError:
+                taken = self._locks.find_one({"_id": LOCK_ID}) or {}
+                # Ours after all when the server took it and its answer was lost.
+                if taken.get("runId") != actor.run_id or not taken.get("locked"):
+                    raise LockHeldError(_state(taken, now)) from None
+        return Grant(
+            self._server, self._locks, actor, taken["fence"], self._ttl, Renewal(asked_at, now)
+        )
+
+    def _take(self, actor: Actor, now: datetime) -> Document:
+        # Expiry is compared with the server's own time as a plain date: $expr, and with it $$NOW,
+        # is refused in the filter of an upsert.
+        return self._locks.find_one_and_update(
+            {"_id": LOCK_ID, "$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
+            {
+                "$set": {
+                    "locked": True,
+                    "lockedAt": now,
+                    "lockedBy": actor.label,
+                    "reason": actor.reason,
+                    "expiresAt": now + timedelta(seconds=self._ttl),
+                    "heartbeatAt": now,
+                    "host": actor.host,
+                    "pid": actor.pid,
+                    "runId": actor.run_id,
+                    "updatedAt": now,
+                },
+                "$inc": {"fence": 1},
+                "$setOnInsert": {"createdAt": now},
+            },
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )  # type: ignore[return-value]  # after an upsert there always is one
+
+
+class Renewal(NamedTuple):
+    """When the lease was last renewed: on the clock of `elapsed`, asked before the server was."""
+
+    asked_at: float
+    server_time: datetime
+
+
+class Grant:
+    """A lease that is held, until it is released, lost or forced away."""
+
+    def __init__(
+        self,
+        server: Server,
+        locks: Any,  # noqa: ANN401  (Collection, whose type parameters differ under mongomock)
+        actor: Actor,
+        fence: int,
+        ttl: float,
+        renewal: Renewal,
+    ) -> None:
+        self.actor = actor
+        self.fence = fence
+        self.failed_beats = 0
+        self._server = server
+        self._locks = locks
+        self._ttl = ttl
+        self._renewal = renewal
+        self._lost: str | None = None
+        self._done = threading.Event()
+        self._mutex = threading.Lock()
+
+    @property
+    def deadline(self) -> float:
+        """When the lease ends unless renewed, on the clock of `elapsed`."""
+        with self._mutex:
+            return self._renewal.asked_at + self._ttl
+
+    def now(self) -> datetime:
+        """Return the server's time, as of the last renewal plus what has passed since."""
+        with self._mutex:
+            return self._renewal.server_time + timedelta(seconds=elapsed() - self._renewal.asked_at)
+
+    def ensure(self) -> None:
+        """Raise LeaseLostError unless the lease is still held, as far as can be known without asking."""
+        if self._lost is None and elapsed() >= self.deadline:
+            self._lost = f"it could not be renewed for {self._ttl:g} s ({self.failed_beats} heartbeats failed)"
+        if self._lost is not None:
+            raise LeaseLostError(self._lost)
+
+    def raise_fence(self, above: int) -> None:
+        """Lift the fence over that of records from before the lock document was deleted."""
+        with translated():
+            self._locks.update_one(self._mine, {"$set": {"fence": above + 1}})
+        self.fence = above + 1
+
+    def renew(self) -> None:
+        """Renew the lease once. Raises LeaseLostError when it is no longer ours."""
+        asked_at = elapsed()
+        now = self._server.now()
+        fields = {
+            "heartbeatAt": now,
+            "expiresAt": now + timedelta(seconds=self._ttl),
+            "updatedAt": now,
+        }
+        with translated():
+            renewed = self._locks.update_one(self._mine, {"$set": fields}).matched_count
+        if not renewed:
+            self._lost = "another run took it over, or it was released by force"
+            raise LeaseLostError(self._lost)
+        with self._mutex:
+            self._renewal = Renewal(asked_at, now)
+
+    def release(self) -> None:
+        """Let the lease go, if it is still ours; a failure is logged and leaves it to expire."""
+        try:
+            with translated():
+                self._locks.update_one(
+                    self._mine, {"$set": {"locked": False, "updatedAt": self.now()}}
+                )
+        except MigrateError as exc:
+            # Not raised: it would mask how the run itself ended.
+            _log.warning(
+                "The lock was not released and ends by itself in at most %g s: %s", self._ttl, exc
+            )
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Renew in the background for the length of the block."""
+        # An empty context: the thread must not inherit a session that a step has bound.
+        thread = threading.Thread(
+            target=contextvars.Context().run,
+            args=(self._beat,),
+            name="migrate-heartbeat",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            thread.join(timeout=1)
+
+    @property
+    def _mine(self) -> Document:
+        return {"_id": LOCK_ID, "locked": True, "runId": self.actor.run_id}
+
+    def _beat(self) -> None:
+        interval = self._ttl / BEATS_PER_TTL
+        pause = interval
+        while not self._done.wait(pause):
+            try:
+                self.renew()
+                pause = interval
+            except LeaseLostError as exc:
+                _log.error("%s", exc)
+                return
+            except Exception as exc:  # noqa: BLE001  (whatever it is, the next beat may succeed)
+                self.failed_beats += 1
+                pause = interval / BEATS_PER_TTL
+                _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
+
+
+def _state(found: Document, now: datetime) -> LockState:
+    return LockState(
+        holder=found.get("lockedBy") or "unknown",
+        host=found.get("host") or "unknown",
+        pid=found.get("pid") or 0,
+        run_id=found.get("runId") or "",
+        reason=found.get("reason") or "unknown",
+        fence=found.get("fence") or 0,
+        locked_at=found["lockedAt"],
+        heartbeat_at=found.get("heartbeatAt") or found["lockedAt"],
+        expires_at=found["expiresAt"],
+        seen_at=now,
+    )

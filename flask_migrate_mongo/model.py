@@ -1,0 +1,363 @@
+"""The frozen values that travel between the rooms."""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+
+class Status(str, Enum):
+    """What a record says of its migration; the values are those stored."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled-back"
+
+
+class Direction(str, Enum):
+    """Which of a migration's two functions a step calls."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class StepState(str, Enum):
+    """What became of a step of a plan."""
+
+    APPLIED = "applied"
+    ROLLED_BACK = "rolled-back"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    NOT_RUN = "not-run"
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationFile:
+    """A migration as its file describes it, read from the syntax tree alone."""
+
+    version: int
+    path: Path
+    name: str
+    description: str
+    transactional: bool
+    idempotent: bool
+    reversible: bool
+    checksum: str
+
+    @property
+    def safe_to_repeat(self) -> bool:
+        """Whether running it again after an interruption can do no harm."""
+        return self.transactional or self.idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An exception as it is recorded: bounded, with the secrets of URIs masked."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One version's entry in the history, without its events."""
+
+    version: int
+    name: str
+    status: Status
+    description: str = ""
+    direction: Direction = Direction.UP
+    applied_at: datetime | None = None
+    rolled_back_at: datetime | None = None
+    updated_at: datetime | None = None
+    execution_ms: int | None = None
+    error: ErrorInfo | None = None
+    reversible: bool = False
+    batch: int = 0
+    position: int = 0
+    checksum: str | None = None
+    run_id: str | None = None
+    fence: int = 0
+    interrupted: bool = False
+    holder: str | None = None
+    started_at: datetime | None = None
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether up() stands: a down() that is running or failed has not undone it yet."""
+        undoing = self.status is Status.RUNNING and self.direction is Direction.DOWN
+        return self.status is Status.COMPLETED or undoing
+
+    @property
+    def order(self) -> tuple[int, int, float, int]:
+        """When it was applied, as a key: within a batch by position, since clocks can tie or step back."""
+        applied = self.applied_at.timestamp() if self.applied_at else 0.0
+        return (self.batch, self.position, applied, self.version)
+
+
+@dataclass(frozen=True)
+class History:
+    """All records at one moment."""
+
+    records: tuple[Record, ...] = ()
+
+    @cached_property
+    def by_version(self) -> Mapping[int, Record]:
+        """The records, found by their version."""
+        return {record.version: record for record in self.records}
+
+    @cached_property
+    def applied(self) -> tuple[Record, ...]:
+        """What is applied, in the order of application."""
+        return tuple(sorted((r for r in self.records if r.is_applied), key=lambda r: r.order))
+
+    @cached_property
+    def highest_applied(self) -> int:
+        """The highest applied version, 0 when there is none."""
+        return max((record.version for record in self.applied), default=0)
+
+    @property
+    def running(self) -> tuple[Record, ...]:
+        """Records that say a step is under way."""
+        return tuple(r for r in self.records if r.status is Status.RUNNING)
+
+    @property
+    def next_batch(self) -> int:
+        """The number of the batch that the next `up` applies."""
+        return max((record.batch for record in self.records), default=0) + 1
+
+    @property
+    def fence(self) -> int:
+        """The highest fence that any record was claimed under."""
+        return max((record.fence for record in self.records), default=0)
+
+    def is_applied(self, version: int) -> bool:
+        """Whether this version is applied."""
+        record = self.by_version.get(version)
+        return record is not None and record.is_applied
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One migration of a plan."""
+
+    file: MigrationFile
+    direction: Direction
+    out_of_order: bool = False
+    interrupted: bool = False
+
+    @property
+    def version(self) -> int:
+        """The version that this step applies or undoes."""
+        return self.file.version
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would run, in this order, and what the reader should know before it does."""
+
+    direction: Direction
+    steps: tuple[Step, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A version as `status` shows it: its file, its record, or both."""
+
+    version: int
+    file: MigrationFile | None
+    record: Record | None
+    drifted: bool = False
+    out_of_order: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in the file, or, when that is gone, the one that was recorded."""
+        return self.file.name if self.file else self.record.name if self.record else ""
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is applied while its file is gone."""
+        return self.file is None
+
+    @property
+    def reversible(self) -> bool:
+        """Whether down() exists: as the file says, or, when that is gone, as it was recorded."""
+        return (
+            self.file.reversible if self.file else self.record.reversible if self.record else False
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Every known version, sorted into what is applied, pending, failed and running."""
+
+    applied: tuple[Entry, ...]
+    pending: tuple[Entry, ...]
+    failed: tuple[Entry, ...]
+    running: tuple[Entry, ...]
+
+    @property
+    def drifted(self) -> tuple[Entry, ...]:
+        """Applied, and the file has changed since."""
+        return tuple(entry for entry in self.applied if entry.drifted)
+
+    @property
+    def missing(self) -> tuple[Entry, ...]:
+        """Applied, and the file is gone."""
+        return tuple(entry for entry in self.applied if entry.missing)
+
+    @property
+    def out_of_order(self) -> tuple[Entry, ...]:
+        """Not applied, and below the highest version that is."""
+        return tuple(e for e in (*self.pending, *self.failed) if e.out_of_order)
+
+    @property
+    def total(self) -> int:
+        """How many versions there are."""
+        return sum(map(len, (self.applied, self.pending, self.failed, self.running)))
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything is applied as its file says."""
+        return len(self.applied) == self.total and not self.drifted and not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """What `status` found: the survey, the lock as it was, and files it passed over."""
+
+    survey: Survey
+    lock: LockState | None
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Which process, on which machine, for whom, a run belongs to."""
+
+    run_id: str
+    host: str
+    pid: int
+    user: str
+    reason: str
+    app_version: str | None = None
+
+    @classmethod
+    def current(cls, reason: str, *, app_version: str | None = None) -> Actor:
+        """Return a new run of this process."""
+        return cls(
+            run_id=uuid.uuid4().hex,
+            host=platform.node(),
+            pid=os.getpid(),
+            user=_user(),
+            reason=reason,
+            app_version=app_version,
+        )
+
+    @property
+    def label(self) -> str:
+        """The holder as `lockedBy` names it."""
+        return f"{self.user}@{self.host}:{self.pid}"
+
+
+def _user() -> str:
+    import getpass  # noqa: PLC0415  (2 ms of import that only a run needs)
+
+    # A container's uid may have no name: OSError since Python 3.13, KeyError before.
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class LockState:
+    """The lock document at one moment of the server's clock."""
+
+    holder: str
+    host: str
+    pid: int
+    run_id: str
+    reason: str
+    fence: int
+    locked_at: datetime
+    heartbeat_at: datetime
+    expires_at: datetime
+    seen_at: datetime
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it still holds anyone off."""
+        return self.expires_at > self.seen_at
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the trail. `version` is None for what happened to the lock."""
+
+    kind: str
+    at: datetime
+    version: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one step; `took_ms` is None when it did not start."""
+
+    step: Step
+    state: StepState
+    took_ms: int | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run did, whether it succeeded, failed or was stopped half-way.
+
+    `error` is what ended the run other than a migration's own failure: a lost lease, a signal, a
+    server that went away.
+    """
+
+    direction: Direction
+    outcomes: tuple[Outcome, ...]
+    executed: bool
+    run_id: str | None = None
+    batch: int | None = None
+    warnings: tuple[str, ...] = ()
+    error: Exception | None = None
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The steps that failed."""
+        return self.in_state(StepState.FAILED)
+
+    @property
+    def is_noop(self) -> bool:
+        """Whether there was nothing to do."""
+        return not self.outcomes and self.error is None
+
+    def in_state(self, *states: StepState) -> tuple[Outcome, ...]:
+        """Return the outcomes in one of these states, in the order of the plan."""
+        return tuple(outcome for outcome in self.outcomes if outcome.state in states)
+
+
+def not_run(steps: Iterable[Step]) -> tuple[Outcome, ...]:
+    """Return the outcomes of steps that never started."""
+    return tuple(Outcome(step, StepState.NOT_RUN) for step in steps)

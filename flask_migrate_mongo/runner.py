@@ -1,0 +1,363 @@
+"""The one runner behind every door: takes the lease, plans, runs, records, releases."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from . import planning
+from .errors import (
+    ConnectionFailedError,
+    InvalidRequestError,
+    LeaseLostError,
+    MigrateError,
+    NotResolvableError,
+    OutcomeNotRecordedError,
+    OutcomeUnknownError,
+    capture,
+)
+from .history import MigrationHistory, Run
+from .model import (
+    Actor,
+    Direction,
+    Outcome,
+    RunReport,
+    StatusReport,
+    StepState,
+    not_run,
+)
+from .server import Server, elapsed
+from .source import Folder, load
+from .stopping import Stopped, StopSwitch, stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pymongo.client_session import ClientSession
+
+    from .execution import Executor
+    from .lease import Grant, Lease
+    from .model import Event, History, LockState, MigrationFile, Plan, Record, Status, Step
+
+    Decide = Callable[[tuple[MigrationFile, ...], History], Plan]
+    Functions = dict[int, Callable[..., object]]
+
+START_SECONDS = 30
+"""How long recording the start of a step is tried: nothing has run yet that could be lost."""
+
+RETRY_PAUSE = 0.25
+
+_log = logging.getLogger("flask_migrate_mongo.runner")
+
+
+class Observer:
+    """Hears of a run while it happens; a door overrides what it wants to show."""
+
+    def planned(self, plan: Plan) -> None:
+        """Hear of the plan as it was made under the lease, before its first step starts."""
+
+    def started(self, step: Step) -> None:
+        """Hear of a step whose function is about to be called."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Hear of a step that ended, whether its outcome could be recorded or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run goes about its plan; `wait` is in seconds, None stands for the setting."""
+
+    wait: float | None = None
+    continue_on_error: bool = False
+    dry_run: bool = False
+    observer: Observer = field(default_factory=Observer)
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Migrates one database from one folder."""
+
+    folder: Folder
+    server: Server
+    history: MigrationHistory
+    lease: Lease
+    executor: Executor
+    switch: StopSwitch
+    policy: planning.Policy
+    wait: float = 0
+    app_version: str | None = None
+
+    # --- looking: no lock, no writes, no migration code
+
+    def status(self) -> StatusReport:
+        """Return what is applied, pending, failed and running, and who holds the lock."""
+        found = self.folder.discover()
+        survey = planning.survey(found.files, self.history.load())
+        return StatusReport(survey, self.lease.inspect(), found.ignored)
+
+    def records(
+        self, *, limit: int = 50, skip: int = 0, status: Status | None = None
+    ) -> tuple[Record, ...]:
+        """Return one page of the history, those changed last first."""
+        return planning.page(self.history.load().records, limit=limit, skip=skip, status=status)
+
+    def events(self, version: int | None = None) -> tuple[Event, ...]:
+        """Return the trail of one version, or of everything and the lock, oldest first."""
+        trail = self.history.events(version)
+        if version is not None:
+            return trail
+        return tuple(sorted((*trail, *self.lease.events()), key=lambda event: event.at))
+
+    def lock(self) -> LockState | None:
+        """Return who holds the lock."""
+        return self.lease.inspect()
+
+    # --- acting
+
+    def up(self, options: Options = DEFAULTS) -> RunReport:
+        """Apply everything pending, in ascending order.
+
+        Raises LockHeldError, and whatever refuses the plan, before anything ran. What happens
+        later is in the report.
+        """
+        return self._run(Direction.UP, partial(planning.plan_up, policy=self.policy), options)
+
+    def down(
+        self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
+    ) -> RunReport:
+        """Undo the last applied migrations, in reverse order of application. Raises like `up`."""
+        decide = partial(planning.plan_down, steps=steps, allow_drift=allow_drift)
+        return self._run(Direction.DOWN, decide, options)
+
+    def force_unlock(self, *, confirmed: bool) -> LockState | None:
+        """Release whoever's lock and return what it was. Raises NotConfirmedError."""
+        return self.lease.force_release(self._actor("force-unlock"), confirmed=confirmed)
+
+    def resolve(self, version: int, *, applied: bool, reason: str) -> Record:
+        """Set by hand what is true of a migration, and say why; the reason goes into its trail.
+
+        Raises InvalidRequestError without a reason, NotResolvableError without a record, and
+        LockHeldError while a run is under way.
+        """
+        if not reason.strip():
+            msg = "The reason is empty. Say how you know: `--reason TEXT`."
+            raise InvalidRequestError(msg)
+        with self.lease.hold(self._actor("resolve"), wait=self.wait) as grant:
+            history, run = self._settle(grant)
+            record = history.by_version.get(version)
+            if record is None or (record.is_applied == applied and not record.interrupted):
+                raise NotResolvableError(_unresolvable(version, record))
+            self.history.resolve(record, run, applied=applied, reason=reason, at=grant.now())
+        return self.history.load().by_version[version]
+
+    def _run(self, direction: Direction, decide: Decide, options: Options) -> RunReport:
+        files = self.folder.discover().files
+        history = self.history.load()
+        plan = self._decide(decide, files, history)
+        # A record that says `running` may belong to a dead run, which only a holder can tell.
+        if options.dry_run or not (plan.steps or history.running):
+            return RunReport(direction, not_run(plan.steps), executed=False, warnings=plan.warnings)
+        wait = self.wait if options.wait is None else options.wait
+        with (
+            self.switch.installed(),
+            self.lease.hold(self._actor(direction.value), wait=wait) as grant,
+        ):
+            # Read again: another run may have finished while we waited for the lease.
+            history, run = self._settle(grant)
+            plan = self._decide(decide, files, history)
+            functions = self._load(plan)
+            if plan.steps:
+                self.history.claim(plan, history, run, grant.now())
+            options.observer.planned(plan)
+            return _Execution(self, grant, run, options).carry_out(plan, functions)
+
+    def _decide(self, decide: Decide, files: tuple[MigrationFile, ...], history: History) -> Plan:
+        plan = decide(files, history)
+        return planning.check_transactions(plan, self.policy, self.server.lacks_transactions)
+
+    def _load(self, plan: Plan) -> Functions:
+        # All before the first runs: a file that cannot be imported must not stop a run half-way.
+        if any(step.file.transactional for step in plan.steps):
+            self.executor.check()
+        return {step.version: load(step) for step in plan.steps}
+
+    def _settle(self, grant: Grant) -> tuple[History, Run]:
+        """Read the history under the lease, and put right what dead runs left in it."""
+        history = self.history.load()
+        if not history.records:
+            self.history.prepare()
+        if history.fence >= grant.fence:
+            grant.raise_fence(above=history.fence)
+        run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
+        for dead in history.running:
+            self.history.mark_interrupted(dead, run, grant.now())
+        return (self.history.load() if history.running else history), run
+
+    def _actor(self, reason: str) -> Actor:
+        return Actor.current(reason, app_version=self.app_version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Execution:
+    """A plan being carried out under a lease."""
+
+    runner: Runner
+    grant: Grant
+    run: Run
+    options: Options
+
+    def carry_out(self, plan: Plan, functions: Functions) -> RunReport:
+        outcomes: list[Outcome] = []
+        error: MigrateError | None = None
+        for position, step in enumerate(plan.steps):
+            outcome, error = self._step(step, position, functions[step.version])
+            outcomes.append(outcome)
+            self.options.observer.ended(outcome)
+            failed = outcome.state is not _success(step)
+            if error or (failed and not self.options.continue_on_error):
+                break
+        return RunReport(
+            plan.direction,
+            (*outcomes, *not_run(plan.steps[len(outcomes) :])),
+            executed=True,
+            run_id=self.grant.actor.run_id,
+            batch=self.run.batch if plan.direction is Direction.UP else None,
+            warnings=plan.warnings,
+            error=error,
+        )
+
+    def _step(
+        self, step: Step, position: int, function: Callable[..., object]
+    ) -> tuple[Outcome, MigrateError | None]:
+        """Run one step; the error is what ends the whole run, whatever became of the step."""
+        try:
+            self.runner.switch.check()
+            self._record_start(step, position)
+        except MigrateError as exc:
+            return Outcome(step, StepState.NOT_RUN), exc
+        self.options.observer.started(step)
+        ledger = _StepLedger(self, step)
+        try:
+            self.runner.executor.run(step, function, ledger, ensure_lease=self.grant.ensure)
+        except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
+            return _lost(step, ledger.took_ms, exc), exc
+        except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
+            return self._failed(step, ledger.took_ms, exc)
+        return Outcome(step, _success(step), ledger.took_ms), None
+
+    def _record_start(self, step: Step, position: int) -> None:
+        self.grant.ensure()
+        start = partial(
+            self.runner.history.mark_running,
+            step,
+            self.run,
+            position=position,
+            at=self.grant.now(),
+        )
+        self.persist(start, give_up=elapsed() + START_SECONDS)
+        # Recording can take long: what has expired meanwhile must not start.
+        self.grant.ensure()
+
+    def _failed(
+        self, step: Step, took_ms: int, cause: BaseException
+    ) -> tuple[Outcome, MigrateError | None]:
+        outcome = Outcome(step, StepState.FAILED, took_ms, capture(cause))
+        assert outcome.error is not None  # noqa: S101
+        ends_run: MigrateError | None = None
+        try:
+            self.grant.ensure()
+            failed = partial(
+                self.runner.history.mark_failed,
+                step,
+                self.run,
+                outcome.error,
+                took_ms=took_ms,
+                at=self.grant.now(),
+            )
+            self.persist(failed)
+            self.runner.switch.check()
+        except MigrateError as exc:
+            # The step's own failure stays in the outcome; this one only ends the run.
+            ends_run = exc
+        if ends_run is None and isinstance(cause, KeyboardInterrupt | Stopped):
+            ends_run = stopped("KeyboardInterrupt")
+        return outcome, ends_run
+
+    def persist(self, action: Callable[[], None], *, give_up: float | None = None) -> None:
+        """Write to the history through outages, until the lease would end.
+
+        Raises OutcomeNotRecordedError, with the last outage as its cause.
+        """
+        while True:
+            try:
+                return action()
+            except ConnectionFailedError as exc:
+                until = min(self.grant.deadline, give_up or self.grant.deadline)
+                if elapsed() >= until:
+                    raise _not_recorded(exc) from exc
+                _log.warning("Recording is tried again: %s", exc)
+                self.runner.executor.sleep(RETRY_PAUSE)
+
+
+class _StepLedger:
+    """Records one step's success, and knows how long its function took, in milliseconds."""
+
+    def __init__(self, execution: _Execution, step: Step) -> None:
+        self._execution = execution
+        self._step = step
+        self._began = elapsed()
+        self._ended: float | None = None
+
+    @property
+    def took_ms(self) -> int:
+        return round(((self._ended or elapsed()) - self._began) * 1000)
+
+    def done(self, session: ClientSession | None = None) -> None:
+        self._ended = elapsed()
+        self._execution.grant.ensure()
+        record = partial(
+            self._execution.runner.history.mark_done,
+            self._step,
+            self._execution.run,
+            took_ms=self.took_ms,
+            at=self._execution.grant.now(),
+            session=session,
+        )
+        # In a transaction a failure ends the attempt; outside of one only the record is at stake.
+        if session is None:
+            self._execution.persist(record)
+        else:
+            record()
+
+    def stands(self) -> bool:
+        return self._execution.runner.history.stands(self._step, self._execution.run)
+
+
+def _success(step: Step) -> StepState:
+    return StepState.APPLIED if step.direction is Direction.UP else StepState.ROLLED_BACK
+
+
+def _lost(step: Step, took_ms: int, exc: MigrateError) -> Outcome:
+    # A transaction that lost its lease was rolled back, so its step did not run.
+    undone = step.file.transactional and isinstance(exc, LeaseLostError)
+    return Outcome(step, StepState.NOT_RUN if undone else StepState.UNKNOWN, took_ms, capture(exc))
+
+
+def _not_recorded(exc: ConnectionFailedError) -> OutcomeNotRecordedError:
+    return OutcomeNotRecordedError(
+        f"What became of the step could not be recorded until the lock ended: {exc} The history "
+        "still says `running`. Once the server answers, look at the data, then run "
+        "`flask db-migrate up`, or `flask db-migrate resolve`."
+    )
+
+
+def _unresolvable(version: int, record: Record | None) -> str:
+    if record is None:
+        return f"Nothing is recorded of {version}. See the versions with `flask db-migrate status`."
+    state = "applied" if record.is_applied else "not applied"
+    return f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."

@@ -1,0 +1,152 @@
+"""The server behind a database: its clock, what it can do, and its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, errors
+from pymongo.write_concern import WriteConcern
+
+from .errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DatabaseError,
+    MigrateError,
+    redact,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+
+Document = dict[str, Any]
+
+_ACCESS_CODES = frozenset({13, 18, 8000})
+# What the driver's retry rules, or a later try, can overcome: elections, shutdowns, network
+# errors of the server's own, and conflicts with another write. From the error_codes.yml of mongod.
+_PASSING_CODES = frozenset(
+    {6, 7, 89, 91, 112, 189, 251, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+)
+
+
+class Server:
+    """What holds a database: a real server, or mongomock, which has neither clock nor sessions."""
+
+    def __init__(self, database: Database[Any]) -> None:
+        self.database = database
+
+    @property
+    def is_real(self) -> bool:
+        """Whether there is a server at all; any attribute exists on mongomock, so only the type tells."""
+        return isinstance(self.database.client, pymongo.MongoClient)
+
+    def now(self) -> datetime:
+        """Return the primary's time, in UTC; without a server, this process's."""
+        if not self.is_real:
+            return datetime.now(timezone.utc)
+        with translated():
+            hello = self.database.client.admin.command("hello")
+        self.__dict__.setdefault("_hello", hello)
+        return _utc(hello["localTime"])
+
+    def lacks_transactions(self) -> str | None:
+        """Return why this server has no transactions, or None when it has them."""
+        if not self.is_real:
+            return "mongomock has no sessions"
+        if "logicalSessionTimeoutMinutes" not in self._hello:
+            return "it has no sessions"
+        if "setName" in self._hello or self._hello.get("msg") == "isdbgrid":
+            return None
+        return "it is a standalone, neither a replica set nor sharded"
+
+    @cached_property
+    def _hello(self) -> Mapping[str, Any]:
+        with translated():
+            return self.database.client.admin.command("hello")
+
+    def collection(self, name: str) -> Collection[Document]:
+        """Return one of our own collections: read from the primary, written to a majority.
+
+        The types and time zones of the application's own handle do not reach it.
+        """
+        with translated():
+            return self.database.get_collection(
+                name,
+                codec_options=CodecOptions(tz_aware=True, tzinfo=timezone.utc),
+                read_preference=ReadPreference.PRIMARY,
+                write_concern=WriteConcern("majority"),
+            )
+
+    def handle(self, *, transactional: bool) -> Database[Any]:
+        """Return the database as a migration gets it: read from the primary.
+
+        In a transaction it has no write concern of its own: the server accepts one on the commit
+        only, and pymongo sends it with each write of a bound session.
+        """
+        if not self.is_real:
+            return self.database
+        concern = WriteConcern() if transactional else None
+        return self.database.with_options(
+            read_preference=ReadPreference.PRIMARY, write_concern=concern
+        )
+
+
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=timezone.utc)
+    return moment.astimezone(timezone.utc)
+
+
+def elapsed() -> float:
+    """Return seconds on a clock that runs on while the machine is suspended, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the driver raises as an error of ours, with the driver's as its cause."""
+    try:
+        yield
+    except errors.PyMongoError as exc:
+        raise _ours(exc) from exc
+
+
+def is_passing(exc: errors.PyMongoError) -> bool:
+    """Whether a later try can succeed."""
+    if isinstance(exc, errors.ConnectionFailure):
+        return True
+    return isinstance(exc, errors.OperationFailure) and exc.code in _PASSING_CODES
+
+
+def _ours(exc: errors.PyMongoError) -> MigrateError:
+    detail = _detail(exc)
+    if isinstance(exc, errors.OperationFailure) and exc.code in _ACCESS_CODES:
+        return AccessDeniedError(
+            f"The server refused access: {detail}. Check user, password and authSource in "
+            "MONGO_URI, and that the user may read and write this database."
+        )
+    if is_passing(exc):
+        return ConnectionFailedError(
+            f"The database does not answer: {detail}. Is the server running, and is MONGO_URI right?"
+        )
+    if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
+        return ConfigurationError(f"The database cannot be used as configured: {detail}.")
+    return DatabaseError(f"The server refused a command: {detail}.")
+
+
+def _detail(exc: errors.PyMongoError) -> str:
+    # The driver appends its whole view of the cluster, and its timeouts, to the one fact wanted.
+    text = str(exc)
+    for tail in (", Timeout: ", " (configured timeouts", ", full error: "):
+        text = text.partition(tail)[0]
+    return redact(text).rstrip(".")

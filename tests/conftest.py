@@ -1,0 +1,104 @@
+"""What the tests share: a real server over a socket, and a fresh database for each test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from .project import Project
+from .server.launcher import TestServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pymongo.database import Database
+
+APPNAME = "app"
+"""What the application under test calls itself, so that failpoints hit it and not the fixtures."""
+
+
+class Failpoint(Protocol):
+    """Makes commands of the application fail: failpoint("insert", errorCode=112)."""
+
+    def __call__(
+        self, *commands: str, times: int = 1, skip: int | None = None, **data: object
+    ) -> None:
+        """Let the next `times` of these commands fail, after `skip` of them succeeded."""
+
+
+def uri_with(uri: str, database: str, *options: str) -> str:
+    """Return the URI with a database and options."""
+    base, _, rest = uri.partition("?")
+    host = base.split("/")[2]
+    query = "&".join(part for part in (rest, *options) if part)
+    return f"mongodb://{host}/{database}?{query}"
+
+
+@pytest.fixture(scope="session")
+def mongo_uri() -> Iterator[str]:
+    """A server for all tests: that of MONGO_TEST_URI, a real replica set, or one of our own."""
+    if uri := os.environ.get("MONGO_TEST_URI"):
+        yield uri
+        return
+    with TestServer() as server:
+        yield server.uri
+
+
+@pytest.fixture(scope="session")
+def standalone_uri() -> Iterator[str]:
+    """A server without transactions."""
+    with TestServer("--standalone") as server:
+        yield server.uri
+
+
+@pytest.fixture
+def durable_server() -> Iterator[TestServer]:
+    """A server of this test's own, to be killed: what it acknowledged survives."""
+    with TestServer(durable=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def admin(mongo_uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
+    """A client that no failpoint hits."""
+    with MongoClient[dict[str, Any]](mongo_uri, appname="fixtures", retryWrites=False) as client:
+        yield client
+
+
+@pytest.fixture
+def db(mongo_uri: str, admin: MongoClient[dict[str, Any]]) -> Iterator[Database[dict[str, Any]]]:
+    """A fresh database; afterwards no failpoint, no open transaction and no data is left."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    options: dict[str, Any] = {"serverSelectionTimeoutMS": 5_000, "socketTimeoutMS": 20_000}
+    with MongoClient[dict[str, Any]](mongo_uri, appname=APPNAME, **options) as client:
+        yield client[name]
+    with contextlib.suppress(PyMongoError):
+        admin.admin.command("configureFailPoint", "failCommand", mode="off")
+    # First, because a drop waits for open transactions.
+    admin.admin.command("killAllSessions", [])
+    admin.drop_database(name)
+
+
+@pytest.fixture
+def failpoint(admin: MongoClient[dict[str, Any]]) -> Failpoint:
+    """Arm the server's failCommand failpoint."""
+
+    def arm(*commands: str, times: int = 1, skip: int | None = None, **data: object) -> None:
+        mode = {"times": times} if skip is None else {"times": times, "skip": skip}
+        hit = {"failCommands": list(commands), "appName": APPNAME, **data}
+        admin.admin.command("configureFailPoint", "failCommand", mode=mode, data=hit)
+
+    return arm
+
+
+@pytest.fixture
+def project(tmp_path: Path, db: Database[dict[str, Any]], mongo_uri: str) -> Project:
+    """A user's project on a fresh database."""
+    return Project(tmp_path, db, uri_with(mongo_uri, db.name, f"appname={APPNAME}"))
