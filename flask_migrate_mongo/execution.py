@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -25,7 +26,7 @@ from .server import Server, elapsed, is_passing
 from .source import call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from flask import Flask
     from pymongo.client_session import ClientSession
@@ -46,14 +47,24 @@ _NO_SUCH_TRANSACTION = 251
 class Context:
     """What up() and down() get as `ctx`.
 
-    `ensure_lease()` raises LeaseLostError when this run no longer holds the lock: long loops of plain
-    migrations call it before each batch of writes. `session` is None in a plain migration.
+    `ensure_lease()` asks the server and raises LeaseLostError when this run no longer holds the lock:
+    long loops of plain migrations call it before each batch of writes. `session` is None in a plain migration.
     """
 
     app: Flask
     log: logging.Logger
     ensure_lease: Callable[[], None]
     session: ClientSession | None = None
+
+
+class Hold(Protocol):
+    """The lease that a step runs under."""
+
+    def ensure(self) -> None:
+        """Raise LeaseLostError when it is known to be lost."""
+
+    def verify(self) -> None:
+        """Ask the server, and raise LeaseLostError when it is lost."""
 
 
 class Ledger(Protocol):
@@ -79,63 +90,64 @@ class Executor:
         """Raise before anything runs when transactional steps could not be confined."""
         check_driver()
 
+    @contextlib.contextmanager
+    def session_for(self, step: Step) -> Iterator[ClientSession | None]:
+        """Open the session that the step's transaction runs in; None for a plain step."""
+        if step.file.transactional and self.server.lacks_transactions() is None:
+            with self.server.database.client.start_session() as session:
+                yield session
+        else:
+            yield None
+
     def run(
         self,
         step: Step,
         function: Callable[..., object],
         ledger: Ledger,
-        *,
-        ensure_lease: Callable[[], None],
+        hold: Hold,
+        session: ClientSession | None,
     ) -> None:
         """Run the step and record its success; whatever up() or down() raises comes out as it is."""
         log = logging.getLogger(f"flask_migrate_mongo.migration.{step.version}")
-        context = Context(self.app, log, ensure_lease)
-        if step.file.transactional and self.server.lacks_transactions() is None:
-            self._transactional(function, ledger, context)
+        context = Context(self.app, log, hold.verify, session)
+        if session is not None:
+            self._transactional(function, ledger, context, hold)
         else:
-            self._call(function, context, transactional=False)
+            self._call(function, context)
             ledger.done()
 
-    def _call(
-        self, function: Callable[..., object], context: Context, *, transactional: bool
-    ) -> None:
-        db = self.server.handle(transactional=transactional)
+    def _call(self, function: Callable[..., object], context: Context) -> None:
+        db = self.server.handle(transactional=context.session is not None)
         with self.switch.interruptible():
             call(function, {"db": db, "ctx": context})
 
     def _transactional(
-        self, function: Callable[..., object], ledger: Ledger, context: Context
+        self, function: Callable[..., object], ledger: Ledger, context: Context, hold: Hold
     ) -> None:
         give_up = elapsed() + RETRY_SECONDS
         tries = 0
         while True:
-            context.ensure_lease()
+            hold.ensure()
             try:
-                self._attempt(function, ledger, context, give_up)
+                self._attempt(function, ledger, context, hold)
             except (PyMongoError, MigrateError) as exc:
                 if not _is_transient(exc) or elapsed() >= give_up:
                     raise
                 tries += 1
-                context.log.warning(
-                    "The transaction is tried again (%d): %s", tries, redact(str(exc))
-                )
+                context.log.info("The transaction is tried again (%d): %s", tries, redact(str(exc)))
                 self._pause(tries)
             else:
                 return
 
     def _attempt(
-        self, function: Callable[..., object], ledger: Ledger, context: Context, give_up: float
+        self, function: Callable[..., object], ledger: Ledger, context: Context, hold: Hold
     ) -> None:
-        with self.server.database.client.start_session() as session:
-            session.start_transaction(
-                read_concern=ReadConcern("snapshot"),
-                write_concern=WriteConcern("majority"),
-                read_preference=ReadPreference.PRIMARY,
-            )
-            inside = Context(context.app, context.log, context.ensure_lease, session)
+        session = context.session
+        assert session is not None  # noqa: S101
+        with _transaction(session):
             with confined(session) as confinement:
                 try:
-                    self._call(function, inside, transactional=True)
+                    self._call(function, context)
                 except PyMongoError as exc:
                     _explain(exc, confinement)
                     raise
@@ -143,11 +155,12 @@ class Executor:
                 raise _caught(confinement.failure) from confinement.failure
             # The record is part of the transaction: both are committed, or neither.
             ledger.done(session)
-            context.ensure_lease()
-            self._commit(session, ledger, give_up)
+            hold.ensure()
+            self._commit(session, ledger)
 
-    def _commit(self, session: ClientSession, ledger: Ledger, give_up: float) -> None:
+    def _commit(self, session: ClientSession, ledger: Ledger) -> None:
         """Commit, and come to know whether it was committed. Raises OutcomeUnknownError."""
+        give_up = elapsed() + RETRY_SECONDS
         tries = 0
         while True:
             try:
@@ -162,6 +175,9 @@ class Executor:
                     return
                 if unknown:
                     raise _unknown() from exc
+                # The driver takes a refused commit for the end of the transaction, and would
+                # leave one that is still open to its lifetime, locks and all.
+                self.server.kill_session(session.session_id["id"])
                 raise
             else:
                 return
@@ -169,6 +185,21 @@ class Executor:
     def _pause(self, tries: int) -> None:
         # 5 ms growing by half each time up to half a second, jittered: the drivers' own rule.
         self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
+
+
+@contextlib.contextmanager
+def _transaction(session: ClientSession) -> Iterator[None]:
+    """Begin a transaction that is rolled back at the end of the block, unless it was committed."""
+    session.start_transaction(
+        read_concern=ReadConcern("snapshot"),
+        write_concern=WriteConcern("majority"),
+        read_preference=ReadPreference.PRIMARY,
+    )
+    try:
+        yield
+    finally:
+        if session.in_transaction:
+            session.abort_transaction()
 
 
 def _stands(ledger: Ledger, commit_error: PyMongoError) -> bool:

@@ -129,7 +129,14 @@ class MigrationHistory:
             "metadata.fence": run.fence,
             "updatedAt": at,
         }
-        event = _new_event("interrupted", run, at, dead.direction, error=error, ofRun=dead.run_id)
+        event = _new_event(
+            "interrupted",
+            run.actor,
+            at,
+            direction=dead.direction.value,
+            error=error,
+            ofRun=dead.run_id,
+        )
         with translated():
             # Matches nothing when that run, alive after all, commits at this very moment.
             self._records.update_one(
@@ -137,8 +144,20 @@ class MigrationHistory:
                 {"$set": fields, **_push(event)},
             )
 
-    def mark_running(self, step: Step, run: Run, *, position: int, at: datetime) -> None:
-        """Say that the step starts. Raises LeaseLostError when the record is no longer this run's."""
+    def mark_running(
+        self,
+        step: Step,
+        run: Run,
+        *,
+        position: int,
+        at: datetime,
+        session: ClientSession | None,
+    ) -> None:
+        """Say that the step starts. Raises LeaseLostError when the record is no longer this run's.
+
+        The session is the one that the step's transaction will run in: whoever finds this run dead
+        can end it.
+        """
         fields: Document = {
             "name": step.file.name,
             "description": step.file.description,
@@ -146,6 +165,7 @@ class MigrationHistory:
             "error": None,
             "metadata.direction": step.direction.value,
             "metadata.startedAt": at,
+            "metadata.session": session.session_id["id"] if session else None,
             "metadata.holder": run.actor.label,
             "metadata.host": run.actor.host,
             "metadata.pid": run.actor.pid,
@@ -159,7 +179,7 @@ class MigrationHistory:
                 "metadata.checksum": step.file.checksum,
                 "metadata.outOfOrder": step.out_of_order,
             }
-        event = _new_event("started", run, at, step.direction)
+        event = _new_event("started", run.actor, at, direction=step.direction.value)
         self._transition(step, run, _Change(Status.RUNNING, at, event, fields))
 
     def mark_done(
@@ -174,7 +194,9 @@ class MigrationHistory:
             "metadata.interrupted": False,
         }
         kind = "completed" if up else "rolled-back"
-        event = _new_event(kind, run, at, step.direction, executionTime=took_ms)
+        event = _new_event(
+            kind, run.actor, at, direction=step.direction.value, executionTime=took_ms
+        )
         target = Status.COMPLETED if up else Status.ROLLED_BACK
         self._transition(step, run, _Change(target, at, event, fields), session)
 
@@ -186,7 +208,12 @@ class MigrationHistory:
         A failed down() leaves the migration applied, with the failure in its trail.
         """
         event = _new_event(
-            "failed", run, at, step.direction, error=asdict(error), executionTime=took_ms
+            "failed",
+            run.actor,
+            at,
+            direction=step.direction.value,
+            error=asdict(error),
+            executionTime=took_ms,
         )
         if step.direction is Direction.DOWN:
             self._transition(step, run, _Change(Status.COMPLETED, at, event, {}))
@@ -198,6 +225,15 @@ class MigrationHistory:
         """Whether this run's success of the step is recorded, as a majority of the servers sees it."""
         target = Status.COMPLETED if step.direction is Direction.UP else Status.ROLLED_BACK
         return self._is_mine(step, run, target, ReadConcern("majority"))
+
+    def disown(self, run_id: str, actor: Actor, at: datetime) -> None:
+        """Take from a run what it has claimed and not finished, so that it records nothing more."""
+        event = _new_event("unlocked", actor, at, ofRun=run_id)
+        with translated():
+            self._records.update_many(
+                {"metadata.runId": run_id, "status": {"$ne": Status.COMPLETED.value}},
+                {"$set": {"metadata.runId": None, "updatedAt": at}, **_push(event)},
+            )
 
     def resolve(
         self, record: Record, run: Run, *, applied: bool, reason: str, at: datetime
@@ -213,7 +249,7 @@ class MigrationHistory:
             "metadata.fence": run.fence,
             "updatedAt": at,
         }
-        event = _new_event("resolved", run, at, Direction.UP, applied=applied, reason=reason)
+        event = _new_event("resolved", run.actor, at, applied=applied, reason=reason)
         with translated():
             changed = self._records.update_one(
                 {"version": str(record.version), "status": record.status.value},
@@ -292,18 +328,8 @@ def _push(event: Document) -> Document:
     return {"$push": {"metadata.events": {"$each": [event], "$slice": -EVENTS_KEPT}}}
 
 
-def _new_event(
-    kind: str, run: Run, at: datetime, direction: Direction, **details: object
-) -> Document:
-    actor = run.actor
-    return {
-        "event": kind,
-        "at": at,
-        "direction": direction.value,
-        "runId": actor.run_id,
-        "by": actor.label,
-        **details,
-    }
+def _new_event(kind: str, actor: Actor, at: datetime, **details: object) -> Document:
+    return {"event": kind, "at": at, "runId": actor.run_id, "by": actor.label, **details}
 
 
 def _events(document: Document) -> Iterable[Document]:
@@ -356,4 +382,5 @@ def _record(document: Document) -> Record:
         interrupted=bool(metadata.get("interrupted")),
         holder=metadata.get("holder"),
         started_at=metadata.get("startedAt"),
+        session=metadata.get("session"),
     )

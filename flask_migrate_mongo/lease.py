@@ -9,18 +9,26 @@ import random
 import threading
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from .errors import LeaseLostError, LockHeldError, MigrateError, NotConfirmedError
+from .errors import (
+    ConnectionFailedError,
+    LeaseLostError,
+    LockHeldError,
+    MigrateError,
+    NotConfirmedError,
+)
 from .model import Actor, Event, LockState
 from .server import Document, Server, elapsed, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pymongo.collection import Collection
 
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
@@ -170,7 +178,7 @@ class Grant:
     def __init__(
         self,
         server: Server,
-        locks: Any,  # noqa: ANN401  (Collection, whose type parameters differ under mongomock)
+        locks: Collection[Document],
         actor: Actor,
         fence: int,
         ttl: float,
@@ -205,6 +213,18 @@ class Grant:
         if self._lost is not None:
             raise LeaseLostError(self._lost)
 
+    def verify(self) -> None:
+        """Ask the server whether the lease is still ours, and renew it. Raises LeaseLostError.
+
+        While the server does not answer, the lease counts as held until it would have expired.
+        """
+        self.ensure()
+        try:
+            self.renew()
+        except ConnectionFailedError as exc:
+            _log.warning("The lease could not be verified: %s", exc)
+        self.ensure()
+
     def raise_fence(self, above: int) -> None:
         """Lift the fence over that of records from before the lock document was deleted."""
         with translated():
@@ -213,20 +233,24 @@ class Grant:
 
     def renew(self) -> None:
         """Renew the lease once. Raises LeaseLostError when it is no longer ours."""
+        # In an empty context: it must not join the session that a step has bound to this one.
+        contextvars.Context().run(self._renew, self._server, self._locks)
+
+    def _renew(self, server: Server, locks: Collection[Document]) -> None:
         asked_at = elapsed()
-        now = self._server.now()
+        now = server.now()
         fields = {
             "heartbeatAt": now,
             "expiresAt": now + timedelta(seconds=self._ttl),
             "updatedAt": now,
         }
         with translated():
-            renewed = self._locks.update_one(self._mine, {"$set": fields}).matched_count
+            renewed = locks.update_one(self._mine, {"$set": fields}).matched_count
         if not renewed:
             self._lost = "another run took it over, or it was released by force"
             raise LeaseLostError(self._lost)
         with self._mutex:
-            self._renewal = Renewal(asked_at, now)
+            self._renewal = max(self._renewal, Renewal(asked_at, now))
 
     def release(self) -> None:
         """Let the lease go, if it is still ours; a failure is logged and leaves it to expire."""
@@ -263,11 +287,15 @@ class Grant:
         return {"_id": LOCK_ID, "locked": True, "runId": self.actor.run_id}
 
     def _beat(self) -> None:
+        with self._server.spare() as server:
+            self._beat_through(server, server.collection(self._locks.name))
+
+    def _beat_through(self, server: Server, locks: Collection[Document]) -> None:
         interval = self._ttl / BEATS_PER_TTL
         pause = interval
         while not self._done.wait(pause):
             try:
-                self.renew()
+                self._renew(server, locks)
                 pause = interval
             except LeaseLostError as exc:
                 _log.error("%s", exc)

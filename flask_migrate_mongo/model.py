@@ -94,6 +94,7 @@ class Record:
     interrupted: bool = False
     holder: str | None = None
     started_at: datetime | None = None
+    session: bytes | None = None
 
     @property
     def is_applied(self) -> bool:

@@ -136,7 +136,11 @@ class Runner:
 
     def force_unlock(self, *, confirmed: bool) -> LockState | None:
         """Release whoever's lock and return what it was. Raises NotConfirmedError."""
-        return self.lease.force_release(self._actor("force-unlock"), confirmed=confirmed)
+        actor = self._actor("force-unlock")
+        released = self.lease.force_release(actor, confirmed=confirmed)
+        if released is not None:
+            self.history.disown(released.run_id, actor, self.server.now())
+        return released
 
     def resolve(self, version: int, *, applied: bool, reason: str) -> Record:
         """Set by hand what is true of a migration, and say why; the reason goes into its trail.
@@ -195,6 +199,8 @@ class Runner:
             grant.raise_fence(above=history.fence)
         run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
         for dead in history.running:
+            if dead.session is not None:
+                self.server.kill_session(dead.session)
             self.history.mark_interrupted(dead, run, grant.now())
         return (self.history.load() if history.running else history), run
 
@@ -227,36 +233,47 @@ class _Execution:
             executed=True,
             run_id=self.grant.actor.run_id,
             batch=self.run.batch if plan.direction is Direction.UP else None,
-            warnings=plan.warnings,
+            warnings=(*plan.warnings, *self._heartbeats()),
             error=error,
         )
+
+    def _heartbeats(self) -> tuple[str, ...]:
+        failed = self.grant.failed_beats
+        return (f"{failed} heartbeats of the lock failed; the log says why.",) if failed else ()
 
     def _step(
         self, step: Step, position: int, function: Callable[..., object]
     ) -> tuple[Outcome, MigrateError | None]:
         """Run one step; the error is what ends the whole run, whatever became of the step."""
-        try:
-            self.runner.switch.check()
-            self._record_start(step, position)
-        except MigrateError as exc:
-            return Outcome(step, StepState.NOT_RUN), exc
-        self.options.observer.started(step)
+        with self.runner.executor.session_for(step) as session:
+            try:
+                self.runner.switch.check()
+                self._record_start(step, position, session)
+            except MigrateError as exc:
+                return Outcome(step, StepState.NOT_RUN), exc
+            self.options.observer.started(step)
+            return self._carry_out(step, function, session)
+
+    def _carry_out(
+        self, step: Step, function: Callable[..., object], session: ClientSession | None
+    ) -> tuple[Outcome, MigrateError | None]:
         ledger = _StepLedger(self, step)
         try:
-            self.runner.executor.run(step, function, ledger, ensure_lease=self.grant.ensure)
+            self.runner.executor.run(step, function, ledger, self.grant, session)
         except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
             return _lost(step, ledger.took_ms, exc), exc
         except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
             return self._failed(step, ledger.took_ms, exc)
         return Outcome(step, _success(step), ledger.took_ms), None
 
-    def _record_start(self, step: Step, position: int) -> None:
+    def _record_start(self, step: Step, position: int, session: ClientSession | None) -> None:
         self.grant.ensure()
         start = partial(
             self.runner.history.mark_running,
             step,
             self.run,
             position=position,
+            session=session,
             at=self.grant.now(),
         )
         self.persist(start, give_up=elapsed() + START_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from datetime import datetime, timezone
 from functools import cached_property
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 Document = dict[str, Any]
+
+_log = logging.getLogger("flask_migrate_mongo.server")
 
 _ACCESS_CODES = frozenset({13, 18, 8000})
 # What the driver's retry rules, or a later try, can overcome: elections, shutdowns, network
@@ -85,6 +88,32 @@ class Server:
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=WriteConcern("majority"),
             )
+
+    def kill_session(self, session_id: bytes) -> None:
+        """End a dead run's session, and with it the open transaction whose locks would hold us up.
+
+        Without it the server ends the transaction itself, 60 s after its start; so a refusal is
+        only logged.
+        """
+        try:
+            self.database.client.admin.command("killSessions", [{"id": session_id}])
+        except errors.PyMongoError as exc:
+            _log.warning("The transaction of a dead run was not ended at once: %s", _detail(exc))
+
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[Server]:
+        """Give a handle that never waits for a migration to give back the pool's only connection.
+
+        A client of its own where the application's pool is limited to one connection; the
+        application's client otherwise.
+        """
+        client = self.database.client
+        if not self.is_real or client.options.pool_options.max_pool_size != 1:
+            yield self
+            return
+        # Private: nothing public tells a client's credentials and TLS files.
+        with type(client)(**{**client._init_kwargs, "connect": False}) as own:  # noqa: SLF001
+            yield Server(own[self.database.name])
 
     def handle(self, *, transactional: bool) -> Database[Any]:
         """Return the database as a migration gets it: read from the primary.

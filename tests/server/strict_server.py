@@ -32,6 +32,7 @@ NOT_PRIMARY = {10107, 13435, 11602, 13436, 189, 91, 11600, 10058}
 for owner, name in (
     (commands, "_resolve_let_vars"),
     (commands, "_resolve_txn_statement"),
+    (commands, "_is_wt_rollback"),
     (transactions.TransactionRegistry, "_prune_locked"),
     (transactions, "_RETRYABLE_RECORD_MAX"),
     (server, "dispatch"),
@@ -139,6 +140,18 @@ def start_with_sweeper(self, *args, **kwargs):
     return started
 
 
+is_rollback = commands._is_wt_rollback
+
+
+def conflict_at_commit(exc):
+    """A commit that lost against a concurrent one is a write conflict, which a driver retries.
+
+    The storage engine reports it as EINVAL here, which came out as an internal error.
+    """
+    lost = type(exc).__name__ == "WiredTigerError" and str(exc) == "Invalid argument"
+    return lost or is_rollback(exc)
+
+
 dispatch = server.dispatch
 
 
@@ -155,6 +168,7 @@ def dispatch_with_version(doc, ctx):
 
 
 commands._resolve_let_vars = let_with_comparable_now
+commands._is_wt_rollback = conflict_at_commit
 commands._resolve_txn_statement = strict_statement
 transactions.TransactionRegistry._prune_locked = prune_from_the_start
 # The table of retryable writes is scanned at each write; a short one keeps writes fast.

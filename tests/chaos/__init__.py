@@ -1,0 +1,1 @@
+"""Races, kills, pauses and faults: a short form in every test run, a long one by `make chaos`."""

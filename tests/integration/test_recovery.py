@@ -1,0 +1,385 @@
+"""What a dead run leaves behind, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flask_migrate_mongo.errors import (
+    InterruptedRefusedError,
+    InvalidRequestError,
+    LeaseLostError,
+    NotResolvableError,
+    RunStoppedError,
+)
+from flask_migrate_mongo.lease import LOCK_ID
+from flask_migrate_mongo.model import Status, StepState
+from flask_migrate_mongo.runner import Options
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from flask_migrate_mongo.model import RunReport
+    from tests.project import Project
+
+FIRST, VERSION, LAST = 20261101000, 20261101001, 20261101002
+
+DIE_HALF_WAY = """
+import os, signal
+{head}
+
+def up(db):
+    db.people.insert_one({{"half": 1}})
+    if os.environ.get("DIE") == "up":
+        os.kill(os.getpid(), signal.SIGKILL)
+    db.people.insert_one({{"half": 2}})
+
+
+def down(db):
+    db.people.delete_many({{"half": 2}})
+    if os.environ.get("DIE") == "down":
+        os.kill(os.getpid(), signal.SIGKILL)
+    db.people.delete_many({{"half": 1}})
+"""
+
+
+def die(project: Project, *, head: str = "", direction: str = "up") -> None:
+    """Kill a run in the middle of its second migration; its lease then expires."""
+    project.write_inserts(FIRST, LAST)
+    project.write(f"{VERSION}_dies", DIE_HALF_WAY.format(head=head))
+    if direction == "down":
+        project.write_inserts(FIRST)
+        assert project.run("up").returncode == 0
+        assert project.run("down").returncode == 0
+    ended = project.run(direction, DIE=direction)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert project.record(VERSION)["status"] == "running"
+    now = project.db.client.admin.command("hello")["localTime"]
+    expired = {"$set": {"expiresAt": now - timedelta(seconds=1)}}
+    assert project.db.migration_locks.update_one({"_id": LOCK_ID}, expired).modified_count
+
+
+def halves(project: Project) -> list[int]:
+    return sorted(d["half"] for d in project.db.people.find())
+
+
+def states(report: RunReport) -> dict[int, StepState]:
+    assert report.error is None, report.error
+    return {o.step.version: o.state for o in report.outcomes}
+
+
+def test_a_transaction_that_was_killed_left_nothing_and_runs_again(project: Project) -> None:
+    die(project, head="transactional = True")
+    assert halves(project) == []
+    report = project.runner().up()
+    assert states(report) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+    assert report.warnings == ()
+    assert halves(project) == [1, 2]
+    assert project.trail(VERSION) == ["started", "interrupted", "started", "completed"]
+
+
+def test_an_idempotent_migration_that_was_killed_runs_again(project: Project) -> None:
+    die(project, head="idempotent = True")
+    report = project.runner(MIGRATE_INTERRUPTED="stop").up()
+    assert states(report) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+    assert report.warnings == ()
+    assert halves(project) == [1, 1, 2]
+
+
+def test_a_plain_migration_that_was_killed_runs_again_with_a_warning(project: Project) -> None:
+    die(project)
+    report = project.runner().up()
+    assert states(report) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+    (warning,) = report.warnings
+    assert str(VERSION) in warning
+    assert "interrupted half-way" in warning
+
+
+def test_the_trail_keeps_what_is_known_of_the_dead_run(project: Project) -> None:
+    die(project)
+    started = project.record(VERSION)["metadata"]["events"][0]
+    project.runner(MIGRATE_INTERRUPTED="stop").status()
+    with pytest.raises(InterruptedRefusedError):
+        project.runner(MIGRATE_INTERRUPTED="stop").up()
+    record = project.record(VERSION)
+    event = record["metadata"]["events"][-1]
+    assert event["event"] == "interrupted"
+    assert event["ofRun"] == started["runId"]
+    assert started["by"] in event["error"]["message"]
+    assert record["status"] == "failed"
+    assert record["error"]["type"] == "Interrupted"
+    (failed,) = project.runner().status().survey.failed
+    assert failed.version == VERSION
+
+
+def test_stop_on_interrupted_runs_nothing_until_it_is_resolved(project: Project) -> None:
+    die(project)
+    stopping = project.runner(MIGRATE_INTERRUPTED="stop")
+    with pytest.raises(InterruptedRefusedError, match=f"resolve {VERSION}"):
+        stopping.up()
+    assert halves(project) == [1]
+    assert project.runner().lock() is None
+
+    record = stopping.resolve(VERSION, applied=True, reason="finished by hand")
+    assert record.is_applied
+    assert states(stopping.up()) == {LAST: StepState.APPLIED}
+    assert halves(project) == [1]
+    assert project.trail(VERSION) == ["started", "interrupted", "resolved"]
+    resolved = project.record(VERSION)["metadata"]["events"][-1]
+    assert (resolved["applied"], resolved["reason"]) == (True, "finished by hand")
+
+
+def test_resolved_as_not_applied_it_runs_again(project: Project) -> None:
+    die(project)
+    stopping = project.runner(MIGRATE_INTERRUPTED="stop")
+    with pytest.raises(InterruptedRefusedError):
+        stopping.up()
+    project.db.people.delete_many({})
+    stopping.resolve(VERSION, applied=False, reason="cleaned up")
+    assert states(stopping.up()) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+    assert halves(project) == [1, 2]
+
+
+def test_the_command_line_resolves_too(project: Project) -> None:
+    die(project)
+    refused = project.invoke("up", MIGRATE_INTERRUPTED="stop")
+    assert refused.exit_code == 5
+    assert f"flask db-migrate resolve {VERSION}" in refused.stderr
+    arguments = ("resolve", str(VERSION), "--applied", "--reason", "looked at the data")
+    assert project.invoke(*arguments).exit_code == 0
+    assert project.invoke("up", MIGRATE_INTERRUPTED="stop").exit_code == 0
+    assert "looked at the data" in project.invoke("history", str(VERSION), "--events").stdout
+
+
+def test_resolving_needs_a_reason_and_a_record_that_is_in_doubt(project: Project) -> None:
+    project.write_inserts(FIRST)
+    runner = project.runner()
+    with pytest.raises(InvalidRequestError, match="--reason"):
+        runner.resolve(FIRST, applied=True, reason=" ")
+    with pytest.raises(NotResolvableError, match="Nothing is recorded"):
+        runner.resolve(FIRST, applied=True, reason="r")
+    runner.up()
+    with pytest.raises(NotResolvableError, match="applied already"):
+        runner.resolve(FIRST, applied=True, reason="r")
+    assert project.trail(FIRST) == ["started", "completed"]
+
+
+def test_a_down_that_was_killed_leaves_the_migration_applied(project: Project) -> None:
+    die(project, direction="down")
+    (running,) = project.runner().status().survey.running
+    assert running.version == VERSION
+    report = project.runner().down()
+    assert states(report) == {VERSION: StepState.ROLLED_BACK}
+    assert halves(project) == []
+    assert project.trail(VERSION)[-4:] == ["started", "interrupted", "started", "rolled-back"]
+
+
+def test_a_dead_run_is_settled_though_nothing_is_pending(project: Project) -> None:
+    die(project, direction="down")
+    (project.migrations / f"{LAST}_insert.py").unlink()
+    report = project.runner().up()
+    assert report.outcomes == ()
+    assert project.record(VERSION)["status"] == "completed"
+    assert project.trail(VERSION)[-1] == "interrupted"
+
+
+def test_looking_does_not_settle_anything(project: Project) -> None:
+    die(project)
+    before = project.record(VERSION)
+    assert project.runner().lock() is not None
+    project.runner().status()
+    project.runner().records()
+    project.runner().events()
+    project.runner().up(Options(dry_run=True))
+    assert project.record(VERSION) == before
+
+
+# --- signals
+
+GATED = """
+import os, time
+from pathlib import Path
+{head}
+
+def up(db, ctx):
+    db.people.insert_one({{"half": 1}})
+    Path(os.environ["MARK"]).touch()
+    while not Path(os.environ["GO"]).exists():
+        time.sleep(0.02)
+        {body}
+    db.people.insert_one({{"half": 2}})
+"""
+
+
+def gated(
+    project: Project, tmp_path: Path, *, head: str = "", body: str = "pass", ttl: int = 2
+) -> subprocess.Popen[str]:
+    """Start a run and return when it is in the middle of its second migration."""
+    project.write_inserts(FIRST, LAST)
+    project.write(f"{VERSION}_waits", GATED.format(head=head, body=body))
+    mark = tmp_path / "mark"
+    process = project.spawn(
+        "up", MARK=str(mark), GO=str(tmp_path / "go"), MIGRATE_LOCK_TTL=str(ttl)
+    )
+    end = time.monotonic() + 20
+    while not mark.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("transactional", [True, False])
+def test_a_stopped_process_records_what_happened_and_releases(
+    project: Project, tmp_path: Path, number: signal.Signals, *, transactional: bool
+) -> None:
+    head = "transactional = True" if transactional else ""
+    process = gated(project, tmp_path, head=head)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert f"Stopped by {number.name}" in stderr
+    assert project.runner().lock() is None
+    assert project.statuses() == {FIRST: "completed", VERSION: "failed", LAST: "pending"}
+    assert project.record(VERSION)["error"]["type"] == "Stopped"
+    assert halves(project) == ([] if transactional else [1])
+
+
+def test_a_signal_while_waiting_for_the_lock_ends_the_wait(project: Project) -> None:
+    project.write_inserts(FIRST)
+    with project.runner().lease.hold(project.runner()._actor("up")):
+        process = project.spawn("up", "--wait", "60")
+        time.sleep(1.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Stopped by SIGTERM" in stderr
+    assert project.db.done.count_documents({}) == 0
+
+
+def test_a_stop_between_steps_starts_no_further_one(project: Project) -> None:
+    project.write_inserts(LAST)
+    project.write(
+        f"{VERSION}_signals",
+        """
+        import os, signal
+
+        def up(db):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                db.people.insert_one({})
+        """,
+    )
+    report = project.runner().up(Options(continue_on_error=True))
+    assert isinstance(report.error, RunStoppedError)
+    assert [o.state for o in report.outcomes] == [StepState.FAILED, StepState.NOT_RUN]
+
+
+# --- a run that was paused
+
+
+@pytest.mark.parametrize("head", ["transactional = True", "idempotent = True"])
+def test_promise_3_who_lost_the_lease_changes_nothing_more(
+    project: Project, tmp_path: Path, head: str
+) -> None:
+    """Promise 3: who lost the lease starts nothing more, commits nothing, records nothing."""
+    process = gated(project, tmp_path, head=head, body="ctx.ensure_lease()" * ("idem" in head))
+    process.send_signal(signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    os.environ.update(MARK=str(tmp_path / "mark"), GO=str(tmp_path / "go"))
+    successor = project.runner(MIGRATE_LOCK_TTL=2).up(Options(wait=20))
+    expected = {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+    assert states(successor) == expected
+    after = (
+        list(project.db.migrations.find()),
+        halves(project),
+        project.db.done.count_documents({}),
+    )
+
+    (tmp_path / "go").unlink()
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.2)
+    (tmp_path / "go").touch()
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 3, stdout + stderr
+    assert "lost the lock" in stderr
+    assert after == (
+        list(project.db.migrations.find()),
+        halves(project),
+        project.db.done.count_documents({}),
+    )
+
+
+def test_a_paused_plain_step_is_not_recorded_and_no_other_is_started(
+    project: Project, tmp_path: Path
+) -> None:
+    process = gated(project, tmp_path)
+    process.send_signal(signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    os.environ.update(MARK=str(tmp_path / "mark"), GO=str(tmp_path / "go"))
+    states(project.runner(MIGRATE_LOCK_TTL=2).up(Options(wait=20)))
+    after = list(project.db.migrations.find())
+    process.send_signal(signal.SIGCONT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 3, stderr
+    # What its code still wrote cannot be taken back; what the record says is the successor's.
+    assert halves(project) == [1, 1, 2, 2]
+    assert after == list(project.db.migrations.find())
+    assert project.db.done.count_documents({"version": LAST}) == 1
+
+
+def test_a_frozen_clock_does_not_let_a_paused_run_write(project: Project) -> None:
+    """A virtual machine that was suspended from outside: its clocks did not see the time pass."""
+    project.write_inserts(FIRST, LAST)
+    project.write(
+        f"{VERSION}_loses",
+        """
+        def up(db, ctx):
+            ctx.app.config["MEANWHILE"]()
+        """,
+    )
+    successors: list[RunReport] = []
+
+    def meanwhile() -> None:
+        if not successors:
+            now = project.db.client.admin.command("hello")["localTime"]
+            past = {"$set": {"expiresAt": now - timedelta(seconds=1)}}
+            project.db.migration_locks.update_one({"_id": LOCK_ID}, past)
+            successors.append(project.runner())  # type: ignore[arg-type]
+            successors[0] = project.runner(MEANWHILE=lambda: None).up()
+
+    report = project.runner(MEANWHILE=meanwhile).up()
+    assert isinstance(report.error, LeaseLostError)
+    assert [o.state for o in report.outcomes][1:] == [StepState.UNKNOWN, StepState.NOT_RUN]
+    assert states(successors[0]) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+    assert project.db.done.count_documents({"version": LAST}) == 1
+    record = project.record(VERSION)
+    assert record["metadata"]["runId"] == successors[0].run_id
+    assert project.trail(VERSION) == ["started", "interrupted", "started", "completed"]
+
+
+def test_a_run_whose_lock_was_forced_starts_nothing_more(project: Project) -> None:
+    project.write_inserts(LAST)
+    project.write(
+        f"{VERSION}_is_forced",
+        """
+        def up(db, ctx):
+            ctx.app.config["FORCE"]()
+        """,
+    )
+    report = project.runner(FORCE=lambda: project.runner().force_unlock(confirmed=True)).up()
+    assert isinstance(report.error, LeaseLostError)
+    assert project.db.done.count_documents({}) == 0
+    assert "unlocked" in project.trail(VERSION)
+    assert project.record(VERSION)["status"] == Status.RUNNING.value
+    again = project.runner(FORCE=lambda: None).up()
+    assert states(again) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
