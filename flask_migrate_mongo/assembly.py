@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import ConfigurationError, NoDatabaseError
+from .errors import ConfigurationError, NoDatabaseError, redact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask
     from pymongo import MongoClient
     from pymongo.database import Database
@@ -25,6 +28,14 @@ SELECTION_TIMEOUT_MS = 5_000
 """How long a client of ours looks for a server, unless the connection string says otherwise."""
 
 
+class _Own(NamedTuple):
+    """A client of ours, the process that it was made in, and what closes it there."""
+
+    pid: int
+    client: MongoClient[Any]
+    close: Callable[[], object]
+
+
 @dataclass(eq=False)
 class Assembly:
     """The state of one application; `mongo` is what it handed over, or None."""
@@ -32,7 +43,7 @@ class Assembly:
     app: Flask
     settings: Settings
     mongo: object = None
-    _clients: dict[int, MongoClient[Any]] = field(default_factory=dict)
+    _own: _Own | None = None
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def runner(self) -> Runner:
@@ -76,32 +87,39 @@ class Assembly:
         return Scaffold(Folder(settings.directory), settings.version_format, settings.template)
 
     def database(self) -> Database[Any]:
-        """Return the database to migrate. Raises NoDatabaseError or ConfigurationError."""
-        given = self.mongo
-        if given is None:
-            return self._own_database()
-        if not _is_database(given) and callable(given):
-            given = given()
-        if _is_database(given):
-            return given  # type: ignore[return-value]
-        return self._of_extension(given)
+        """Return the database to migrate. Raises NoDatabaseError or ConfigurationError.
 
-    def _of_extension(self, given: object) -> Database[Any]:
-        """Return the database of a Flask-PyMongo, by its documented attributes."""
-        client, database = getattr(given, "cx", None), getattr(given, "db", None)
+        A Database that was handed over is taken as it is; MIGRATE_DATABASE chooses another one of
+        a PyMongo, of a client, and of MONGO_URI.
+        """
+        if self.mongo is None:
+            return self._own_database()
+        given, called = _unwrapped(self.mongo), False
+        # pymongo's own objects are callable too, though only to explain that they are not.
+        if not _kinds(given) and callable(given):
+            given, called = _unwrapped(given()), True
+        if "Database" in _kinds(given):
+            return given  # type: ignore[no-any-return]
+        client, database = _parts(given)
         if client is None and database is None:
-            msg = (
-                f"MongoMigrate was given a {type(given).__name__}, which holds no database. Hand "
-                "over a PyMongo after its init_app(), a pymongo Database, a callable that returns "
-                "one, or nothing and set MONGO_URI."
-            )
-            raise ConfigurationError(msg)
-        if self.settings.database and client is not None:
-            return client[self.settings.database]  # type: ignore[no-any-return]
-        if database is None:
-            raise NoDatabaseError(_NO_NAME)
-        # Flask-PyMongo 2 wraps Database in a class of its own; both are Databases.
+            raise ConfigurationError(_useless(given, called=called))
+        if database is None or (client is not None and self.settings.database):
+            return self._named(client)
         return database  # type: ignore[no-any-return]
+
+    def _named(self, client: Any) -> Database[Any]:  # noqa: ANN401  (pymongo's or mongomock's)
+        """Return the client's database that MIGRATE_DATABASE or else its connection string names."""
+        from pymongo.errors import ConfigurationError as NoDefault  # noqa: PLC0415
+
+        from .server import translated  # noqa: PLC0415
+
+        if self.settings.database:
+            with translated():
+                return client[self.settings.database]  # type: ignore[no-any-return]
+        try:
+            return client.get_default_database()  # type: ignore[no-any-return]
+        except NoDefault as exc:
+            raise NoDatabaseError(_NO_NAME) from exc
 
     def _own_database(self) -> Database[Any]:
         if self.settings.mongo_uri is None:
@@ -111,35 +129,24 @@ class Assembly:
                 "MongoMigrate(app, mongo)."
             )
             raise NoDatabaseError(msg)
-        from pymongo.errors import ConfigurationError as NoDefault  # noqa: PLC0415
-
-        client = self._own_client(self.settings.mongo_uri)
-        if self.settings.database:
-            return client[self.settings.database]
-        try:
-            return client.get_default_database()
-        except NoDefault as exc:
-            raise NoDatabaseError(_NO_NAME) from exc
+        return self._named(self._own_client(self.settings.mongo_uri))
 
     def _own_client(self, uri: str) -> MongoClient[Any]:
         """Return this process's client; one that was made before a fork is not used after it."""
-        from pymongo import MongoClient  # noqa: PLC0415
-
-        from .server import translated  # noqa: PLC0415
-
         with self._mutex:
-            if os.getpid() not in self._clients:
-                self._clients.clear()
-                with translated():
-                    self._clients[os.getpid()] = MongoClient(uri, **_timeout(uri))
-            return self._clients[os.getpid()]
+            if self._own is None or self._own.pid != os.getpid():
+                client = _connect(uri)
+                # For runs from code, too: no command ends there, after which it would be closed.
+                closer = weakref.finalize(self, _close_in, os.getpid(), client)
+                self._own = _Own(os.getpid(), client, closer)
+            return self._own.client
 
     def close(self) -> None:
         """Close the client of this process, if it is one of ours; a later use opens a new one."""
         with self._mutex:
-            client = self._clients.pop(os.getpid(), None)
-        if client is not None:
-            client.close()
+            own, self._own = self._own, None
+        if own is not None:
+            own.close()
 
 
 _NO_NAME = (
@@ -148,19 +155,77 @@ _NO_NAME = (
 )
 
 
+def _connect(uri: str) -> MongoClient[Any]:
+    """Return a client that connects when it is first used. Raises ConfigurationError."""
+    from pymongo import MongoClient  # noqa: PLC0415
+    from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+    try:
+        return MongoClient(uri, **_timeout(uri))
+    except (PyMongoError, ValueError, OSError) as exc:
+        # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
+        msg = (
+            f"MONGO_URI cannot be used: {redact(str(exc)).rstrip('.')}. Write it as "
+            "mongodb://user:password@localhost:27017/shop, with special characters of user and "
+            "password percent-encoded."
+        )
+        raise ConfigurationError(msg) from exc
+
+
+def _close_in(pid: int, client: MongoClient[Any]) -> None:
+    if os.getpid() == pid:
+        client.close()
+
+
 def _timeout(uri: str) -> dict[str, Any]:
     given = "serverselectiontimeoutms" in uri.lower()
     return {} if given else {"serverSelectionTimeoutMS": SELECTION_TIMEOUT_MS}
 
 
-def _is_database(given: object) -> bool:
-    from pymongo.database import Database  # noqa: PLC0415
+def _unwrapped(given: object) -> Any:  # noqa: ANN401
+    """Return what a LocalProxy stands for: our heartbeat runs where the proxy stands for nothing."""
+    from werkzeug.local import LocalProxy  # noqa: PLC0415
 
-    # mongomock's classes are not pymongo's, and any attribute exists on them: only types tell.
-    return isinstance(given, Database) or (
-        type(given).__module__.partition(".")[0] == "mongomock"
-        and type(given).__name__ == "Database"
+    return given._get_current_object() if type(given) is LocalProxy else given  # noqa: SLF001
+
+
+def _parts(given: object) -> tuple[Any, Any]:
+    """Return the client and the database of a PyMongo or of a client, None for what is lacking."""
+    if kinds := _kinds(given):
+        return given if "MongoClient" in kinds else None, None
+    client, database = getattr(given, "cx", None), getattr(given, "db", None)
+    return (
+        client if "MongoClient" in _kinds(client) else None,
+        database if "Database" in _kinds(database) else None,
     )
+
+
+def _kinds(given: object) -> set[str]:
+    """Return which of pymongo's classes it is, by name; mongomock's have the same names.
+
+    Any attribute exists on these objects, which make a database or a collection of it: only types
+    tell. `__class__` is what the proxies of tracing tools answer with.
+    """
+    return {
+        kind.__name__
+        for kind in given.__class__.__mro__
+        if kind.__module__.partition(".")[0] in {"pymongo", "mongomock"}
+    }
+
+
+def _useless(given: object, *, called: bool) -> str:
+    source = (
+        "The callable that MongoMigrate was given returned" if called else "MongoMigrate was given"
+    )
+    return (
+        f"{source} {_described(given)}, which holds no database. Hand over a PyMongo after its "
+        "init_app(), a pymongo Database or MongoClient, a callable that returns one, or nothing "
+        "and set MONGO_URI."
+    )
+
+
+def _described(given: object) -> str:
+    return "None" if given is None else f"an object of type {type(given).__name__}"
 
 
 def current() -> Assembly:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 from flask.cli import AppGroup
 
 from . import assembly
-from .errors import MigrateError
+from .errors import InvalidRequestError, MigrateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,17 +28,25 @@ class _Door(AppGroup):
         try:
             return super().invoke(ctx)
         except MigrateError as exc:
-            from . import faults  # noqa: PLC0415
+            _fail(ctx, exc)
+        except click.UsageError as exc:
+            if not ctx.meta.get(_JSON):
+                raise
+            _fail(ctx, InvalidRequestError(exc.format_message()))
 
-            if ctx.meta.get(_JSON):
-                from . import documents  # noqa: PLC0415
 
-                _print(documents.problem(exc))
-            else:
-                from . import render  # noqa: PLC0415
+def _fail(ctx: click.Context, exc: MigrateError) -> NoReturn:
+    from . import faults  # noqa: PLC0415
 
-                render.error(exc)
-            ctx.exit(faults.fault_of(exc).exit_code)
+    if ctx.meta.get(_JSON):
+        from . import documents  # noqa: PLC0415
+
+        _print(documents.problem(exc))
+    else:
+        from . import render  # noqa: PLC0415
+
+        render.error(exc)
+    ctx.exit(faults.fault_of(exc).exit_code)
 
 
 def _json_wanted(ctx: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001  (click calls it)
@@ -80,9 +89,16 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 def db_migrate() -> None:
     """Migrate the application's MongoDB database.
 
-    Exit codes: 0 done or nothing to do, 1 a migration failed, 2 usage, 3 somebody else holds the
-    lock, 4 --check found something, 5 refused, 6 configuration or no connection.
-    """
+    \b
+    Exit codes:
+      0  done, or nothing to do
+      1  a migration failed
+      2  the command was typed wrong
+      3  somebody else holds the lock
+      4  `status --check` found something pending, failed or changed
+      5  refused, since it could do harm
+      6  the configuration is wrong, or the database does not answer
+    """  # noqa: D301  (click's mark for lines that stay as they are)
 
 
 @db_migrate.command()
@@ -94,7 +110,7 @@ def db_migrate() -> None:
 )
 @click.pass_context
 def status(ctx: click.Context, *, as_json: bool, check: bool) -> None:
-    """Show what is applied, pending and failed, and who holds the lock.
+    """Show what is applied, pending and failed, and the lock.
 
     Executes no migration's code and takes no lock.
     """
@@ -115,7 +131,9 @@ def status(ctx: click.Context, *, as_json: bool, check: bool) -> None:
 def create(name: str, *, transactional: bool, as_json: bool) -> None:
     """Make a new migration file called NAME and print its path.
 
-    Its number follows both the newest file and today's date.
+    Its number follows both the newest file and today's date. Next, write its up() and down().
+
+    Example: flask db-migrate create "add user index"
     """
     path = assembly.current().scaffold().create(name, transactional=transactional)
     if as_json:
@@ -128,18 +146,24 @@ def create(name: str, *, transactional: bool, as_json: bool) -> None:
 @run_options
 @click.pass_context
 def up(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401  (click's)
-    """Apply every pending migration, in ascending order of its number.
+    """Apply every pending migration, the lowest number first.
 
-    Stops at the first that fails: what was applied before it stays applied.
+    Stops at the first that fails: what was applied before it stays applied. A failed one is
+    pending: mend it and run `up` again.
     """
-    report = _runner().up(_options(as_json=as_json, **options))
+    report = _runner().up(_options(**options))
     _finish(ctx, report, as_json=as_json)
 
 
 @db_migrate.command()
 @run_options
 @click.option(
-    "--steps", type=int, default=1, show_default=True, help="How many migrations to undo."
+    "--steps",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many migrations to undo.",
 )
 @click.option(
     "--allow-drift",
@@ -156,9 +180,11 @@ def down(
     allow_drift: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Undo the migrations that were applied last, the last one first."""
-    run = _options(as_json=as_json, **options)
-    report = _runner().down(run, steps=steps, allow_drift=allow_drift)
+    """Undo the migration that was applied last, or the last N.
+
+    In reverse order of application. Refused as a whole when one of them cannot be undone.
+    """
+    report = _runner().down(_options(**options), steps=steps, allow_drift=allow_drift)
     _finish(ctx, report, as_json=as_json)
 
 
@@ -167,20 +193,28 @@ _STATUSES = ("pending", "running", "completed", "failed", "rolled-back")
 
 @db_migrate.command()
 @click.argument("version", type=int, required=False)
-@click.option("--limit", type=int, default=50, show_default=True, help="At most so many.")
-@click.option("--skip", type=int, default=0, show_default=True, help="Leave out the newest.")
+@click.option(
+    "--limit", type=int, default=50, show_default=True, metavar="N", help="Show at most N."
+)
+@click.option(
+    "--skip", type=int, default=0, show_default=True, metavar="N", help="Leave out the newest N."
+)
 @click.option("--status", type=click.Choice(_STATUSES), help="Only those in this state.")
-@click.option("--events", is_flag=True, help="Show what happened, oldest first, of VERSION or all.")
+@click.option("--events", is_flag=True, help="Show everything that happened, the oldest first.")
 @as_json
 def history(
     version: int | None, *, limit: int, skip: int, status: str | None, events: bool, as_json: bool
 ) -> None:
-    """Show what is recorded, the newest first; with --events the whole trail."""
+    """Show what is recorded, the newest first.
+
+    With VERSION it shows everything that happened to that migration.
+    """
     from . import documents, render  # noqa: PLC0415
     from .model import Status  # noqa: PLC0415
 
     runner = _runner()
     if events or version is not None:
+        _refuse("limit", "skip", "status", because="choose records, not events")
         trail = runner.events(version)
         _show(documents.events, render.events, trail, as_json=as_json)
     else:
@@ -218,7 +252,7 @@ def force_unlock(*, confirm: bool, as_json: bool) -> None:
 @click.option("--reason", required=True, help="How you know; it is kept in the trail.")
 @as_json
 def resolve(version: int, *, applied: bool, reason: str, as_json: bool) -> None:
-    """Say of migration VERSION whether it is applied, after you looked at the data.
+    """Say whether VERSION is applied, after a look at the data.
 
     For a migration that was interrupted half-way, or whose record is known to be wrong.
     """
@@ -228,17 +262,25 @@ def resolve(version: int, *, applied: bool, reason: str, as_json: bool) -> None:
     _show(documents.history, render.records, (record,), as_json=as_json)
 
 
+def _refuse(*names: str, because: str) -> None:
+    ctx = click.get_current_context()
+    given = [n for n in names if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    if given:
+        msg = f"--{given[0]} does not go with this: {', '.join(f'--{n}' for n in names)} {because}."
+        raise click.UsageError(msg, ctx)
+
+
 def _runner() -> Runner:
     state = assembly.current()
     click.get_current_context().call_on_close(state.close)
     return state.runner()
 
 
-def _options(*, as_json: bool, **options: Any) -> Options:  # noqa: ANN401
+def _options(**options: Any) -> Options:  # noqa: ANN401
     from .render import Progress  # noqa: PLC0415
-    from .runner import Observer, Options  # noqa: PLC0415
+    from .runner import Options  # noqa: PLC0415
 
-    return Options(observer=Observer() if as_json else Progress(), **options)
+    return Options(observer=Progress(), **options)
 
 
 def _finish(ctx: click.Context, report: RunReport, *, as_json: bool) -> None:
@@ -258,4 +300,6 @@ def _show(
 
 
 def _print(document: object) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    # Escaped to ASCII, which every encoding of a stream can hold; by `str`, since a trail may hold
+    # whatever another version of this package has put there.
+    click.echo(json.dumps(document, indent=2, default=str))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 MINIMAL_TTL = 2
 """Seconds: below it the heartbeats would leave no room for a single slow answer."""
 
+A_YEAR = 365 * 24 * 3600
+"""Seconds: far beyond it a lock's end is no date any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting: its default, what it accepts, and what it is for.
 
-    `parse` takes what the application or the environment holds, and raises ValueError or TypeError.
+    `parse` takes what the application or the environment holds, and raises ValueError, TypeError
+    or OverflowError.
     """
 
     name: str
@@ -41,7 +45,7 @@ class Setting:
 class Settings:
     """Every setting, parsed. Relative paths are relative to the application's root path."""
 
-    mongo_uri: str | None
+    mongo_uri: str | None = field(repr=False)  # It holds a password.
     database: str | None
     directory: Path
     template: Path | None
@@ -65,7 +69,11 @@ def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
     root = Path(app.root_path)
     values["directory"] = root / values["directory"]
     values["template"] = root / values["template"] if values["template"] else None
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.lock_collection == settings.collection:
+        accepts = "another collection than MIGRATE_COLLECTION"
+        raise SettingError("MIGRATE_LOCK_COLLECTION", settings.lock_collection, accepts)
+    return settings
 
 
 def _value(setting: Setting, config: Mapping[str, object], environ: Mapping[str, str]) -> object:
@@ -76,14 +84,15 @@ def _value(setting: Setting, config: Mapping[str, object], environ: Mapping[str,
         return setting.default
     try:
         return setting.parse(given)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise SettingError(setting.name, given, setting.accepts) from exc
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise ValueError
-    return value
+    # A variable that was filled from a file often ends in a line break.
+    return value.strip()
 
 
 def _path(value: object) -> Path:
@@ -92,8 +101,9 @@ def _path(value: object) -> Path:
 
 def _collection(value: object) -> str:
     name = _text(value)
-    if "$" in name or "\0" in name or name.startswith((".", "system.")) or name.endswith("."):
+    if "$" in name or ".." in name or name.startswith((".", "system.")) or name.endswith("."):
         raise ValueError
+    name.encode()  # Lone surrogates can be sent to no server; what is raised is a ValueError.
     return name
 
 
@@ -103,7 +113,7 @@ def _seconds(least: float) -> Callable[[object], float]:
             raise TypeError
         seconds = float(value)
         # Written so that nan, which compares false with everything, is refused too.
-        if not least <= seconds < float("inf"):
+        if not least <= seconds <= A_YEAR:
             raise ValueError
         return seconds
 
@@ -112,7 +122,7 @@ def _seconds(least: float) -> Callable[[object], float]:
 
 def _choice(*accepted: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
-        text = _text(value).strip().lower()
+        text = _text(value).lower()
         if text not in accepted:
             raise ValueError
         return text
@@ -171,14 +181,14 @@ SETTINGS: tuple[Setting, ...] = (
         "MIGRATE_LOCK_TTL",
         1800.0,
         _seconds(MINIMAL_TTL),
-        f"a number of seconds, at least {MINIMAL_TTL}",
+        f"a number of seconds, from {MINIMAL_TTL} to {A_YEAR}",
         "Seconds after which the lock of a process that died holds nobody off any more.",
     ),
     Setting(
         "MIGRATE_LOCK_WAIT",
         0.0,
         _seconds(0),
-        "a number of seconds, 0 or more",
+        f"a number of seconds, from 0 to {A_YEAR}",
         "Seconds to wait for somebody else's lock before giving up.",
     ),
     Setting(
@@ -209,7 +219,7 @@ SETTINGS: tuple[Setting, ...] = (
         "MIGRATE_APP_VERSION",
         None,
         _text,
-        "a text",
+        "a text that is not blank",
         "The application's version, kept with every record for the audit.",
     ),
 )

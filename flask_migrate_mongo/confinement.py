@@ -45,6 +45,7 @@ class Confinement:
     def __init__(self, session: ClientSession) -> None:
         self.session = session
         self.failure: PyMongoError | None = None
+        self.escape: EscapesTransactionError | None = None
 
     def note(self, failure: PyMongoError) -> None:
         """Remember the first failure: whatever it was, the transaction did not survive it."""
@@ -58,7 +59,7 @@ class Confinement:
 
 
 _inside: ContextVar[Confinement | None] = ContextVar("inside", default=None)
-_astray: ContextVar[bool] = ContextVar("astray", default=False)
+_astray: ContextVar[Confinement | None] = ContextVar("astray", default=None)
 _submitting: ContextVar[bool] = ContextVar("submitting", default=False)
 
 
@@ -86,7 +87,7 @@ def _reserved(confinement: Confinement) -> Iterator[None]:
 
     own = vars(session)
     own["_process_response"] = reading_along
-    own.update(dict.fromkeys(_OURS_TO_CALL[:-1], _not_yours))
+    own.update(dict.fromkeys(_OURS_TO_CALL[:-1], functools.partial(_not_yours, confinement)))
     try:
         yield
     finally:
@@ -94,37 +95,47 @@ def _reserved(confinement: Confinement) -> Iterator[None]:
             del own[name]
 
 
-def _not_yours(*_: object, **__: object) -> None:
-    msg = (
+def _not_yours(confinement: Confinement, *_: object, **__: object) -> None:
+    error = EscapesTransactionError(
         "The migration tried to begin or end the transaction itself. It is begun before up() and "
         "committed together with the record after it: leave both out."
     )
-    raise EscapesTransactionError(msg)
+    confinement.escape = confinement.escape or error
+    raise error
 
 
 # --- what is put in the place of pymongo's, and of threading's
 
 
-def _check(client: object, session: ClientSession | None) -> None:
-    if _astray.get():
-        msg = f"A thread that the migration started used the database. {_PROMISED}"
-        raise EscapesTransactionError(msg)
+def _check(client: object) -> None:
+    if stray := _astray.get():
+        raise _escaped(stray, "A thread that the migration started used the database.")
     confinement = _inside.get()
-    if confinement is None:
-        return
-    if session is not None and session is not confinement.session:
-        msg = f"The migration used a session of its own. {_PROMISED}"
-        raise EscapesTransactionError(msg)
-    if client is not confinement.session.client:
-        msg = f"The migration used another client than the application's. {_PROMISED}"
-        raise EscapesTransactionError(msg)
+    if confinement is not None and client is not confinement.session.client:
+        raise _escaped(confinement, "The migration used another client than the application's.")
+
+
+def _check_found(session: ClientSession | None) -> None:
+    """Refuse an operation that would run in another session, given to it or bound over ours."""
+    confinement = _inside.get()
+    if confinement is not None and session is not confinement.session:
+        raise _escaped(confinement, "The migration used a session of its own.")
+
+
+def _escaped(confinement: Confinement, what: str) -> EscapesTransactionError:
+    # Kept as well as raised: a thread's errors reach nobody, and a migration may catch its own.
+    error = EscapesTransactionError(f"{what} {_PROMISED}")
+    confinement.escape = confinement.escape or error
+    return error
 
 
 def _ensure_session(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def ensure(client: object, session: ClientSession | None = None) -> Any:  # noqa: ANN401
-        _check(client, session)
-        return original(client, session)
+        _check(client)
+        found = original(client, session)
+        _check_found(found)
+        return found
 
     return ensure
 
@@ -133,9 +144,10 @@ def _tmp_session(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     @contextlib.contextmanager
     def tmp(client: object, session: ClientSession | None, *rest: object) -> Iterator[Any]:
-        _check(client, session)
+        _check(client)
         try:
             with original(client, session, *rest) as found:
+                _check_found(found)
                 yield found
         except PyMongoError as exc:
             if confinement := _inside.get():
@@ -143,17 +155,6 @@ def _tmp_session(original: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return tmp
-
-
-def _start_session(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def start(client: object, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
-        if _inside.get() is not None or _astray.get():
-            msg = f"The migration opened a session of its own. {_PROMISED}"
-            raise EscapesTransactionError(msg)
-        return original(client, *args, **kwargs)
-
-    return start
 
 
 def _concern_for(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -171,12 +172,13 @@ def _start_thread(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def start(thread: threading.Thread) -> None:
         # The driver's own threads do no work of the migration's, and a pool's are marked by task.
-        if _inside.get() is None or _submitting.get() or thread.name.startswith("pymongo_"):
+        confinement = _inside.get() or _astray.get()
+        if confinement is None or _submitting.get() or thread.name.startswith("pymongo_"):
             original(thread)
             return
         _patches.__enter__()
-        run = thread.run
-        vars(thread)["run"] = functools.partial(_run_astray, run, finally_=_patches.release)
+        run = functools.partial(_run_astray, confinement, thread.run, finally_=_patches.release)
+        vars(thread)["run"] = run
         try:
             original(thread)
         except BaseException:
@@ -195,11 +197,12 @@ def _submit(original: Callable[..., Any]) -> Callable[..., Any]:
         *args: object,
         **kwargs: object,
     ) -> Future[Any]:
-        if _inside.get() is None:
+        confinement = _inside.get() or _astray.get()
+        if confinement is None:
             return original(pool, task, *args, **kwargs)  # type: ignore[no-any-return]
         token = _submitting.set(True)
         try:
-            future: Future[Any] = original(pool, _run_astray, task, *args, **kwargs)
+            future: Future[Any] = original(pool, _run_astray, confinement, task, *args, **kwargs)
         finally:
             _submitting.reset(token)
         _patches.__enter__()
@@ -210,12 +213,13 @@ def _submit(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run_astray(
+    confinement: Confinement,
     run: Callable[..., Any],
     *args: Any,  # noqa: ANN401
     finally_: Callable[[], None] = lambda: None,
     **kwargs: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
-    token = _astray.set(True)
+    token = _astray.set(confinement)
     try:
         return run(*args, **kwargs)
     finally:
@@ -226,7 +230,7 @@ def _run_astray(
 _REPLACED: tuple[tuple[type, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
     (pymongo.MongoClient, "_ensure_session", _ensure_session),
     (pymongo.MongoClient, "_tmp_session", _tmp_session),
-    (pymongo.MongoClient, "start_session", _start_session),
+    (pymongo.AsyncMongoClient, "_ensure_session", _ensure_session),
     (BaseObject, "_write_concern_for", _concern_for),
     (BaseObject, "_read_preference_for", _concern_for),
     (threading.Thread, "start", _start_thread),

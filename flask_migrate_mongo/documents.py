@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from .errors import MigrateError
+from .errors import MigrateError, wording
 from .faults import fault_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def status(report: StatusReport) -> Document:
         "pending": [_waiting(entry) for entry in survey.pending],
         "failed": [{**_waiting(e), "error": _recorded_error(e)} for e in survey.failed],
         "running": [_running(entry) for entry in survey.running],
-        "locked": lock(report.lock),
+        "locked": lock(report.lock) if report.lock and report.lock.is_live else None,
         "summary": _summary(survey),
         "ignored": list(report.ignored),
     }
@@ -88,15 +88,17 @@ def run(report: RunReport) -> Document:
         "batch": report.batch,
         "steps": [_outcome(outcome) for outcome in report.outcomes],
         "warnings": list(report.warnings),
-        "error": problem(report.error) if isinstance(report.error, MigrateError) else None,
+        "error": problem(report.error) if report.error else None,
     }
 
 
-def problem(error: MigrateError) -> Document:
+def problem(error: Exception) -> Document:
     """Return the problem details (RFC 9457) of an error."""
+    # What is not ours tells its secrets, and may fail to tell anything.
+    error = error if isinstance(error, MigrateError) else MigrateError(wording(error))
     return {
         "type": f"urn:flask-migrate-mongo:{error.code}",
-        "title": (type(error).__doc__ or "").partition("\n")[0],
+        "title": (type(error).__doc__ or type(error).__name__).partition("\n")[0],
         "status": fault_of(error).http_status,
         "detail": str(error),
         "code": error.code,
@@ -132,7 +134,7 @@ def _applied(entry: Entry) -> Document:
     return _base(entry) | {
         "appliedAt": moment(record.applied_at) if record else None,
         "executionTime": record.execution_ms if record else None,
-        "batch": record.batch if record else None,
+        "batch": (record.batch or None) if record else None,
         "drifted": entry.drifted,
         "missing": entry.missing,
     }
@@ -177,7 +179,13 @@ def _record(record: Record) -> Document:
 def _event(event: Event) -> Document:
     version = None if event.version is None else str(event.version)
     head = {"version": version, "event": event.kind, "at": moment(event.at)}
-    return {**head, **event.details, "error": _error(event.error)}
+    details = {key: _plain(value) for key, value in event.details.items()}
+    # First and last: the keys of the head come first, and no detail of that name replaces them.
+    return head | details | head | {"error": _error(event.error)}
+
+
+def _plain(value: object) -> object:
+    return moment(value) if isinstance(value, datetime) else value
 
 
 def _outcome(outcome: Outcome) -> Document:

@@ -6,20 +6,25 @@ import re
 import traceback
 from typing import TYPE_CHECKING
 
-from .model import ErrorInfo
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
-    from .model import LockState
+    from .model import ErrorInfo, LockState
 
 TRACEBACK_LIMIT = 16_000
 """Bytes of a traceback that are kept, so that a record stays far below MongoDB's 16 MB."""
 
 _TAIL_SHARE = 3 / 4
-_URI_CREDENTIALS = re.compile(r"(mongodb(?:\+srv)?://)[^/\s]*@")
-_URI_SECRETS = re.compile(r"(?i)\b(tlsCertificateKeyFilePassword=|AWS_SESSION_TOKEN:)[^&\s,;\"']+")
+_CUT = b"\n ... cut ...\n"
+_VALUE_LIMIT = 200
+_SCHEME = r"mongodb(?:\+srv)?://"
+# Up to the last @: a password that should have been percent-encoded may hold any character.
+_URI_CREDENTIALS = re.compile(rf"({_SCHEME})(?:(?!{_SCHEME})\S)*@", re.IGNORECASE)
+_URI_SECRETS = re.compile(
+    r"\b(tlsCertificateKeyFilePassword=|AWS_SESSION_TOKEN(?::|%3A))[^&\s,;\"']+", re.IGNORECASE
+)
 
 
 class MigrateError(Exception):
@@ -52,8 +57,11 @@ class SettingError(ConfigurationError):
     code = "bad-setting"
 
     def __init__(self, name: str, value: object, accepts: str) -> None:
+        shown = redact(repr(value))
+        if len(shown) > _VALUE_LIMIT:
+            shown = f"{shown[:_VALUE_LIMIT]}..."
         super().__init__(
-            f"{name} is {redact(repr(value))}, but it accepts {accepts}. Change it in app.config or in the environment."
+            f"{name} is {shown}, but it accepts {accepts}. Change it in app.config or in the environment."
         )
 
 
@@ -324,14 +332,34 @@ def redact(text: str) -> str:
     return _URI_SECRETS.sub(r"\1***", _URI_CREDENTIALS.sub(r"\1***@", text))
 
 
+def wording(exc: BaseException) -> str:
+    """Return what an exception says, with secrets masked; its own __str__() may fail."""
+    try:
+        return redact(str(exc))
+    except Exception as failure:  # noqa: BLE001  (what matters is the exception, not its text)
+        return f"<no message: its __str__() raised {type(failure).__name__}>"
+
+
 def capture(exc: BaseException) -> ErrorInfo:
-    """Return the exception as it is recorded, with its causes, bounded to TRACEBACK_LIMIT bytes."""
-    trace = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    """Return the exception as it is recorded, with its causes.
+
+    Message and traceback are bounded to TRACEBACK_LIMIT bytes each.
+    """
+    from .model import ErrorInfo  # noqa: PLC0415  (milliseconds that only a command need pay)
+
     return ErrorInfo(
         type=type(exc).__qualname__,
-        message=_bounded(redact(str(exc))),
-        traceback=_bounded(redact(trace)),
+        message=_bounded(wording(exc)),
+        traceback=_bounded(redact(_trace(exc))),
     )
+
+
+def _trace(exc: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Exception:  # noqa: BLE001  (a SyntaxError of odd parts, say, cannot be formatted)
+        frames = "".join(traceback.format_tb(exc.__traceback__))
+        return f"{frames}{type(exc).__qualname__}: {wording(exc)}\n"
 
 
 def _bounded(text: str) -> str:
@@ -339,11 +367,11 @@ def _bounded(text: str) -> str:
     raw = text.encode("utf-8", "backslashreplace")
     if len(raw) <= TRACEBACK_LIMIT:
         return raw.decode()
-    mark = b"\n ... cut ...\n"
-    tail = int((TRACEBACK_LIMIT - len(mark)) * _TAIL_SHARE)
-    head = TRACEBACK_LIMIT - len(mark) - tail
-    return (raw[:head] + mark + raw[-tail:]).decode("utf-8", "ignore")
+    tail = int((TRACEBACK_LIMIT - len(_CUT)) * _TAIL_SHARE)
+    head = TRACEBACK_LIMIT - len(_CUT) - tail
+    # "ignore" drops the halves of a character that was cut in two.
+    return (raw[:head] + _CUT + raw[-tail:]).decode("utf-8", "ignore")
 
 
-def _clock(moment: object) -> str:
+def _clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -118,7 +118,7 @@ class Executor:
 
     def _call(self, function: Callable[..., object], context: Context) -> None:
         db = self.server.handle(transactional=context.session is not None)
-        with self.switch.interruptible():
+        with self.app.app_context(), self.switch.interruptible():
             call(function, {"db": db, "ctx": context})
 
     def _transactional(
@@ -151,6 +151,8 @@ class Executor:
                 except PyMongoError as exc:
                     _explain(exc, confinement)
                     raise
+            if confinement.escape is not None:
+                raise confinement.escape
             if confinement.failure is not None:
                 raise _caught(confinement.failure) from confinement.failure
             # The record is part of the transaction: both are committed, or neither.

@@ -27,7 +27,7 @@ _REFUSED = Fault(5, 409)
 _UNUSABLE = Fault(6, 500)
 _UNREACHABLE = Fault(6, 503)
 
-FAULTS: dict[type[errors.MigrateError], Fault] = {
+FAULTS: dict[type, Fault] = {
     errors.MigrateError: _FAILED,
     errors.InvalidRequestError: _USAGE,
     errors.ConfigurationError: _UNUSABLE,
@@ -63,18 +63,16 @@ FAULTS: dict[type[errors.MigrateError], Fault] = {
 }
 
 
-def fault_of(error: errors.MigrateError) -> Fault:
-    """Return how to answer to an error."""
-    return FAULTS[type(error)]
+def fault_of(error: Exception) -> Fault:
+    """Return how to answer to an error: as to the nearest of its classes that has an entry."""
+    return next((FAULTS[kind] for kind in type(error).__mro__ if kind in FAULTS), _FAILED)
 
 
 def exit_code(report: RunReport) -> int:
     """Return the exit code of a run: that of a failed migration before that of what ended the run."""
     if report.failures:
         return _FAILED.exit_code
-    if isinstance(report.error, errors.MigrateError):
-        return fault_of(report.error).exit_code
-    return DONE
+    return DONE if report.error is None else fault_of(report.error).exit_code
 
 
 def check_code(survey: Survey) -> int:

@@ -125,8 +125,6 @@ class MigrationHistory:
             "status": (Status.COMPLETED if undoing else Status.FAILED).value,
             "error": None if undoing else error,
             "metadata.interrupted": not undoing,
-            "metadata.runId": run.actor.run_id,
-            "metadata.fence": run.fence,
             "updatedAt": at,
         }
         event = _new_event(

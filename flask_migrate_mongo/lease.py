@@ -119,7 +119,7 @@ class Lease:
                 return self._acquire(actor)
             except LockHeldError:
                 left = deadline - elapsed()
-                if left <= 0:
+                if not left > 0:  # Written so that nan, too, ends the wait.
                     raise
                 # Jittered, so that many waiting processes do not ask at the same instants.
                 self._sleep(min(left, random.uniform(0.1, 0.6)))  # noqa: S311

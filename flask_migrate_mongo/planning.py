@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from .model import History
 
+_UNDONE = frozenset({Status.PENDING, Status.ROLLED_BACK})
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -67,20 +69,18 @@ def plan_down(
     if not applied:
         return Plan(Direction.DOWN, ())
     if steps > len(applied):
+        count = "1 migration is" if len(applied) == 1 else f"{len(applied)} migrations are"
         msg = (
-            f"--steps is {steps}, but only {len(applied)} migrations are applied. Nothing was "
-            f"undone. To undo all of them, type `--steps {len(applied)}`."
+            f"--steps is {steps}, but only {count} applied. Nothing was undone. "
+            f"To undo all there is, type `--steps {len(applied)}`."
         )
         raise InvalidRequestError(msg)
     by_version = {file.version: file for file in files}
-    chosen = reversed(applied[-steps:])
-    return Plan(
-        Direction.DOWN,
-        tuple(
-            _down_step(record, by_version.get(record.version), allow_drift=allow_drift)
-            for record in chosen
-        ),
+    chosen = (
+        _down_step(record, by_version.get(record.version), allow_drift=allow_drift)
+        for record in reversed(applied[-steps:])
     )
+    return Plan(Direction.DOWN, tuple(chosen))
 
 
 def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | None]) -> Plan:
@@ -101,13 +101,13 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
 
 
 def survey(files: Sequence[MigrationFile], history: History) -> Survey:
-    """Return every version that has a file or stands applied, sorted by what is true of it."""
+    """Return every version that has a file or has left traces, sorted by what is true of it."""
     entries = [_entry(file, history) for file in files]
     known = {file.version for file in files}
     entries += [
         Entry(record.version, None, record)
         for record in history.records
-        if record.version not in known and record.is_applied
+        if record.version not in known and record.status not in _UNDONE
     ]
     order = {record.version: place for place, record in enumerate(history.applied)}
     return Survey(
@@ -202,7 +202,7 @@ def _applied_now(entry: Entry) -> bool:
 
 
 def _pending_now(entry: Entry) -> bool:
-    return entry.record is None or entry.record.status in {Status.PENDING, Status.ROLLED_BACK}
+    return entry.record is None or entry.record.status in _UNDONE
 
 
 def _pick(

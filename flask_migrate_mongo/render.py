@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from datetime import timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
         RunReport,
         StatusReport,
         Step,
+        Survey,
     )
 
-_PIPE_WIDTH = 10_000
+    Row = Sequence[Text]
+
 _SECOND = 1_000
+_UNLIMITED = 1_000_000
 _STYLES = {
     "applied": "green",
     "completed": "green",
@@ -44,48 +50,99 @@ _STYLES = {
     "not-run": "dim",
 }
 _DID = {Direction.UP: "Applied", Direction.DOWN: "Rolled back"}
-_MARKS = {StepState.APPLIED: "✓", StepState.ROLLED_BACK: "✓", StepState.NOT_RUN: "-"}
+
+
+class _Marks(NamedTuple):
+    """What a line of progress begins with."""
+
+    done: str
+    not_run: str
+    failed: str
+
+
+_MARKS = _Marks("✓", "-", "✗")
+_ASCII_MARKS = _Marks("+", "-", "!")
+_FREE_TEXT = frozenset({"Name", "Details"})
+
+
+# --- consoles
+
+
+class _Stream:
+    """A stream on which what its encoding does not know is written out instead of raising."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        known = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        return self._stream.write(known.decode(self._stream.encoding or "utf-8"))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the stream has)
+        return getattr(self._stream, name)
+
+
+class _MaybeUnread(_Stream):
+    """A stream that may be closed at its other end: what nobody reads must not end a run."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(text)
+        return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def out() -> Console:
     """Return a console for results."""
-    return _console(stderr=False)
+    return _console(_Stream(sys.stdout))
 
 
 def err() -> Console:
     """Return a console for progress, warnings and errors."""
-    return _console(stderr=True)
+    return _console(_MaybeUnread(sys.stderr))
 
 
-def _console(*, stderr: bool) -> Console:
-    # In a pipe nothing may be wrapped or cut: the next program reads it by line.
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
+def _console(stream: _Stream) -> Console:
+    # Never wrapped: in a pipe the next program reads it by line, and a terminal wraps by itself.
     return Console(
-        stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True
+        file=stream,  # type: ignore[arg-type]  # all that a console asks of a file
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
     )
 
 
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style))
+
+
+# --- reports
+
+
 def status(report: StatusReport) -> None:
-    """Print every version with its state, then the lock and the totals."""
+    """Print every version with its state, then the totals and the lock."""
     survey, console = report.survey, out()
-    rows = [
-        *(_status_row(entry, "applied") for entry in survey.applied),
-        *(_status_row(entry, "running") for entry in survey.running),
-        *(_status_row(entry, "failed") for entry in survey.failed),
-        *(_status_row(entry, "pending") for entry in survey.pending),
-    ]
-    if rows:
-        _table(console, ("Version", "Name", "State", "Applied at (UTC)", "Took", "Notes"), rows)
+    groups = {
+        "applied": survey.applied,
+        "running": survey.running,
+        "failed": survey.failed,
+        "pending": survey.pending,
+    }
+    rows = [_status_row(entry, state) for state, found in groups.items() for entry in found]
+    _table(console, ("Version", "Name", "State", "Applied at (UTC)", "Took", "Notes"), rows)
     for entry in survey.failed:
-        error = entry.record.error if entry.record else None
-        _failure(console, f"{entry.version} failed", error, trace=False)
-    counts = {"applied": survey.applied, "pending": survey.pending, "failed": survey.failed}
-    line = ", ".join(f"{len(entries)} {what}" for what, entries in counts.items())
-    console.print(Text(f"{survey.total} migrations: {line}."))
+        if entry.record and entry.record.error:
+            _say(console, _summary(f"{entry.version} failed", entry.record.error), "red")
+    _say(console, f"{_count(survey.total)}: {_totals(survey)}.")
+    if not rows:
+        _say(console, 'Make the first one: flask db-migrate create "add user index"')
     if report.ignored:
         names = ", ".join(map(printable, report.ignored))
-        console.print(Text(f"Passed over, since they do not end in .py: {names}."))
+        _say(console, f"Passed over, since they do not end in .py: {names}.")
     if report.lock is not None:
         lock(report.lock)
 
@@ -94,121 +151,76 @@ def records(page: Sequence[Record]) -> None:
     """Print a page of the history."""
     console = out()
     if not page:
-        console.print("Nothing is recorded.")
+        _say(console, "Nothing is recorded.")
         return
-    headers = (
-        "Version",
-        "Name",
-        "Status",
-        "Applied at (UTC)",
-        "Rolled back at (UTC)",
-        "Took",
-        "Batch",
-    )
-    rows = [
-        (
-            Text(str(record.version)),
-            Text(printable(record.name)),
-            _state(record.status.value),
-            Text(_when(record.applied_at)),
-            Text(_when(record.rolled_back_at)),
-            Text(_took(record.execution_ms)),
-            Text(str(record.batch or "")),
-        )
-        for record in page
-    ]
-    _table(console, headers, rows)
+    times = ("Applied at (UTC)", "Rolled back at (UTC)")
+    headers = ("Version", "Name", "Status", *times, "Took", "Batch")
+    _table(console, headers, map(_record_row, page))
 
 
 def events(trail: Sequence[Event]) -> None:
     """Print a trail, oldest first."""
     console = out()
     if not trail:
-        console.print("Nothing has happened yet.")
+        _say(console, "Nothing has happened yet.")
         return
-    rows = [
-        (
-            Text(_when(event.at)),
-            Text("lock" if event.version is None else str(event.version)),
-            _state(event.kind),
-            Text(printable(str(event.details.get("by", "")))),
-            Text(_took(event.details.get("executionTime"))),
-            Text(printable(_remark(event))),
-        )
-        for event in trail
-    ]
-    _table(console, ("At (UTC)", "Version", "Event", "By", "Took", "Details"), rows)
+    headers = ("At (UTC)", "Version", "Event", "By", "Took", "Details")
+    _table(console, headers, map(_event_row, trail))
 
 
 def lock(state: LockState | None) -> None:
     """Print who holds the lock."""
     console = out()
     if state is None:
-        console.print("The lock is free.")
+        _say(console, "The lock is free.")
         return
-    console.print(
-        Text(
-            f"The lock is held by {printable(state.holder)} ({printable(state.reason)}), since "
-            f"{_when(state.locked_at)} UTC, last heartbeat {_when(state.heartbeat_at)} UTC."
-        )
+    what = "is held" if state.is_live else "was left"
+    _say(
+        console,
+        f"The lock {what} by {printable(state.holder)} ({printable(state.reason)}), since "
+        f"{_when(state.locked_at)} UTC, last heartbeat {_when(state.heartbeat_at)} UTC.",
     )
     if state.is_live:
-        console.print(
-            Text(
-                f"It ends at {_when(state.expires_at)} UTC unless renewed. If that process is "
-                "dead: flask db-migrate force-unlock --confirm"
-            )
-        )
+        remedy = "If that process is dead: flask db-migrate force-unlock --confirm"
+        _say(console, f"It ends at {_when(state.expires_at)} UTC unless renewed. {remedy}")
     else:
-        console.print(
-            Text(f"It expired at {_when(state.expires_at)} UTC and holds nobody off any more.")
-        )
+        _say(console, f"It expired at {_when(state.expires_at)} UTC and holds nobody off any more.")
 
 
 def unlocked(state: LockState | None) -> None:
     """Print whose lock was released by force."""
     if state is None:
-        out().print("Nothing to do: the lock is free.")
+        _say(out(), "Nothing to do: the lock is free.")
     else:
-        out().print(Text(f"Released the lock of {printable(state.holder)} ({state.reason})."))
+        whose = f"{printable(state.holder)} ({printable(state.reason)})"
+        _say(out(), f"Released the lock of {whose}.")
 
 
 def run(report: RunReport) -> None:
     """Print what a run did, or, for a dry run, what it would do."""
     console, notes = out(), err()
     for warning in report.warnings:
-        notes.print(Text(f"Warning: {printable(warning)}", style="yellow"))
+        _say(notes, f"Warning: {printable(warning)}", "yellow")
     if report.is_noop:
-        console.print(_nothing(report.direction))
-        return
-    if not report.executed:
+        _say(console, _nothing(report.direction))
+    elif report.executed:
+        _results(console, notes, report)
+    else:
         _plan(console, report)
-        return
-    # The progress was on this very screen already, unless the results go somewhere else.
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        _table(console, ("Version", "Name", "State", "Took"), map(_outcome_row, report.outcomes))
-    _done(console, report)
-    for outcome in report.outcomes:
-        if outcome.error:
-            _failure(notes, f"{outcome.step.version} {outcome.state.value}", outcome.error)
-    _left(console, report)
-    if report.error:
-        notes.print(Text(f"Error: {printable(str(report.error))}", style="bold red"))
-    elif report.failures:
-        verb = report.direction.value
-        console.print(Text(f"Mend the migration, then run `flask db-migrate {verb}` again."))
 
 
 def error(exc: Exception) -> None:
     """Print why a command did not do what it was asked for."""
-    err().print(Text(f"Error: {printable(str(exc))}", style="bold red"))
+    _say(err(), f"Error: {_printable_lines(str(exc))}", "bold red")
 
 
 def printable(text: str) -> str:
-    """Return the text with everything that could steer a terminal written out, lines kept."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
+    """Return the text on one line, with everything that could steer a terminal written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class Progress(Observer):
@@ -216,28 +228,34 @@ class Progress(Observer):
 
     def __init__(self) -> None:
         self._console = err()
+        self._on_terminal = sys.stderr.isatty()
         self._spinner: Spinner | None = None
 
     def started(self, step: Step) -> None:
         """Show that the step runs."""
-        title = f"{step.version} {printable(step.file.name)}"
-        if self._console.is_terminal:
+        title = _title(step)
+        if self._on_terminal:
             self._spinner = self._console.status(Text(title))
             self._spinner.start()
         else:
-            self._console.print(Text(f"{title} ..."))
+            _say(self._console, f"{title} ...")
 
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""
+        self.close()
+        mark = _mark(outcome.state, self._console.encoding)
+        took = "" if outcome.took_ms is None else f" in {_took(outcome.took_ms)}"
+        line = Text(f"{mark} {_title(outcome.step)}: ")
+        self._console.print(line.append_text(_state(outcome.state.value)).append(took))
+
+    def close(self) -> None:
+        """Stop the spinner, so that the terminal has its cursor again."""
         if self._spinner is not None:
             self._spinner.stop()
             self._spinner = None
-        mark = _MARKS.get(outcome.state, "✗")
-        if self._console.encoding.lower().replace("-", "") != "utf8":
-            mark = {"✓": "+", "✗": "!"}.get(mark, mark)
-        line = f"{mark} {outcome.step.version} {printable(outcome.step.file.name)}: "
-        took = "" if outcome.took_ms is None else f" in {_took(outcome.took_ms)}"
-        self._console.print(Text(line), _state(outcome.state.value), Text(took), sep="", end="\n")
+
+
+# --- parts of reports
 
 
 def _nothing(direction: Direction) -> str:
@@ -246,51 +264,79 @@ def _nothing(direction: Direction) -> str:
     return "Nothing to do: no migration is applied."
 
 
+def _totals(survey: Survey) -> str:
+    counts = {"applied": survey.applied, "pending": survey.pending, "failed": survey.failed}
+    if survey.running:
+        counts["running"] = survey.running
+    return ", ".join(f"{len(found)} {state}" for state, found in counts.items())
+
+
 def _plan(console: Console, report: RunReport) -> None:
-    verb = report.direction.value
-    console.print(Text(f"Would run, in this order ({verb}):"))
-    rows = [
-        (
-            Text(str(outcome.step.version)),
-            Text(printable(outcome.step.file.name)),
-            Text("in a transaction" if outcome.step.file.transactional else "plain"),
-            Text("reversible" if outcome.step.file.reversible else "not reversible"),
-            Text("out of order" if outcome.step.out_of_order else ""),
-        )
-        for outcome in report.outcomes
-    ]
-    _table(console, ("Version", "Name", "How", "Undo", "Notes"), rows)
-    console.print(Text("Nothing was executed: this is the plan, not a rehearsal of it."))
+    _say(console, f"Would run, in this order ({report.direction.value}):")
+    _table(console, ("Version", "Name", "How", "Undo", "Notes"), map(_plan_row, report.outcomes))
+    _say(console, "Nothing was executed: this is the plan, not a rehearsal of it.")
+
+
+def _results(console: Console, notes: Console, report: RunReport) -> None:
+    # The progress was on this very screen already, unless the results go somewhere else.
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        headers = ("Version", "Name", "State", "Took")
+        _table(console, headers, map(_outcome_row, report.outcomes))
+    _done(console, report)
+    for outcome in report.outcomes:
+        if outcome.error:
+            _failure(notes, f"{outcome.step.version} {outcome.state.value}", outcome.error)
+    _left(console, report)
+    if report.error:
+        error(report.error)
+    elif report.failures:
+        command = f"`flask db-migrate {report.direction.value}`"
+        _say(console, f"Mend the migration, then run {command} again.")
 
 
 def _done(console: Console, report: RunReport) -> None:
     done = report.in_state(StepState.APPLIED, StepState.ROLLED_BACK)
     if not done:
-        what = "applied" if report.direction is Direction.UP else "rolled back"
-        console.print(Text(f"Nothing was {what}."))
+        _say(console, f"Nothing was {_DID[report.direction].lower()}.")
         return
     took = sum(outcome.took_ms or 0 for outcome in done)
     batch = f" as batch {report.batch}" if report.batch else ""
-    console.print(Text(f"{_DID[report.direction]} {_count(len(done))}{batch} in {_took(took)}."))
+    _say(console, f"{_DID[report.direction]} {_count(len(done))}{batch} in {_took(took)}.")
 
 
 def _left(console: Console, report: RunReport) -> None:
     left = report.in_state(StepState.NOT_RUN)
     if left:
         versions = ", ".join(str(outcome.step.version) for outcome in left)
-        console.print(Text(f"Not run: {versions}."))
+        _say(console, f"Not run: {versions}.")
 
 
-def _failure(console: Console, title: str, info: ErrorInfo | None, *, trace: bool = True) -> None:
-    if info is None:
-        return
-    if trace and info.traceback:
-        console.print(Text(printable(info.traceback.rstrip()), style="dim"))
-    text = f"{title}: {info.type}: {info.message}"
-    console.print(Text(printable(text), style="red"))
+def _failure(console: Console, title: str, info: ErrorInfo) -> None:
+    if info.traceback:
+        _say(console, _printable_lines(info.traceback.rstrip()), "dim")
+    _say(console, _summary(title, info), "red")
 
 
-def _status_row(entry: Entry, state: str) -> tuple[Text, ...]:
+def _summary(title: str, info: ErrorInfo) -> str:
+    return _printable_lines(f"{title}: {info.type}: {info.message}")
+
+
+def _mark(state: StepState, encoding: str) -> str:
+    marks = _MARKS if encoding.startswith("utf") else _ASCII_MARKS
+    if state is StepState.NOT_RUN:
+        return marks.not_run
+    succeeded = state in {StepState.APPLIED, StepState.ROLLED_BACK}
+    return marks.done if succeeded else marks.failed
+
+
+def _title(step: Step) -> str:
+    return f"{step.version} {printable(step.file.name)}"
+
+
+# --- rows
+
+
+def _status_row(entry: Entry, state: str) -> Row:
     record = entry.record
     notes = {
         "changed since": entry.drifted,
@@ -299,18 +345,41 @@ def _status_row(entry: Entry, state: str) -> tuple[Text, ...]:
         "interrupted": record is not None and record.interrupted,
         "not reversible": not entry.reversible,
     }
-    applied = record is not None and record.is_applied
+    applied = record if record is not None and record.is_applied else None
     return (
         Text(str(entry.version)),
         Text(printable(entry.name)),
         _state(state),
-        Text(_when(record.applied_at) if record and applied else ""),
-        Text(_took(record.execution_ms) if record and applied else ""),
+        Text(_when(applied.applied_at) if applied else ""),
+        Text(_took(applied.execution_ms) if applied else ""),
         Text(", ".join(note for note, holds in notes.items() if holds)),
     )
 
 
-def _outcome_row(outcome: Outcome) -> tuple[Text, ...]:
+def _record_row(record: Record) -> Row:
+    return (
+        Text(str(record.version)),
+        Text(printable(record.name)),
+        _state(record.status.value),
+        Text(_when(record.applied_at)),
+        Text(_when(record.rolled_back_at)),
+        Text(_took(record.execution_ms)),
+        Text(str(record.batch or "")),
+    )
+
+
+def _event_row(event: Event) -> Row:
+    return (
+        Text(_when(event.at)),
+        Text("lock" if event.version is None else str(event.version)),
+        _state(event.kind),
+        Text(printable(str(event.details.get("by", "")))),
+        Text(_took(event.details.get("executionTime"))),
+        Text(printable(_remark(event))),
+    )
+
+
+def _outcome_row(outcome: Outcome) -> Row:
     return (
         Text(str(outcome.step.version)),
         Text(printable(outcome.step.file.name)),
@@ -319,11 +388,15 @@ def _outcome_row(outcome: Outcome) -> tuple[Text, ...]:
     )
 
 
-def _table(console: Console, headers: Iterable[str], rows: Iterable[Sequence[Text]]) -> None:
-    table = Table(*headers, box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+def _plan_row(outcome: Outcome) -> Row:
+    step = outcome.step
+    return (
+        Text(str(step.version)),
+        Text(printable(step.file.name)),
+        Text("in a transaction" if step.file.transactional else "plain"),
+        Text("reversible" if step.file.reversible else "not reversible"),
+        Text("out of order" if step.out_of_order else ""),
+    )
 
 
 def _remark(event: Event) -> str:
@@ -333,8 +406,44 @@ def _remark(event: Event) -> str:
     return ", ".join(f"{key} {event.details[key]}" for key in shown if key in event.details)
 
 
+# --- tables and cells
+
+
+def _table(console: Console, headers: Sequence[str], rows: Iterable[Row]) -> None:
+    """Print a table where it fits a terminal, else plain columns, of which nothing is cut off."""
+    cells = [[Text(header) for header in headers], *rows]
+    if len(cells) == 1:
+        return
+    widths = [max(cell_len(cell.plain) for cell in column) for column in zip(*cells, strict=True)]
+    table = _boxed(headers, widths, cells[1:])
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    needed = Measurement.get(console, unlimited, table).minimum
+    if console.file.isatty() and needed <= console.width:
+        console.print(table, soft_wrap=False)
+    else:
+        for row in cells:
+            console.print(_line(row, widths))
+
+
+def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Iterable[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, width in zip(headers, widths, strict=True):
+        table.add_column(header, min_width=None if header in _FREE_TEXT else width)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _line(row: Row, widths: Sequence[int]) -> Text:
+    line = Text()
+    for cell, width in zip(row, widths, strict=True):
+        line.append_text(cell).append(" " * (width - cell_len(cell.plain) + 2))
+    line.rstrip()
+    return line
+
+
 def _state(state: str) -> Text:
-    return Text(state, style=_STYLES.get(state, ""))
+    return Text(printable(state), style=_STYLES.get(state, ""))
 
 
 def _when(at: datetime | None) -> str:

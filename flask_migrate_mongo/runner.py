@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from . import planning
 from .errors import (
@@ -48,6 +48,8 @@ START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""
 
 RETRY_PAUSE = 0.25
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("flask_migrate_mongo.runner")
 
@@ -177,7 +179,7 @@ class Runner:
             functions = self._load(plan)
             if plan.steps:
                 self.history.claim(plan, history, run, grant.now())
-            options.observer.planned(plan)
+            _tell(options.observer.planned, plan)
             return _Execution(self, grant, run, options).carry_out(plan, functions)
 
     def _decide(self, decide: Decide, files: tuple[MigrationFile, ...], history: History) -> Plan:
@@ -223,7 +225,7 @@ class _Execution:
         for position, step in enumerate(plan.steps):
             outcome, error = self._step(step, position, functions[step.version])
             outcomes.append(outcome)
-            self.options.observer.ended(outcome)
+            _tell(self.options.observer.ended, outcome)
             failed = outcome.state is not _success(step)
             if error or (failed and not self.options.continue_on_error):
                 break
@@ -251,7 +253,7 @@ class _Execution:
                 self._record_start(step, position, session)
             except MigrateError as exc:
                 return Outcome(step, StepState.NOT_RUN), exc
-            self.options.observer.started(step)
+            _tell(self.options.observer.started, step)
             return self._carry_out(step, function, session)
 
     def _carry_out(
@@ -353,6 +355,14 @@ class _StepLedger:
 
     def stands(self) -> bool:
         return self._execution.runner.history.stands(self._step, self._execution.run)
+
+
+def _tell(hear: Callable[[_T], None], what: _T) -> None:
+    # A door that cannot show it, a closed pipe say, must not end the run half-way.
+    try:
+        hear(what)
+    except (Exception, SystemExit):  # noqa: BLE001  (whatever an observer raises)
+        _log.debug("The observer failed", exc_info=True)
 
 
 def _success(step: Step) -> StepState:

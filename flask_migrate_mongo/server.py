@@ -84,7 +84,7 @@ class Server:
         with translated():
             return self.database.get_collection(
                 name,
-                codec_options=CodecOptions(tz_aware=True, tzinfo=timezone.utc),
+                codec_options=CodecOptions(tz_aware=True),
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=WriteConcern("majority"),
             )
@@ -169,8 +169,14 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
             f"The database does not answer: {detail}. Is the server running, and is MONGO_URI right?"
         )
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
-        return ConfigurationError(f"The database cannot be used as configured: {detail}.")
-    return DatabaseError(f"The server refused a command: {detail}.")
+        return ConfigurationError(
+            f"The database cannot be used as configured: {detail}. Check MONGO_URI, MIGRATE_DATABASE "
+            "and what was handed to MongoMigrate."
+        )
+    return DatabaseError(
+        f"The server refused a command: {detail}. Its log may say more; mend the cause, then run the "
+        "command again."
+    )
 
 
 def _detail(exc: errors.PyMongoError) -> str:

@@ -11,10 +11,11 @@ import inspect
 import os
 import re
 import sys
+import traceback
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import (
     ConfigurationError,
@@ -25,7 +26,8 @@ from .errors import (
     NoFolderError,
     SeveralSourceErrors,
     SourceError,
-    redact,
+    StepError,
+    wording,
 )
 from .model import Direction, MigrationFile, Step
 
@@ -37,11 +39,11 @@ if TYPE_CHECKING:
 PARAMETERS = ("db", "ctx")
 """What up() and down() may ask for, by name."""
 
-_NUMBERED = re.compile(r"(?P<version>[0-9]+)[-_](?P<slug>.+)")
+_NUMBERED = re.compile(r"(?P<version>[0-9]+)[-_](?P<slug>.+)", re.DOTALL)
 _SLUG_LIMIT = 60
 _NAME_LIMIT = 1_000
-_FLAGS = {"transactional": bool, "idempotent": bool}
-_TEXTS = {"name": str, "description": str}
+_FLAGS = ("transactional", "idempotent")
+_DECLARED: dict[str, type] = {"name": str, "description": str, **dict.fromkeys(_FLAGS, bool)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,13 @@ class Folder:
 
     def _names(self) -> tuple[list[str], tuple[str, ...]]:
         try:
-            found = sorted(entry.name for entry in os.scandir(self.path) if entry.is_file())
-        except (FileNotFoundError, NotADirectoryError) as exc:
+            # A link that leads nowhere is named rather than passed over: it may be an applied file.
+            entries = [e.name for e in os.scandir(self.path) if e.is_file() or e.is_symlink()]
+        except FileNotFoundError as exc:
             raise NoFolderError(self.path) from exc
-        visible = [name for name in found if not name.startswith(("_", "."))]
+        except OSError as exc:
+            raise _unusable(self.path, "read", exc) from exc
+        visible = sorted(name for name in entries if not name.startswith(("_", ".")))
         python = [name for name in visible if name.endswith(".py")]
         ignored = (n for n in visible if not n.endswith(".py") and _NUMBERED.match(n))
         return python, tuple(ignored)
@@ -91,25 +96,25 @@ class Folder:
 
 def read(path: Path) -> MigrationFile:
     """Read one migration from its syntax tree, without executing it. Raises SourceError."""
+    return _described(path, _content(path))
+
+
+def _described(path: Path, content: bytes) -> MigrationFile:
     match = _NUMBERED.fullmatch(path.stem)
     if match is None:
-        problem = (
-            "its name has no number, so its place in the order is unknown. Rename it to "
-            f"{_today()}001_{slugify(path.stem)}.py, or to _{path.name} if it is not a migration."
-        )
-        raise SourceError(path, problem)
-    content = _content(path)
+        raise SourceError(path, _unnumbered(path))
     tree = _parse(path, content)
     values = _declared(path, tree)
-    functions = {direction: _function(path, tree, direction) for direction in Direction}
+    functions = {direction: _defines(path, tree, direction) for direction in Direction}
     if not functions[Direction.UP]:
         problem = "it has no up(). Add `def up(db):` with the change it makes."
         raise SourceError(path, problem)
+    words = re.sub(r"[-_]+", " ", match["slug"])
     return MigrationFile(
         version=int(match["version"]),
         path=path,
-        name=values.get("name") or re.sub(r"[-_]+", " ", match["slug"]).strip(),
-        description=values.get("description") or (ast.get_docstring(tree) or "").strip(),
+        name=_storable(values.get("name", "")) or _storable(words) or match["version"],
+        description=_storable(values.get("description") or ast.get_docstring(tree) or ""),
         transactional=values.get("transactional", False),
         idempotent=values.get("idempotent", False),
         reversible=functions[Direction.DOWN],
@@ -117,33 +122,62 @@ def read(path: Path) -> MigrationFile:
     )
 
 
+def _unnumbered(path: Path) -> str:
+    free = next_version(Folder(path.parent).highest(), datetime.now(timezone.utc), "sequence")
+    return (
+        "its name has no number with `_` or `-` after it, so its place in the order is unknown. "
+        f"Rename it to {free}_{slugify(path.stem)}.py, or to _{path.name} if it is not a migration."
+    )
+
+
+def _storable(text: str) -> str:
+    # Neither BSON nor JSON holds the lone surrogates that a file, or its name, can contain.
+    return text.encode("utf-8", "backslashreplace").decode().strip()
+
+
 def checksum(content: bytes) -> str:
-    """Return the SHA-256 of the content with the line ends of every platform taken as equal."""
+    """Return the SHA-256 of the content, the same for Windows' line ends as for Unix'."""
     return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def load(step: Step) -> Callable[..., object]:
     """Import the step's file, exactly the content that was planned, and return its function.
 
-    Raises ImportFailedError with the cause, FileChangedError, or SourceError for a parameter that
-    nothing can be passed to.
+    Raises ImportFailedError with the cause, FileChangedError, or SourceError for a function that
+    cannot be called with what there is, and for a flag that reading it did not find.
     """
     path = step.file.path
     content = _content(path)
     if checksum(content) != step.file.checksum:
         raise FileChangedError(path, "it changed while this run was starting. Run it again.")
-    module = _import(path, content)
+    module = _import(step, content)
     function = getattr(module, step.direction.value, None)
     if not callable(function):
-        raise SourceError(path, f"{step.direction.value} is not a function.")
-    _check_signature(path, function, step.direction)
+        problem = (
+            f"{step.direction.value} is not a function. Write `def {step.direction.value}(db):`."
+        )
+        raise SourceError(path, problem)
+    _check_flags(step.file, module)
+    _check_function(path, step.direction, function)
     return function  # type: ignore[no-any-return]
 
 
 def call(function: Callable[..., object], available: Mapping[str, object]) -> None:
-    """Call up() or down() with those of the available arguments that it names."""
-    accepted = inspect.signature(function).parameters
-    function(**{name: available[name] for name in PARAMETERS if name in accepted})
+    """Call up() or down() with those of the available arguments that it names.
+
+    Raises StepError when that only made something that would still have to be run.
+    """
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [name for name in PARAMETERS if takes_any or name in parameters]
+    result = function(**{name: available[name] for name in names})
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        with contextlib.suppress(AttributeError):  # Closed, or Python warns that nobody awaited it.
+            result.close()  # type: ignore[union-attr]
+        raise StepError(f"Calling it ran nothing: it returned a {type(result).__name__}. {_PLAIN}")
+
+
+_PLAIN = "Write a plain `def` without `await` and `yield`."
 
 
 class _Planned(importlib.abc.SourceLoader):
@@ -160,10 +194,11 @@ class _Planned(importlib.abc.SourceLoader):
         return self._content
 
 
-def _import(path: Path, content: bytes) -> ModuleType:
+def _import(step: Step, content: bytes) -> ModuleType:
+    path = step.file.path
     # Two applications in one process may have the same version: the folder is part of the name.
-    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]
-    name = f"_migrations_{folder}.v{path.stem.partition('_')[0].partition('-')[0]}"
+    folder = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:8]
+    name = f"_migrations_{folder}.v{step.version}"
     spec = importlib.util.spec_from_loader(name, _Planned(path, content))
     assert spec is not None  # noqa: S101  (a loader was given)
     assert spec.loader is not None  # noqa: S101
@@ -171,131 +206,178 @@ def _import(path: Path, content: bytes) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
     except BaseException as exc:
         sys.modules.pop(name, None)
-        problem = (
-            f"importing it raised {type(exc).__name__}: {redact(str(exc))}. "
-            "Nothing of the plan has run. Mend the file, then run `flask db-migrate up` again."
-        )
-        raise ImportFailedError(path, problem, line=_line_within(path, exc)) from exc
+        if isinstance(exc, KeyboardInterrupt):
+            raise
+        raise _import_failed(step, exc) from exc
     return module
 
 
-def _line_within(path: Path, exc: BaseException) -> int | None:
-    lines = [t.tb_lineno for t in _frames(exc) if t.tb_frame.f_code.co_filename == str(path)]
-    return lines[-1] if lines else None
-
-
-def _frames(exc: BaseException) -> Iterator[Any]:
-    frame = exc.__traceback__
-    while frame is not None:
-        yield frame
-        frame = frame.tb_next
-
-
-def _check_signature(path: Path, function: Callable[..., object], direction: Direction) -> None:
-    for parameter in inspect.signature(function).parameters.values():
-        positional_only = parameter.kind is parameter.POSITIONAL_ONLY
-        optional = parameter.default is not parameter.empty or parameter.kind in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        )
-        if positional_only or (parameter.name not in PARAMETERS and not optional):
-            raise _bad_parameter(path, direction.value, parameter.name, None)
-
-
-def _bad_parameter(path: Path, function: str, name: str, line: int | None) -> SourceError:
+def _import_failed(step: Step, exc: BaseException) -> ImportFailedError:
+    path = step.file.path
+    frames = traceback.walk_tb(exc.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
     problem = (
-        f"{function}() asks for {name!r}, but only {' and '.join(PARAMETERS)} can be passed, by "
-        f"name. Write `def {function}(db):` or `def {function}(db, ctx):`."
+        f"importing it raised {type(exc).__name__}: {wording(exc).rstrip('.')}. Nothing of the plan "
+        f"has run. Mend the file, then run `flask db-migrate {step.direction.value}` again."
     )
-    return SourceError(path, problem, line=line)
+    return ImportFailedError(path, problem, line=lines[-1] if lines else None)
+
+
+def _check_flags(file: MigrationFile, module: ModuleType) -> None:
+    """Refuse a flag that an `if` or a loop has set: the plan was made, and shown, without it."""
+    for flag in _FLAGS:
+        value = getattr(module, flag, False)
+        if isinstance(value, bool) and value != getattr(file, flag):
+            problem = (
+                f"{flag} is {value} once the file is executed, but that cannot be read from it. "
+                f"Write `{flag} = {value}` on a line of its own that is not indented."
+            )
+            raise SourceError(file.path, problem)
 
 
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise SourceError(path, f"it cannot be read: {exc.strerror}.") from exc
+        problem = f"it cannot be read: {exc.strerror}. Mend that, or move it out of the folder."
+        raise SourceError(path, problem) from exc
 
 
 def _parse(path: Path, content: bytes) -> ast.Module:
     try:
-        return ast.parse(content, filename=str(path))
+        tree = ast.parse(content, filename=str(path))
+        # Compiled, not executed: nothing earlier finds, say, a `return` outside a function.
+        compile(tree, str(path), "exec", dont_inherit=True)
     except SyntaxError as exc:
         problem = f"syntax error: {exc.msg}. Mend the file, then try again."
         raise SourceError(path, problem, line=exc.lineno) from exc
-    except ValueError as exc:
-        raise SourceError(path, f"it is not Python source: {exc}.") from exc
+    except (ValueError, RecursionError, MemoryError) as exc:
+        reason = str(exc) or "it is nested too deeply"
+        problem = f"it cannot be read as Python: {reason}. Mend the file, then try again."
+        raise SourceError(path, problem) from exc
+    return tree
+
+
+def _bindings(tree: ast.Module) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
+    """Yield every name that the module binds at its top level, with what it is bound to."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((alias.asname or alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                yield from _targets(target, node.value)
+        elif isinstance(node, ast.AnnAssign) and node.value:
+            yield from _targets(node.target, node.value)
+
+
+def _targets(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, ast.Tuple):
+        parts = value.elts if isinstance(value, ast.Tuple) else [value] * len(target.elts)
+        for inner, part in zip(target.elts, parts, strict=False):
+            yield from _targets(inner, part)
 
 
 def _declared(path: Path, tree: ast.Module) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for node in tree.body:
-        for target, value in _assignments(node):
-            wanted = {**_TEXTS, **_FLAGS}.get(target)
-            if wanted is not None:
-                values[target] = _literal(path, target, value, wanted)
-    return values
+    return {
+        name: _literal(path, name, bound)
+        for name, bound in _bindings(tree)
+        if name in _DECLARED and isinstance(bound, ast.expr)
+    }
 
 
-def _assignments(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(node, ast.Assign):
-        for target in node.targets:
-            if isinstance(target, ast.Name):
-                yield target.id, node.value
-    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
-        yield node.target.id, node.value
-
-
-def _literal(path: Path, target: str, node: ast.expr, wanted: type) -> object:
-    value: object = None
-    with contextlib.suppress(ValueError):
-        value = ast.literal_eval(node)
-    if isinstance(value, wanted):
-        return value
+def _literal(path: Path, name: str, node: ast.expr) -> object:
+    wanted = _DECLARED[name]
+    if isinstance(node, ast.Constant) and isinstance(node.value, wanted):
+        return node.value
     example = "True or False" if wanted is bool else "a plain string in quotes"
-    problem = f"{target} must be {example}: it is read without executing the file."
+    problem = f"{name} must be {example}: it is read without executing the file."
     raise SourceError(path, problem, line=node.lineno)
 
 
-def _function(path: Path, tree: ast.Module, direction: Direction) -> bool:
+def _defines(path: Path, tree: ast.Module, direction: Direction) -> bool:
     # The last binding counts, as it does when Python executes the module.
     found = False
-    for node in tree.body:
-        if isinstance(node, ast.AsyncFunctionDef) and node.name == direction.value:
-            problem = (
-                f"{node.name}() is async, which is not supported. Write `def {node.name}(db):`."
-            )
-            raise SourceError(path, problem, line=node.lineno)
-        if isinstance(node, ast.FunctionDef) and node.name == direction.value:
-            _check_arguments(path, node)
-            found = True
-        for name, value in _assignments(node):
-            if name == direction.value:
-                found = not (isinstance(value, ast.Constant) and value.value is None)
-        if isinstance(node, ast.ImportFrom):
-            found = found or any((a.asname or a.name) == direction.value for a in node.names)
+    for name, bound in _bindings(tree):
+        if name == direction.value:
+            found = not (isinstance(bound, ast.Constant) and bound.value is None)
+            _check_written(path, name, bound)
     return found
 
 
-def _check_arguments(path: Path, node: ast.FunctionDef) -> None:
-    if node.decorator_list:
-        return  # What a decorator makes of it is known only when it is loaded.
-    arguments = node.args
+# --- what up() and down() may look like
+
+
+class _Parameter(NamedTuple):
+    """A parameter of up() or down(), as written or as imported."""
+
+    name: str
+    by_position_only: bool
+    optional: bool
+    line: int | None
+
+
+def _check_written(path: Path, name: str, node: ast.AST) -> None:
+    # What a decorator makes of a function is known only when it is loaded.
+    if getattr(node, "decorator_list", None):
+        return
+    if isinstance(node, ast.AsyncFunctionDef):
+        raise _runs_nothing(path, name, node.lineno)
+    if isinstance(node, ast.FunctionDef):
+        _check_parameters(path, name, _written(node.args))
+
+
+def _check_function(path: Path, direction: Direction, function: Callable[..., object]) -> None:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    line = code.co_firstlineno if code and code.co_filename == str(path) else None
+    lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_lazy(function) for is_lazy in lazy):
+        raise _runs_nothing(path, direction.value, line)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as exc:
+        problem = f"{direction.value} has no parameters that can be read: {exc}. {_PLAIN}"
+        raise SourceError(path, problem) from exc
+    _check_parameters(path, direction.value, (_loaded(p, line) for p in parameters.values()))
+
+
+def _written(arguments: ast.arguments) -> Iterator[_Parameter]:
     positional = [*arguments.posonlyargs, *arguments.args]
-    required = positional[: len(positional) - len(arguments.defaults)]
-    required += [
-        argument
-        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if default is None
-    ]
-    allowed = set(PARAMETERS) - {argument.arg for argument in arguments.posonlyargs}
-    for argument in required:
-        if argument.arg not in allowed:
-            raise _bad_parameter(path, node.name, argument.arg, argument.lineno)
+    first_optional = len(positional) - len(arguments.defaults)
+    for place, given in enumerate(positional):
+        by_position_only = place < len(arguments.posonlyargs)
+        yield _Parameter(given.arg, by_position_only, place >= first_optional, given.lineno)
+    for given, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        yield _Parameter(
+            given.arg, by_position_only=False, optional=bool(default), line=given.lineno
+        )
+
+
+def _loaded(given: inspect.Parameter, line: int | None) -> _Parameter:
+    variadic = given.kind in (given.VAR_POSITIONAL, given.VAR_KEYWORD)
+    optional = variadic or given.default is not given.empty
+    return _Parameter(given.name, given.kind is given.POSITIONAL_ONLY, optional, line)
+
+
+def _check_parameters(path: Path, function: str, parameters: Iterable[_Parameter]) -> None:
+    for name, by_position_only, optional, line in parameters:
+        ours = name in PARAMETERS
+        if (ours and by_position_only) or not (ours or optional):
+            problem = (
+                f"{function}() asks for {name!r}, but only {' and '.join(PARAMETERS)} can be "
+                f"passed, by name. Write `def {function}(db):` or `def {function}(db, ctx):`."
+            )
+            raise SourceError(path, problem, line=line)
+
+
+def _runs_nothing(path: Path, function: str, line: int | None) -> SourceError:
+    problem = f"{function}() is async or a generator, so calling it would run nothing. {_PLAIN}"
+    return SourceError(path, problem, line=line)
 
 
 def _duplicates(files: Iterable[MigrationFile]) -> Iterator[DuplicateVersionError]:
@@ -329,49 +411,48 @@ class Scaffold:
         that does not give a valid migration.
         """
         name = _clean(name)
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder.path):
-            version = next_version(self.folder.highest(), self.clock(), self.version_format)
-            path = self.folder.path / f"{version}_{slugify(name)}.py"
-            content = self._render(name, version, transactional=transactional)
-            self._check(path, content)
-            # "x": the lock keeps other creates out, but not an editor.
-            with path.open("xb") as file:
-                file.write(content)
+        try:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder.path):
+                return self._write(name, transactional=transactional)
+        except OSError as exc:
+            raise _unusable(self.folder.path, "written to", exc) from exc
+
+    def _write(self, name: str, *, transactional: bool) -> Path:
+        version = next_version(self.folder.highest(), self.clock(), self.version_format)
+        path = self.folder.path / f"{version}_{slugify(name)}.py"
+        content = self._render(name, version, transactional=transactional)
+        try:
+            _described(path, content)
+        except SourceError as exc:
+            raise self._template_error(exc) from exc
+        # "x": the lock keeps other creates out, but not an editor.
+        with path.open("xb") as file:
+            file.write(content)
         return path
 
     def _render(self, name: str, version: int, *, transactional: bool) -> bytes:
         import jinja2  # noqa: PLC0415  (Flask's own, but no other command needs it)
 
-        source = DEFAULT_TEMPLATE
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined,
             keep_trailing_newline=True,
             autoescape=False,  # noqa: S701  (Python, not HTML)
         )
         try:
-            if self.template is not None:
-                source = self.template.read_text(encoding="utf-8")
+            source = self.template.read_text("utf-8") if self.template else DEFAULT_TEMPLATE
             text = environment.from_string(source).render(
                 name=repr(name), version=version, slug=slugify(name), transactional=transactional
             )
-        except (OSError, UnicodeDecodeError, jinja2.TemplateError) as exc:
-            raise self._template_error(str(exc)) from exc
-        return text.encode("utf-8")
+            return text.encode("utf-8")
+        except Exception as exc:
+            raise self._template_error(exc) from exc
 
-    def _check(self, path: Path, content: bytes) -> None:
-        try:
-            tree = _parse(path, content)
-            _declared(path, tree)
-            if not _function(path, tree, Direction.UP):
-                raise self._template_error("it has no up()")
-        except SourceError as exc:
-            raise self._template_error(str(exc)) from exc
-
-    def _template_error(self, problem: str) -> ConfigurationError:
+    def _template_error(self, problem: Exception) -> ConfigurationError:
         return ConfigurationError(
-            f"The template {self.template} does not give a migration: {problem}. It may use "
-            "{{ name }} (a Python literal), {{ version }}, {{ slug }} and {{ transactional }}."
+            f"The template {self.template} does not give a migration: "
+            f"{wording(problem).rstrip('.')}. It may use {{{{ name }}}} (a Python literal), "
+            "{{ version }}, {{ slug }} and {{ transactional }}."
         )
 
 
@@ -420,8 +501,11 @@ def _clean(name: str) -> str:
     return name
 
 
-def _today() -> str:
-    return f"{datetime.now(timezone.utc):%Y%m%d}"
+def _unusable(folder: Path, how: str, exc: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The migrations folder {folder} cannot be {how}: {exc.strerror or exc}. Mend that, or set "
+        "MIGRATE_DIRECTORY to another folder."
+    )
 
 
 @contextlib.contextmanager
@@ -434,7 +518,9 @@ def _locked(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        # Some network file systems lock no folders: there, too, they are not told apart.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

@@ -216,3 +216,35 @@ def unheard(project: Project, said: RunReport | MigrateError) -> list[str]:
     names = {PLAIN: "plain", LAST: "last"}
     excused = tuple(f"{names[v]}: data 1, record failed" for v in failed if v in names)
     return [what for what in found if not what.startswith(excused)] if excused else found
+
+
+def test_a_commit_that_was_never_heard_is_sent_again(
+    migrations: Project, failpoint: Failpoint
+) -> None:
+    # The driver sends it again once by itself.
+    failpoint("commitTransaction", times=4, closeConnection=True)
+    report = attempt(migrations)
+    assert isinstance(report, RunReport)
+    assert [o.state for o in report.outcomes] == [StepState.APPLIED] * 3, report
+    assert disagreements(migrations, report) == []
+
+
+def test_a_commit_that_took_effect_is_not_repeated_though_its_retry_is_refused(
+    migrations: Project, db: Database[dict[str, Any]], proxy: LossyProxy, failpoint: Failpoint
+) -> None:
+    options = (f"appname={APPNAME}", "directConnection=true")
+    uri = uri_with(f"mongodb://127.0.0.1:{proxy.port}/?", db.name, *options)
+    with pymongo.MongoClient[dict[str, Any]](uri) as client:
+        migrations.db = client[db.name]
+        attempt(migrations)
+        reset(migrations)
+        # The commit takes effect and its answer is lost; a server that has forgotten the
+        # session, as after a restart, then says that there is no such transaction.
+        proxy.lose(skip=proxy.commands.index("commitTransaction"))
+        labels = ["TransientTransactionError"]
+        failpoint("commitTransaction", skip=1, times=1, errorCode=251, errorLabels=labels)
+        report = attempt(migrations)
+    assert proxy.lost == ["commitTransaction"]
+    assert isinstance(report, RunReport)
+    assert [o.state for o in report.outcomes] == [StepState.APPLIED] * 3, report
+    assert [d["times"] for d in db.people.find({"by": "transactional"})] == [1]

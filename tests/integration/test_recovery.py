@@ -6,9 +6,10 @@ import os
 import signal
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from pymongo import MongoClient
 
 from flask_migrate_mongo.errors import (
     InterruptedRefusedError,
@@ -20,13 +21,15 @@ from flask_migrate_mongo.errors import (
 from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Status, StepState
 from flask_migrate_mongo.runner import Options
+from tests.conftest import APPNAME, uri_with
+from tests.project import Project
+from tests.server.launcher import TestServer
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
     from flask_migrate_mongo.model import RunReport
-    from tests.project import Project
 
 FIRST, VERSION, LAST = 20261101000, 20261101001, 20261101002
 
@@ -82,6 +85,17 @@ def test_a_transaction_that_was_killed_left_nothing_and_runs_again(project: Proj
     assert report.warnings == ()
     assert halves(project) == [1, 2]
     assert project.trail(VERSION) == ["started", "interrupted", "started", "completed"]
+
+
+def test_the_transaction_of_a_dead_run_is_ended_and_not_waited_for(tmp_path: Path) -> None:
+    # On this server it would hold its locks for ten minutes.
+    with TestServer(lifetime=600) as server:
+        uri = uri_with(server.uri, "shop", f"appname={APPNAME}")
+        with MongoClient[dict[str, Any]](uri) as client:
+            project = Project(tmp_path, client.shop, uri)
+            die(project, head="transactional = True")
+            report = project.runner().up()
+            assert states(report) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
 
 
 def test_an_idempotent_migration_that_was_killed_runs_again(project: Project) -> None:

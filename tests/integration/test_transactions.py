@@ -72,6 +72,12 @@ WAYS_TO_WRITE = {
     ),
     "the client of the database": "db.client[db.name].people.insert_one({'x': 1})",
     "the application's own handle": "ctx.app.config['HANDLE'].people.insert_one({'x': 1})",
+    "the application's own handle, read back": (
+        "people = ctx.app.config['HANDLE'].people\n"
+        "people.insert_one({'x': 1})\n"
+        "assert people.find_one({'x': 1})\n"
+        "assert [d['x'] for d in people.aggregate([{'$match': {'x': 1}}])] == [1]"
+    ),
     "an explicit session": "db.people.insert_one({'x': 1}, session=ctx.session)",
     "bulk_write": (
         "from pymongo import InsertOne, UpdateOne\n"
@@ -151,10 +157,49 @@ ESCAPES = {
     "a session that was there before": (
         "db.people.insert_one({'x': 1}, session=ctx.app.config['SESSION'])"
     ),
+    "a session of its own, bound": (
+        "with db.client.start_session() as session, session.bind():\n"
+        "    db.people.insert_one({'x': 1})"
+    ),
+    "a session that was there before, bound": (
+        "with ctx.app.config['SESSION'].bind(end_session=False):\n"
+        "    db.people.insert_one({'x': 1})"
+    ),
     "another client": (
         "import pymongo\n"
         "with pymongo.MongoClient(ctx.app.config['URI']) as client:\n"
         "    client[db.name].people.insert_one({'x': 1})"
+    ),
+    "a thread whose errors nobody reads": (
+        "import threading\nthreading.excepthook = lambda args: None\n"
+        "thread = threading.Thread(target=db.people.insert_one, args=[{'x': 1}])\n"
+        "thread.start()\nthread.join()\nthreading.excepthook = threading.__excepthook__"
+    ),
+    "a thread of a thread": (
+        "import threading\nthreading.excepthook = lambda args: None\n"
+        "inner = threading.Thread(target=db.people.insert_one, args=[{'x': 1}])\n"
+        "def outer():\n    inner.start()\n    inner.join()\n"
+        "thread = threading.Thread(target=outer)\n"
+        "thread.start()\nthread.join()\nthreading.excepthook = threading.__excepthook__"
+    ),
+    "a future that nobody reads": (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor() as pool:\n"
+        "    pool.submit(db.people.insert_one, {'x': 1})"
+    ),
+    "a refusal that was caught": (
+        "try:\n    db.people.insert_one({'x': 1}, session=ctx.app.config['SESSION'])\n"
+        "except Exception:\n    pass"
+    ),
+    "a commit that was refused and caught": (
+        "try:\n    ctx.session.commit_transaction()\nexcept Exception:\n    pass"
+    ),
+    "an asynchronous client": (
+        "import asyncio, pymongo\n"
+        "async def write():\n"
+        "    async with pymongo.AsyncMongoClient(ctx.app.config['URI']) as client:\n"
+        "        await client[db.name].people.insert_one({'x': 1})\n"
+        "asyncio.run(write())"
     ),
     "a commit of its own": "db.people.insert_one({'x': 1})\nctx.session.commit_transaction()",
     "a rollback of its own": "ctx.session.abort_transaction()",
@@ -252,6 +297,29 @@ def test_work_after_a_caught_error_is_explained_by_that_error(project: Project) 
     )
     outcome = apply(project)
     assert_untouched(project, outcome, "TransactionAbortedError", "E11000 duplicate key")
+
+
+def test_a_caught_read_error_fails_the_step_too(project: Project) -> None:
+    write(
+        project,
+        "db.people.insert_one({'_id': 1})\n"
+        "try:\n    list(db.people.find({'$bad': 1}))\nexcept Exception:\n    pass",
+    )
+    assert_untouched(project, apply(project), "TransactionAbortedError", "$bad")
+
+
+def test_a_caught_network_error_does_not_commit_the_rest(
+    project: Project, failpoint: Failpoint
+) -> None:
+    write(
+        project,
+        "db.people.insert_one({'x': 1})\n"
+        "try:\n    db.people.insert_one({'x': 2})\nexcept Exception:\n    pass",
+    )
+    # Of the inserts, the first claims the record; the third is the one that is caught.
+    failpoint("insert", skip=2, times=1, closeConnection=True)
+    assert apply(project).state is StepState.APPLIED
+    assert sorted(d["x"] for d in project.db.people.find()) == [1, 2]
 
 
 def test_an_error_that_is_not_caught_is_reported_as_it_is(project: Project) -> None:

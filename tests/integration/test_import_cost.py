@@ -1,0 +1,120 @@
+"""What an application pays at import for an extension that most of its processes never use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.project import Project
+
+EAGER = {
+    "flask_migrate_mongo",
+    "flask_migrate_mongo.assembly",
+    "flask_migrate_mongo.cli",
+    "flask_migrate_mongo.config",
+    "flask_migrate_mongo.errors",
+    "flask_migrate_mongo.extension",
+}
+"""What setting up an application takes; all else is imported when a command runs."""
+
+SITE = """
+import atexit, json, sys
+atexit.register(lambda: json.dump(sorted(sys.modules), open({out!r}, "w")))
+"""
+
+
+def imported(project: Project, *args: str) -> set[str]:
+    """Return the modules that a fresh interpreter has imported at its end."""
+    out = project.root / "modules.json"
+    site = project.root / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(SITE.format(out=str(out)), encoding="utf-8")
+    path = f"{site}:{project.environ()['PYTHONPATH']}"
+    done = subprocess.run(
+        [sys.executable, *args],
+        env=project.environ(PYTHONPATH=path),
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(out.read_text(encoding="utf-8")))
+
+
+def ours(modules: set[str]) -> set[str]:
+    return {name for name in modules if name.partition(".")[0] == "flask_migrate_mongo"}
+
+
+def of(modules: set[str], *packages: str) -> set[str]:
+    return {name for name in modules if name.partition(".")[0] in packages}
+
+
+def app(project: Project, *, extension: bool = True, head: str = "") -> Path:
+    """Write an application, with or without the extension."""
+    path = project.root / "shop.py"
+    lines = [head, "from flask import Flask", "app = Flask(__name__)"]
+    if extension:
+        lines += ["from flask_migrate_mongo import MongoMigrate", "MongoMigrate(app)"]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def flask(project: Project, *args: str) -> set[str]:
+    return imported(project, "-m", "flask", "--app", "shop.py", *args)
+
+
+def test_importing_the_package_imports_neither_rich_nor_the_runner_nor_pymongo(
+    project: Project,
+) -> None:
+    modules = imported(project, "-c", "import flask_migrate_mongo")
+    assert ours(modules) == EAGER
+    assert of(modules, "rich", "pymongo", "bson", "gridfs") == set()
+
+
+def test_importing_the_package_adds_nothing_of_the_standard_library_to_flask_and_pymongo(
+    project: Project,
+) -> None:
+    without = imported(project, "-c", "import flask, flask.cli, pymongo")
+    having = imported(project, "-c", "import flask, flask.cli, pymongo, flask_migrate_mongo")
+    assert having - without == EAGER
+
+
+@pytest.mark.parametrize("command", [("routes",), ("--help",), ("db-migrate", "--help")])
+def test_a_flask_command_of_another_kind_pays_for_none_of_it(
+    project: Project, command: tuple[str, ...]
+) -> None:
+    app(project, extension=False)
+    without = flask(project, *(command if command[0] != "db-migrate" else ("--help",)))
+    app(project)
+    having = flask(project, *command)
+    assert ours(having) == EAGER
+    assert of(having - without, "rich", "pymongo", "bson") == set()
+
+
+def test_an_application_that_uses_pymongo_gets_no_more_of_it(project: Project) -> None:
+    app(project, extension=False, head="import pymongo")
+    without = flask(project, "routes")
+    app(project, head="import pymongo")
+    having = flask(project, "routes")
+    assert of(having, "pymongo", "bson", "gridfs") == of(without, "pymongo", "bson", "gridfs")
+
+
+def test_create_imports_no_driver(project: Project) -> None:
+    app(project)
+    modules = flask(project, "db-migrate", "create", "x")
+    assert of(modules, "rich", "pymongo", "bson") == set()
+
+
+def test_a_command_that_looks_imports_what_it_needs(project: Project) -> None:
+    app(project)
+    modules = flask(project, "db-migrate", "status")
+    assert {"rich.console", "pymongo", "flask_migrate_mongo.runner"} <= modules

@@ -1,0 +1,66 @@
+"""Values to begin with: migrations, records and locks as short to write as to read."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from flask_migrate_mongo.model import (
+    Direction,
+    History,
+    LockState,
+    MigrationFile,
+    Record,
+    Status,
+    Step,
+)
+
+NOW = datetime(2026, 11, 22, 10, 30, 5, 123456, tzinfo=timezone.utc)
+
+
+def a_file(version: int, **changes: Any) -> MigrationFile:
+    """Return a plain, reversible migration, or one that differs as said."""
+    values: dict[str, Any] = {
+        "path": Path(f"/shop/migrations/{version}_change.py"),
+        "name": f"change {version}",
+        "description": "",
+        "transactional": False,
+        "idempotent": False,
+        "reversible": True,
+        "checksum": f"sum of {version}",
+    }
+    return MigrationFile(version, **{**values, **changes})
+
+
+def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) -> Record:
+    """Return the record of an unchanged migration, by default one that was applied."""
+    values = {"name": f"change {version}", "reversible": True, "checksum": f"sum of {version}"}
+    return Record(version, status=status, **{**values, **changes})
+
+
+def a_step(version: int, direction: Direction = Direction.UP, **changes: Any) -> Step:
+    """Return a step of a plain, reversible migration, or of one that differs as said."""
+    return Step(a_file(version, **changes), direction)
+
+
+def recorded(*records: Record) -> History:
+    """Return a history of these records."""
+    return History(records)
+
+
+def a_lock(*, expires_in: float = 1800, **changes: Any) -> LockState:
+    """Return the lock of another process, live unless it expires in less than no time."""
+    values: dict[str, Any] = {
+        "holder": "anna@web-1:4711",
+        "host": "web-1",
+        "pid": 4711,
+        "run_id": "f00d",
+        "reason": "up",
+        "fence": 7,
+        "locked_at": NOW - timedelta(seconds=90),
+        "heartbeat_at": NOW - timedelta(seconds=30),
+        "expires_at": NOW + timedelta(seconds=expires_in),
+        "seen_at": NOW,
+    }
+    return LockState(**{**values, **changes})

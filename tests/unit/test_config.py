@@ -1,0 +1,224 @@
+"""Settings: where they are looked for, what they accept, what is said of a bad one."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_migrate_mongo.config import A_YEAR, MINIMAL_TTL, SETTINGS, Settings, read
+from flask_migrate_mongo.errors import SettingError
+
+ROOT = Path("/shop/package")
+
+DEFAULTS: dict[str, object] = {
+    "mongo_uri": None,
+    "database": None,
+    "directory": ROOT / "migrations",
+    "template": None,
+    "collection": "migrations",
+    "lock_collection": "migration_locks",
+    "lock_ttl": 1800,
+    "lock_wait": 0,
+    "version_format": "sequence",
+    "transactions": "required",
+    "out_of_order": "allow",
+    "interrupted": "rerun",
+    "app_version": None,
+}
+
+# Of each setting: what one application writes, what that means, and the same for another one.
+EXAMPLES: dict[str, tuple[object, object, str, object]] = {
+    "MONGO_URI": ("mongodb://a/b", "mongodb://a/b", "mongodb://c/d", "mongodb://c/d"),
+    "MIGRATE_DATABASE": ("shop", "shop", "other", "other"),
+    "MIGRATE_DIRECTORY": ("db/changes", ROOT / "db/changes", "/abs", Path("/abs")),
+    "MIGRATE_TEMPLATE": (Path("t.jinja"), ROOT / "t.jinja", "/t.jinja", Path("/t.jinja")),
+    "MIGRATE_COLLECTION": ("changes", "changes", "a.b", "a.b"),
+    "MIGRATE_LOCK_COLLECTION": ("locks", "locks", "a.locks", "a.locks"),
+    "MIGRATE_LOCK_TTL": (60, 60.0, "2.5", 2.5),
+    "MIGRATE_LOCK_WAIT": (0.5, 0.5, "30", 30.0),
+    "MIGRATE_VERSION_FORMAT": ("timestamp", "timestamp", " Sequence ", "sequence"),
+    "MIGRATE_TRANSACTIONS": ("preferred", "preferred", "REQUIRED", "required"),
+    "MIGRATE_OUT_OF_ORDER": ("refuse", "refuse", "allow", "allow"),
+    "MIGRATE_INTERRUPTED": ("stop", "stop", "rerun", "rerun"),
+    "MIGRATE_APP_VERSION": ("1.2.3", "1.2.3", "4.5.6", "4.5.6"),
+}
+
+NO_TEXTS: list[object] = ["", "   ", "\n", True, False, 1, b"bytes", ["list"], {}, "nul\0"]
+NO_SECONDS: list[object] = [
+    *("", "soon", "1,5", "nan", "inf", "-inf", "1 s", True, False, [], {}, b"5", "0x10"),
+    *(float("nan"), float("inf"), -1, -0.001, 10**400, "1e400", A_YEAR + 1),
+]
+BAD: dict[str, list[object]] = {
+    "MONGO_URI": NO_TEXTS,
+    "MIGRATE_DATABASE": NO_TEXTS,
+    "MIGRATE_DIRECTORY": NO_TEXTS,
+    "MIGRATE_TEMPLATE": NO_TEXTS,
+    "MIGRATE_COLLECTION": [*NO_TEXTS, "a$b", ".a", "a.", "a..b", "system.users", "\ud800"],
+    "MIGRATE_LOCK_COLLECTION": [*NO_TEXTS, "$cmd", ".", "migrations"],
+    "MIGRATE_LOCK_TTL": [*NO_SECONDS, 0, MINIMAL_TTL - 0.001],
+    "MIGRATE_LOCK_WAIT": NO_SECONDS,
+    "MIGRATE_VERSION_FORMAT": [*NO_TEXTS, "date", "sequence,timestamp"],
+    "MIGRATE_TRANSACTIONS": [*NO_TEXTS, "no"],
+    "MIGRATE_OUT_OF_ORDER": [*NO_TEXTS, "deny"],
+    "MIGRATE_INTERRUPTED": [*NO_TEXTS, "restart"],
+    "MIGRATE_APP_VERSION": NO_TEXTS,
+}
+NAMES = [setting.name for setting in SETTINGS]
+
+
+def settings(environ: Any = None, **config: Any) -> Settings:
+    app = Flask("shop", root_path=str(ROOT))
+    app.config.from_mapping(config)
+    return read(app, environ or {})
+
+
+def value(found: Settings, name: str) -> object:
+    (setting,) = (setting for setting in SETTINGS if setting.name == name)
+    return getattr(found, setting.field)
+
+
+# --- the table
+
+
+def test_each_field_is_fed_by_exactly_one_setting_and_the_reverse() -> None:
+    fed = [setting.field for setting in SETTINGS]
+    assert fed == [field.name for field in fields(Settings)]
+    assert len(set(fed)) == len(fed)
+
+
+def test_every_setting_has_a_purpose_and_says_what_it_accepts() -> None:
+    for setting in SETTINGS:
+        assert setting.purpose.endswith("."), setting.name
+        assert setting.accepts, setting.name
+        assert setting.name == "MONGO_URI" or setting.name.startswith("MIGRATE_")
+
+
+def test_every_setting_is_tested_here() -> None:
+    assert NAMES == list(EXAMPLES) == list(BAD)
+
+
+def test_every_default_is_what_its_own_setting_accepts() -> None:
+    for setting in SETTINGS:
+        if setting.default is not None:
+            assert setting.parse(setting.default) == setting.default, setting.name
+
+
+# --- where they come from
+
+
+def test_without_any_setting_the_defaults_hold() -> None:
+    assert settings() == Settings(**DEFAULTS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_config_goes_before_the_environment_and_that_before_the_default(name: str) -> None:
+    ours, ours_read, theirs, theirs_read = EXAMPLES[name]
+    assert value(settings({name: theirs}), name) == theirs_read
+    assert value(settings({name: theirs}, **{name: ours}), name) == ours_read
+    assert value(settings({name: theirs}, **{name: None}), name) == theirs_read
+    assert value(settings(**{name: None}), name) == value(settings(), name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_setting_changes_no_other(name: str) -> None:
+    changed, plain = settings(**{name: EXAMPLES[name][0]}), settings()
+    differing = {s.name for s in SETTINGS if value(changed, s.name) != value(plain, s.name)}
+    assert differing == {name}
+
+
+def test_the_environment_is_that_of_the_process_unless_another_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MIGRATE_LOCK_TTL", "77")
+    assert read(Flask("shop", root_path=str(ROOT))).lock_ttl == 77
+
+
+def test_two_applications_have_settings_of_their_own() -> None:
+    one, other = settings(MIGRATE_COLLECTION="one"), settings(MIGRATE_COLLECTION="other")
+    assert (one.collection, other.collection) == ("one", "other")
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(FrozenInstanceError):
+        settings().collection = "other"  # type: ignore[misc]
+
+
+# --- what they accept
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"), [(name, bad) for name, values in BAD.items() for bad in values]
+)
+def test_a_bad_value_is_refused_with_setting_value_and_what_is_accepted(
+    name: str, bad: Any
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        settings(**{name: bad})
+    said = str(caught.value)
+    assert said.startswith(f"{name} is {repr(bad)[:200]}")
+    assert ", but it accepts " in said
+    assert said.endswith("Change it in app.config or in the environment.")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bad_value_in_the_environment_is_refused_too(name: str) -> None:
+    with pytest.raises(SettingError, match=f"{name} is ''"):
+        settings({name: ""})
+
+
+def test_what_is_accepted_is_that_of_the_table() -> None:
+    for setting in SETTINGS:
+        with pytest.raises(SettingError) as caught:
+            settings(**{setting.name: ""})
+        assert f"it accepts {setting.accepts}." in str(caught.value)
+
+
+def test_choices_are_listed() -> None:
+    with pytest.raises(SettingError, match='accepts "sequence" or "timestamp"'):
+        settings(MIGRATE_VERSION_FORMAT="date")
+
+
+def test_the_lock_may_not_share_the_collection_of_the_history() -> None:
+    with pytest.raises(SettingError, match="another collection than MIGRATE_COLLECTION"):
+        settings(MIGRATE_COLLECTION="migration_locks")
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [("MIGRATE_LOCK_TTL", MINIMAL_TTL), ("MIGRATE_LOCK_TTL", A_YEAR), ("MIGRATE_LOCK_WAIT", 0)],
+)
+def test_the_bounds_of_a_number_are_accepted(name: str, bound: float) -> None:
+    assert value(settings(**{name: bound}), name) == bound
+
+
+def test_the_line_break_at_the_end_of_a_secret_file_is_not_part_of_the_value() -> None:
+    assert settings({"MONGO_URI": "mongodb://h/db\n"}).mongo_uri == "mongodb://h/db"
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    "bad", [b"mongodb://anna:secret@host/db", ["mongodb+srv://anna:secret@host/db"]]
+)
+def test_a_password_in_a_bad_value_is_masked(bad: object) -> None:
+    with pytest.raises(SettingError) as caught:
+        settings(MONGO_URI=bad)
+    assert "secret" not in str(caught.value)
+    assert "://***@host/db" in str(caught.value)
+
+
+def test_a_password_is_masked_before_a_long_value_is_cut() -> None:
+    hosts = [f"mongodb://anna:secret@{'h' * 300}", "mongodb://bob:secret@host"]
+    with pytest.raises(SettingError) as caught:
+        settings(MONGO_URI=hosts)
+    assert "secret" not in str(caught.value)
+    assert f"h..., but it accepts {SETTINGS[0].accepts}" in str(caught.value)
+
+
+def test_settings_do_not_show_the_connection_string() -> None:
+    assert "secret" not in repr(settings(MONGO_URI="mongodb://anna:secret@host/db"))

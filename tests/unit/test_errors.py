@@ -1,0 +1,294 @@
+"""Errors: their messages, and exceptions as they are recorded."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_migrate_mongo import errors
+from flask_migrate_mongo.errors import TRACEBACK_LIMIT, MigrateError, capture, redact, wording
+
+from .given import a_lock
+
+FILE = Path("/shop/migrations/7_change.py")
+
+
+def raised(exc: BaseException) -> BaseException:
+    """Return the exception as it is after it was raised."""
+    try:
+        raise exc  # noqa: TRY301
+    except BaseException as caught:  # noqa: BLE001
+        return caught
+
+
+def traceback_of(exc: BaseException) -> str:
+    found = capture(raised(exc)).traceback
+    assert found is not None
+    return found
+
+
+# --- messages
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (errors.SettingError("A", 1, "2"), "Change it in app.config or in the environment."),
+        (errors.NoFolderError(FILE.parent), "to where your migrations are."),
+        (errors.FileChangedError(FILE, "it changed. Run it again."), "Run it again."),
+        (errors.DuplicateVersionError(7, [FILE, FILE]), "the next free number."),
+        (errors.NotReversibleError(7, "change", FILE), "puts right what this one did."),
+        (errors.MissingFileError(7, "change"), "then try again."),
+        (errors.DriftError(7, "change", FILE), "`flask db-migrate down --allow-drift`."),
+        (errors.OutOfOrderError([7, 8], 9), 'set MIGRATE_OUT_OF_ORDER = "allow".'),
+        (
+            errors.TransactionsUnsupportedError([7], "a standalone"),
+            'set MIGRATE_TRANSACTIONS = "preferred" to run them without.',
+        ),
+        (
+            errors.InterruptedRefusedError([7, 8]),
+            "`flask db-migrate resolve 7 --applied|--not-applied --reason TEXT`.",
+        ),
+        (errors.LockHeldError(a_lock()), "`flask db-migrate force-unlock --confirm`."),
+        (errors.NotConfirmedError(a_lock()), "`flask db-migrate force-unlock --confirm`."),
+        (errors.LeaseLostError("why"), "with `flask db-migrate status`."),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, MigrateError) else "",
+)
+def test_a_message_ends_with_what_to_do_next(error: MigrateError, remedy: str) -> None:
+    assert str(error).endswith(remedy)
+
+
+def test_refusals_say_that_nothing_was_done() -> None:
+    for error in (
+        errors.NotReversibleError(7, "change", FILE),
+        errors.MissingFileError(7, "change"),
+        errors.DriftError(7, "change", FILE),
+    ):
+        assert "Nothing was undone." in str(error)
+    for refusal in (
+        errors.OutOfOrderError([7], 9),
+        errors.TransactionsUnsupportedError([7], "a standalone"),
+        errors.InterruptedRefusedError([7]),
+    ):
+        assert "Nothing was run." in str(refusal)
+
+
+def test_a_held_lock_says_who_for_what_since_when_and_until_when() -> None:
+    said = str(errors.LockHeldError(a_lock()))
+    assert "anna@web-1:4711 (up) since 2026-11-22 10:28:35 UTC" in said
+    assert "last heartbeat 2026-11-22 10:29:35 UTC" in said
+    assert "ends at 2026-11-22 11:00:05 UTC" in said
+    assert "`--wait SECONDS`" in said
+
+
+def test_an_unconfirmed_unlock_says_whose_lock_it_is_and_how_old() -> None:
+    said = str(errors.NotConfirmedError(a_lock()))
+    assert said.startswith("Held by anna@web-1:4711 (host web-1, pid 4711) for 90 s: up,")
+    assert "last heartbeat 2026-11-22 10:29:35 UTC" in said
+
+
+def test_a_bad_file_is_named_with_its_line_when_that_is_known() -> None:
+    assert str(errors.SourceError(FILE, "no.", line=3)) == f"{FILE}:3: no."
+    assert str(errors.SourceError(FILE, "no.")) == f"{FILE}: no."
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("mongodb://anna:secret@host/db", "mongodb://***@host/db"),
+        ("mongodb+srv://anna:secret@host/db", "mongodb+srv://***@host/db"),
+        ("MongoDB://anna:secret@host/db", "MongoDB://***@host/db"),
+        ("mongodb://an%40na:se%2Fcret@host", "mongodb://***@host"),
+        ("mongodb://anna:sec/ret@host", "mongodb://***@host"),
+        ("mongodb://anna:sec@ret@host", "mongodb://***@host"),
+        ("mongodb://anna:sec'\"ret@host", "mongodb://***@host"),
+        ("mongodb://anna@host", "mongodb://***@host"),
+        ("mongodb://a:secret@h1,h2:27017/db?w=1", "mongodb://***@h1,h2:27017/db?w=1"),
+        (
+            "from mongodb://a:secret@h1/x to mongodb+srv://b:secret@h2/y.",
+            "from mongodb://***@h1/x to mongodb+srv://***@h2/y.",
+        ),
+        ("[mongodb://a:secret@h1,mongodb://b:secret@h2]", "[mongodb://***@h1,mongodb://***@h2]"),
+        (
+            "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=secret&w=1",
+            "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=***&w=1",
+        ),
+        (
+            "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:secret",
+            "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:***",
+        ),
+        (
+            "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN%3Asecret&w=1",
+            "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN%3A***&w=1",
+        ),
+    ],
+)
+def test_what_a_connection_string_keeps_secret_is_masked(text: str, masked: str) -> None:
+    assert redact(text) == masked
+    assert redact(masked) == masked
+
+
+@pytest.mark.parametrize(
+    "text", ["mongodb://localhost:27017/shop", "write to anna@example.org", "", "mongodb:// @"]
+)
+def test_a_text_without_secrets_stays_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_secrets_are_masked_in_message_and_traceback_and_causes() -> None:
+    error = RuntimeError("at mongodb://anna:secret@host")
+    error.__cause__ = ValueError("mongodb+srv://bob:secret@cluster")
+    info = capture(raised(error))
+    assert info.message == "at mongodb://***@host"
+    assert info.traceback is not None
+    assert "mongodb+srv://***@cluster" in info.traceback
+    assert "secret" not in info.traceback
+
+
+# --- exceptions as they are recorded
+
+
+def test_type_message_and_traceback_are_kept() -> None:
+    info = capture(raised(KeyError("city")))
+    assert (info.type, info.message) == ("KeyError", "'city'")
+    assert info.traceback is not None
+    assert info.traceback.startswith("Traceback (most recent call last):\n")
+    assert "in raised\n" in info.traceback
+    assert info.traceback.endswith("KeyError: 'city'\n")
+
+
+def test_what_exits_or_interrupts_is_kept_as_well() -> None:
+    assert capture(SystemExit(3)).message == "3"
+    assert capture(KeyboardInterrupt()).type == "KeyboardInterrupt"
+
+
+def test_the_whole_chain_of_causes_is_kept() -> None:
+    first = raised(ZeroDivisionError("the first cause"))
+    second = ValueError("the second")
+    second.__cause__ = first
+    third = KeyError("the third")
+    third.__context__ = raised(second)
+    trace = traceback_of(third)
+    assert trace.index("the first cause") < trace.index("the second") < trace.index("the third")
+
+
+def test_both_ends_of_a_long_chain_are_kept_within_the_limit() -> None:
+    error: Exception = ValueError("the first cause")
+    for number in range(400):
+        following = RuntimeError(f"{number} {'x' * 100}")
+        following.__cause__ = error
+        error = following
+    trace = traceback_of(error)
+    assert len(trace.encode()) <= TRACEBACK_LIMIT
+    assert trace.startswith("ValueError: the first cause\n")
+    assert "\n ... cut ...\n" in trace
+    assert trace.rstrip().endswith(f"399 {'x' * 100}")
+
+
+@given(st.text(st.sampled_from("aé€🚀\ud800"), max_size=40), st.integers(1, 3_000))
+def test_whatever_the_message_it_fits_the_limit_and_can_be_stored(text: str, times: int) -> None:
+    info = capture(ValueError(text * times))
+    assert info.traceback is not None
+    for recorded in (info.message, info.traceback):
+        assert len(recorded.encode()) <= TRACEBACK_LIMIT
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_no_character_is_cut_in_two(offset: int) -> None:
+    message = capture(ValueError("a" * offset + "🚀" * TRACEBACK_LIMIT)).message
+    assert len(message.encode()) > TRACEBACK_LIMIT - 10
+    assert set(message.replace("\n ... cut ...\n", "")) <= {"a", "🚀"}
+
+
+def test_a_message_of_exactly_the_limit_is_kept_whole() -> None:
+    assert capture(ValueError("x" * TRACEBACK_LIMIT)).message == "x" * TRACEBACK_LIMIT
+    cut = capture(ValueError("x" * (TRACEBACK_LIMIT + 1))).message
+    assert len(cut) == TRACEBACK_LIMIT
+    assert "cut" in cut
+
+
+class MuteError(Exception):
+    """Fails when it is asked what it says."""
+
+    def __str__(self) -> str:
+        raise LookupError("mute")
+
+
+def test_an_exception_that_cannot_say_anything_hides_neither_itself_nor_its_cause() -> None:
+    error = MuteError()
+    error.__cause__ = ValueError("the first cause")
+    info = capture(raised(error))
+    assert (info.type, info.message) == (
+        "MuteError",
+        "<no message: its __str__() raised LookupError>",
+    )
+    assert info.traceback is not None
+    assert "ValueError: the first cause" in info.traceback
+    assert "in raised\n" in info.traceback
+
+
+def test_an_exception_that_python_cannot_format_keeps_its_frames_and_its_message() -> None:
+    class OddError(SyntaxError):
+        def __getattribute__(self, name: str) -> object:
+            if name in {"filename", "lineno", "text"}:
+                raise LookupError(name)
+            return super().__getattribute__(name)
+
+    trace = traceback_of(OddError("odd mongodb://anna:secret@host"))
+    assert "in raised\n" in trace
+    assert "OddError: " in trace
+    assert "secret" not in trace
+
+
+def test_an_endless_recursion_is_kept_within_the_limit() -> None:
+    def endless(depth: int) -> int:
+        return other(depth + 1)
+
+    def other(depth: int) -> int:
+        return endless(depth + 1)
+
+    with pytest.raises(RecursionError) as caught:
+        endless(0)
+    info = capture(caught.value)
+    assert info.traceback is not None
+    assert len(info.traceback.encode()) <= TRACEBACK_LIMIT
+    assert "test_an_endless_recursion" in info.traceback
+    assert "RecursionError: maximum recursion depth exceeded" in info.traceback
+
+
+def test_a_chain_of_a_thousand_causes_is_no_obstacle() -> None:
+    error: Exception = ValueError("the first cause")
+    for _ in range(1_000):
+        following = RuntimeError("again")
+        following.__context__ = error
+        error = following
+    assert traceback_of(error).rstrip().endswith("RuntimeError: again")
+
+
+def test_an_exception_that_is_its_own_cause_is_no_obstacle() -> None:
+    error = ValueError("round")
+    error.__cause__ = error
+    assert traceback_of(error).count("ValueError: round") == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no exception groups before 3.11")
+def test_a_group_of_exceptions_keeps_each_of_them() -> None:
+    group = vars(builtins)["ExceptionGroup"]("several", [ValueError("one"), KeyError("two")])
+    info = capture(raised(group))
+    assert info.type == "ExceptionGroup"
+    assert info.traceback is not None
+    assert "ValueError: one" in info.traceback
+    assert "KeyError: 'two'" in info.traceback
+
+
+def test_the_wording_of_an_exception_is_masked() -> None:
+    assert wording(ValueError("mongodb://anna:secret@host")) == "mongodb://***@host"

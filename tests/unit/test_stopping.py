@@ -1,0 +1,189 @@
+"""The switch: real signals, sent to this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flask_migrate_mongo.errors import RunStoppedError
+from flask_migrate_mongo.stopping import SIGNALS, Stopped, StopSwitch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Put back the handlers of the test runner, whatever a failing test leaves."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: signal.Signals) -> None:
+    """Send a signal to this process and let its handler run."""
+    os.kill(os.getpid(), number)
+    time.sleep(0)
+
+
+def in_a_thread(action: Callable[[], None]) -> None:
+    thread = threading.Thread(target=action)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_a_migrations_code_at_once(number: signal.Signals) -> None:
+    switch = StopSwitch()
+    with switch.installed():
+        with pytest.raises(Stopped, match=number.name), switch.interruptible():  # noqa: PT012
+            send(number)
+            pytest.fail("went on")
+        assert switch.is_thrown
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_elsewhere_a_signal_is_only_remembered_until_the_next_step(number: signal.Signals) -> None:
+    switch = StopSwitch()
+    with switch.installed():
+        send(number)
+        assert switch.is_thrown
+        with pytest.raises(RunStoppedError, match=f"Stopped by {number.name}.*`flask db-migrate"):
+            switch.check()
+
+
+def test_what_a_signal_came_before_does_not_begin() -> None:
+    switch = StopSwitch()
+    with switch.installed():
+        send(signal.SIGTERM)
+        with pytest.raises(Stopped), switch.interruptible():
+            pytest.fail("began")
+
+
+def test_a_migrations_except_exception_does_not_swallow_a_stop() -> None:
+    switch = StopSwitch()
+    with switch.installed(), pytest.raises(Stopped), switch.interruptible():  # noqa: PT012
+        try:
+            send(signal.SIGTERM)
+        except Exception:  # noqa: BLE001
+            pytest.fail("swallowed")
+
+
+def test_a_second_signal_insists_outside_of_a_migrations_code() -> None:
+    switch = StopSwitch()
+    with switch.installed():
+        send(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+
+
+def test_after_a_migrations_code_was_stopped_a_further_signal_insists() -> None:
+    switch = StopSwitch()
+    with switch.installed():
+        with pytest.raises(Stopped), switch.interruptible():
+            send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_without_a_signal_nothing_is_stopped() -> None:
+    switch = StopSwitch()
+    with switch.installed(), switch.interruptible():
+        switch.check()
+    assert not switch.is_thrown
+
+
+def test_the_applications_handlers_come_back_even_after_an_error() -> None:
+    def ours(*_: object) -> None: ...
+
+    for number in SIGNALS:
+        signal.signal(number, ours)
+    with pytest.raises(ValueError, match="boom"), StopSwitch().installed():  # noqa: PT012
+        assert signal.getsignal(signal.SIGTERM) is not ours
+        raise ValueError("boom")
+    assert [signal.getsignal(number) for number in SIGNALS] == [ours, ours]
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_a_handler_that_is_none_comes_back_too(handler: signal.Handlers) -> None:
+    signal.signal(signal.SIGTERM, handler)
+    with StopSwitch().installed():
+        pass
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_signal_after_the_run_is_the_applications_again() -> None:
+    got: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    switch = StopSwitch()
+    with switch.installed():
+        pass
+    send(signal.SIGTERM)
+    assert (got, switch.is_thrown) == ([signal.SIGTERM], False)
+
+
+def test_in_another_thread_the_signals_are_left_as_they_are() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    during: list[object] = []
+
+    def run() -> None:
+        switch = StopSwitch()
+        with switch.installed() as same, switch.interruptible():
+            switch.check()
+            during.append(same is switch)
+            during.extend(signal.getsignal(number) for number in SIGNALS)
+
+    in_a_thread(run)
+    assert during == [True, *before]
+
+
+def test_a_thread_that_works_meanwhile_is_not_stopped() -> None:
+    done = threading.Event()
+    begun = threading.Event()
+
+    def work() -> None:
+        begun.set()
+        if done.wait(5):
+            finished.append("work")
+
+    finished: list[str] = []
+    worker = threading.Thread(target=work)
+    switch = StopSwitch()
+    with switch.installed():
+        worker.start()
+        begun.wait(5)
+        with pytest.raises(Stopped), switch.interruptible():
+            send(signal.SIGTERM)
+        done.set()
+        worker.join()
+    assert finished == ["work"]
+
+
+def test_a_sleep_passes_what_it_was_asked_for_on() -> None:
+    slept: list[float] = []
+    StopSwitch(slept.append).sleep(1.5)
+    assert slept == [1.5]
+
+
+def test_a_sleep_ends_with_the_signal_and_says_so() -> None:
+    def sleep(seconds: float) -> None:
+        send(signal.SIGTERM)
+        pytest.fail("slept on")
+
+    switch = StopSwitch(sleep)
+    with switch.installed(), pytest.raises(RunStoppedError):
+        switch.sleep(60)
+
+
+def test_a_switch_that_was_thrown_does_not_sleep_at_all() -> None:
+    switch = StopSwitch(lambda _: pytest.fail("slept"))
+    with switch.installed():
+        send(signal.SIGTERM)
+        with pytest.raises(RunStoppedError):
+            switch.sleep(60)
