@@ -207,11 +207,23 @@ class Grant:
             return self._renewal.server_time + timedelta(seconds=elapsed() - self._renewal.asked_at)
 
     def ensure(self) -> None:
-        """Raise LeaseLostError unless the lease is still held, as far as can be known without asking."""
+        """Raise LeaseLostError unless the lease is still held.
+
+        The server is asked only when the time is up without a renewal. That alone loses nothing:
+        as long as nobody else has taken the lease, a late renewal finds it as it was.
+        """
         if self._lost is None and elapsed() >= self.deadline:
-            self._lost = f"it could not be renewed for {self._ttl:g} s ({self.failed_beats} heartbeats failed)"
+            self._renew_late()
         if self._lost is not None:
             raise LeaseLostError(self._lost)
+
+    def _renew_late(self) -> None:
+        try:
+            self.renew()
+        except LeaseLostError:
+            pass  # It is known to be lost by now, and why.
+        except MigrateError as exc:
+            self._lost = f"it could not be renewed for {self._ttl:g} s ({exc})"
 
     def verify(self) -> None:
         """Ask the server whether the lease is still ours, and renew it. Raises LeaseLostError.

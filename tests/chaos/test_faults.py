@@ -12,6 +12,7 @@ from flask_migrate_mongo.errors import MigrateError
 from flask_migrate_mongo.model import RunReport, StepState
 from flask_migrate_mongo.runner import Options
 from tests.conftest import APPNAME, uri_with
+from tests.integration.test_lease import until
 from tests.server.lossy_proxy import LossyProxy
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def test_a_fault_at_each_command_leaves_data_and_record_in_agreement(
             failed = counter.failed_
             failpoint(*COMMANDS, skip=at, times=times, **fault)
             said = attempt(migrations)
-            assert counter.failed_ > failed, f"the fault at {at} was not reached"
+            # A heartbeat that was blocked can end after its run.
+            until(lambda before=failed: counter.failed_ > before)  # type: ignore[misc]
             faults += counter.failed_ - failed
             failpoint("none", times=0, errorCode=1)
             found += [f"at {at}: {what}" for what in disagreements(migrations, said)]

@@ -14,7 +14,7 @@ import time_machine
 from flask_migrate_mongo.errors import LeaseLostError, LockHeldError, NotConfirmedError
 from flask_migrate_mongo.lease import LOCK_ID, Lease
 from flask_migrate_mongo.model import Actor
-from flask_migrate_mongo.server import Server
+from flask_migrate_mongo.server import Server, elapsed
 from tests.conftest import APPNAME, uri_with
 
 if TYPE_CHECKING:
@@ -156,6 +156,17 @@ def test_a_lease_that_cannot_be_renewed_for_its_ttl_is_lost(
             return False
 
         until(is_lost)
+
+
+def test_a_lease_that_was_not_renewed_in_time_is_kept_while_nobody_has_taken_it(
+    db: Database[Any], failpoint: Failpoint
+) -> None:
+    with lease(db, ttl=2).hold(actor()) as grant:
+        failpoint("update", times=1_000, errorCode=8)
+        until(lambda: elapsed() > grant.deadline)
+        failpoint("none", times=0, errorCode=1)
+        grant.ensure()
+        assert elapsed() < grant.deadline
 
 
 def test_the_heartbeat_notices_a_loss_by_itself(
