@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 from pymongo.client_session import ClientSession
 from pymongo.common import BaseObject
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from .errors import EscapesTransactionError, UnsupportedDriverError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
 _PROMISED = (
@@ -35,7 +35,6 @@ _OURS_TO_CALL = (
     "commit_transaction",
     "abort_transaction",
     "end_session",
-    "bind",
 )
 
 
@@ -50,12 +49,6 @@ class Confinement:
     def note(self, failure: PyMongoError) -> None:
         """Remember the first failure: whatever it was, the transaction did not survive it."""
         self.failure = self.failure or failure
-
-    def note_reply(self, reply: Mapping[str, Any]) -> None:
-        """Remember a reply that reports a failure, which the driver may raise, and code may catch."""
-        details = next(iter(reply.get("writeErrors") or ()), reply)
-        if not reply.get("ok") or details is not reply:
-            self.note(OperationFailure(details.get("errmsg", ""), details.get("code"), dict(reply)))
 
 
 _inside: ContextVar[Confinement | None] = ContextVar("inside", default=None)
@@ -77,21 +70,13 @@ def confined(session: ClientSession) -> Iterator[Confinement]:
 
 @contextlib.contextmanager
 def _reserved(confinement: Confinement) -> Iterator[None]:
-    """Read along in the session's replies, and leave its beginning and end to us."""
-    session = confinement.session
-    receive = session._process_response  # noqa: SLF001
-
-    def reading_along(reply: Mapping[str, Any]) -> None:
-        confinement.note_reply(reply)
-        receive(reply)
-
-    own = vars(session)
-    own["_process_response"] = reading_along
-    own.update(dict.fromkeys(_OURS_TO_CALL[:-1], functools.partial(_not_yours, confinement)))
+    """Leave the beginning and the end of the session's transaction to us."""
+    own = vars(confinement.session)
+    own.update(dict.fromkeys(_OURS_TO_CALL, functools.partial(_not_yours, confinement)))
     try:
         yield
     finally:
-        for name in ("_process_response", *_OURS_TO_CALL[:-1]):
+        for name in _OURS_TO_CALL:
             del own[name]
 
 
@@ -241,7 +226,7 @@ _REPLACED: tuple[tuple[type, str, Callable[[Callable[..., Any]], Callable[..., A
 def check_driver() -> None:
     """Raise UnsupportedDriverError when this pymongo lacks a name that confinement needs."""
     needed = [(owner, name) for owner, name, _ in _REPLACED]
-    needed += [(ClientSession, name) for name in ("_process_response", *_OURS_TO_CALL)]
+    needed += [(ClientSession, name) for name in ("bind", *_OURS_TO_CALL)]
     lacking = [f"{owner.__name__}.{name}" for owner, name in needed if not hasattr(owner, name)]
     if lacking:
         msg = (

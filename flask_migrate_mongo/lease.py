@@ -61,7 +61,12 @@ class Lease:
 
         Waits up to `wait` seconds while somebody else has it. Raises LockHeldError.
         """
-        grant = self._acquire_within(actor, wait)
+        try:
+            grant = self._acquire_within(actor, wait)
+        except ConnectionFailedError:
+            # Taken, perhaps, and never heard of: nobody should have to wait until it expires.
+            _free(self._locks, actor, self._ttl)
+            raise
         try:
             with grant.beating():
                 yield grant
@@ -128,18 +133,21 @@ class Lease:
         asked_at = elapsed()
         now = self._server.now()
         with translated():
-            try:
-                taken = self._take(actor, now)
-            except DuplicateKeyError:
-                taken = self._locks.find_one({"_id": LOCK_ID}) or {}
-                # Ours after all when the server took it and its answer was lost.
-                if taken.get("runId") != actor.run_id or not taken.get("locked"):
-                    raise LockHeldError(_state(taken, now)) from None
-        return Grant(
-            self._server, self._locks, actor, taken["fence"], self._ttl, Renewal(asked_at, now)
-        )
+            taken = self._take(actor, now) or self._locks.find_one({"_id": LOCK_ID}) or {}
+        # Asked and not guessed: it is ours after all when the server took it and its answer was lost.
+        if taken.get("runId") != actor.run_id or not taken.get("locked"):
+            raise LockHeldError(_state(taken, now))
+        renewal = Renewal(asked_at, now)
+        return Grant(self._server, self._locks, actor, taken["fence"], self._ttl, renewal)
 
-    def _take(self, actor: Actor, now: datetime) -> Document:
+    def _take(self, actor: Actor, now: datetime) -> Document | None:
+        """Take the lock if it is free or expired; None when it is not, or was not said to be."""
+        try:
+            return self._put_in(actor, now)
+        except DuplicateKeyError:
+            return None
+
+    def _put_in(self, actor: Actor, now: datetime) -> Document | None:
         # Expiry is compared with the server's own time as a plain date: $expr, and with it $$NOW,
         # is refused in the filter of an upsert.
         return self._locks.find_one_and_update(
@@ -162,7 +170,7 @@ class Lease:
             },
             upsert=True,
             return_document=ReturnDocument.AFTER,
-        )  # type: ignore[return-value]  # after an upsert there always is one
+        )
 
 
 class Renewal(NamedTuple):
@@ -266,16 +274,7 @@ class Grant:
 
     def release(self) -> None:
         """Let the lease go, if it is still ours; a failure is logged and leaves it to expire."""
-        try:
-            with translated():
-                self._locks.update_one(
-                    self._mine, {"$set": {"locked": False, "updatedAt": self.now()}}
-                )
-        except MigrateError as exc:
-            # Not raised: it would mask how the run itself ended.
-            _log.warning(
-                "The lock was not released and ends by itself in at most %g s: %s", self._ttl, exc
-            )
+        _free(self._locks, self.actor, self._ttl)
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -296,7 +295,7 @@ class Grant:
 
     @property
     def _mine(self) -> Document:
-        return {"_id": LOCK_ID, "locked": True, "runId": self.actor.run_id}
+        return _held_by(self.actor)
 
     def _beat(self) -> None:
         with self._server.spare() as server:
@@ -318,6 +317,21 @@ class Grant:
                 _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
 
 
+def _held_by(actor: Actor) -> Document:
+    return {"_id": LOCK_ID, "locked": True, "runId": actor.run_id}
+
+
+def _free(locks: Collection[Document], actor: Actor, ttl: float) -> None:
+    try:
+        with translated():
+            locks.update_one(
+                _held_by(actor), {"$set": {"locked": False}, "$currentDate": {"updatedAt": True}}
+            )
+    except MigrateError as exc:
+        # Not raised: it would mask how the run itself ended.
+        _log.warning("The lock was not released and ends by itself in at most %g s: %s", ttl, exc)
+
+
 def _state(found: Document, now: datetime) -> LockState:
     return LockState(
         holder=found.get("lockedBy") or "unknown",
@@ -326,8 +340,8 @@ def _state(found: Document, now: datetime) -> LockState:
         run_id=found.get("runId") or "",
         reason=found.get("reason") or "unknown",
         fence=found.get("fence") or 0,
-        locked_at=found["lockedAt"],
-        heartbeat_at=found.get("heartbeatAt") or found["lockedAt"],
-        expires_at=found["expiresAt"],
+        locked_at=found.get("lockedAt") or now,
+        heartbeat_at=found.get("heartbeatAt") or found.get("lockedAt") or now,
+        expires_at=found.get("expiresAt") or now,
         seen_at=now,
     )

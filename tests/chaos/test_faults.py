@@ -8,7 +8,7 @@ import pymongo
 import pymongo.monitoring
 import pytest
 
-from flask_migrate_mongo.errors import MigrateError
+from flask_migrate_mongo.errors import ConnectionFailedError, MigrateError
 from flask_migrate_mongo.model import RunReport, StepState
 from flask_migrate_mongo.runner import Options
 from tests.conftest import APPNAME, uri_with
@@ -250,3 +250,18 @@ def test_a_commit_that_took_effect_is_not_repeated_though_its_retry_is_refused(
     assert isinstance(report, RunReport)
     assert [o.state for o in report.outcomes] == [StepState.APPLIED] * 3, report
     assert [d["times"] for d in db.people.find({"by": "transactional"})] == [1]
+
+
+def test_a_lock_that_was_taken_and_never_heard_of_is_given_back(
+    migrations: Project, db: Database[dict[str, Any]], proxy: LossyProxy
+) -> None:
+    options = (f"appname={APPNAME}", "directConnection=true", "retryWrites=false")
+    uri = uri_with(f"mongodb://127.0.0.1:{proxy.port}/?", db.name, *options)
+    with pymongo.MongoClient[dict[str, Any]](uri) as client:
+        migrations.db = client[db.name]
+        proxy.lose(skip=1)
+        with pytest.raises(ConnectionFailedError):
+            migrations.runner().up()
+    assert proxy.lost == ["findAndModify"]
+    assert (lock := db.migration_locks.find_one()) is not None
+    assert (lock["fence"], lock["locked"]) == (1, False)

@@ -264,6 +264,33 @@ def test_an_acquisition_whose_answer_was_lost_is_ours(db: Database[Any]) -> None
         assert grant.fence == 1
 
 
+class Mute:
+    """A collection whose find_one_and_update does what it should, and is answered with nothing."""
+
+    def __init__(self, collection: Any) -> None:
+        self._collection = collection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+    def find_one_and_update(self, *args: Any, **kwargs: Any) -> None:
+        self._collection.find_one_and_update(*args, **kwargs)
+
+
+class MuteServer(Server):
+    def collection(self, name: str) -> Any:
+        return Mute(super().collection(name))
+
+
+def test_an_acquisition_that_was_answered_with_nothing_is_asked_for(db: Database[Any]) -> None:
+    mute = Lease(MuteServer(db), LOCKS, ttl=60)
+    with mute.hold(actor()) as grant:
+        assert grant.fence == 1
+        with pytest.raises(LockHeldError), mute.hold(actor()):
+            pass
+    assert lock_of(db)["locked"] is False
+
+
 def test_forcing_needs_a_confirmation_that_says_who_holds_it(db: Database[Any]) -> None:
     holder = actor("up")
     with lease(db).hold(holder):
