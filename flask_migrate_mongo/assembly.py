@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
 import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ConfigurationError, NoDatabaseError, redact
@@ -17,9 +19,14 @@ if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.database import Database
 
+    from .access import Authorize
     from .config import Settings
-    from .runner import Runner
+    from .model import Direction, RunReport
+    from .runner import Options, Runner
+    from .runs import Describe, RunStore
     from .source import Scaffold
+
+    Act = Callable[[Runner, Options], RunReport]
 
 KEY = "mongo_migrate"
 """Where the assembly is found in `app.extensions`."""
@@ -38,11 +45,17 @@ class _Own(NamedTuple):
 
 @dataclass(eq=False)
 class Assembly:
-    """The state of one application; `mongo` is what it handed over, or None."""
+    """The state of one application.
+
+    `mongo` and `authorize` are what it handed over, or None; `startup_failure` is why what was pending could not be
+    applied before it served.
+    """
 
     app: Flask
     settings: Settings
     mongo: object = None
+    startup_failure: str | None = None
+    authorize: Authorize | None = None
     _own: _Own | None = None
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
@@ -78,6 +91,36 @@ class Assembly:
             wait=settings.lock_wait,
             app_version=settings.app_version,
         )
+
+    def runs(self) -> RunStore:
+        """Return the store of the runs that nobody waits for, on the client of this process."""
+        from .runs import RunStore  # noqa: PLC0415
+        from .server import Server  # noqa: PLC0415
+
+        return RunStore(Server(self.database()), self.settings.run_collection)
+
+    def start(self, direction: Direction, act: Act, describe: Describe) -> str:
+        """Start a run that outlives this process, and return its name.
+
+        `act` is called in that process, with a runner of its own and the options that make the
+        run tell how it goes; `describe` makes documents of what it tells.
+        """
+        from .detached import CAN_FORK, detach  # noqa: PLC0415
+
+        run_id = uuid.uuid4().hex
+        self.runs().create(run_id, direction, detached=CAN_FORK)
+        detach(partial(self._carry_out, run_id, act, describe))
+        return run_id
+
+    def _carry_out(self, run_id: str, act: Act, describe: Describe) -> None:
+        from .runner import Options  # noqa: PLC0415
+        from .runs import Narrator, carry_out  # noqa: PLC0415
+
+        with self.app.app_context():
+            runner, store = self.runner(), self.runs()
+            narrator = Narrator(store, run_id, runner.switch, describe.outcome)
+            options = Options(run_id=run_id, observer=narrator)
+            carry_out(store, run_id, partial(act, runner, options), describe)
 
     def scaffold(self) -> Scaffold:
         """Return what makes new files; it needs no database."""

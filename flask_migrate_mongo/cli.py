@@ -280,7 +280,9 @@ def _options(**options: Any) -> Options:  # noqa: ANN401
     from .render import Progress  # noqa: PLC0415
     from .runner import Options  # noqa: PLC0415
 
-    return Options(observer=Progress(), **options)
+    progress = Progress()
+    click.get_current_context().call_on_close(progress.close)
+    return Options(observer=progress, **options)
 
 
 def _finish(ctx: click.Context, report: RunReport, *, as_json: bool) -> None:

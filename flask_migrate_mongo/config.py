@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import access
 from .errors import SettingError
 
 if TYPE_CHECKING:
@@ -19,6 +21,16 @@ MINIMAL_TTL = 2
 
 A_YEAR = 365 * 24 * 3600
 """Seconds: far beyond it a lock's end is no date any more."""
+
+
+class _Hidden:
+    """Stands for a value that must not be shown."""
+
+    def __repr__(self) -> str:
+        return "not shown here"
+
+
+_HIDDEN = _Hidden()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,7 @@ class Setting:
     parse: Callable[[Any], object]
     accepts: str
     purpose: str
+    secret: bool = False
 
     @property
     def field(self) -> str:
@@ -51,13 +64,22 @@ class Settings:
     template: Path | None
     collection: str
     lock_collection: str
+    run_collection: str
     lock_ttl: float
     lock_wait: float
     version_format: str
     transactions: str
     out_of_order: str
     interrupted: str
+    on_start: bool | str
+    on_start_fail_hard: bool
+    on_start_wait: float
+    on_start_mode: str
     app_version: str | None
+    api: bool
+    url_prefix: str
+    api_token: tuple[access.Token, ...] | None
+    api_create: bool
 
 
 def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -85,7 +107,15 @@ def _value(setting: Setting, config: Mapping[str, object], environ: Mapping[str,
     try:
         return setting.parse(given)
     except (TypeError, ValueError, OverflowError) as exc:
-        raise SettingError(setting.name, given, setting.accepts) from exc
+        # The cause could show what a secret one holds.
+        shown, cause = (_HIDDEN, None) if setting.secret else (given, exc)
+        raise SettingError(setting.name, shown, setting.accepts) from cause
+
+
+_FLAGS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 
 
 def _text(value: object) -> str:
@@ -118,6 +148,32 @@ def _seconds(least: float) -> Callable[[object], float]:
         return seconds
 
     return parse
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    return _FLAGS[_choice(*_FLAGS)(value)]
+
+
+def _flag_or(*words: str) -> Callable[[object], bool | str]:
+    def parse(value: object) -> bool | str:
+        if isinstance(value, str) and value.strip().lower() in words:
+            return value.strip().lower()
+        return _flag(value)
+
+    return parse
+
+
+def _prefix(value: object) -> str:
+    prefix = _text(value).rstrip("/")
+    # At the root the API would answer in place of the application.
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError
+    return prefix
+
+
+_PREFIX = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")
 
 
 def _choice(*accepted: str) -> Callable[[object], str]:
@@ -178,6 +234,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Where the lock is kept.",
     ),
     Setting(
+        "MIGRATE_RUN_COLLECTION",
+        "migration_runs",
+        _collection,
+        "the name of a collection",
+        "Where runs that nobody waits for say how they go.",
+    ),
+    Setting(
         "MIGRATE_LOCK_TTL",
         1800.0,
         _seconds(MINIMAL_TTL),
@@ -216,11 +279,68 @@ SETTINGS: tuple[Setting, ...] = (
         "What becomes of a plain migration that was interrupted half-way and is not idempotent.",
     ),
     Setting(
+        "MIGRATE_ON_START",
+        False,  # noqa: FBT003  (its default)
+        _flag_or("always"),
+        'true, false or "always"',
+        "Whether an application that serves applies first what is pending.",
+    ),
+    Setting(
+        "MIGRATE_ON_START_FAIL_HARD",
+        False,  # noqa: FBT003  (its default)
+        _flag,
+        "true or false",
+        "Whether an application that could not apply it ends instead of serving.",
+    ),
+    Setting(
+        "MIGRATE_ON_START_WAIT",
+        300.0,
+        _seconds(0),
+        f"a number of seconds, from 0 to {A_YEAR}",
+        "Seconds to wait at the start for another process that migrates.",
+    ),
+    Setting(
+        "MIGRATE_ON_START_MODE",
+        "init",
+        *_choices("init", "first-request"),
+        "When that is: in `init_app()`, or before the first request is handled.",
+    ),
+    Setting(
         "MIGRATE_APP_VERSION",
         None,
         _text,
         "a text that is not blank",
         "The application's version, kept with every record for the audit.",
+    ),
+    Setting(
+        "MIGRATE_API",
+        True,  # noqa: FBT003  (a default)
+        _flag,
+        "true or false",
+        "Whether the REST API is there at all.",
+    ),
+    Setting(
+        "MIGRATE_URL_PREFIX",
+        "/api/migrations",
+        _prefix,
+        "a path that begins with / and is not / alone",
+        "Where the REST API is.",
+    ),
+    Setting(
+        "MIGRATE_API_TOKEN",
+        None,
+        access.tokens,
+        f"a token of at least {access.SHORTEST} letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
+        'or a mapping of tokens to "read", "run" or "admin"',
+        "Who may use the REST API; a single token may do everything.",
+        secret=True,
+    ),
+    Setting(
+        "MIGRATE_API_CREATE",
+        False,  # noqa: FBT003  (a default)
+        _flag,
+        "true or false",
+        "Whether files can be made through the REST API; in debug mode they can.",
     ),
 )
 """The one table that code, documentation and error messages draw on."""

@@ -6,11 +6,12 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from .errors import MigrateError, wording
+from .errors import LockHeldError, MigrateError, wording
 from .faults import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from .model import (
         Entry,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         StatusReport,
         Survey,
     )
+    from .runs import StoredRun
 
 Document = dict[str, Any]
 
@@ -86,9 +88,24 @@ def run(report: RunReport) -> Document:
         "executed": report.executed,
         "runId": report.run_id,
         "batch": report.batch,
-        "steps": [_outcome(outcome) for outcome in report.outcomes],
+        "steps": [outcome(each) for each in report.outcomes],
         "warnings": list(report.warnings),
         "error": problem(report.error) if report.error else None,
+    }
+
+
+def outcome(outcome: Outcome) -> Document:
+    """Return what became of one step."""
+    file = outcome.step.file
+    return {
+        "version": str(file.version),
+        "name": file.name,
+        "state": outcome.state.value,
+        "executionTime": outcome.took_ms,
+        "transactional": file.transactional,
+        "reversible": file.reversible,
+        "outOfOrder": outcome.step.out_of_order,
+        "error": _error(outcome.error),
     }
 
 
@@ -96,13 +113,56 @@ def problem(error: Exception) -> Document:
     """Return the problem details (RFC 9457) of an error."""
     # What is not ours tells its secrets, and may fail to tell anything.
     error = error if isinstance(error, MigrateError) else MigrateError(wording(error))
-    return {
+    document = {
         "type": f"urn:flask-migrate-mongo:{error.code}",
         "title": (type(error).__doc__ or type(error).__name__).partition("\n")[0],
         "status": fault_of(error).http_status,
         "detail": str(error),
         "code": error.code,
     }
+    return document | {"lock": lock(error.lock)} if isinstance(error, LockHeldError) else document
+
+
+def failed_run(report: RunReport, error: Exception) -> Document:
+    """Return a run that did not succeed: the problem details of why, and the run's document."""
+    return problem(error) | run(report)
+
+
+def created(path: Path) -> Document:
+    """Return where a new file is."""
+    return {"path": str(path)}
+
+
+def health(survey: Survey) -> Document:
+    """Return that everything is applied."""
+    return {"ready": True, "summary": _summary(survey)}
+
+
+def http_problem(status: int, title: str, detail: str) -> Document:
+    """Return the problem details of an error that is the application's or the web framework's."""
+    code = f"http-{status}"
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+
+
+def stored_run(run: StoredRun) -> Document:
+    """Return what is known of a run that nobody waited for."""
+    return {
+        "runId": run.run_id,
+        "direction": run.direction,
+        "state": run.state.value,
+        "detached": run.detached,
+        "cancelRequested": run.cancel_requested,
+        "current": run.current,
+        "createdAt": moment(run.created_at),
+        "updatedAt": moment(run.updated_at),
+        "report": run.report,
+        "error": run.error,
+    }
+
+
+def run_event(event: Document) -> Document:
+    """Return one thing that a run told."""
+    return {key: _plain(value) for key, value in event.items()}
 
 
 def moment(at: datetime | None) -> str | None:
@@ -186,17 +246,3 @@ def _event(event: Event) -> Document:
 
 def _plain(value: object) -> object:
     return moment(value) if isinstance(value, datetime) else value
-
-
-def _outcome(outcome: Outcome) -> Document:
-    file = outcome.step.file
-    return {
-        "version": str(file.version),
-        "name": file.name,
-        "state": outcome.state.value,
-        "executionTime": outcome.took_ms,
-        "transactional": file.transactional,
-        "reversible": file.reversible,
-        "outOfOrder": outcome.step.out_of_order,
-        "error": _error(outcome.error),
-    }

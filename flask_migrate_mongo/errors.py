@@ -42,6 +42,12 @@ class InvalidRequestError(MigrateError):
     code = "invalid-request"
 
 
+class TooManyStepsError(InvalidRequestError):
+    """More is to be undone than is applied."""
+
+    code = "too-many-steps"
+
+
 # --- settings and connections
 
 
@@ -325,6 +331,134 @@ class RunStoppedError(MigrateError):
     """A signal asked the run to stop."""
 
     code = "stopped"
+
+
+# --- the REST door
+
+
+class ApiClosedError(MigrateError):
+    """Nothing says who may use the API, so nobody may."""
+
+    code = "api-closed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The API is closed until somebody may use it. Set MIGRATE_API_TOKEN, or hand over a "
+            "callable: MongoMigrate(app, authorize=...). MIGRATE_API = False takes the API away."
+        )
+
+
+class UnauthenticatedError(MigrateError):
+    """The request carries no token, or one that is not known."""
+
+    code = "unauthenticated"
+
+    def __init__(self, *, wrong: bool = False) -> None:
+        self.wrong = wrong
+        super().__init__(
+            f"{'This token is not known' if wrong else 'There is no token'}. Send one of those that "
+            "MIGRATE_API_TOKEN names: `Authorization: Bearer TOKEN`."
+        )
+
+
+class ForbiddenError(MigrateError):
+    """Who asks may not do this."""
+
+    code = "forbidden"
+
+
+class CreateDisabledError(ForbiddenError):
+    """Files are made through the API only where that is switched on."""
+
+    code = "create-disabled"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Files are not made through the API here. Set MIGRATE_API_CREATE = True to allow it, or "
+            'type `flask db-migrate create "add user index"`.'
+        )
+
+
+class UnknownPathError(MigrateError):
+    """There is nothing at this path."""
+
+    code = "not-found"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this path. openapi.json lists what there is.")
+
+
+class UnknownRunError(MigrateError):
+    """No run is known under this name."""
+
+    code = "unknown-run"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"There is no run {run_id}, or it is long over. What it did is in the history of its "
+            "migrations: GET history."
+        )
+
+
+class UnknownVersionError(MigrateError):
+    """Nothing is recorded of this version."""
+
+    code = "unknown-version"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"Nothing is recorded of {version[:_VALUE_LIMIT]!r}. The status lists what is applied and pending."
+        )
+
+
+class MethodNotAllowedError(MigrateError):
+    """The path does not take the method."""
+
+    code = "method-not-allowed"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self.allowed = tuple(sorted(allowed))
+        super().__init__(f"This path does not take this method. Use {' or '.join(self.allowed)}.")
+
+
+class BodyTooLargeError(MigrateError):
+    """The body of the request is too long, or does not say how long it is."""
+
+    code = "body-too-large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The body has more than {limit} bytes, or no Content-Length. Send a shorter one, not in chunks."
+        )
+
+
+class NotJsonError(MigrateError):
+    """The body of the request is of another type than JSON."""
+
+    code = "not-json"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The body is not sent as JSON. Send the header `Content-Type: application/json`."
+        )
+
+
+class MigrationFailedError(MigrateError):
+    """A migration failed; the report says which, and what was done before."""
+
+    code = "migration-failed"
+
+    def __init__(self, versions: Sequence[int], direction: str) -> None:
+        listed = ", ".join(map(str, versions))
+        super().__init__(
+            f"Failed: {listed}. What succeeded stays as it is. Mend what failed, then run {direction} again."
+        )
+
+
+class NotReadyError(MigrateError):
+    """Something is pending, running or failed, so the database is not what the code expects."""
+
+    code = "not-ready"
 
 
 def redact(text: str) -> str:

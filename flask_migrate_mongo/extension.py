@@ -1,15 +1,17 @@
-"""The Flask extension: registers settings and commands once an application."""
+"""The Flask extension: registers settings, commands and the API once an application."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from . import assembly, config
+from . import assembly, config, rest
 from .cli import db_migrate
+from .errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from flask import Blueprint, Flask
 
+    from .access import Authorize
     from .runner import Runner
 
 
@@ -19,24 +21,59 @@ class MongoMigrate:
     `mongo` says where the database is: a Flask-PyMongo `PyMongo`, a pymongo `Database`, a callable
     that returns either, or nothing, when MONGO_URI says it. It is looked at when a command runs,
     never earlier, so it may be handed over before it is connected.
+
+    `authorize` opens the REST API to whom the application knows: it is called with the name of an
+    action and the request, and returns True or False.
     """
 
-    def __init__(self, app: Flask | None = None, mongo: object = None) -> None:
+    def __init__(
+        self,
+        app: Flask | None = None,
+        mongo: object = None,
+        *,
+        authorize: Authorize | None = None,
+    ) -> None:
         self._mongo = mongo
+        self._authorize = authorize
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Flask, mongo: object = None) -> None:
-        """Set up an application: read its MIGRATE_* settings and add `flask db-migrate`.
+    def init_app(
+        self, app: Flask, mongo: object = None, *, authorize: Authorize | None = None
+    ) -> None:
+        """Set up an application: read its MIGRATE_* settings, add `flask db-migrate` and the API.
 
         Nothing is kept on this object, so one MongoMigrate serves any number of applications.
         Raises SettingError; the application is then left as it was.
         """
         state = assembly.Assembly(app, config.read(app), self._mongo if mongo is None else mongo)
+        state.authorize = _callable(self._authorize if authorize is None else authorize)
+        # Not a second time, for an application that is set up again.
+        if state.settings.api and rest.blueprint.name not in app.blueprints:
+            app.register_blueprint(rest.blueprint, url_prefix=state.settings.url_prefix)
         app.cli.add_command(db_migrate)
         app.extensions[assembly.KEY] = state
+        if state.settings.on_start:
+            from . import startup  # noqa: PLC0415  (most processes start without it)
+
+            startup.begin(state)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The REST API, to be registered by hand, with MIGRATE_API = False, where it belongs."""
+        return rest.blueprint
 
     def runner(self, app: Flask | None = None) -> Runner:
         """Return the runner of an application, by default the current one, for use from code."""
         state = assembly.current() if app is None else assembly.of(app)
         return state.runner()
+
+
+def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (whatever was handed over)
+    if authorize is None or callable(authorize):
+        return cast("Authorize | None", authorize)
+    msg = (
+        f"authorize is an object of type {type(authorize).__name__}. Hand over a callable that takes "
+        "the name of an action and the request, and returns True or False."
+    )
+    raise ConfigurationError(msg)

@@ -30,6 +30,7 @@ _UNREACHABLE = Fault(6, 503)
 FAULTS: dict[type, Fault] = {
     errors.MigrateError: _FAILED,
     errors.InvalidRequestError: _USAGE,
+    errors.TooManyStepsError: Fault(2, 409),
     errors.ConfigurationError: _UNUSABLE,
     errors.SettingError: _UNUSABLE,
     errors.NoDatabaseError: _UNUSABLE,
@@ -53,13 +54,25 @@ FAULTS: dict[type, Fault] = {
     errors.NotResolvableError: _REFUSED,
     errors.LockHeldError: _LOCKED,
     errors.LeaseLostError: _LOCKED,
-    errors.NotConfirmedError: _USAGE,
+    errors.NotConfirmedError: Fault(2, 409),
     errors.StepError: _FAILED,
     errors.EscapesTransactionError: _FAILED,
     errors.TransactionAbortedError: _FAILED,
     errors.OutcomeNotRecordedError: _FAILED,
     errors.OutcomeUnknownError: _FAILED,
     errors.RunStoppedError: _FAILED,
+    errors.ApiClosedError: Fault(2, 403),
+    errors.UnauthenticatedError: Fault(2, 401),
+    errors.ForbiddenError: Fault(2, 403),
+    errors.CreateDisabledError: Fault(2, 403),
+    errors.UnknownPathError: Fault(2, 404),
+    errors.UnknownVersionError: Fault(2, 404),
+    errors.UnknownRunError: Fault(2, 404),
+    errors.MethodNotAllowedError: Fault(2, 405),
+    errors.BodyTooLargeError: Fault(2, 413),
+    errors.NotJsonError: Fault(2, 415),
+    errors.MigrationFailedError: _FAILED,
+    errors.NotReadyError: Fault(1, 503),
 }
 
 
@@ -73,6 +86,26 @@ def exit_code(report: RunReport) -> int:
     if report.failures:
         return _FAILED.exit_code
     return DONE if report.error is None else fault_of(report.error).exit_code
+
+
+def failure_of(report: RunReport) -> Exception | None:
+    """Return the error that stands for a run: of a failed migration before what ended the run."""
+    if report.failures:
+        versions = [outcome.step.version for outcome in report.failures]
+        return errors.MigrationFailedError(versions, report.direction.value)
+    return report.error
+
+
+def not_ready(survey: Survey, startup_failure: str | None = None) -> errors.NotReadyError | None:
+    """Return why an application should not serve yet, or None."""
+    groups = {"pending": survey.pending, "running": survey.running, "failed": survey.failed}
+    waiting = [f"{len(found)} {state}" for state, found in groups.items() if found]
+    if not waiting:
+        return None
+    cause = f" The start-up failed: {startup_failure.rstrip('.')}." if startup_failure else ""
+    return errors.NotReadyError(
+        f"Not ready: {', '.join(waiting)}.{cause} Run what is left: `flask db-migrate up`."
+    )
 
 
 def check_code(survey: Survey) -> int:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from .model import Actor, Plan, Step
 
-EVENTS_KEPT = 500
-"""Events that a record keeps, the newest: at 16 kB each they stay below MongoDB's 16 MB a document."""
+EVENTS_KEPT = 400
+"""Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
 
 _DUPLICATE_KEY = 11000
 _WITHOUT_EVENTS = {"metadata.events": 0, "_id": 0}

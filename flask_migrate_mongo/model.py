@@ -259,10 +259,12 @@ class Actor:
     app_version: str | None = None
 
     @classmethod
-    def current(cls, reason: str, *, app_version: str | None = None) -> Actor:
+    def current(
+        cls, reason: str, *, app_version: str | None = None, run_id: str | None = None
+    ) -> Actor:
         """Return a new run of this process."""
         return cls(
-            run_id=uuid.uuid4().hex,
+            run_id=run_id or uuid.uuid4().hex,
             host=platform.node(),
             pid=os.getpid(),
             user=_user(),

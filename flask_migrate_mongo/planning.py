@@ -12,6 +12,7 @@ from .errors import (
     MissingFileError,
     NotReversibleError,
     OutOfOrderError,
+    TooManyStepsError,
     TransactionsUnsupportedError,
 )
 from .model import Direction, Entry, MigrationFile, Plan, Record, Status, Step, Survey
@@ -74,7 +75,7 @@ def plan_down(
             f"--steps is {steps}, but only {count} applied. Nothing was undone. "
             f"To undo all there is, type `--steps {len(applied)}`."
         )
-        raise InvalidRequestError(msg)
+        raise TooManyStepsError(msg)
     by_version = {file.version: file for file in files}
     chosen = (
         _down_step(record, by_version.get(record.version), allow_drift=allow_drift)

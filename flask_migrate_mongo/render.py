@@ -109,9 +109,7 @@ def _console(stream: _Stream) -> Console:
     # Never wrapped: in a pipe the next program reads it by line, and a terminal wraps by itself.
     return Console(
         file=stream,  # type: ignore[arg-type]  # all that a console asks of a file
-        highlight=False,
         markup=False,
-        emoji=False,
         soft_wrap=True,
     )
 
@@ -252,7 +250,6 @@ class Progress(Observer):
         """Stop the spinner, so that the terminal has its cursor again."""
         if self._spinner is not None:
             self._spinner.stop()
-            self._spinner = None
 
 
 # --- parts of reports

@@ -16,6 +16,7 @@ from .errors import (
     NotResolvableError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
+    UnknownVersionError,
     capture,
 )
 from .history import MigrationHistory, Run
@@ -24,6 +25,7 @@ from .model import (
     Direction,
     Outcome,
     RunReport,
+    Status,
     StatusReport,
     StepState,
     not_run,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from .execution import Executor
     from .lease import Grant, Lease
-    from .model import Event, History, LockState, MigrationFile, Plan, Record, Status, Step
+    from .model import Event, History, LockState, MigrationFile, Plan, Record, Step
 
     Decide = Callable[[tuple[MigrationFile, ...], History], Plan]
     Functions = dict[int, Callable[..., object]]
@@ -69,9 +71,13 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a run goes about its plan; `wait` is in seconds, None stands for the setting."""
+    """How a run goes about its plan; `wait` is in seconds, None stands for the setting.
+
+    `run_id` is given when the run was announced under that name before it began.
+    """
 
     wait: float | None = None
+    run_id: str | None = None
     continue_on_error: bool = False
     dry_run: bool = False
     observer: Observer = field(default_factory=Observer)
@@ -109,8 +115,13 @@ class Runner:
         return planning.page(self.history.load().records, limit=limit, skip=skip, status=status)
 
     def events(self, version: int | None = None) -> tuple[Event, ...]:
-        """Return the trail of one version, or of everything and the lock, oldest first."""
+        """Return the trail of one version, or of everything and the lock, oldest first.
+
+        Raises UnknownVersionError.
+        """
         trail = self.history.events(version)
+        if version is not None and not trail:
+            raise UnknownVersionError(str(version))
         if version is not None:
             return trail
         return tuple(sorted((*trail, *self.lease.events()), key=lambda event: event.at))
@@ -156,7 +167,8 @@ class Runner:
         with self.lease.hold(self._actor("resolve"), wait=self.wait) as grant:
             history, run = self._settle(grant)
             record = history.by_version.get(version)
-            if record is None or (record.is_applied == applied and not record.interrupted):
+            settled = {Status.COMPLETED} if applied else {Status.PENDING, Status.ROLLED_BACK}
+            if record is None or record.status in settled:
                 raise NotResolvableError(_unresolvable(version, record))
             self.history.resolve(record, run, applied=applied, reason=reason, at=grant.now())
         return self.history.load().by_version[version]
@@ -171,7 +183,7 @@ class Runner:
         wait = self.wait if options.wait is None else options.wait
         with (
             self.switch.installed(),
-            self.lease.hold(self._actor(direction.value), wait=wait) as grant,
+            self.lease.hold(self._actor(direction.value, options.run_id), wait=wait) as grant,
         ):
             # Read again: another run may have finished while we waited for the lease.
             history, run = self._settle(grant)
@@ -206,8 +218,8 @@ class Runner:
             self.history.mark_interrupted(dead, run, grant.now())
         return (self.history.load() if history.running else history), run
 
-    def _actor(self, reason: str) -> Actor:
-        return Actor.current(reason, app_version=self.app_version)
+    def _actor(self, reason: str, run_id: str | None = None) -> Actor:
+        return Actor.current(reason, app_version=self.app_version, run_id=run_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,17 @@ class StopSwitch:
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
         """Let a signal raise Stopped inside the block."""
-        self._open = True
         try:
+            self._open = True
             if self.is_thrown:
                 raise Stopped(self._signal)
             yield
         finally:
             self._open = False
+
+    def throw(self, by: str) -> None:
+        """Ask for a stop before the next step; `by` says who or what asked."""
+        self._signal = by
 
     def check(self) -> None:
         """Raise RunStoppedError when a stop was asked for."""
@@ -85,6 +89,8 @@ class StopSwitch:
         if insists:
             raise KeyboardInterrupt
         if self._open:
+            # Once: the next signal finds the clean-up of the first, and insists.
+            self._open = False
             raise Stopped(self._signal)
 
 

@@ -508,7 +508,8 @@ def test_an_application_that_goes_away_takes_our_client_with_it(project: Project
 
 
 def test_the_application_keeps_its_json_logging_error_pages_and_client(project: Project) -> None:
-    app = bare(project, MONGO_URI=project.uri)
+    # What the API adds to an application has tests of its own.
+    app = bare(project, MONGO_URI=project.uri, MIGRATE_API=False)
     mongo = pymongo(app)
 
     @app.errorhandler(404)

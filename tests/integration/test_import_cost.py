@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 EAGER = {
     "flask_migrate_mongo",
+    "flask_migrate_mongo.access",
     "flask_migrate_mongo.assembly",
     "flask_migrate_mongo.cli",
     "flask_migrate_mongo.config",
     "flask_migrate_mongo.errors",
     "flask_migrate_mongo.extension",
+    "flask_migrate_mongo.rest",
 }
 """What setting up an application takes; all else is imported when a command runs."""
 
@@ -97,7 +99,8 @@ def test_a_flask_command_of_another_kind_pays_for_none_of_it(
     app(project)
     having = flask(project, *command)
     assert ours(having) == EAGER
-    assert of(having - without, "rich", "pymongo", "bson") == set()
+    heavy = ("rich", "pymongo", "bson", "marshmallow", "webargs", "apispec")
+    assert of(having - without, *heavy) == set()
 
 
 def test_an_application_that_uses_pymongo_gets_no_more_of_it(project: Project) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from flask_migrate_mongo.access import tokens
 from flask_migrate_mongo.config import A_YEAR, MINIMAL_TTL, SETTINGS, Settings, read
 from flask_migrate_mongo.errors import SettingError
 
 ROOT = Path("/shop/package")
+A_TOKEN = "0123456789abcdef"
 
 DEFAULTS: dict[str, object] = {
     "mongo_uri": None,
@@ -21,13 +23,22 @@ DEFAULTS: dict[str, object] = {
     "template": None,
     "collection": "migrations",
     "lock_collection": "migration_locks",
+    "run_collection": "migration_runs",
     "lock_ttl": 1800,
     "lock_wait": 0,
     "version_format": "sequence",
     "transactions": "required",
     "out_of_order": "allow",
     "interrupted": "rerun",
+    "on_start": False,
+    "on_start_fail_hard": False,
+    "on_start_wait": 300,
+    "on_start_mode": "init",
     "app_version": None,
+    "api": True,
+    "url_prefix": "/api/migrations",
+    "api_token": None,
+    "api_create": False,
 }
 
 # Of each setting: what one application writes, what that means, and the same for another one.
@@ -38,16 +49,26 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
     "MIGRATE_TEMPLATE": (Path("t.jinja"), ROOT / "t.jinja", "/t.jinja", Path("/t.jinja")),
     "MIGRATE_COLLECTION": ("changes", "changes", "a.b", "a.b"),
     "MIGRATE_LOCK_COLLECTION": ("locks", "locks", "a.locks", "a.locks"),
+    "MIGRATE_RUN_COLLECTION": ("runs", "runs", "a.runs", "a.runs"),
     "MIGRATE_LOCK_TTL": (60, 60.0, "2.5", 2.5),
     "MIGRATE_LOCK_WAIT": (0.5, 0.5, "30", 30.0),
     "MIGRATE_VERSION_FORMAT": ("timestamp", "timestamp", " Sequence ", "sequence"),
     "MIGRATE_TRANSACTIONS": ("preferred", "preferred", "REQUIRED", "required"),
     "MIGRATE_OUT_OF_ORDER": ("refuse", "refuse", "allow", "allow"),
     "MIGRATE_INTERRUPTED": ("stop", "stop", "rerun", "rerun"),
+    "MIGRATE_ON_START": (True, True, " Always ", "always"),
+    "MIGRATE_ON_START_FAIL_HARD": (True, True, "Off", False),
+    "MIGRATE_ON_START_WAIT": (5, 5.0, "0.5", 0.5),
+    "MIGRATE_ON_START_MODE": ("first-request", "first-request", "INIT", "init"),
     "MIGRATE_APP_VERSION": ("1.2.3", "1.2.3", "4.5.6", "4.5.6"),
+    "MIGRATE_API": (False, False, "true", True),
+    "MIGRATE_URL_PREFIX": ("/admin/db/", "/admin/db", "/m", "/m"),
+    "MIGRATE_API_TOKEN": (A_TOKEN, tokens(A_TOKEN), f"read:{A_TOKEN}", tokens({A_TOKEN: "read"})),
+    "MIGRATE_API_CREATE": (True, True, "false", False),
 }
 
 NO_TEXTS: list[object] = ["", "   ", "\n", True, False, 1, b"bytes", ["list"], {}, "nul\0"]
+NO_FLAGS: list[object] = ["", "  ", "maybe", "never", 0, 1, 2.0, [], {}, b"true"]
 NO_SECONDS: list[object] = [
     *("", "soon", "1,5", "nan", "inf", "-inf", "1 s", True, False, [], {}, b"5", "0x10"),
     *(float("nan"), float("inf"), -1, -0.001, 10**400, "1e400", A_YEAR + 1),
@@ -59,13 +80,26 @@ BAD: dict[str, list[object]] = {
     "MIGRATE_TEMPLATE": NO_TEXTS,
     "MIGRATE_COLLECTION": [*NO_TEXTS, "a$b", ".a", "a.", "a..b", "system.users", "\ud800"],
     "MIGRATE_LOCK_COLLECTION": [*NO_TEXTS, "$cmd", ".", "migrations"],
+    "MIGRATE_RUN_COLLECTION": [*NO_TEXTS, "$cmd", "."],
     "MIGRATE_LOCK_TTL": [*NO_SECONDS, 0, MINIMAL_TTL - 0.001],
     "MIGRATE_LOCK_WAIT": NO_SECONDS,
     "MIGRATE_VERSION_FORMAT": [*NO_TEXTS, "date", "sequence,timestamp"],
     "MIGRATE_TRANSACTIONS": [*NO_TEXTS, "no"],
     "MIGRATE_OUT_OF_ORDER": [*NO_TEXTS, "deny"],
     "MIGRATE_INTERRUPTED": [*NO_TEXTS, "restart"],
+    "MIGRATE_ON_START": NO_FLAGS,
+    "MIGRATE_ON_START_FAIL_HARD": [*NO_FLAGS, "always"],
+    "MIGRATE_ON_START_WAIT": NO_SECONDS,
+    "MIGRATE_ON_START_MODE": [*NO_TEXTS, "request"],
     "MIGRATE_APP_VERSION": NO_TEXTS,
+    "MIGRATE_API": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
+    "MIGRATE_URL_PREFIX": [
+        *NO_TEXTS,
+        *("/", "//", "api", "/a//b", "/a/..", "/../a", "/./a"),
+        *("/a?b", "/a#b", "/a b", "/<a>", "/é"),
+    ],
+    "MIGRATE_API_TOKEN": [*NO_TEXTS, "too-short-token", f"write:{A_TOKEN}"],
+    "MIGRATE_API_CREATE": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
 }
 NAMES = [setting.name for setting in SETTINGS]
 
@@ -159,14 +193,15 @@ def test_a_bad_value_is_refused_with_setting_value_and_what_is_accepted(
     with pytest.raises(SettingError) as caught:
         settings(**{name: bad})
     said = str(caught.value)
-    assert said.startswith(f"{name} is {repr(bad)[:200]}")
+    shown = "not shown here" if name == "MIGRATE_API_TOKEN" else repr(bad)[:200]
+    assert said.startswith(f"{name} is {shown}")
     assert ", but it accepts " in said
     assert said.endswith("Change it in app.config or in the environment.")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bad_value_in_the_environment_is_refused_too(name: str) -> None:
-    with pytest.raises(SettingError, match=f"{name} is ''"):
+    with pytest.raises(SettingError, match=f"{name} is (''|not shown here)"):
         settings({name: ""})
 
 

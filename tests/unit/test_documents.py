@@ -149,6 +149,12 @@ def test_an_entry_without_a_record_has_nulls_where_nothing_is_known() -> None:
     assert document["running"][0]["direction"] is None
 
 
+def test_what_another_tool_applied_has_no_batch() -> None:
+    found = survey([a_file(1)], recorded(a_record(1, batch=0)))
+    (applied,) = documents.status(StatusReport(found, None))["applied"]
+    assert applied["batch"] is None
+
+
 # --- history and trail
 
 
@@ -304,6 +310,7 @@ def test_a_problem_has_the_fields_of_rfc_9457_and_the_code() -> None:
         "status": 409,
         "detail": str(errors.LockHeldError(a_lock())),
         "code": "lock-held",
+        "lock": documents.lock(a_lock()),
     }
     assert same_as_json(document)
 

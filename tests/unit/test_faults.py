@@ -57,7 +57,7 @@ def test_every_answer_is_a_failure_in_both_languages(kind: type[MigrateError]) -
         (errors.StepError, 1, 500),
         (errors.RunStoppedError, 1, 500),
         (errors.InvalidRequestError, 2, 400),
-        (errors.NotConfirmedError, 2, 400),
+        (errors.NotConfirmedError, 2, 409),
         (errors.LockHeldError, 3, 409),
         (errors.LeaseLostError, 3, 409),
         (errors.NotReversibleError, 5, 409),

@@ -345,6 +345,7 @@ def test_a_survey_names_what_changed_what_is_missing_and_what_is_out_of_order() 
     assert listed(found.drifted) == [3]
     assert listed(found.missing) == [4]
     assert listed(found.out_of_order) == [1, 2]
+    assert not any(entry.out_of_order for entry in found.applied)
 
 
 def test_a_failed_migration_that_changed_since_has_not_drifted() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import types
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +26,6 @@ from flask_migrate_mongo.source import Folder, call, checksum, load, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 UP = "def up(db): pass\n"
 BOTH = "def up(db): return 'up'\ndef down(db): return 'down'\n"
@@ -308,7 +309,14 @@ def test_a_down_is_found_however_it_is_bound_and_the_last_binding_counts(
 
 @pytest.mark.parametrize(
     "source",
-    ["", "def down(db): pass", "up = None", "import up", "class A:\n    def up(self, db): pass"],
+    [
+        "",
+        "def down(db): pass",
+        "up = None",
+        "up: object",
+        "import up",
+        "class A:\n    def up(self, db): pass",
+    ],
 )
 def test_a_file_without_up_is_refused(write: Callable[..., Path], source: str) -> None:
     assert problem(write(source)).startswith("FILE: it has no up(). Add `def up(db):`")
@@ -477,6 +485,24 @@ def test_a_file_that_changed_after_it_was_planned_is_not_imported(
         load(planned)
 
 
+class Rewritten(type(Path())):  # type: ignore[misc]
+    """A file that an editor saves right after it was read."""
+
+    def read_bytes(self) -> bytes:
+        content: bytes = super().read_bytes()
+        self.write_text("raise SystemExit('saved meanwhile')")
+        return content
+
+
+def test_a_file_that_changes_after_it_was_checked_is_imported_as_it_was_checked(
+    write: Callable[..., Path],
+) -> None:
+    planned = step(write(BOTH))
+    planned = replace(planned, file=replace(planned.file, path=Rewritten(planned.file.path)))
+    assert load(planned)(None) == "up"
+    assert "saved meanwhile" in planned.file.path.read_text()
+
+
 def test_a_file_that_vanished_after_it_was_planned_is_named(write: Callable[..., Path]) -> None:
     path = write()
     planned = step(path)
@@ -540,6 +566,14 @@ def test_the_line_is_that_of_the_migration_when_a_module_of_its_own_fails(
 ) -> None:
     planned = step(write(f"{UP}\nimport json\njson.loads('{{')\n"))
     with pytest.raises(ImportFailedError, match=r"1_change\.py:4: importing it raised JSONDecode"):
+        load(planned)
+
+
+def test_the_line_is_the_innermost_one_within_the_migration(write: Callable[..., Path]) -> None:
+    planned = step(write(f"def prepare():\n    1 / 0\n{UP}prepare()\n"))
+    with pytest.raises(
+        ImportFailedError, match=r"1_change\.py:2: importing it raised ZeroDivision"
+    ):
         load(planned)
 
 
