@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from . import assembly, config, rest
+from . import assembly, config
 from .cli import db_migrate
 from .errors import ConfigurationError
 
@@ -49,8 +49,8 @@ class MongoMigrate:
         state = assembly.Assembly(app, config.read(app), self._mongo if mongo is None else mongo)
         state.authorize = _callable(self._authorize if authorize is None else authorize)
         # Not a second time, for an application that is set up again.
-        if state.settings.api and rest.blueprint.name not in app.blueprints:
-            app.register_blueprint(rest.blueprint, url_prefix=state.settings.url_prefix)
+        if state.settings.api and self.blueprint.name not in app.blueprints:
+            app.register_blueprint(self.blueprint, url_prefix=state.settings.url_prefix)
         app.cli.add_command(db_migrate)
         app.extensions[assembly.KEY] = state
         if state.settings.on_start:
@@ -61,7 +61,9 @@ class MongoMigrate:
     @property
     def blueprint(self) -> Blueprint:
         """The REST API, to be registered by hand, with MIGRATE_API = False, where it belongs."""
-        return rest.blueprint
+        from .rest import blueprint  # noqa: PLC0415  (not every application has the API)
+
+        return blueprint
 
     def runner(self, app: Flask | None = None) -> Runner:
         """Return the runner of an application, by default the current one, for use from code."""
