@@ -130,6 +130,8 @@ class Executor:
             hold.ensure()
             try:
                 self._attempt(function, ledger, context, hold)
+            except OutcomeUnknownError:
+                raise  # What may have been committed is not run again.
             except (PyMongoError, MigrateError) as exc:
                 if not _is_transient(exc) or elapsed() >= give_up:
                     raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -241,6 +243,31 @@ def test_promise_10_with_nothing_to_do_nothing_is_written(
     assert project.runner().up().is_noop
     assert commands.names == ["find"]
     assert content(project.db) == before
+
+
+LOGGING = """
+import logging
+from app import app
+result = app.test_cli_runner().invoke(args=["db-migrate", "up"])
+assert result.exit_code == 0, result.output
+ours = logging.getLogger("flask_migrate_mongo")
+print(logging.getLogger().level, logging.getLogger().handlers, ours.level, ours.handlers)
+"""
+
+
+def test_promise_11_a_process_of_the_application_keeps_its_logging(project: Project) -> None:
+    project.write_inserts(FIRST)
+    project.command()
+    ran = subprocess.run(
+        [sys.executable, "-c", LOGGING],
+        cwd=project.root,
+        env=project.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout == "30 [] 0 []\n", ran.stderr
 
 
 def test_promise_11_the_application_is_left_as_it_was(project: Project) -> None:
