@@ -96,9 +96,10 @@ def untouched(project: Project) -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), ENDPOINTS)
-def test_without_token_and_login_every_endpoint_is_closed_and_says_what_opens_it(
+def test_promise_12_every_endpoint_is_closed_until_the_application_opens_it(
     project: Project, method: str, path: str, scope: str
 ) -> None:
+    """Promise 12: nobody gets in: every REST door is closed until the application opens it."""
     project.write_inserts(1)
     for token in (None, ADMIN):
         found = problem(
