@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import access
 from .errors import SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flask import Flask
+
+    from .access import Token
 
 MINIMAL_TTL = 2
 """Seconds: below it the heartbeats would leave no room for a single slow answer."""
@@ -78,7 +79,7 @@ class Settings:
     app_version: str | None
     api: bool
     url_prefix: str
-    api_token: tuple[access.Token, ...] | None
+    api_token: tuple[Token, ...] | None
     api_create: bool
 
 
@@ -150,6 +151,12 @@ def _seconds(least: float) -> Callable[[object], float]:
     return parse
 
 
+def _tokens(value: object) -> tuple[Token, ...]:
+    from .access import tokens  # noqa: PLC0415  (not every application has tokens)
+
+    return tokens(value)
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -168,12 +175,12 @@ def _flag_or(*words: str) -> Callable[[object], bool | str]:
 def _prefix(value: object) -> str:
     prefix = _text(value).rstrip("/")
     # At the root the API would answer in place of the application.
-    if not _PREFIX.fullmatch(prefix):
+    if not re.fullmatch(_PREFIX, prefix):
         raise ValueError
     return prefix
 
 
-_PREFIX = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+")
+_PREFIX = r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+"
 
 
 def _choice(*accepted: str) -> Callable[[object], str]:
@@ -329,8 +336,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "MIGRATE_API_TOKEN",
         None,
-        access.tokens,
-        f"a token of at least {access.SHORTEST} letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
+        _tokens,
+        "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
         'or a mapping of tokens to "read", "run" or "admin"',
         "Who may use the REST API; a single token may do everything.",
         secret=True,

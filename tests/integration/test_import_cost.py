@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 EAGER = {
     "flask_migrate_mongo",
-    "flask_migrate_mongo.access",
     "flask_migrate_mongo.assembly",
     "flask_migrate_mongo.cli",
     "flask_migrate_mongo.config",
@@ -25,7 +24,7 @@ EAGER = {
 }
 """What importing the package takes; all else is imported when a command runs."""
 
-SET_UP = {*EAGER, "flask_migrate_mongo.rest"}
+SET_UP = {*EAGER, "flask_migrate_mongo.access", "flask_migrate_mongo.rest"}
 """What setting up an application takes, which has the API unless it says otherwise."""
 
 SITE = """

@@ -11,7 +11,7 @@ from flask import Flask, Request
 from werkzeug.test import EnvironBuilder
 
 from flask_migrate_mongo.access import SHORTEST, Gate, Scope, tokens
-from flask_migrate_mongo.config import read
+from flask_migrate_mongo.config import SETTINGS, read
 from flask_migrate_mongo.errors import (
     ApiClosedError,
     ConfigurationError,
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ, RUN, ADMIN = "r" * SHORTEST, "u" * SHORTEST, "a" * SHORTEST
+
+
+def test_the_setting_says_how_long_a_token_has_to_be() -> None:
+    (setting,) = [s for s in SETTINGS if s.name == "MIGRATE_API_TOKEN"]
+    assert f"at least {SHORTEST} letters" in setting.accepts
+
+
 THREE = tokens({READ: "read", RUN: "run", ADMIN: "admin"})
 
 
