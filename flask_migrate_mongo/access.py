@@ -22,8 +22,8 @@ SHORTEST = 16
 """Characters: what is shorter can be guessed."""
 
 # The characters that RFC 6750 allows in a bearer token; no comma and no colon is among them.
-_TOKEN = re.compile(rf"[A-Za-z0-9\-._~+/]{{{SHORTEST},}}=*")
-_ENTRY = re.compile(r"(?:(?P<scope>[^:]*):)?(?P<secret>[^:]*)")
+_TOKEN = rf"[A-Za-z0-9\-._~+/]{{{SHORTEST},}}=*"
+_ENTRY = r"(?:(?P<scope>[^:]*):)?(?P<secret>[^:]*)"
 
 
 class Scope(str, Enum):
@@ -75,14 +75,14 @@ def tokens(value: object) -> tuple[Token, ...]:
 def _pairs(value: object) -> list[tuple[str, str]]:
     if not isinstance(value, str):
         raise TypeError
-    entries = [_ENTRY.fullmatch(entry.strip()) for entry in value.split(",")]
+    entries = [re.fullmatch(_ENTRY, entry.strip()) for entry in value.split(",")]
     if None in entries:
         raise ValueError
     return [(e["secret"], e["scope"] or Scope.ADMIN.value) for e in entries if e]
 
 
 def _checked(secret: object) -> str:
-    if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
+    if not isinstance(secret, str) or not re.fullmatch(_TOKEN, secret):
         raise ValueError
     return secret
 
