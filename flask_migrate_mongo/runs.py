@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 KEPT_DAYS = 30
 """Days after which a run's document goes; the migrations' own records keep what it did."""
 
-SILENT_SECONDS = 60
-"""Seconds without a word after which a run that holds no lock is taken for dead."""
+SILENT_SECONDS = 360
+"""Seconds without a word after which a run that holds no lock is taken for dead.
+
+More than a request may ask to wait for the lock, since a run that waits is silent too.
+"""
 
 
 class RunState(str, Enum):
@@ -155,10 +158,10 @@ class Narrator(Observer):
         self._switch = switch
         self._describe = describe
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: Plan) -> None:  # noqa: ARG002
         """Say that the lock is held and the plan made."""
         self._store.note(self._run_id, "planned", state=RunState.RUNNING.value)
-        self._look(len(plan.steps))
+        self._look()
 
     def started(self, step: Step) -> None:
         """Say which migration runs."""
@@ -168,10 +171,10 @@ class Narrator(Observer):
     def ended(self, outcome: Outcome) -> None:
         """Say what became of it."""
         self._store.note(self._run_id, "ended", current=None, step=self._describe(outcome))
-        self._look(1)
+        self._look()
 
-    def _look(self, left: int) -> None:
-        if left and self._store.is_cancelled(self._run_id):
+    def _look(self) -> None:
+        if self._store.is_cancelled(self._run_id):
             self._switch.throw("a request to cancel it")
 
 

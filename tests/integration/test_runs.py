@@ -190,7 +190,7 @@ def test_a_run_that_is_silent_and_holds_no_lock_is_lost(project: Project) -> Non
     store = RunStore(Server(project.db), "migration_runs")
     store.create("silent", Direction.UP, detached=True)
     assert run_of(project, "silent").state is RunState.QUEUED
-    past = {"$set": {"updatedAt": Server(project.db).now() - timedelta(minutes=2)}}
+    past = {"$set": {"updatedAt": Server(project.db).now() - timedelta(minutes=7)}}
     project.db.migration_runs.update_one({"_id": "silent"}, past)
     held = store.get("silent", holder=lambda: "silent")
     assert held.state is RunState.QUEUED
