@@ -20,7 +20,8 @@ from pymongo.client_session import ClientSession
 from pymongo.common import BaseObject
 from pymongo.errors import PyMongoError
 
-from .errors import EscapesTransactionError, UnsupportedDriverError
+from .errors import EscapesTransactionError
+from .patching import Patches, Replacement, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ _submitting: ContextVar[bool] = ContextVar("submitting", default=False)
 def confined(session: ClientSession) -> Iterator[Confinement]:
     """Bind the session to the current context and keep what runs in the block inside it."""
     confinement = Confinement(session)
-    with _patches, _reserved(confinement), session.bind(end_session=False):
+    with PATCHES, _reserved(confinement), session.bind(end_session=False):
         token = _inside.set(confinement)
         try:
             yield confinement
@@ -161,13 +162,13 @@ def _start_thread(original: Callable[..., Any]) -> Callable[..., Any]:
         if confinement is None or _submitting.get() or thread.name.startswith("pymongo_"):
             original(thread)
             return
-        _patches.__enter__()
-        run = functools.partial(_run_astray, confinement, thread.run, finally_=_patches.release)
+        PATCHES.__enter__()
+        run = functools.partial(_run_astray, confinement, thread.run, finally_=PATCHES.release)
         vars(thread)["run"] = run
         try:
             original(thread)
         except BaseException:
-            _patches.release()
+            PATCHES.release()
             raise
 
     return start
@@ -190,8 +191,8 @@ def _submit(original: Callable[..., Any]) -> Callable[..., Any]:
             future: Future[Any] = original(pool, _run_astray, confinement, task, *args, **kwargs)
         finally:
             _submitting.reset(token)
-        _patches.__enter__()
-        future.add_done_callback(lambda _: _patches.release())
+        PATCHES.__enter__()
+        future.add_done_callback(lambda _: PATCHES.release())
         return future
 
     return submit
@@ -212,58 +213,21 @@ def _run_astray(
         finally_()
 
 
-_REPLACED: tuple[tuple[type, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
-    (pymongo.MongoClient, "_ensure_session", _ensure_session),
-    (pymongo.MongoClient, "_tmp_session", _tmp_session),
-    (pymongo.AsyncMongoClient, "_ensure_session", _ensure_session),
-    (BaseObject, "_write_concern_for", _concern_for),
-    (BaseObject, "_read_preference_for", _concern_for),
-    (threading.Thread, "start", _start_thread),
-    (ThreadPoolExecutor, "submit", _submit),
+PATCHES = Patches(
+    Replacement(pymongo.MongoClient, "_ensure_session", _ensure_session),
+    Replacement(pymongo.MongoClient, "_tmp_session", _tmp_session),
+    Replacement(pymongo.AsyncMongoClient, "_ensure_session", _ensure_session),
+    Replacement(BaseObject, "_write_concern_for", _concern_for),
+    Replacement(BaseObject, "_read_preference_for", _concern_for),
+    Replacement(threading.Thread, "start", _start_thread),
+    Replacement(ThreadPoolExecutor, "submit", _submit),
 )
 
 
 def check_driver() -> None:
     """Raise UnsupportedDriverError when this pymongo lacks a name that confinement needs."""
-    needed = [(owner, name) for owner, name, _ in _REPLACED]
-    needed += [(ClientSession, name) for name in ("bind", *_OURS_TO_CALL)]
-    lacking = [f"{owner.__name__}.{name}" for owner, name in needed if not hasattr(owner, name)]
-    if lacking:
-        msg = (
-            f"pymongo {pymongo.version} has no {', '.join(lacking)}, so transactional migrations "
-            "cannot be kept inside their transaction. Install a pymongo from 4.17 on that this "
-            "version of Flask-Migrate-Mongo was tested with: see docs/compatibility.md."
-        )
-        raise UnsupportedDriverError(msg)
-
-
-class _Patches:
-    """The replacements, in place while anything confined runs; counted, since steps may overlap."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._users = 0
-        self._originals: list[tuple[type, str, Any]] = []
-
-    def __enter__(self) -> None:
-        with self._mutex:
-            self._users += 1
-            if self._users == 1:
-                for owner, name, replace in _REPLACED:
-                    original = getattr(owner, name)
-                    self._originals.append((owner, name, original))
-                    setattr(owner, name, replace(original))
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        with self._mutex:
-            self._users -= 1
-            if self._users == 0:
-                while self._originals:
-                    owner, name, original = self._originals.pop()
-                    setattr(owner, name, original)
-
-
-_patches = _Patches()
+    bound = [(ClientSession, name) for name in ("bind", *_OURS_TO_CALL)]
+    require(
+        [*PATCHES.names, *bound],
+        "transactional migrations cannot be kept inside their transaction",
+    )

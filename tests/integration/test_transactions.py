@@ -264,7 +264,7 @@ def test_the_application_s_own_threads_go_on_writing_meanwhile(project: Project)
     assert project.db.requests.count_documents({}) == 2
 
 
-ORIGINALS = {(owner, name): getattr(owner, name) for owner, name, _ in confinement._REPLACED}
+ORIGINALS = {(owner, name): getattr(owner, name) for owner, name in confinement.PATCHES.names}
 
 
 def assert_driver_is_as_it_was() -> None:
