@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -320,14 +320,86 @@ class Event:
     error: ErrorInfo | None = None
 
 
+class Verdict(str, Enum):
+    """What a dry run says of a step."""
+
+    SUCCEEDS = "would succeed"
+    FAILS = "would fail"
+    NOT_REHEARSED = "not rehearsed"
+    TOO_LARGE = "too large to rehearse here"
+
+
+class Expected(str, Enum):
+    """What is expected of an operation that a transaction does not allow, and that was not made."""
+
+    DONE = "done"
+    NO_OP = "no-op"
+    FAILS = "fails"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What an operation would do that was not made, since no transaction can take it back.
+
+    `detail` is a sentence that says what is expected and why. `facts` are the figures behind it, under camelCase
+    names, ready for JSON.
+    """
+
+    operation: str
+    collection: str
+    expected: Expected
+    detail: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """How many documents of a collection were changed, as the server's replies count them."""
+
+    inserted: int = 0
+    matched: int = 0
+    modified: int = 0
+    deleted: int = 0
+    upserted: int = 0
+
+    def __add__(self, other: Effects) -> Effects:
+        return Effects(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A document before and after a step: None where it did not exist, and only the fields that differ."""
+
+    collection: str
+    document_id: Any
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a dry run found out about a step; `reason` says why, where the verdict alone does not.
+
+    `effects` are those up to where the step ended.
+    """
+
+    verdict: Verdict
+    reason: str | None = None
+    effects: Mapping[str, Effects] = field(default_factory=dict)
+    predicted: tuple[Prediction, ...] = ()
+    samples: tuple[Sample, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one step; `took_ms` is None when it did not start."""
+    """What became of one step; `took_ms` is None when it did not start, `trial` when it was no dry run."""
 
     step: Step
     state: StepState
     took_ms: int | None = None
     error: ErrorInfo | None = None
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True)
