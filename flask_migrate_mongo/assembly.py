@@ -65,6 +65,7 @@ class Assembly:
         from .execution import Executor  # noqa: PLC0415
         from .history import MigrationHistory  # noqa: PLC0415
         from .lease import Lease  # noqa: PLC0415
+        from .masking import Mask  # noqa: PLC0415
         from .planning import Policy  # noqa: PLC0415
         from .runner import Runner  # noqa: PLC0415
         from .server import Server  # noqa: PLC0415
@@ -89,6 +90,7 @@ class Assembly:
                 prefer_transactions=settings.transactions == "preferred",
             ),
             wait=settings.lock_wait,
+            mask=Mask.of(settings.redact),
             app_version=settings.app_version,
         )
 

@@ -11,6 +11,7 @@ from flask.cli import AppGroup
 
 from . import assembly
 from .errors import InvalidRequestError, MigrateError
+from .limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,27 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="SECONDS",
             help="Wait so long for somebody else's lock.  [default: MIGRATE_LOCK_WAIT]",
         ),
-        click.option("--dry-run", is_flag=True, help="Show the plan and execute nothing."),
+        click.option(
+            "--samples",
+            type=click.IntRange(0, MOST_SAMPLES),
+            default=SAMPLES,
+            show_default=True,
+            metavar="N",
+            help="With --dry-run: show so many documents of each migration, before and after.",
+        ),
+        click.option(
+            "--dry-run-limit",
+            type=click.FloatRange(min=0.1, max=LONGEST_DRY_RUN),
+            default=DRY_RUN_SECONDS,
+            show_default=True,
+            metavar="SECONDS",
+            help="With --dry-run: give up after so long.",
+        ),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Execute all of it in a transaction that is taken back, and show what it would do.",
+        ),
         click.option(
             "--continue-on-error",
             is_flag=True,
@@ -264,10 +285,14 @@ def resolve(version: int, *, applied: bool, reason: str, as_json: bool) -> None:
 
 def _refuse(*names: str, because: str) -> None:
     ctx = click.get_current_context()
-    given = [n for n in names if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    given = [n for n in names if _was_typed(ctx, n)]
     if given:
         msg = f"--{given[0]} does not go with this: {', '.join(f'--{n}' for n in names)} {because}."
         raise click.UsageError(msg, ctx)
+
+
+def _was_typed(ctx: click.Context, option: str) -> bool:
+    return ctx.get_parameter_source(option.replace("-", "_")) is ParameterSource.COMMANDLINE
 
 
 def _runner() -> Runner:
@@ -277,6 +302,8 @@ def _runner() -> Runner:
 
 
 def _options(**options: Any) -> Options:  # noqa: ANN401
+    if not options["dry_run"]:
+        _refuse("samples", "dry-run-limit", because="need --dry-run")
     from .render import Progress  # noqa: PLC0415
     from .runner import Options  # noqa: PLC0415
 

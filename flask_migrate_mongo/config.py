@@ -72,6 +72,7 @@ class Settings:
     transactions: str
     out_of_order: str
     interrupted: str
+    redact: tuple[str, ...]
     on_start: bool | str
     on_start_fail_hard: bool
     on_start_wait: float
@@ -128,6 +129,13 @@ def _text(value: object) -> str:
 
 def _path(value: object) -> Path:
     return Path(_text(os.fspath(value) if isinstance(value, os.PathLike) else value))
+
+
+def _names(value: object) -> tuple[str, ...]:
+    given = _text(value).split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise TypeError
+    return tuple(name.strip() for name in given if name.strip())
 
 
 def _collection(value: object) -> str:
@@ -284,6 +292,13 @@ SETTINGS: tuple[Setting, ...] = (
         "rerun",
         *_choices("rerun", "stop"),
         "What becomes of a plain migration that was interrupted half-way and is not idempotent.",
+    ),
+    Setting(
+        "MIGRATE_REDACT",
+        ("password", "passwd", "secret", "token", "api_key", "apikey"),
+        _names,
+        "a list of the names of fields, or a text with commas between them",
+        "Fields whose values no dry run and no rehearsal shows, at whatever depth; case does not matter.",
     ),
     Setting(
         "MIGRATE_ON_START",

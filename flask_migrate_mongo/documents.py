@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from . import showing
 from .errors import LockHeldError, MigrateError, wording
 from .faults import fault_of
 
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
         Event,
         LockState,
         Outcome,
+        Prediction,
         Record,
         RunReport,
+        Sample,
         StatusReport,
         Survey,
+        Trial,
     )
     from .runs import StoredRun
 
@@ -86,6 +90,7 @@ def run(report: RunReport) -> Document:
     return {
         "direction": report.direction.value,
         "executed": report.executed,
+        "dryRun": report.dry_run,
         "runId": report.run_id,
         "batch": report.batch,
         "steps": [outcome(each) for each in report.outcomes],
@@ -95,9 +100,9 @@ def run(report: RunReport) -> Document:
 
 
 def outcome(outcome: Outcome) -> Document:
-    """Return what became of one step."""
+    """Return what became of one step; of a dry run, what would become of it."""
     file = outcome.step.file
-    return {
+    document = {
         "version": str(file.version),
         "name": file.name,
         "state": outcome.state.value,
@@ -106,6 +111,37 @@ def outcome(outcome: Outcome) -> Document:
         "reversible": file.reversible,
         "outOfOrder": outcome.step.out_of_order,
         "error": _error(outcome.error),
+    }
+    return document if outcome.trial is None else document | _trial(outcome.trial)
+
+
+def _trial(trial: Trial) -> Document:
+    return {
+        "verdict": trial.verdict.value,
+        "reason": trial.reason,
+        "effects": {name: asdict(effects) for name, effects in trial.effects.items()},
+        "predicted": [_prediction(each) for each in trial.predicted],
+        "samples": [_sample(each) for each in trial.samples],
+        "dependsOn": [str(version) for version in trial.depends_on],
+    }
+
+
+def _prediction(prediction: Prediction) -> Document:
+    return {
+        "operation": prediction.operation,
+        "collection": prediction.collection,
+        "expected": prediction.expected.value,
+        "detail": prediction.detail,
+        **showing.document(prediction.facts),
+    }
+
+
+def _sample(sample: Sample) -> Document:
+    return {
+        "collection": sample.collection,
+        "id": showing.value(sample.document_id),
+        "before": None if sample.before is None else showing.document(sample.before),
+        "after": None if sample.after is None else showing.document(sample.after),
     }
 
 

@@ -313,6 +313,24 @@ class TransactionAbortedError(StepError):
     code = "transaction-aborted"
 
 
+class NotRehearsableError(StepError):
+    """A migration does something that no dry run can make and take back, nor predict."""
+
+    code = "not-rehearsable"
+
+
+class TooLargeToRehearseError(StepError):
+    """A migration would write more, or take longer, than one open transaction can hold."""
+
+    code = "too-large-to-rehearse"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"Too large to rehearse here: {why}. Rehearse it on a sample of the data: `flask db-migrate rehearse`."
+        )
+
+
 class OutcomeNotRecordedError(MigrateError):
     """A step ended, but its outcome could not be written to the history."""
 
@@ -446,11 +464,14 @@ class MigrationFailedError(MigrateError):
 
     code = "migration-failed"
 
-    def __init__(self, versions: Sequence[int], direction: str) -> None:
+    def __init__(self, versions: Sequence[int], direction: str, *, dry_run: bool = False) -> None:
         listed = ", ".join(map(str, versions))
-        super().__init__(
-            f"Failed: {listed}. What succeeded stays as it is. Mend what failed, then run {direction} again."
+        what = (
+            f"Would fail: {listed}. Nothing was changed."
+            if dry_run
+            else f"Failed: {listed}. What succeeded stays as it is."
         )
+        super().__init__(f"{what} Mend what fails, then run {direction} again.")
 
 
 class NotReadyError(MigrateError):

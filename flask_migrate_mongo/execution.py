@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
     from pymongo.client_session import ClientSession
+    from pymongo.database import Database
 
     from .confinement import Confinement
     from .model import Step
@@ -40,7 +41,7 @@ RETRY_SECONDS = 120
 
 _TRANSIENT = "TransientTransactionError"
 _UNKNOWN = "UnknownTransactionCommitResult"
-_NO_SUCH_TRANSACTION = 251
+NO_SUCH_TRANSACTION = 251
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,14 @@ class Context:
 
     `ensure_lease()` asks the server and raises LeaseLostError when this run no longer holds the lock:
     long loops of plain migrations call it before each batch of writes. `session` is None in a plain migration.
+    With `rehearsal` nothing of what is written will stay: what cannot be taken back, a mail say, should be left out.
     """
 
     app: Flask
     log: logging.Logger
     ensure_lease: Callable[[], None]
     session: ClientSession | None = None
+    rehearsal: bool = False
 
 
 class Hold(Protocol):
@@ -108,8 +111,7 @@ class Executor:
         session: ClientSession | None,
     ) -> None:
         """Run the step and record its success; whatever up() or down() raises comes out as it is."""
-        log = logging.getLogger(f"flask_migrate_mongo.migration.{step.version}")
-        context = Context(self.app, log, hold.verify, session)
+        context = Context(self.app, log_of(step), hold.verify, session)
         if session is not None:
             self._transactional(function, ledger, context, hold)
         else:
@@ -117,7 +119,10 @@ class Executor:
             ledger.done()
 
     def _call(self, function: Callable[..., object], context: Context) -> None:
-        db = self.server.handle(transactional=context.session is not None)
+        self.call(function, context, self.server.handle(transactional=context.session is not None))
+
+    def call(self, function: Callable[..., object], context: Context, db: Database[Any]) -> None:
+        """Call up() or down() as a migration expects to be called."""
         with self.app.app_context(), self.switch.interruptible():
             call(function, {"db": db, "ctx": context})
 
@@ -133,7 +138,7 @@ class Executor:
             except OutcomeUnknownError:
                 raise  # What may have been committed is not run again.
             except (PyMongoError, MigrateError) as exc:
-                if not _is_transient(exc) or elapsed() >= give_up:
+                if not is_transient(exc) or elapsed() >= give_up:
                     raise
                 tries += 1
                 context.log.info("The transaction is tried again (%d): %s", tries, redact(str(exc)))
@@ -146,7 +151,7 @@ class Executor:
     ) -> None:
         session = context.session
         assert session is not None  # noqa: S101
-        with _transaction(session):
+        with transaction(session):
             with confined(session) as confinement:
                 try:
                     self._call(function, context)
@@ -156,7 +161,7 @@ class Executor:
             if confinement.escape is not None:
                 raise confinement.escape
             if confinement.failure is not None:
-                raise _caught(confinement.failure) from confinement.failure
+                raise caught(confinement.failure) from confinement.failure
             # The record is part of the transaction: both are committed, or neither.
             ledger.done(session)
             hold.ensure()
@@ -191,8 +196,13 @@ class Executor:
         self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
 
 
+def log_of(step: Step) -> logging.Logger:
+    """Return the logger that the step's migration gets."""
+    return logging.getLogger(f"flask_migrate_mongo.migration.{step.version}")
+
+
 @contextlib.contextmanager
-def _transaction(session: ClientSession) -> Iterator[None]:
+def transaction(session: ClientSession) -> Iterator[None]:
     """Begin a transaction that is rolled back at the end of the block, unless it was committed."""
     session.start_transaction(
         read_concern=ReadConcern("snapshot"),
@@ -223,11 +233,12 @@ def _unknown() -> OutcomeUnknownError:
 def _explain(exc: PyMongoError, confinement: Confinement) -> None:
     """Raise an explanation when the error only says that the transaction had ended before."""
     first = confinement.failure
-    if first is not None and _code(exc) == _NO_SUCH_TRANSACTION != _code(first):
-        raise _caught(first) from first
+    if first is not None and code_of(exc) == NO_SUCH_TRANSACTION != code_of(first):
+        raise caught(first) from first
 
 
-def _caught(first: PyMongoError) -> TransactionAbortedError:
+def caught(first: PyMongoError) -> TransactionAbortedError:
+    """Return the error of a migration that went on after this one."""
     return TransactionAbortedError(
         f"The migration went on after an error that it caught: {redact(str(first))}. On the server "
         "that error had already ended the transaction, so nothing of this step is kept. Check "
@@ -236,12 +247,14 @@ def _caught(first: PyMongoError) -> TransactionAbortedError:
     )
 
 
-def _is_transient(exc: BaseException) -> bool:
+def is_transient(exc: BaseException) -> bool:
+    """Whether the transaction that it ended would be worth another try."""
     cause: Any = exc if isinstance(exc, PyMongoError) else exc.__cause__
     return isinstance(cause, PyMongoError) and (
         cause.has_error_label(_TRANSIENT) or (isinstance(exc, MigrateError) and is_passing(cause))
     )
 
 
-def _code(exc: PyMongoError) -> object:
+def code_of(exc: BaseException | None) -> object:
+    """Return the server's code for an error, None when it has none."""
     return getattr(exc, "code", None)

@@ -58,6 +58,8 @@ FAULTS: dict[type, Fault] = {
     errors.StepError: _FAILED,
     errors.EscapesTransactionError: _FAILED,
     errors.TransactionAbortedError: _FAILED,
+    errors.NotRehearsableError: _FAILED,
+    errors.TooLargeToRehearseError: _FAILED,
     errors.OutcomeNotRecordedError: _FAILED,
     errors.OutcomeUnknownError: _FAILED,
     errors.RunStoppedError: _FAILED,
@@ -92,7 +94,7 @@ def failure_of(report: RunReport) -> Exception | None:
     """Return the error that stands for a run: of a failed migration before what ended the run."""
     if report.failures:
         versions = [outcome.step.version for outcome in report.failures]
-        return errors.MigrationFailedError(versions, report.direction.value)
+        return errors.MigrationFailedError(versions, report.direction.value, dry_run=report.dry_run)
     return report.error
 
 

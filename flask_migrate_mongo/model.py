@@ -326,7 +326,7 @@ class Verdict(str, Enum):
     SUCCEEDS = "would succeed"
     FAILS = "would fail"
     NOT_REHEARSED = "not rehearsed"
-    TOO_LARGE = "too large to rehearse here"
+    TOO_LARGE = "too large to rehearse here: use rehearse"
 
 
 class Expected(str, Enum):
@@ -381,7 +381,8 @@ class Sample:
 class Trial:
     """What a dry run found out about a step; `reason` says why, where the verdict alone does not.
 
-    `effects` are those up to where the step ended.
+    `effects` are by collection, up to where the step ended. `depends_on` are the versions before it whose predicted
+    operations concern a collection that it uses.
     """
 
     verdict: Verdict
@@ -389,6 +390,7 @@ class Trial:
     effects: Mapping[str, Effects] = field(default_factory=dict)
     predicted: tuple[Prediction, ...] = ()
     samples: tuple[Sample, ...] = ()
+    depends_on: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,12 +403,19 @@ class Outcome:
     error: ErrorInfo | None = None
     trial: Trial | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it failed, or, in a dry run, would fail."""
+        would_fail = self.trial is not None and self.trial.verdict is Verdict.FAILS
+        return would_fail or self.state is StepState.FAILED
+
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """What a run did, whether it succeeded, failed or was stopped half-way.
 
-    `error` is what ended the run other than a migration's own failure: a lost lease, a signal, a
+    A dry run that was `executed` called the migrations and took back what they did; one that was not is
+    a plan alone. `error` is what ended the run other than a migration's own failure: a lost lease, a signal, a
     server that went away.
     """
 
@@ -417,11 +426,12 @@ class RunReport:
     batch: int | None = None
     warnings: tuple[str, ...] = ()
     error: Exception | None = None
+    dry_run: bool = False
 
     @property
     def failures(self) -> tuple[Outcome, ...]:
-        """The steps that failed."""
-        return self.in_state(StepState.FAILED)
+        """The steps that failed, or, in a dry run, would fail."""
+        return tuple(outcome for outcome in self.outcomes if outcome.failed)
 
     @property
     def is_noop(self) -> bool:

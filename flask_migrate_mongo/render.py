@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
+from dataclasses import astuple
 from datetime import timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -14,7 +16,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from .model import Direction, Outcome, StepState
+from . import showing
+from .model import Direction, Expected, Outcome, StepState, Verdict
 from .runner import Observer
 
 if TYPE_CHECKING:
@@ -24,15 +27,19 @@ if TYPE_CHECKING:
     from rich.status import Status as Spinner
 
     from .model import (
+        Effects,
         Entry,
         ErrorInfo,
         Event,
         LockState,
+        Prediction,
         Record,
         RunReport,
+        Sample,
         StatusReport,
         Step,
         Survey,
+        Trial,
     )
 
     Row = Sequence[Text]
@@ -49,6 +56,25 @@ _STYLES = {
     "rolled-back": "magenta",
     "not-run": "dim",
 }
+_VERDICTS = {
+    Verdict.SUCCEEDS: "green",
+    Verdict.FAILS: "bold red",
+    Verdict.NOT_REHEARSED: "yellow",
+    Verdict.TOO_LARGE: "yellow",
+}
+_SHORT = {
+    Verdict.SUCCEEDS: "would succeed",
+    Verdict.FAILS: "would fail",
+    Verdict.NOT_REHEARSED: "not rehearsed",
+    Verdict.TOO_LARGE: "too large",
+}
+_EXPECTATIONS = {
+    Expected.DONE: "",
+    Expected.NO_OP: "dim",
+    Expected.FAILS: "red",
+    Expected.UNKNOWN: "yellow",
+}
+_EFFECTS = ("  Collection", "Inserted", "Matched", "Modified", "Deleted", "Upserted")
 _DID = {Direction.UP: "Applied", Direction.DOWN: "Rolled back"}
 
 
@@ -201,6 +227,8 @@ def run(report: RunReport) -> None:
         _say(notes, f"Warning: {printable(warning)}", "yellow")
     if report.is_noop:
         _say(console, _nothing(report.direction))
+    elif report.executed and report.dry_run:
+        _dry_run(console, report)
     elif report.executed:
         _results(console, notes, report)
     else:
@@ -241,10 +269,11 @@ class Progress(Observer):
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""
         self.close()
-        mark = _mark(outcome.state, self._console.encoding)
+        mark = _mark(outcome, self._console.encoding)
         took = "" if outcome.took_ms is None else f" in {_took(outcome.took_ms)}"
+        state = outcome.trial.verdict if outcome.trial else outcome.state
         line = Text(f"{mark} {_title(outcome.step)}: ")
-        self._console.print(line.append_text(_state(outcome.state.value)).append(took))
+        self._console.print(line.append_text(_state(state.value)).append(took))
 
     def close(self) -> None:
         """Stop the spinner, so that the terminal has its cursor again."""
@@ -272,6 +301,70 @@ def _plan(console: Console, report: RunReport) -> None:
     _say(console, f"Would run, in this order ({report.direction.value}):")
     _table(console, ("Version", "Name", "How", "Undo", "Notes"), map(_plan_row, report.outcomes))
     _say(console, "Nothing was executed: this is the plan, not a rehearsal of it.")
+
+
+def _dry_run(console: Console, report: RunReport) -> None:
+    for outcome in report.outcomes:
+        if outcome.trial is not None:
+            _trial(console, outcome, outcome.trial)
+    _say(console, _conclusion(report))
+
+
+def _trial(console: Console, outcome: Outcome, trial: Trial) -> None:
+    verdict = (
+        trial.verdict.value
+        if outcome.error is None
+        else f"{trial.verdict.value}: {_brief(outcome.error)}"
+    )
+    reason = f": {printable(trial.reason)}" if trial.reason else ""
+    line = Text(f"{_title(outcome.step)}: ").append(verdict, style=_VERDICTS[trial.verdict])
+    console.print(line.append(f"{reason}{_speed(outcome, trial)}"))
+    if outcome.error and outcome.error.traceback:
+        _say(console, _indented(outcome.error.traceback.rstrip()), "dim")
+    for version in trial.depends_on:
+        _say(console, f"  builds on what is only predicted of {version}", "yellow")
+    rows = [_effects_row(name, effects) for name, effects in trial.effects.items()]
+    _table(console, _EFFECTS, rows)
+    for prediction in trial.predicted:
+        _say(console, f"  {_predicted(prediction)}", _EXPECTATIONS[prediction.expected])
+    for sample in trial.samples:
+        _sample(console, sample)
+
+
+def _conclusion(report: RunReport) -> str:
+    verdicts = Counter(o.trial.verdict for o in report.outcomes if o.trial is not None)
+    counts = ", ".join(f"{verdicts[v]} {_SHORT[v]}" for v in Verdict if v in verdicts)
+    return f"Dry run of {_count(len(report.outcomes))}: {counts}. All of it was taken back: nothing was changed."
+
+
+def _speed(outcome: Outcome, trial: Trial) -> str:
+    if outcome.took_ms is None:
+        return ""
+    documents = sum(e.inserted + e.matched + e.deleted + e.upserted for e in trial.effects.values())
+    rate = (
+        f", {documents * _SECOND / max(outcome.took_ms, 1):,.0f} documents/s" if documents else ""
+    )
+    return f" ({_took(outcome.took_ms)}{rate})"
+
+
+def _predicted(prediction: Prediction) -> str:
+    where = printable(prediction.collection)
+    return f"{prediction.operation} {where}: {_printable_lines(prediction.detail)}"
+
+
+def _sample(console: Console, sample: Sample) -> None:
+    _say(console, f"  {printable(sample.collection)} {printable(showing.text(sample.document_id))}")
+    for sign, fields, style in (("-", sample.before, "red"), ("+", sample.after, "green")):
+        for path, value in (fields or {}).items():
+            _say(console, f"    {sign} {printable(f'{path}: {showing.text(value)}')}", style)
+
+
+def _brief(info: ErrorInfo) -> str:
+    return printable(f"{info.type}: {info.message}")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in _printable_lines(text).split("\n"))
 
 
 def _results(console: Console, notes: Console, report: RunReport) -> None:
@@ -318,12 +411,12 @@ def _summary(title: str, info: ErrorInfo) -> str:
     return _printable_lines(f"{title}: {info.type}: {info.message}")
 
 
-def _mark(state: StepState, encoding: str) -> str:
+def _mark(outcome: Outcome, encoding: str) -> str:
     marks = _MARKS if encoding.startswith("utf") else _ASCII_MARKS
-    if state is StepState.NOT_RUN:
-        return marks.not_run
-    succeeded = state in {StepState.APPLIED, StepState.ROLLED_BACK}
-    return marks.done if succeeded else marks.failed
+    if outcome.failed or outcome.state is StepState.UNKNOWN:
+        return marks.failed
+    would_succeed = outcome.trial is not None and outcome.trial.verdict is Verdict.SUCCEEDS
+    return marks.not_run if outcome.state is StepState.NOT_RUN and not would_succeed else marks.done
 
 
 def _title(step: Step) -> str:
@@ -383,6 +476,11 @@ def _outcome_row(outcome: Outcome) -> Row:
         _state(outcome.state.value),
         Text(_took(outcome.took_ms)),
     )
+
+
+def _effects_row(name: str, effects: Effects) -> Row:
+    figures = (f"{number:,}" if number else "-" for number in astuple(effects))
+    return (Text(f"  {printable(name)}"), *map(Text, figures))
 
 
 def _plan_row(outcome: Outcome) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,10 +16,13 @@ from .errors import (
     NotResolvableError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
+    RunStoppedError,
     UnknownVersionError,
     capture,
 )
 from .history import MigrationHistory, Run
+from .limits import DRY_RUN_SECONDS, SAMPLES
+from .masking import NOTHING_MASKED
 from .model import (
     Actor,
     Direction,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
     from .execution import Executor
     from .lease import Grant, Lease
+    from .masking import Mask
     from .model import Event, History, LockState, MigrationFile, Plan, Record, Step
 
     Decide = Callable[[tuple[MigrationFile, ...], History], Plan]
@@ -73,13 +77,16 @@ class Observer:
 class Options:
     """How a run goes about its plan; `wait` is in seconds, None stands for the setting.
 
-    `run_id` is given when the run was announced under that name before it began.
+    `run_id` is given when the run was announced under that name before it began. A `dry_run` lasts at most
+    `dry_run_limit` seconds, and shows so many `samples` of each step's documents.
     """
 
     wait: float | None = None
     run_id: str | None = None
     continue_on_error: bool = False
     dry_run: bool = False
+    dry_run_limit: float = DRY_RUN_SECONDS
+    samples: int = SAMPLES
     observer: Observer = field(default_factory=Observer)
 
 
@@ -98,6 +105,7 @@ class Runner:
     switch: StopSwitch
     policy: planning.Policy
     wait: float = 0
+    mask: Mask = NOTHING_MASKED
     app_version: str | None = None
 
     # --- looking: no lock, no writes, no migration code
@@ -177,9 +185,11 @@ class Runner:
         files = self.folder.discover().files
         history = self.history.load()
         plan = self._decide(decide, files, history)
+        if options.dry_run:
+            return self._dry_run(plan, options)
         # A record that says `running` may belong to a dead run, which only a holder can tell.
-        if options.dry_run or not (plan.steps or history.running):
-            return RunReport(direction, not_run(plan.steps), executed=False, warnings=plan.warnings)
+        if not (plan.steps or history.running):
+            return RunReport(direction, (), executed=False, warnings=plan.warnings)
         wait = self.wait if options.wait is None else options.wait
         with (
             self.switch.installed(),
@@ -193,6 +203,46 @@ class Runner:
                 self.history.claim(plan, history, run, grant.now())
             _tell(options.observer.planned, plan)
             return _Execution(self, grant, run, options).carry_out(plan, functions)
+
+    def _dry_run(self, plan: Plan, options: Options) -> RunReport:
+        """Return what the plan would do; it holds no lease, since it leaves nothing behind."""
+        report = RunReport(
+            plan.direction,
+            not_run(plan.steps),
+            executed=False,
+            warnings=plan.warnings,
+            dry_run=True,
+        )
+        if not plan.steps:
+            return report
+        lacking = self.server.lacks_transactions()
+        if lacking is not None:
+            return replace(report, warnings=(_plan_only(lacking), *plan.warnings))
+        return replace(
+            report,
+            outcomes=self._rehearse(plan, options),
+            executed=True,
+            warnings=(*plan.warnings, *_beside(self.lease.inspect())),
+        )
+
+    def _rehearse(self, plan: Plan, options: Options) -> tuple[Outcome, ...]:
+        from .dryrun import DryRun, Listener  # noqa: PLC0415  (only a dry run needs it)
+
+        rehearsal = DryRun(self.executor, self.mask, options.dry_run_limit, options.samples)
+        rehearsal.check()
+        functions = {step.version: load(step) for step in plan.steps}
+        observer = options.observer
+        listener = Listener(partial(_tell, observer.started), partial(_tell, observer.ended))
+        with self.switch.installed():
+            try:
+                return rehearsal.carry_out(
+                    plan,
+                    functions,
+                    listener,
+                    continue_on_error=options.continue_on_error,
+                )
+            except (KeyboardInterrupt, Stopped) as exc:
+                raise RunStoppedError(_NOTHING_LEFT) from exc
 
     def _decide(self, decide: Decide, files: tuple[MigrationFile, ...], history: History) -> Plan:
         plan = decide(files, history)
@@ -375,6 +425,27 @@ def _tell(hear: Callable[[_T], None], what: _T) -> None:
         hear(what)
     except (Exception, SystemExit):  # noqa: BLE001  (whatever an observer raises)
         _log.debug("The observer failed", exc_info=True)
+
+
+_NOTHING_LEFT = (
+    "Stopped. The transaction of the dry run is rolled back: nothing was changed. Give it less time with "
+    "`--dry-run-limit SECONDS`, or a sample of the data with `flask db-migrate rehearse`."
+)
+
+
+def _plan_only(lacking: str) -> str:
+    return (
+        f"This is the plan alone, and nothing was rehearsed: a dry run needs transactions, which this server "
+        f"lacks, since {lacking}."
+    )
+
+
+def _beside(lock: LockState | None) -> tuple[str, ...]:
+    if lock is None or not lock.is_live:
+        return ()
+    return (
+        f"The lock is held by {lock.holder} ({lock.reason}): what that run is changing is not in this dry run.",
+    )
 
 
 def _success(step: Step) -> StepState:

@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, validate
+from marshmallow import (
+    INCLUDE,
+    RAISE,
+    Schema,
+    ValidationError,
+    fields,
+    validate,
+    validates_schema,
+)
 from webargs.flaskparser import FlaskParser
 
 from .errors import InvalidRequestError, NotJsonError
-from .model import Direction, Status, StepState
+from .limits import LONGEST_DRY_RUN, MOST_SAMPLES
+from .model import (
+    Direction,
+    Expected,
+    Status,
+    StepState,
+    Verdict,
+)
 from .runs import RunState
 
 if TYPE_CHECKING:
@@ -71,7 +86,18 @@ class UpQuery(Schema):
     dry_run = _Flag(
         data_key="dryRun",
         load_default=False,
-        metadata={"description": "Show the plan and execute nothing."},
+        metadata={
+            "description": "Execute all of it in a transaction that is taken back, and say what it would do."
+        },
+    )
+    dry_run_limit = _Whole(
+        data_key="dryRunLimit",
+        validate=validate.Range(1, LONGEST_DRY_RUN),
+        metadata={"description": "With `dryRun`: seconds after which to give up."},
+    )
+    samples = _Whole(
+        validate=validate.Range(0, MOST_SAMPLES),
+        metadata={"description": "With `dryRun`: documents of each migration to show."},
     )
     continue_on_error = _Flag(
         data_key="continueOnError",
@@ -82,6 +108,14 @@ class UpQuery(Schema):
         validate=validate.Range(0, LONGEST_WAIT),
         metadata={"description": "Seconds to wait for somebody else's lock."},
     )
+
+    @validates_schema
+    def _check(self, asked: dict[str, Any], **_: object) -> None:
+        stray = {"samples", "dry_run_limit"} & asked.keys()
+        if stray and not asked["dry_run"]:
+            raise ValidationError(
+                "Only with dryRun=true.", self.fields[min(stray)].data_key or min(stray)
+            )
 
 
 class DownQuery(UpQuery):
@@ -402,8 +436,36 @@ class HealthDocument(_Document):
     summary = fields.Nested(Summary)
 
 
+class EffectsDocument(_Document):
+    """How many documents of a collection would be changed."""
+
+    inserted = _count()
+    matched = _count()
+    modified = _count()
+    deleted = _count()
+    upserted = _count()
+
+
+class PredictionDocument(_OpenDocument):
+    """What an operation would do that was not made; the figures behind it follow."""
+
+    operation = _text()
+    collection = _text()
+    expected = _one_of(expected.value for expected in Expected)
+    detail = _text()
+
+
+class SampleDocument(_Document):
+    """A document before and after, as extended JSON: what differs, or all of it where it is new or gone."""
+
+    collection = _text()
+    id = fields.Raw(required=True, allow_none=True)
+    before = fields.Dict(required=True, allow_none=True)
+    after = fields.Dict(required=True, allow_none=True)
+
+
 class StepDocument(_Document):
-    """What became of one migration of a plan."""
+    """What became of one migration of a plan; of a dry run, what would become of it."""
 
     version = _version()
     name = _text()
@@ -413,6 +475,12 @@ class StepDocument(_Document):
     reversible = _flag()
     outOfOrder = _flag()  # noqa: N815
     error = _maybe(ErrorInfo)
+    verdict = fields.String(validate=validate.OneOf([verdict.value for verdict in Verdict]))
+    reason = fields.String(allow_none=True)
+    effects = fields.Dict(keys=fields.String(), values=fields.Nested(EffectsDocument))
+    predicted = fields.List(fields.Nested(PredictionDocument))
+    samples = fields.List(fields.Nested(SampleDocument))
+    dependsOn = fields.List(_version())  # noqa: N815
 
 
 class Problem(_OpenDocument):
@@ -437,6 +505,7 @@ class RunDocument(_Document):
 
     direction = _one_of(direction.value for direction in Direction)
     executed = _flag()
+    dryRun = _flag()  # noqa: N815
     runId = _maybe_text()  # noqa: N815
     batch = _maybe_count()
     steps = _list(StepDocument)

@@ -76,6 +76,15 @@ class Server:
         with translated():
             return self.database.client.admin.command("hello")
 
+    def transaction_seconds(self) -> float | None:
+        """Return how long the server lets a transaction last, or None when it does not tell."""
+        name = "transactionLifetimeLimitSeconds"
+        try:
+            found = self.database.client.admin.command({"getParameter": 1, name: 1}).get(name)
+        except errors.OperationFailure:  # Only administrators may ask, and no router knows.
+            return None
+        return None if found is None else float(found)
+
     def collection(self, name: str) -> Collection[Document]:
         """Return one of our own collections: read from the primary, written to a majority.
 

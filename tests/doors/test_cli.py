@@ -295,23 +295,56 @@ def test_a_dry_run_on_a_fresh_database_creates_nothing(project: Project) -> None
     assert project.db.list_collection_names() == []
 
 
-def test_a_dry_run_prints_the_plan_in_order_and_that_nothing_was_executed(project: Project) -> None:
+def test_a_dry_run_prints_what_each_migration_would_do_in_order(project: Project) -> None:
     project.write_inserts(1)
     project.write("2_tx", "transactional = True\ndef up(db): pass")
     result = project.invoke("up", "--dry-run")
-    plan = result.stdout.splitlines()
-    assert plan[0] == "Would run, in this order (up):"
-    assert plan[2].split() == ["1", "insert", "plain", "reversible"]
-    assert plan[3].split() == ["2", "tx", "in", "a", "transaction", "not", "reversible"]
-    assert plan[-1].startswith("Nothing was executed")
-    assert result.stderr == ""
+    told = result.stdout.splitlines()
+    assert re.fullmatch(r"1 insert: would succeed \(\d+ ms, [\d,]+ documents/s\)", told[0])
+    assert told[1].split() == [
+        "Collection",
+        "Inserted",
+        "Matched",
+        "Modified",
+        "Deleted",
+        "Upserted",
+    ]
+    assert told[2].split() == ["done", "1", "-", "-", "-", "-"]
+    assert re.fullmatch(r"2 tx: would succeed \(\d+ ms\)", told[-2])
+    assert told[-1] == (
+        "Dry run of 2 migrations: 2 would succeed. All of it was taken back: nothing was changed."
+    )
 
 
-def test_a_dry_run_in_json_says_that_it_was_not_executed(project: Project) -> None:
+def test_a_dry_run_in_json_says_what_each_migration_would_do(project: Project) -> None:
     project.write_inserts(1)
     report = document(project.invoke("up", "--dry-run", "--json"))
-    assert report["executed"] is False
-    assert [(step["version"], step["state"]) for step in report["steps"]] == [("1", "not-run")]
+    assert (report["executed"], report["dryRun"]) == (True, True)
+    (step,) = report["steps"]
+    assert (step["version"], step["state"], step["verdict"]) == ("1", "not-run", "would succeed")
+    nothing = dict.fromkeys(("matched", "modified", "deleted", "upserted"), 0)
+    assert step["effects"] == {"done": {"inserted": 1, **nothing}}
+    assert step["executionTime"] >= 0
+
+
+def test_a_dry_run_of_what_would_fail_exits_with_1(project: Project) -> None:
+    project.write("1_bad", "def up(db): raise ValueError('no such field')")
+    result = project.invoke("up", "--dry-run")
+    assert result.exit_code == 1
+    assert "1 bad: would fail: ValueError: no such field" in result.stdout
+    assert "raise ValueError" in result.stdout
+
+
+@pytest.mark.parametrize("option", [("--samples", "1"), ("--dry-run-limit", "3")])
+def test_what_belongs_to_a_dry_run_is_refused_without_one(
+    project: Project, option: tuple[str, str]
+) -> None:
+    project.write_inserts(1)
+    result = project.invoke("up", *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} does not go with this" in result.stderr
+    assert "need --dry-run" in result.stderr
+    assert project.statuses() == {}
 
 
 def test_a_dry_run_is_possible_while_somebody_else_holds_the_lock(project: Project) -> None:

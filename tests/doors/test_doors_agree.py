@@ -24,7 +24,7 @@ TOKEN = "admin-0123456789"
 PROBLEM = {"type", "title", "status", "detail", "code"}
 VOLATILE = {
     *("runId", "lockedAt", "heartbeatAt", "expiresAt", "appliedAt", "rolledBackAt", "updatedAt"),
-    *("at", "executionTime", "traceback", "by", "ofRun", "reason", "fence"),
+    *("at", "executionTime", "traceback", "by", "ofRun", "reason", "fence", "id", "$oid"),
 }
 
 
@@ -110,6 +110,15 @@ CASES = [
     Case("up", pending, ("up",), ("POST", "/up"), 0, 200),
     Case("up again", applied, ("up",), ("POST", "/up"), 0, 200),
     Case("up dry", pending, ("up", "--dry-run"), ("POST", "/up?dryRun=true"), 0, 200),
+    Case("up dry failing", failing, ("up", "--dry-run"), ("POST", "/up?dryRun=true"), 1, 500),
+    Case(
+        "up dry without samples",
+        pending,
+        ("up", "--dry-run", "--samples", "0", "--dry-run-limit", "9"),
+        ("POST", "/up?dryRun=true&samples=0&dryRunLimit=9"),
+        0,
+        200,
+    ),
     Case("up failing", failing, ("up",), ("POST", "/up"), 1, 500),
     Case(
         "up going on",

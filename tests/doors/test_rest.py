@@ -252,8 +252,19 @@ def test_status_up_history_events_and_down(project: Project) -> None:
 def test_a_dry_run_runs_nothing(project: Project) -> None:
     project.write_inserts(1)
     ran = done(api(project)("POST", "/up?dryRun=true"))
-    assert (ran["executed"], [step["state"] for step in ran["steps"]]) == (False, ["not-run"])
+    assert (ran["dryRun"], [step["state"] for step in ran["steps"]]) == (True, ["not-run"])
+    assert [step["verdict"] for step in ran["steps"]] == ["would succeed"]
     untouched(project)
+
+
+@pytest.mark.parametrize("stray", ["samples=1", "dryRunLimit=3"])
+def test_what_belongs_to_a_dry_run_is_refused_without_one(project: Project, stray: str) -> None:
+    project.write_inserts(1)
+    problem(api(project)("POST", f"/up?{stray}"), 400, "invalid-request")
+    untouched(project)
+    name = stray.partition("=")[0]
+    ran = done(api(project)("POST", f"/up?dryRun=true&{name}=1"))
+    assert ran["steps"][0]["verdict"] == "would succeed"
 
 
 def test_a_failed_migration_answers_500_with_the_report(project: Project) -> None:

@@ -21,6 +21,7 @@ EAGER = {
     "flask_migrate_mongo.config",
     "flask_migrate_mongo.errors",
     "flask_migrate_mongo.extension",
+    "flask_migrate_mongo.limits",
 }
 """What importing the package takes; all else is imported when a command runs."""
 

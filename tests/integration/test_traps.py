@@ -355,11 +355,14 @@ def test_a_failed_migration_is_never_shown_as_applied(project: Project) -> None:
     assert project.invoke("down").stdout == "Nothing to do: no migration is applied.\n"
 
 
-def test_a_dry_run_says_that_nothing_was_executed_and_claims_no_success(project: Project) -> None:
+def test_a_dry_run_claims_no_success_that_it_has_not_seen(project: Project) -> None:
     project.write_inserts(1)
+    project.write("2_bad", "def up(db): db.done.insert_one({'_id': 1, '$bad': 1}); 1 / 0")
     result = project.invoke("up", "--dry-run")
-    assert "Nothing was executed" in result.stdout
-    assert not {"Applied", "applied", "✓", "completed"} & set(result.output.split())
+    assert result.exit_code == 1
+    assert "1 would succeed, 1 would fail" in result.stdout
+    assert "nothing was changed" in result.stdout
+    assert not {"Applied", "applied", "completed"} & set(result.output.split())
     assert project.db.list_collection_names() == []
 
 

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, object] = {
     "transactions": "required",
     "out_of_order": "allow",
     "interrupted": "rerun",
+    "redact": ("password", "passwd", "secret", "token", "api_key", "apikey"),
     "on_start": False,
     "on_start_fail_hard": False,
     "on_start_wait": 300,
@@ -56,6 +57,12 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
     "MIGRATE_TRANSACTIONS": ("preferred", "preferred", "REQUIRED", "required"),
     "MIGRATE_OUT_OF_ORDER": ("refuse", "refuse", "allow", "allow"),
     "MIGRATE_INTERRUPTED": ("stop", "stop", "rerun", "rerun"),
+    "MIGRATE_REDACT": (
+        ["Email", " iban"],
+        ("Email", "iban"),
+        "Email, user.PIN,",
+        ("Email", "user.PIN"),
+    ),
     "MIGRATE_ON_START": (True, True, " Always ", "always"),
     "MIGRATE_ON_START_FAIL_HARD": (True, True, "Off", False),
     "MIGRATE_ON_START_WAIT": (5, 5.0, "0.5", 0.5),
@@ -87,6 +94,7 @@ BAD: dict[str, list[object]] = {
     "MIGRATE_TRANSACTIONS": [*NO_TEXTS, "no"],
     "MIGRATE_OUT_OF_ORDER": [*NO_TEXTS, "deny"],
     "MIGRATE_INTERRUPTED": [*NO_TEXTS, "restart"],
+    "MIGRATE_REDACT": ["", "  ", 1, True, 2.0, b"email", [1], ["email", None], {"email": 1}],
     "MIGRATE_ON_START": NO_FLAGS,
     "MIGRATE_ON_START_FAIL_HARD": [*NO_FLAGS, "always"],
     "MIGRATE_ON_START_WAIT": NO_SECONDS,
@@ -256,4 +264,4 @@ def test_a_password_is_masked_before_a_long_value_is_cut() -> None:
 
 
 def test_settings_do_not_show_the_connection_string() -> None:
-    assert "secret" not in repr(settings(MONGO_URI="mongodb://anna:secret@host/db"))
+    assert "hunter2" not in repr(settings(MONGO_URI="mongodb://anna:hunter2@host/db"))

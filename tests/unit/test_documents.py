@@ -274,6 +274,7 @@ def test_a_run_says_what_became_of_every_step() -> None:
     assert document == {
         "direction": "up",
         "executed": True,
+        "dryRun": False,
         "runId": "f00d",
         "batch": 4,
         "steps": [

@@ -103,7 +103,8 @@ def test_a_value_out_of_its_bounds_is_refused(schema: type[Schema], text: str) -
 @pytest.mark.parametrize("text", ["steps=1", "dry_run=true", "dryrun=true", "x", "=", "dryRun[]=1"])
 def test_an_unknown_parameter_is_refused_with_those_there_are(text: str) -> None:
     with pytest.raises(
-        InvalidRequestError, match=r"What is taken: dryRun, continueOnError, wait\.$"
+        InvalidRequestError,
+        match=r"What is taken: dryRun, dryRunLimit, samples, continueOnError, wait\.$",
     ):
         query(schemas.UpQuery, text)
     with pytest.raises(InvalidRequestError, match=r"Leave the parameters out\.$"):

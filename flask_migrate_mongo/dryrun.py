@@ -1,0 +1,257 @@
+"""A plan executed for real, in one transaction that is never committed."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from pymongo.errors import PyMongoError
+
+from . import wire
+from .confinement import confined
+from .effects import Budget, Recorder, masked
+from .errors import (
+    InvalidRequestError,
+    NotRehearsableError,
+    capture,
+    redact,
+)
+from .execution import (
+    NO_SUCH_TRANSACTION,
+    Context,
+    caught,
+    code_of,
+    is_transient,
+    log_of,
+    transaction,
+)
+from .model import Outcome, StepState, Trial, Verdict
+from .server import elapsed
+from .stopping import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pymongo.client_session import ClientSession
+
+    from .errors import EscapesTransactionError, TooLargeToRehearseError
+    from .execution import Executor
+    from .masking import Mask
+    from .model import Plan, Step
+
+    Functions = Mapping[int, Callable[..., object]]
+
+_NOT_IN_A_TRANSACTION = 263
+"""OperationNotSupportedInTransaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whom to tell of a step that begins, and of what it would do."""
+
+    started: Callable[[Step], None]
+    ended: Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """Rehearses the steps of a plan, each on what those before it have left.
+
+    `seconds` is for all of them together. `samples` is how many documents of each step are shown before and after.
+    """
+
+    executor: Executor
+    mask: Mask
+    seconds: float
+    samples: int
+
+    def check(self) -> None:
+        """Raise UnsupportedDriverError when migrations could not be kept inside the transaction.
+
+        Raises InvalidRequestError when the server would end that before the dry run is to.
+        """
+        self.executor.check()
+        wire.check_driver()
+        allowed = self.executor.server.transaction_seconds()
+        if allowed is not None and self.seconds >= allowed:
+            raise InvalidRequestError(
+                f"A dry run of {self.seconds:g} s is one transaction, and this server ends those after {allowed:g} s. "
+                f"Make it shorter: `--dry-run-limit {allowed / 2:g}`."
+            )
+
+    def carry_out(
+        self, plan: Plan, functions: Functions, listener: Listener, *, continue_on_error: bool
+    ) -> tuple[Outcome, ...]:
+        """Return what each step would do, having taken everything back."""
+        outcomes: list[Outcome] = []
+        over: str | None = None
+        with self._opened() as opened:
+            for step in plan.steps:
+                if over is None:
+                    listener.started(step)
+                    outcome, may_go_on = opened.rehearse(step, functions[step.version])
+                    if not (may_go_on and (continue_on_error or not outcome.failed)):
+                        over = _over(outcome)
+                else:
+                    outcome = _unreached(step, over)
+                outcomes.append(outcome)
+                listener.ended(outcome)
+        return tuple(outcomes)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[_Opened]:
+        server, budget = self.executor.server, Budget(self.seconds)
+        with server.database.client.start_session() as session:
+            in_time = False
+            try:
+                with transaction(session):
+                    yield _Opened(self, session, budget)
+                    in_time = budget.seconds_left > 0
+            finally:
+                if not in_time:
+                    # What a limit or a signal cut short may still run on the server, with its locks.
+                    server.kill_session(session.session_id["id"])
+
+
+class _Opened:
+    """The open transaction of a dry run, and what is known of what was done in it."""
+
+    def __init__(self, dry_run: DryRun, session: ClientSession, budget: Budget) -> None:
+        self._dry_run = dry_run
+        self._session = session
+        self._budget = budget
+        self._database = dry_run.executor.server.handle(transactional=True)
+        # The first command begins the transaction, and must be none whose sending is still undecided.
+        self._database["system.version"].find_one({}, session=session)
+
+    def rehearse(self, step: Step, function: Callable[..., object]) -> tuple[Outcome, bool]:
+        """Return what the step would do, and whether the transaction can serve the next one."""
+        session_id = self._session.session_id["id"]
+        recorder = Recorder(self._database, session_id, self._budget, samples=self._dry_run.samples)
+        began = elapsed()
+        end = self._call(step, function, recorder)
+        took_ms = round((elapsed() - began) * 1000)
+        verdict, reason, failure = _judge(step, end)
+        trial = self._trial(recorder, verdict, reason)
+        error = None if failure is None else capture(failure)
+        # A transactional step that fails takes its writes back, which this transaction cannot.
+        stands = verdict is Verdict.FAILS and not (step.file.transactional or end.first_error)
+        alive = verdict is Verdict.SUCCEEDS or stands
+        return Outcome(step, StepState.NOT_RUN, took_ms, error, trial), alive
+
+    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> _End:
+        executor = self._dry_run.executor
+        context = Context(executor.app, log_of(step), _unheld, self._shown(step), rehearsal=True)
+        raised: BaseException | None = None
+        with confined(self._session) as confinement, wire.tapped(recorder), self._timeout():
+            try:
+                executor.call(function, context, self._database)
+            except (KeyboardInterrupt, Stopped):
+                raise
+            except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
+                raised = exc
+        refusal = recorder.refusal or self._late(raised)
+        return _End(raised, confinement.failure, confinement.escape, refusal)
+
+    def _late(self, raised: BaseException | None) -> TooLargeToRehearseError | None:
+        late = isinstance(raised, PyMongoError) and raised.timeout and not self._budget.seconds_left
+        return self._budget.timed_out() if late else None
+
+    def _shown(self, step: Step) -> ClientSession | None:
+        return self._session if step.file.transactional else None
+
+    def _timeout(self) -> contextlib.AbstractContextManager[Any]:
+        # One long command is ended by the server and by the driver; 0 would mean no limit.
+        return pymongo.timeout(max(self._budget.seconds_left, 0.001))
+
+    def _trial(self, recorder: Recorder, verdict: Verdict, reason: str | None) -> Trial:
+        return Trial(
+            verdict,
+            reason,
+            dict(recorder.effects),
+            tuple(recorder.unknown),
+            tuple(masked(sample, self._dry_run.mask) for sample in recorder.samples),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a step's function ended: what it raised, what ended the transaction, and what was refused."""
+
+    raised: BaseException | None
+    first_error: PyMongoError | None
+    escape: EscapesTransactionError | None
+    refusal: TooLargeToRehearseError | None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what was raised only says that the transaction had ended before."""
+        return code_of(self.raised) == NO_SUCH_TRANSACTION != code_of(self.first_error)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What a step in a transaction of its own would fail with."""
+        if self.raised is not None and not (self.is_late and self.first_error):
+            return self.raised
+        return self.escape or (caught(self.first_error) if self.first_error else None)
+
+
+def _judge(step: Step, end: _End) -> tuple[Verdict, str | None, BaseException | None]:
+    """Return the verdict, the reason where it needs one, and what the step would fail with."""
+    if end.refusal is not None:
+        return Verdict.TOO_LARGE, end.refusal.why, None
+    reason = _unclear(end) or (None if step.file.transactional else _not_as_plain(end))
+    if reason is not None:
+        return Verdict.NOT_REHEARSED, reason, None
+    if end.failure is not None:
+        return Verdict.FAILS, None, end.failure
+    return Verdict.SUCCEEDS, None, None
+
+
+def _unclear(end: _End) -> str | None:
+    """Return why it is unknown what a step would do, whatever kind it is."""
+    if isinstance(end.raised, NotRehearsableError):
+        return str(end.raised)
+    first = end.first_error or end.raised
+    if first is not None and is_transient(first):
+        detail = (
+            redact(str(first)) if code_of(first) != NO_SUCH_TRANSACTION else "its time was over"
+        )
+        return f"the server ended the transaction of this dry run: {detail}. Try again"
+    return None
+
+
+def _not_as_plain(end: _End) -> str | None:
+    """Return what a plain step may do for real, and not in the transaction of a dry run."""
+    if end.escape is not None:
+        what = str(end.escape).partition(". ")[0]
+        return f"{what}, which a dry run cannot take back"
+    first = end.first_error
+    if first is None:
+        return None
+    if code_of(first) == _NOT_IN_A_TRANSACTION:
+        return f"the server allows this in no transaction: {redact(str(first))}"
+    if end.raised is None or end.is_late:
+        return (
+            "it goes on after an error, which the transaction of a dry run does not survive: "
+            f"{redact(str(first))}"
+        )
+    return None
+
+
+def _over(outcome: Outcome) -> str:
+    """Return why the steps after this one are not rehearsed."""
+    assert outcome.trial is not None  # noqa: S101
+    if outcome.trial.verdict is Verdict.FAILS:
+        return f"{outcome.step.version} would fail before it"
+    return f"{outcome.step.version}, on which it may build, was not rehearsed to its end"
+
+
+def _unreached(step: Step, reason: str) -> Outcome:
+    return Outcome(step, StepState.NOT_RUN, trial=Trial(Verdict.NOT_REHEARSED, reason))
+
+
+def _unheld() -> None:
+    """Stand for the lease, which a dry run does not hold and need not hold."""
