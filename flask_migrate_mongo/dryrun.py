@@ -152,11 +152,11 @@ class _Opened:
                 raise
             except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
                 raised = exc
-        refusal = recorder.refusal or self._late(raised)
+        refusal = recorder.refusal or self._late(raised) or self._late(confinement.failure)
         return _End(raised, confinement.failure, confinement.escape, refusal)
 
-    def _late(self, raised: BaseException | None) -> TooLargeToRehearseError | None:
-        late = isinstance(raised, PyMongoError) and raised.timeout and not self._budget.seconds_left
+    def _late(self, exc: BaseException | None) -> TooLargeToRehearseError | None:
+        late = isinstance(exc, PyMongoError) and exc.timeout and self._budget.is_nearly_over
         return self._budget.timed_out() if late else None
 
     def _shown(self, step: Step) -> ClientSession | None:

@@ -60,6 +60,11 @@ class Budget:
         """Seconds until the dry run has to end; 0 when it is over."""
         return max(0.0, self._deadline - elapsed())
 
+    @property
+    def is_nearly_over(self) -> bool:
+        """Whether a command that timed out did so for our limit: the driver allows for the way there and back."""
+        return self.seconds_left < max(0.1 * self._seconds, 0.1)
+
     def check(self) -> None:
         """Raise TooLargeToRehearseError when the time is over."""
         if not self.seconds_left:
@@ -144,7 +149,9 @@ class Recorder:
         """Count what was changed."""
         if command.session_id != self._session_id or command.name not in _COUNTED:
             return
-        samples = list(self._compared(command, reply))
+        # A write that failed has ended the transaction: there is nothing left to look at.
+        over = reply.get("writeErrors") or reply.get("nErrors")
+        samples = [] if over else list(self._compared(command, reply))
         for namespace, effects in self._counted(command, reply, changed=bool(samples)):
             self._spend(namespace, effects)
             label = self._label(namespace)
@@ -157,7 +164,9 @@ class Recorder:
         self, documents: Sequence[tuple[str, Any]], statements: Sequence[_Statement]
     ) -> None:
         single = sum(not statement.many for statement in statements)
-        self._budget.admit(len(documents) + single, sum(len(bson.encode(d)) for _, d in documents))
+        size = sum(len(bson.encode(document)) for _, document in documents)
+        self._budget.admit(len(documents) + single, size)
+        self._budget.spend(0, size)
         for statement in statements:
             if statement.many:
                 count, size = self._extent(statement)
@@ -179,8 +188,9 @@ class Recorder:
         return True
 
     def _spend(self, namespace: str, effects: Effects) -> None:
-        written = effects.inserted + effects.upserted + effects.matched + effects.deleted
-        self._budget.spend(written, written * self._known(namespace)[1])
+        touched = effects.upserted + effects.matched + effects.deleted
+        size = touched * self._known(namespace)[1] if touched else 0
+        self._budget.spend(effects.inserted + touched, size)
 
     def _known(self, namespace: str) -> tuple[int, int]:
         """Return how many documents there are, before the dry run, and their size on average."""

@@ -153,11 +153,14 @@ def conflict_at_commit(exc):
 
 
 dispatch = server.dispatch
+LIFETIME_NAME = "transactionLifetimeLimitSeconds"
 
 
-def dispatch_with_version(doc, ctx):
-    """NotPrimary errors carry a topologyVersion, so that a driver retries at once."""
+def dispatch_as_mongod(doc, ctx):
+    """NotPrimary errors carry a topologyVersion, so that a driver retries at once; a parameter more is told."""
     reply = dispatch(doc, ctx)
+    if "getParameter" in doc and LIFETIME_NAME in doc:
+        reply = {LIFETIME_NAME: int(LIFETIME), "ok": 1.0}
     if not reply.get("ok") and reply.get("code") in NOT_PRIMARY and "topologyVersion" not in reply:
         counter = ctx.step_down_state.topology_counter() if ctx.step_down_state else 0
         reply["topologyVersion"] = {
@@ -174,7 +177,7 @@ transactions.TransactionRegistry._prune_locked = prune_from_the_start
 # The table of retryable writes is scanned at each write; a short one keeps writes fast.
 transactions._RETRYABLE_RECORD_MAX = 200
 server.SecantusDBServer.start = start_with_sweeper
-server.dispatch = dispatch_with_version
+server.dispatch = dispatch_as_mongod
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,326 @@
+"""A dry run tells what the run that follows does, and leaves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flask_migrate_mongo.model import Effects, RunReport, StepState, Verdict
+from flask_migrate_mongo.runner import Options
+from tests.content import Difference, content, differences
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.project import Project
+
+OURS = {"migrations", "migration_locks"}
+
+
+def eff(
+    inserted: int = 0, matched: int = 0, modified: int = 0, deleted: int = 0, upserted: int = 0
+) -> Effects:
+    return Effects(inserted, matched, modified, deleted, upserted)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Migrations, one after the other, and what each of them does to which collection."""
+
+    name: str
+    ups: tuple[str, ...]
+    effects: tuple[Mapping[str, Effects], ...]
+    fails: bool = False
+    predicted: tuple[tuple[str, str, str], ...] = ()
+    tables: Mapping[str, Difference] | None = None
+    """What the run does to the documents, where it is more than the effects say."""
+
+
+def case(name: str, up: str, effects: Mapping[str, Effects], **more: Any) -> Case:
+    return Case(name, (up,), (effects,), **more)
+
+
+# Ten `items` {_id: 0…9, n: 0…9, tag: "even" or "odd", code: 0…4 twice}, five `orders` {_id: 0…4, item: 0…4, sum: 10}.
+CASES = [
+    # --- every write
+    case("insert_one", "db.items.insert_one({})", {"items": eff(inserted=1)}),
+    case("insert_many", "db.new.insert_many([{}, {}, {}])", {"new": eff(inserted=3)}),
+    case(
+        "insert_many in many batches",
+        "db.new.insert_many({'_id': i, 'x': 'x' * 1000} for i in range(1500))",
+        {"new": eff(inserted=1500)},
+    ),
+    case(
+        "update_one that changes nothing",
+        "db.items.update_one({'n': 3}, {'$set': {'n': 3}})",
+        {"items": eff(matched=1)},
+    ),
+    case(
+        "update_many",
+        "db.items.update_many({'tag': 'odd'}, {'$inc': {'n': 10}})",
+        {"items": eff(matched=5, modified=5)},
+    ),
+    case(
+        "update with a pipeline",
+        "db.items.update_many({}, [{'$set': {'twice': {'$multiply': ['$n', 2]}}}])",
+        {"items": eff(matched=10, modified=10)},
+    ),
+    case(
+        "upsert",
+        "db.items.update_one({'_id': 99}, {'$set': {'n': 1}}, upsert=True)",
+        {"items": eff(upserted=1)},
+    ),
+    case(
+        "replace_one",
+        "db.items.replace_one({'_id': 1}, {'n': 'new'})",
+        {"items": eff(matched=1, modified=1)},
+    ),
+    case("delete_one", "db.items.delete_one({'tag': 'odd'})", {"items": eff(deleted=1)}),
+    case("delete_many", "db.items.delete_many({'n': {'$gt': 6}})", {"items": eff(deleted=3)}),
+    case("delete_many of all", "db.items.delete_many({})", {"items": eff(deleted=10)}),
+    case(
+        "find_one_and_update",
+        "db.items.find_one_and_update({'tag': 'odd'}, {'$set': {'n': -1}}, sort=[('n', -1)])",
+        {"items": eff(matched=1, modified=1)},
+    ),
+    case(
+        "find_one_and_update that changes nothing",
+        "db.items.find_one_and_update({'_id': 4}, {'$set': {'n': 4}})",
+        {"items": eff(matched=1)},
+    ),
+    case(
+        "find_one_and_update that changes only the type",
+        "db.items.find_one_and_update({'_id': 4}, {'$set': {'n': 4.0}})",
+        {"items": eff(matched=1, modified=1)},
+    ),
+    case(
+        "find_one_and_update that upserts",
+        "db.items.find_one_and_update({'_id': 50}, {'$set': {'n': 4}}, upsert=True)",
+        {"items": eff(upserted=1)},
+    ),
+    case(
+        "find_one_and_replace",
+        "db.items.find_one_and_replace({'_id': 4}, {'n': 44})",
+        {"items": eff(matched=1, modified=1)},
+    ),
+    case(
+        "find_one_and_delete",
+        "db.items.find_one_and_delete({'n': {'$gte': 5}}, sort=[('n', 1)])",
+        {"items": eff(deleted=1)},
+    ),
+    case(
+        "find_one_and_delete of nothing",
+        "db.items.find_one_and_delete({'n': 50})",
+        {"items": eff()},
+    ),
+    case(
+        "bulk_write",
+        "db.items.bulk_write([InsertOne({'_id': 20}), UpdateOne({'_id': 1}, {'$set': {'n': 0}}), "
+        "UpdateMany({'tag': 'even'}, {'$set': {'e': 1}}), ReplaceOne({'_id': 77}, {'n': 1}, upsert=True), "
+        "DeleteOne({'_id': 3}), DeleteMany({'_id': {'$in': [5, 7]}})])",
+        {"items": eff(inserted=1, matched=6, modified=6, deleted=3, upserted=1)},
+    ),
+    case(
+        "bulk_write in no order",
+        "db.items.bulk_write([UpdateOne({'_id': i}, {'$inc': {'n': 1}}) for i in range(12)], ordered=False)",
+        {"items": eff(matched=10, modified=10)},
+    ),
+    case(
+        "bulk_write of the client",
+        "db.client.bulk_write([InsertOne({'_id': 70}, namespace=f'{db.name}.items'), "
+        "UpdateMany({}, {'$set': {'sum': 1}}, namespace=f'{db.name}.orders'), "
+        "DeleteOne({'_id': 2}, namespace=f'{db.name}.items')])",
+        {"items": eff(inserted=1, deleted=1), "orders": eff(matched=5, modified=5)},
+    ),
+    case(
+        "verbose bulk_write of the client",
+        "db.client.bulk_write([UpdateMany({'tag': 'odd'}, {'$set': {'x': 1}}, namespace=f'{db.name}.items'), "
+        "UpdateMany({}, {'$set': {'sum': 10}}, namespace=f'{db.name}.orders'), "
+        "UpdateOne({'_id': 9}, {'$set': {'sum': 1}}, upsert=True, namespace=f'{db.name}.orders')], "
+        "verbose_results=True)",
+        {"items": eff(matched=5, modified=5), "orders": eff(matched=5, upserted=1)},
+    ),
+    case(
+        "a command",
+        "db.command('update', 'items', updates=[{'q': {}, 'u': {'$set': {'x': 1}}, 'multi': True}])",
+        {"items": eff(matched=10, modified=10)},
+    ),
+    case(
+        "array filters and collation",
+        "db.items.update_one({'_id': 2}, {'$set': {'a': [1, 2]}}); "
+        "db.items.update_one({'tag': 'ODD'}, {'$set': {'b': 1}}, collation={'locale': 'en', 'strength': 2})",
+        {"items": eff(matched=2, modified=2)},
+    ),
+    # --- other ways to the same collections
+    case(
+        "get_collection and with_options",
+        "db.get_collection('items', write_concern=WriteConcern('majority'))"
+        ".with_options(read_preference=ReadPreference.SECONDARY_PREFERRED).delete_many({'tag': 'odd'})",
+        {"items": eff(deleted=5)},
+    ),
+    case(
+        "another handle on the same client",
+        "db.client.get_database(db.name)['items'].update_many({}, {'$set': {'x': 1}})",
+        {"items": eff(matched=10, modified=10)},
+    ),
+    case(
+        "the application's own handle",
+        "from flask import current_app; current_app.extensions['shop_db'].items.delete_one({'_id': 0})",
+        {"items": eff(deleted=1)},
+    ),
+    case(
+        "a cursor over many batches",
+        "for d in db.items.find({}, batch_size=2).sort('n'): db.orders.update_one({'item': d['_id']}, "
+        "{'$set': {'tag': d['tag']}})",
+        {"orders": eff(matched=5, modified=5)},
+    ),
+    case(
+        "an aggregation that is read",
+        "for d in db.orders.aggregate([{'$lookup': {'from': 'items', 'localField': 'item', "
+        "'foreignField': '_id', 'as': 'i'}}]): db.orders.update_one({'_id': d['_id']}, {'$set': {'n': d['i'][0]['n']}})",
+        {"orders": eff(matched=5, modified=5)},
+    ),
+    # --- chained
+    Case(
+        "each sees what those before it did",
+        (
+            "db.items.update_many({}, {'$rename': {'n': 'm'}})",
+            "assert not db.items.find_one({'n': {'$exists': True}}); "  # noqa: ISC004
+            "db.items.update_many({'m': {'$lt': 5}}, {'$set': {'small': True}})",
+            "db.items.delete_many({'small': True})",
+        ),
+        (
+            {"items": eff(matched=10, modified=10)},
+            {"items": eff(matched=5, modified=5)},
+            {"items": eff(deleted=5)},
+        ),
+        tables={"items": Difference(created=0, changed=5, gone=5)},
+    ),
+    Case(
+        "plain and transactional in turns",
+        (
+            "db.items.insert_one({'_id': 'a'})",
+            "TRANSACTIONAL db.items.update_one({'_id': 'a'}, {'$set': {'n': 1}})",
+            "db.items.delete_one({'_id': 'a', 'n': 1})",
+        ),
+        (
+            {"items": eff(inserted=1)},
+            {"items": eff(matched=1, modified=1)},
+            {"items": eff(deleted=1)},
+        ),
+        tables={},
+    ),
+    # --- failing
+    case(
+        "failing before it writes",
+        "1 / 0; db.items.delete_many({})",
+        {},
+        fails=True,
+    ),
+    case(
+        "failing half-way",
+        "db.items.delete_one({'_id': 1}); raise KeyError('gone')",
+        {"items": eff(deleted=1)},
+        fails=True,
+    ),
+    case(
+        "failing on a duplicate key",
+        "db.items.insert_many([{'_id': 10}, {'_id': 11}, {'_id': 1}, {'_id': 12}])",
+        {"items": eff(inserted=2)},
+        fails=True,
+    ),
+    Case(
+        "the second fails",
+        ("db.items.delete_one({'_id': 1})", "db.items.insert_one({'_id': 2})"),
+        ({"items": eff(deleted=1)}, {"items": eff()}),
+        fails=True,
+    ),
+    Case(
+        "the third, a transactional one, fails",
+        (
+            "db.orders.delete_one({'_id': 1})",
+            "TRANSACTIONAL db.items.update_many({}, {'$set': {'x': 1}})",
+            "TRANSACTIONAL db.items.update_many({}, {'$set': {'y': 1}}); raise RuntimeError",
+        ),
+        (
+            {"orders": eff(deleted=1)},
+            {"items": eff(matched=10, modified=10)},
+            {"items": eff(matched=10, modified=10)},
+        ),
+        fails=True,
+        tables={"items": Difference(0, 10, 0), "orders": Difference(0, 0, 1)},
+    ),
+]
+
+
+def write(project: Project, position: int, up: str) -> None:
+    body = up.removeprefix("TRANSACTIONAL ").replace("; ", "\n    ")
+    flag = "transactional = True\n" if up.startswith("TRANSACTIONAL ") else ""
+    imports = "from pymongo import *\nfrom pymongo.write_concern import WriteConcern\nfrom gridfs import GridFS\n"
+    project.write(f"{position}_step", f"{imports}{flag}\ndef up(db, ctx):\n    {body}\n")
+
+
+@pytest.fixture
+def shop(project: Project) -> Project:
+    """A project with some data."""
+    project.db.items.insert_many(
+        {"_id": i, "n": i, "tag": "odd" if i % 2 else "even", "code": i // 2} for i in range(10)
+    )
+    project.db.orders.insert_many({"_id": i, "item": i, "sum": 10} for i in range(5))
+    project.db.items.create_index("tag")
+    return project
+
+
+def run(project: Project, **options: Any) -> RunReport:
+    app = project.app()
+    app.extensions["shop_db"] = project.db
+    from flask_migrate_mongo import MongoMigrate  # noqa: PLC0415
+
+    return MongoMigrate().runner(app).up(Options(**options))
+
+
+def sums(effects: Mapping[str, Effects]) -> Difference:
+    """Return what these effects do to documents, none of which is touched twice."""
+    total = sum(effects.values(), Effects())
+    return Difference(total.inserted + total.upserted, total.modified, total.deleted)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_dry_run_tells_what_the_run_does_and_leaves_nothing(shop: Project, case: Case) -> None:
+    for position, up in enumerate(case.ups, 1):
+        write(shop, position, up)
+    before = content(shop.db)
+
+    dry = run(shop, dry_run=True)
+
+    assert content(shop.db) == before
+    trials = [outcome.trial for outcome in dry.outcomes]
+    assert [t and t.effects for t in trials] == list(case.effects)
+    told = [(p.operation, p.collection, p.expected.value) for t in trials if t for p in t.predicted]
+    assert tuple(told) == case.predicted
+    verdicts = [t.verdict for t in trials if t]
+    last = Verdict.FAILS if case.fails else Verdict.SUCCEEDS
+    assert verdicts == [Verdict.SUCCEEDS] * (len(case.ups) - 1) + [last]
+
+    real = run(shop)
+
+    done = [outcome.state for outcome in real.outcomes]
+    ended = StepState.FAILED if case.fails else StepState.APPLIED
+    assert done == [StepState.APPLIED] * (len(case.ups) - 1) + [ended]
+    if case.fails:
+        assert real.outcomes[-1].error
+        assert dry.outcomes[-1].error
+        assert dry.outcomes[-1].error.message == real.outcomes[-1].error.message
+    changed = {n: d for n, d in differences(before, content(shop.db)).items() if n not in OURS}
+    assert changed == (expected(case) if case.tables is None else case.tables)
+
+
+def expected(case: Case) -> dict[str, Difference]:
+    found: dict[str, Effects] = {}
+    for effects in case.effects:
+        for name, each in effects.items():
+            found[name] = found.get(name, Effects()) + each
+    differences = {name: sums({name: each}) for name, each in found.items()}
+    return {name: each for name, each in differences.items() if any(each)}

@@ -1,0 +1,379 @@
+"""What a dry run cannot do, it says; what it must not do, it does not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import mongomock
+import pytest
+from pymongo import MongoClient
+
+from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.effects import DOCUMENTS_LIMIT
+from flask_migrate_mongo.model import Actor, Outcome, Sample, Trial, Verdict
+from flask_migrate_mongo.runner import Options
+from tests.content import content
+from tests.server.launcher import TestServer
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+    from tests.project import Project
+
+THREAD = """
+import threading
+
+
+def up(db):
+    thread = threading.Thread(target=lambda: db.items.insert_one({"by": "thread"}))
+    thread.start()
+    thread.join()
+"""
+OWN_SESSION = """
+def up(db):
+    with db.client.start_session() as session:
+        session.with_transaction(lambda s: db.items.insert_one({}, session=s))
+"""
+OWN_CLIENT = """
+from pymongo import MongoClient
+
+
+def up(db):
+    with MongoClient(host=[f"{h}:{p}" for h, p in db.client.nodes]) as client:
+        client[db.name].items.insert_one({"by": "own client"})
+"""
+CAUGHT = """
+from pymongo.errors import DuplicateKeyError
+
+
+def up(db):
+    try:
+        db.items.insert_one({"_id": 1})
+    except DuplicateKeyError:
+        pass
+    db.items.insert_one({"_id": 2})
+"""
+CAUGHT_AT_THE_END = """
+import contextlib
+
+from pymongo.errors import DuplicateKeyError
+
+
+def up(db):
+    with contextlib.suppress(DuplicateKeyError):
+        db.items.insert_one({"_id": 1})
+"""
+DDL_ELSEWHERE = """
+def up(db):
+    db.client[db.name].items.create_index("x")
+"""
+
+
+def dry(project: Project, **options: Any) -> tuple[Outcome, ...]:
+    return project.runner().up(Options(dry_run=True, **options)).outcomes
+
+
+def trial(project: Project, **options: Any) -> Trial:
+    """Return what is said of the first migration."""
+    found = dry(project, **options)[0].trial
+    assert found is not None
+    return found
+
+
+# --- what a transaction does not hold
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (THREAD, "A thread that the migration started used the database"),
+        (OWN_SESSION, "The migration used a session of its own"),
+        (OWN_CLIENT, "The migration used another client than the application's"),
+        (CAUGHT, "goes on after an error, which the transaction of a dry run does not survive"),
+        (CAUGHT_AT_THE_END, "goes on after an error"),
+        (DDL_ELSEWHERE, "the server allows this in no transaction: Cannot create new indexes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_plain_migration_that_cannot_be_taken_back_is_not_rehearsed(
+    project: Project, source: str, reason: str
+) -> None:
+    project.db.items.insert_one({"_id": 1})
+    project.write("1_escapes", source)
+    project.write("2_next", "def up(db): db.items.insert_one({})")
+    before = content(project.db)
+    first, second = dry(project, continue_on_error=True)
+    assert content(project.db) == before
+    assert first.trial
+    assert first.trial.verdict is Verdict.NOT_REHEARSED
+    assert reason in str(first.trial.reason)
+    assert second.trial == Trial(
+        Verdict.NOT_REHEARSED, "1, on which it may build, was not rehearsed to its end"
+    )
+
+
+@pytest.mark.parametrize("source", [OWN_SESSION, OWN_CLIENT, CAUGHT, DDL_ELSEWHERE])
+def test_what_fails_a_transactional_migration_fails_its_dry_run_with_the_same_error(
+    project: Project, source: str
+) -> None:
+    project.db.items.insert_one({"_id": 1})
+    project.write("1_escapes", f"transactional = True\n{source}")
+    (found,) = dry(project)
+    (real,) = project.runner().up().outcomes
+    assert found.trial
+    assert found.trial.verdict is Verdict.FAILS
+    assert found.error
+    assert real.error
+    assert (found.error.type, found.error.message) == (real.error.type, real.error.message)
+
+
+def test_what_follows_a_failure_is_rehearsed_where_the_run_would_go_on(project: Project) -> None:
+    project.write("1_bad", "def up(db): db.items.insert_one({'_id': 1}); raise ValueError")
+    project.write("2_good", "def up(db): assert db.items.find_one({'_id': 1})")
+    verdicts = [o.trial and o.trial.verdict for o in dry(project, continue_on_error=True)]
+    assert verdicts == [Verdict.FAILS, Verdict.SUCCEEDS]
+    last = dry(project)[-1].trial
+    assert last == Trial(Verdict.NOT_REHEARSED, "1 would fail before it")
+
+
+def test_a_failed_transactional_migration_is_followed_by_nothing(project: Project) -> None:
+    project.write("1_bad", "transactional = True\ndef up(db): db.items.insert_one({}); 1 / 0")
+    project.write("2_good", "def up(db): db.items.insert_one({})")
+    last = dry(project, continue_on_error=True)[-1].trial
+    assert last == Trial(Verdict.NOT_REHEARSED, "1 would fail before it")
+
+
+# --- limits
+
+
+def test_a_dry_run_that_takes_too_long_is_ended_with_what_was_counted(project: Project) -> None:
+    project.write(
+        "1_slow",
+        """
+        import itertools
+
+
+        def up(db):
+            for number in itertools.count():
+                db.items.insert_one({"_id": number})
+        """,
+    )
+    found = trial(project, dry_run_limit=0.5)
+    assert found.verdict is Verdict.TOO_LARGE
+    assert found.reason == "it takes longer than 0.5 s"
+    assert found.effects["items"].inserted > 0
+    assert project.db.list_collection_names() == []
+
+
+def test_a_refusal_that_the_migration_swallows_is_a_refusal_all_the_same(project: Project) -> None:
+    project.write(
+        "1_stubborn",
+        """
+        import contextlib
+        import time
+
+
+        def up(db):
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                with contextlib.suppress(Exception):
+                    db.items.insert_one({})
+        """,
+    )
+    found = trial(project, dry_run_limit=0.3)
+    assert (found.verdict, found.reason) == (Verdict.TOO_LARGE, "it takes longer than 0.3 s")
+    assert project.db.list_collection_names() == []
+
+
+def test_a_change_of_too_many_documents_is_refused_before_it_is_sent(project: Project) -> None:
+    for start in range(0, DOCUMENTS_LIMIT + 1, 20_000):
+        more = range(start, min(start + 20_000, DOCUMENTS_LIMIT + 1))
+        project.db.items.insert_many({"_id": i} for i in more)
+    project.write("1_all", "def up(db): db.items.update_many({}, {'$set': {'x': 1}})")
+    project.write("2_one", "def up(db): db.items.update_one({}, {'$set': {'x': 1}})")
+    began = time.monotonic()
+    first, second = dry(project)
+    assert time.monotonic() - began < 10
+    assert first.trial
+    assert first.trial.verdict.value == "too large to rehearse here: use rehearse"
+    assert first.trial.reason == "it would write more than 100,000 documents in one transaction"
+    assert first.trial.effects == {}
+    assert second.trial
+    assert second.trial.verdict is Verdict.NOT_REHEARSED
+    assert project.db.items.count_documents({"x": 1}) == 0
+
+
+def test_a_change_of_too_many_bytes_is_refused_before_it_is_sent(project: Project) -> None:
+    project.write(
+        "1_heavy",
+        "def up(db):\n    for _ in range(30): db.items.insert_many([{'x': 'x' * 1_000_000}, {'x': 'x' * 1_000_000}])",
+    )
+    found = trial(project, samples=0)
+    assert found.verdict is Verdict.TOO_LARGE
+    assert found.reason == "it would write more than 48 MB in one transaction"
+    assert 40 <= found.effects["items"].inserted <= 50
+    assert project.db.list_collection_names() == []
+
+
+def test_a_limit_beyond_what_the_server_allows_is_refused(project: Project) -> None:
+    project.write_inserts(1)
+    with TestServer(lifetime=20) as server:
+        uri = server.uri.replace("/?", "/shop?")
+        refused = project.run("up", "--dry-run", MONGO_URI=uri)
+        assert refused.returncode == 2
+        assert "ends those after 20 s" in refused.stderr
+        assert "`--dry-run-limit 10`" in refused.stderr
+        assert (
+            project.run("up", "--dry-run", "--dry-run-limit", "10", MONGO_URI=uri).returncode == 0
+        )
+
+
+def test_a_signal_ends_it_and_nothing_is_left(project: Project) -> None:
+    project.write(
+        "1_long",
+        """
+        import pathlib
+        import time
+
+
+        def up(db, ctx):
+            db.items.insert_one({})
+            pathlib.Path(ctx.app.root_path, "inside").touch()
+            time.sleep(60)
+        """,
+    )
+    process = project.spawn("up", "--dry-run")
+    while not (project.root / "inside").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Stopped. The transaction of the dry run is rolled back: nothing was changed." in said
+    assert project.db.list_collection_names() == []
+    project.db.items.insert_one({})  # Waits for nobody.
+
+
+# --- what is shown
+
+
+def test_samples_show_what_differs_before_and_after(project: Project) -> None:
+    project.db.items.insert_many(
+        {"_id": i, "n": i, "deep": {"a": 1, "b": [1]}, "password": "x"} for i in range(5)
+    )
+    project.write(
+        "1_change",
+        """
+        def up(db):
+            db.items.update_many({"_id": {"$gt": 0}}, {"$set": {"n": 2, "deep.b": [2], "password": "y"}})
+        """,
+    )
+    found = trial(project)
+    assert found.samples == (
+        Sample(
+            "items",
+            1,
+            {"n": 1, "deep.b": [1], "password": "***"},
+            {"n": 2, "deep.b": [2], "password": "***"},
+        ),
+        Sample("items", 2, {"deep.b": [1], "password": "***"}, {"deep.b": [2], "password": "***"}),
+    )
+
+
+def test_samples_show_documents_that_come_and_go(project: Project) -> None:
+    project.db.items.insert_many([{"_id": 1, "a": 1}, {"_id": 2}])
+    project.write(
+        "1_change",
+        """
+        def up(db):
+            db.items.delete_one({"_id": 1})
+            db.items.insert_one({"_id": 3, "token": 7})
+            db.items.update_one({"_id": 4}, {"$set": {"b": 1}}, upsert=True)
+            db.items.delete_many({})
+        """,
+    )
+    assert trial(project, samples=4).samples == (
+        Sample("items", 1, {"_id": 1, "a": 1}, None),
+        Sample("items", 3, None, {"_id": 3, "token": "***"}),
+        Sample("items", 4, None, {"_id": 4, "b": 1}),
+        Sample("items", 2, {"_id": 2}, None),
+    )
+    assert len(trial(project, samples=1).samples) == 1
+    assert trial(project, samples=0).samples == ()
+
+
+def test_which_fields_are_masked_is_a_setting(project: Project) -> None:
+    project.write(
+        "1_new", "def up(db): db.people.insert_one({'_id': 1, 'IBAN': 'x', 'token': 'y'})"
+    )
+    runner = project.runner(MIGRATE_REDACT=["iban"])
+    (outcome,) = runner.up(Options(dry_run=True)).outcomes
+    assert outcome.trial
+    assert outcome.trial.samples[0].after == {"_id": 1, "IBAN": "***", "token": "y"}
+
+
+def test_the_context_says_that_it_is_a_rehearsal(project: Project) -> None:
+    project.write("1_asks", "def up(db, ctx): db.items.insert_one({'rehearsal': ctx.rehearsal})")
+    assert [s.after and s.after["rehearsal"] for s in trial(project).samples] == [True]
+    project.runner().up()
+    assert [d["rehearsal"] for d in project.db.items.find()] == [False]
+
+
+def test_down_is_rehearsed_too(project: Project) -> None:
+    project.write_inserts(1, 2)
+    project.runner().up()
+    before = content(project.db)
+    report = project.runner().down(Options(dry_run=True), steps=2)
+    assert [
+        (o.step.version, o.trial and o.trial.effects["done"].deleted) for o in report.outcomes
+    ] == [
+        (2, 1),
+        (1, 1),
+    ]
+    assert content(project.db) == before
+
+
+# --- beside a run, and without transactions
+
+
+def test_it_runs_while_somebody_holds_the_lock_and_says_so(project: Project) -> None:
+    project.write_inserts(1)
+    with project.runner().lease.hold(Actor.current("a test")):
+        before = content(project.db)
+        report = project.runner().up(Options(dry_run=True))
+        assert content(project.db) == before
+    assert [o.trial and o.trial.verdict for o in report.outcomes] == [Verdict.SUCCEEDS]
+    assert len(report.warnings) == 1
+    assert report.warnings[0].startswith("The lock is held by ")
+
+
+def test_without_transactions_it_is_a_plan_alone_and_says_so_first(
+    project: Project, standalone_uri: str, db: Database[Any]
+) -> None:
+    project.write_inserts(1)
+    uri = standalone_uri.replace("/?", f"/{db.name}?")
+    text = project.run("up", "--dry-run", MONGO_URI=uri)
+    assert text.returncode == 0
+    assert text.stderr.startswith("Warning: This is the plan alone, and nothing was rehearsed")
+    printed = project.run("up", "--dry-run", "--json", MONGO_URI=uri)
+    report = json.loads(printed.stdout)
+    assert (printed.returncode, report["executed"], report["dryRun"]) == (0, False, True)
+    assert "standalone" in report["warnings"][0]
+    with MongoClient[Any](standalone_uri) as client:
+        assert client[db.name].list_collection_names() == []
+
+
+def test_on_mongomock_it_is_a_plan_alone(project: Project) -> None:
+    project.write_inserts(1)
+    mock: Any = mongomock.MongoClient().shop
+    report = MongoMigrate().runner(project.app(mock)).up(Options(dry_run=True))
+    assert not report.executed
+    assert "mongomock has no sessions" in report.warnings[0]
+    assert mock.list_collection_names() == []
+
+
+def test_with_nothing_to_do_it_says_so(project: Project) -> None:
+    result = project.invoke("up", "--dry-run")
+    assert (result.exit_code, result.stdout) == (0, "Nothing to do: every migration is applied.\n")
