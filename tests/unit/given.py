@@ -8,12 +8,22 @@ from typing import Any
 
 from flask_migrate_mongo.model import (
     Direction,
+    Effects,
+    ErrorInfo,
+    Expected,
     History,
     LockState,
     MigrationFile,
+    Outcome,
+    Prediction,
     Record,
+    RunReport,
+    Sample,
     Status,
     Step,
+    StepState,
+    Trial,
+    Verdict,
 )
 
 NOW = datetime(2026, 11, 22, 10, 30, 5, 123456, tzinfo=timezone.utc)
@@ -42,6 +52,25 @@ def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) ->
 def a_step(version: int, direction: Direction = Direction.UP, **changes: Any) -> Step:
     """Return a step of a plain, reversible migration, or of one that differs as said."""
     return Step(a_file(version, **changes), direction)
+
+
+def a_dry_run(name: str = "change 1", **changes: Any) -> RunReport:
+    """Return what a dry run found out about a migration of this name, which would fail."""
+    trial = Trial(
+        Verdict.FAILS,
+        effects={name: Effects(1, 2_000, 3, 4, 5)},
+        predicted=(
+            Prediction("createIndexes", name, Expected.FAILS, f"would fail: {name}", {"keys": 2}),
+        ),
+        samples=(Sample(name, 7, {name: 1}, {name: name}), Sample(name, 8, None, {"_id": 8})),
+        depends_on=(3,),
+    )
+    error = ErrorInfo("ValueError", name, f"Traceback\n{name}")
+    failing = Outcome(a_step(1, name=name), StepState.NOT_RUN, 250, error, trial)
+    left = Trial(Verdict.NOT_REHEARSED, f"{name} would fail before it")
+    last = Outcome(a_step(2), StepState.NOT_RUN, trial=left)
+    values = {"executed": True, "dry_run": True, **changes}
+    return RunReport(Direction.UP, (failing, last), **values)
 
 
 def recorded(*records: Record) -> History:

@@ -24,7 +24,7 @@ from flask_migrate_mongo.model import (
 )
 from flask_migrate_mongo.planning import survey
 
-from .given import NOW, a_file, a_lock, a_record, a_step, recorded
+from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
 SAME = "2026-11-22T10:30:05.123Z"
 ERROR = ErrorInfo("ValueError", "no such city", "Traceback ...")
@@ -285,6 +285,37 @@ def test_a_run_says_what_became_of_every_step() -> None:
         "warnings": ["Look."],
         "error": None,
     }
+    assert same_as_json(document)
+
+
+def test_a_dry_run_says_of_each_step_what_it_would_do() -> None:
+    document = documents.run(a_dry_run("goods"))
+    assert (document["executed"], document["dryRun"], document["batch"]) == (True, True, None)
+    first, last = document["steps"]
+    told = ("verdict", "reason", "effects", "predicted", "samples", "dependsOn")
+    assert {key: first[key] for key in told} == {
+        "verdict": "would fail",
+        "reason": None,
+        "effects": {
+            "goods": {"inserted": 1, "matched": 2000, "modified": 3, "deleted": 4, "upserted": 5}
+        },
+        "predicted": [
+            {
+                "operation": "createIndexes",
+                "collection": "goods",
+                "expected": "fails",
+                "detail": "would fail: goods",
+                "keys": 2,
+            }
+        ],
+        "samples": [
+            {"collection": "goods", "id": 7, "before": {"goods": 1}, "after": {"goods": "goods"}},
+            {"collection": "goods", "id": 8, "before": None, "after": {"_id": 8}},
+        ],
+        "dependsOn": ["3"],
+    }
+    assert (first["state"], first["executionTime"]) == ("not-run", 250)
+    assert (last["verdict"], last["reason"]) == ("not rehearsed", "goods would fail before it")
     assert same_as_json(document)
 
 

@@ -24,11 +24,13 @@ from flask_migrate_mongo.model import (
     Status,
     StatusReport,
     StepState,
+    Trial,
+    Verdict,
     not_run,
 )
 from flask_migrate_mongo.planning import survey
 
-from .given import NOW, a_file, a_lock, a_record, a_step, recorded
+from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +146,7 @@ def odd(name: str) -> dict[str, Callable[[], None]]:
         "unlocked": lambda: render.unlocked(lock),
         "run": lambda: render.run(a_run(failed, warnings=(name,), error=LeaseLostError(name))),
         "plan": lambda: render.run(a_run(*not_run([step]), executed=False)),
+        "dry run": lambda: render.run(a_dry_run(name)),
         "error": lambda: render.error(ValueError(name)),
         "started": start,
         "ended": lambda: progress.ended(failed),
@@ -493,6 +496,40 @@ def test_a_plan_is_shown_as_one_and_says_that_nothing_was_executed(streams: Stre
         "Nothing was executed: this is the plan, not a rehearsal of it.",
     ]
     assert streams.err == "Warning: Look.\n"
+
+
+def test_a_dry_run_tells_verdict_effects_predictions_and_samples(streams: Streams) -> None:
+    streams.open()
+    render.run(a_dry_run("goods"))
+    assert streams.out.splitlines() == [
+        "1 goods: would fail: ValueError: goods (250 ms, 8,040 documents/s)",
+        "  Traceback",
+        "  goods",
+        "  builds on what is only predicted of 3",
+        "  Collection  Inserted  Matched  Modified  Deleted  Upserted",
+        "  goods       1         2,000    3         4        5",
+        "  createIndexes goods: would fail: goods",
+        "  goods 7",
+        "    - goods: 1",
+        '    + goods: "goods"',
+        "  goods 8",
+        "    + _id: 8",
+        "2 change 2: not rehearsed: goods would fail before it",
+        "Dry run of 2 migrations: 1 would fail, 1 not rehearsed. All of it was taken back: nothing was changed.",
+    ]
+
+
+def test_progress_of_a_dry_run_tells_verdicts(streams: Streams) -> None:
+    streams.open()
+    progress = render.Progress()
+    succeeds = Outcome(a_step(1), StepState.NOT_RUN, 5, trial=Trial(Verdict.SUCCEEDS))
+    for outcome in (succeeds, *a_dry_run().outcomes):
+        progress.ended(outcome)
+    assert streams.err.splitlines() == [
+        "✓ 1 change 1: would succeed in 5 ms",
+        "✗ 1 change 1: would fail in 250 ms",
+        "- 2 change 2: not rehearsed",
+    ]
 
 
 def test_the_table_is_left_out_on_a_terminal_that_showed_the_progress(streams: Streams) -> None:

@@ -1,0 +1,79 @@
+"""Limits, and what commands are about, without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flask_migrate_mongo.effects import Budget, namespaces
+from flask_migrate_mongo.errors import TooLargeToRehearseError
+from flask_migrate_mongo.model import Effects
+from flask_migrate_mongo.wire import Command
+
+
+def test_a_budget_admits_what_is_left_and_not_one_more() -> None:
+    budget = Budget(60, documents=10, size=100)
+    budget.admit(10, 100)
+    budget.spend(4, 40)
+    budget.admit(6, 60)
+    assert budget.documents_left == 6
+    with pytest.raises(TooLargeToRehearseError, match="more than 10 documents"):
+        budget.admit(7)
+    with pytest.raises(TooLargeToRehearseError, match="MB in one transaction"):
+        budget.admit(0, 61)
+
+
+def test_a_budget_ends_with_its_time() -> None:
+    Budget(60).check()
+    spent = Budget(0)
+    assert spent.seconds_left == 0
+    assert spent.is_nearly_over
+    assert not Budget(60).is_nearly_over
+    with pytest.raises(TooLargeToRehearseError, match=r"longer than 0 s.*db-migrate rehearse"):
+        spent.check()
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({"insert": "a"}, {"shop.a"}),
+        ({"getMore": 5, "collection": "a"}, {"shop.a"}),
+        ({"ping": 1}, set()),
+        (
+            {"bulkWrite": 1, "ops": [], "nsInfo": [{"ns": "shop.a"}, {"ns": "other.b"}]},
+            {"shop.a", "other.b"},
+        ),
+        ({"aggregate": "a", "pipeline": [{"$match": {"$out": "x"}}]}, {"shop.a"}),
+        ({"aggregate": "a", "pipeline": [{"$out": "b"}]}, {"shop.a", "shop.b"}),
+        ({"aggregate": "a", "pipeline": [{"$out": {"db": "z", "coll": "b"}}]}, {"shop.a", "z.b"}),
+        ({"aggregate": "a", "pipeline": [{"$merge": "b"}]}, {"shop.a", "shop.b"}),
+        ({"aggregate": "a", "pipeline": [{"$merge": {"into": "b"}}]}, {"shop.a", "shop.b"}),
+        (
+            {"aggregate": "a", "pipeline": [{"$merge": {"into": {"db": "z", "coll": "b"}}}]},
+            {"shop.a", "z.b"},
+        ),
+        (
+            {
+                "aggregate": "a",
+                "pipeline": [{"$lookup": {"from": "b", "pipeline": [{"$unionWith": "c"}]}}],
+            },
+            {"shop.a", "shop.b", "shop.c"},
+        ),
+        (
+            {"aggregate": "a", "pipeline": [{"$facet": {"x": [{"$graphLookup": {"from": "b"}}]}}]},
+            {"shop.a", "shop.b"},
+        ),
+        (
+            {"aggregate": "a", "pipeline": [{"$unionWith": {"coll": "b", "pipeline": []}}]},
+            {"shop.a", "shop.b"},
+        ),
+        ({"aggregate": 1, "pipeline": [{"$documents": []}]}, set()),
+    ],
+)
+def test_the_collections_of_a_command_are_found(document: dict[str, Any], named: set[str]) -> None:
+    assert namespaces(Command("shop", document)) == named
+
+
+def test_effects_add_up() -> None:
+    assert Effects(1, 2, 3, 4, 5) + Effects(10, 20, 30, 40, 50) == Effects(11, 22, 33, 44, 55)
