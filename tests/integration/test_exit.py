@@ -88,7 +88,9 @@ def test_a_process_that_was_started_for_something_else_joins_them(project: Proje
     assert json.loads(out.read_text(encoding="utf-8"))["joined"] > 0
 
 
-def test_pymongo_still_keeps_the_threads_that_it_joins_where_we_look(db: Database[dict[str, object]]) -> None:
+def test_pymongo_still_keeps_the_threads_that_it_joins_where_we_look(
+    db: Database[dict[str, object]],
+) -> None:
     db.client.admin.command("ping")
     executors = [ref() for ref in periodic_executor._EXECUTORS]
     assert any(isinstance(found, periodic_executor.PeriodicExecutor) for found in executors)
