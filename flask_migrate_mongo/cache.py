@@ -27,7 +27,8 @@ YOUNG = 2.0
 """Seconds in which a second change of a file may leave no trace in its times; on FAT it is two."""
 
 _READERS = ("source.py", "model.py", "cache.py")
-_NAMES = tuple(field.name for field in fields(MigrationFile) if field.name != "path")
+_NAMES = [field.name for field in fields(MigrationFile)]
+_PATH = _NAMES.index("path")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = logging.getLogger("flask_migrate_mongo.cache")
@@ -113,7 +114,7 @@ class Cache:
 
 def _encoded(folder: Path, known: Known) -> bytes:
     files = {
-        name: [stamp, [getattr(file, field) for field in _NAMES]]
+        name: [stamp, [getattr(file, field) for field in _NAMES if field != "path"]]
         for name, (stamp, file) in known.items()
     }
     document = {"readBy": _reader(), "folder": str(folder), "files": files}
@@ -137,10 +138,15 @@ def _decoded(folder: Path, data: bytes) -> Known:
 
 
 def _file(path: Path, values: list[Any]) -> MigrationFile:
-    return MigrationFile(path=path, **dict(zip(_NAMES, map(_frozen, values), strict=True)))
+    values.insert(_PATH, path)
+    return (
+        MigrationFile(*map(_frozen, values))
+        if list in map(type, values)
+        else MigrationFile(*values)
+    )
 
 
-def _frozen(value: Any) -> Any:  # noqa: ANN401  (JSON)
+def _frozen(value: object) -> Any:  # noqa: ANN401  (JSON)
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 

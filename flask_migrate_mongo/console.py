@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console as RichConsole
     from rich.table import Table
@@ -76,9 +76,10 @@ class Console:
         cells = [tuple(map(Text, headers)), *rows]
         if len(cells) == 1:
             return
-        widths = [max(_width(cell.plain) for cell in column) for column in zip(*cells, strict=True)]
+        columns = zip(*cells, strict=True)
+        widths = [max(_width(cell.plain) for cell in column) for column in columns]
         if self._rich is None or not _print_boxed(self._rich, headers, widths, cells[1:]):
-            self._print([_line(row, widths) for row in cells])
+            self._print(_line(row, widths) for row in cells)
 
     def spin(self, title: str) -> Callable[[], None]:
         """Show on a terminal that something is under way; what is returned ends that."""
@@ -91,7 +92,7 @@ class Console:
         spinner.start()
         return spinner.stop
 
-    def _print(self, lines: Iterable[Sequence[Text]]) -> None:
+    def _print(self, lines: Iterable[Iterable[Text]]) -> None:
         if self._rich is None:
             text = "".join("".join(part.plain for part in line) + "\n" for line in lines)
             self._stream.write(text)
@@ -132,13 +133,12 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
-def _line(row: Sequence[Text], widths: Sequence[int]) -> Sequence[Text]:
+def _line(row: Sequence[Text], widths: Sequence[int]) -> Iterator[Text]:
+    """Yield the cells of a row, each but the last that is not empty as wide as its column."""
     last = max((place for place, cell in enumerate(row) if cell.plain.strip()), default=0)
-    padded = [
-        cell._replace(plain=cell.plain + " " * (width - _width(cell.plain) + 2))
-        for cell, width in zip(row[:last], widths, strict=False)
-    ]
-    return [*padded, row[last]._replace(plain=row[last].plain.rstrip())]
+    for cell, width in zip(row[:last], widths, strict=False):
+        yield Text(cell.plain + " " * (width - _width(cell.plain) + 2), cell.style)
+    yield Text(row[last].plain.rstrip(), row[last].style)
 
 
 def _print_boxed(

@@ -154,6 +154,8 @@ def error(exc: Exception) -> None:
 
 def printable(text: str) -> str:
     """Return the text on one line, with everything that could steer a terminal written out."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -103,7 +103,8 @@ class Folder:
         problems += _duplicates(found.values())
         if problems:
             raise problems[0] if len(problems) == 1 else SeveralSourceErrors(problems)
-        self._remember(stamps, found, known)
+        if readings or len(known) > len(found):
+            self._remember(stamps, found, known)
         files = sorted(found.values(), key=lambda file: file.version)
         return Discovery(tuple(files), ignored, readings)
 
