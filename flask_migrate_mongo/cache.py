@@ -71,7 +71,11 @@ class Cache:
         """Return the one in the platform's folder for what can be made again."""
         import platformdirs  # noqa: PLC0415  (needed by commands that read the files)
 
-        return cls(platformdirs.user_cache_path("flask-migrate-mongo", appauthor=False))
+        try:
+            return cls(platformdirs.user_cache_path("flask-migrate-mongo", appauthor=False))
+        except RuntimeError as exc:
+            _log.debug("There is no place to keep anything: %s", exc)
+            return cls()
 
     def load(self, folder: Path) -> Known:
         """Return what is known of a folder's files."""
@@ -103,7 +107,7 @@ class Cache:
                 path.unlink(missing_ok=True)
 
     def _path(self, folder: Path) -> Path | None:
-        # Relative: without a home there is no such folder, and ours would be made somewhere.
+        # Relative, without a home, in some versions of platformdirs: it would be made anywhere.
         if self.place is None or not self.place.is_absolute():
             return None
         return self.place / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
