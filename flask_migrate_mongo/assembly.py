@@ -14,12 +14,14 @@ from .errors import ConfigurationError, NoDatabaseError, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from flask import Flask
     from pymongo import MongoClient
     from pymongo.database import Database
 
     from .access import Authorize
+    from .cache import Cache
     from .config import Settings
     from .model import Direction, RunReport
     from .runner import Options, Runner
@@ -76,7 +78,7 @@ class Assembly:
         server = Server(self.database())
         switch = StopSwitch()
         return Runner(
-            folder=Folder(settings.directory),
+            folder=Folder(settings.directory, _cache(settings.cache)),
             server=server,
             history=MigrationHistory(server, settings.collection),
             lease=Lease(
@@ -192,6 +194,14 @@ class Assembly:
             own, self._own = self._own, None
         if own is not None:
             own.close()
+
+
+def _cache(setting: bool | Path) -> Cache:  # noqa: FBT001  (a setting's value)
+    from .cache import Cache  # noqa: PLC0415
+
+    if isinstance(setting, bool):
+        return Cache.of_user() if setting else Cache()
+    return Cache(setting)
 
 
 _NO_NAME = (

@@ -296,9 +296,13 @@ def _was_typed(ctx: click.Context, option: str) -> bool:
 
 
 def _runner() -> Runner:
+    from .exiting import leave_promptly  # noqa: PLC0415
+
     state = assembly.current()
     click.get_current_context().call_on_close(state.close)
-    return state.runner()
+    runner = state.runner()
+    leave_promptly()
+    return runner
 
 
 def _options(**options: Any) -> Options:  # noqa: ANN401

@@ -63,6 +63,7 @@ class Settings:
     database: str | None
     directory: Path
     template: Path | None
+    cache: bool | Path
     collection: str
     lock_collection: str
     run_collection: str
@@ -93,6 +94,8 @@ def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
     root = Path(app.root_path)
     values["directory"] = root / values["directory"]
     values["template"] = root / values["template"] if values["template"] else None
+    if isinstance(values["cache"], Path):
+        values["cache"] = root / values["cache"]
     settings = Settings(**values)
     if settings.lock_collection == settings.collection:
         accepts = "another collection than MIGRATE_COLLECTION"
@@ -180,6 +183,12 @@ def _flag_or(*words: str) -> Callable[[object], bool | str]:
     return parse
 
 
+def _flag_or_path(value: object) -> bool | Path:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _FLAGS):
+        return _flag(value)
+    return _path(value)
+
+
 def _prefix(value: object) -> str:
     prefix = _text(value).rstrip("/")
     # At the root the API would answer in place of the application.
@@ -233,6 +242,13 @@ SETTINGS: tuple[Setting, ...] = (
         _path,
         "a path",
         "The Jinja template that `create` uses, relative to the application's root path.",
+    ),
+    Setting(
+        "MIGRATE_CACHE",
+        True,  # noqa: FBT003  (its default)
+        _flag_or_path,
+        "true, false or a path",
+        "Where it is remembered what unchanged files say: in the user's cache folder, nowhere, or there.",
     ),
     Setting(
         "MIGRATE_COLLECTION",

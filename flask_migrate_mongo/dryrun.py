@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 
 from . import wire
 from .confinement import confined
-from .effects import Budget, Recorder, masked
+from .effects import DOCUMENTS_LIMIT, Budget, Recorder, masked
 from .errors import (
     InvalidRequestError,
     NotRehearsableError,
@@ -59,13 +59,15 @@ class Listener:
 class DryRun:
     """Rehearses the steps of a plan, each on what those before it have left.
 
-    `seconds` is for all of them together. `samples` is how many documents of each step are shown before and after.
+    `seconds` and `documents`, how many may be written, are for all of them together. `samples` is how many documents
+    of each step are shown before and after.
     """
 
     executor: Executor
     mask: Mask
     seconds: float
     samples: int
+    documents: int = DOCUMENTS_LIMIT
 
     def check(self) -> None:
         """Raise UnsupportedDriverError when migrations could not be kept inside the transaction.
@@ -102,7 +104,7 @@ class DryRun:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[_Opened]:
-        server, budget = self.executor.server, Budget(self.seconds)
+        server, budget = self.executor.server, Budget(self.seconds, documents=self.documents)
         with server.database.client.start_session() as session:
             in_time = False
             try:

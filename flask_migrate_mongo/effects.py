@@ -178,6 +178,10 @@ class Recorder:
         most = total + self._budget.written
         if most <= self._budget.documents_left and self._fits(most * size):
             return most, size
+        # Of all documents, those that the dry run cannot have deleted: counting them is no scan.
+        least = total - self._budget.written
+        if not statement.filter and least > self._budget.documents_left:
+            return least, size
         return self._matching(statement), size
 
     def _fits(self, size: int) -> bool:

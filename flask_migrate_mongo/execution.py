@@ -96,7 +96,7 @@ class Executor:
     @contextlib.contextmanager
     def session_for(self, step: Step) -> Iterator[ClientSession | None]:
         """Open the session that the step's transaction runs in; None for a plain step."""
-        if step.file.transactional and self.server.lacks_transactions() is None:
+        if step.file.transactional and self.server.transactions_lacking is None:
             with self.server.database.client.start_session() as session:
                 yield session
         else:

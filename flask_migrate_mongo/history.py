@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 EVENTS_KEPT = 400
 """Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
+
+_ONE_REPLY = 1_000_000
+"""More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""
 
 _DUPLICATE_KEY = 11000
 _WITHOUT_EVENTS = {"metadata.events": 0, "_id": 0}
@@ -46,8 +50,10 @@ class _Change:
     fields: Document
 
     def update(self) -> Document:
-        fields = {**self.fields, "status": self.target.value, "updatedAt": self.at}
-        return {"$set": fields, **_push(self.event)}
+        return {"$set": self.result(), **_push(self.event)}
+
+    def result(self) -> Document:
+        return {**self.fields, "status": self.target.value, "updatedAt": self.at}
 
 
 class MigrationHistory:
@@ -58,13 +64,21 @@ class MigrationHistory:
     """
 
     def __init__(self, server: Server, collection: str) -> None:
+        self._server = server
         self._records = server.collection(collection)
 
     def load(self) -> History:
         """Read all records, in one command as long as they fit into one reply."""
         with translated():
-            found = list(self._records.find({}, _WITHOUT_EVENTS).batch_size(1_000_000))
-        return History(tuple(_record(document) for document in found))
+            return _history(self._records.find({}, _WITHOUT_EVENTS).batch_size(_ONE_REPLY))
+
+    def load_with(self, stage: Document) -> tuple[History, Document | None]:
+        """Read all records and, in the same command, the one document that a `$unionWith` adds."""
+        pipeline = [{"$project": _WITHOUT_EVENTS}, stage]
+        with translated():
+            found = list(self._records.aggregate(pipeline, batchSize=_ONE_REPLY))
+        beside = found.pop() if found and "version" not in found[-1] else None
+        return _history(found), beside
 
     def events(self, version: int | None = None) -> tuple[Event, ...]:
         """Read the trail of one version, or of all, oldest first."""
@@ -74,24 +88,55 @@ class MigrationHistory:
         trail = [_event(d["version"], e) for d in found for e in _events(d)]
         return tuple(sorted(trail, key=lambda event: event.at))
 
-    def prepare(self) -> None:
-        """Create the unique index on the version, if there is none."""
-        with translated():
-            self._records.create_index("version", unique=True)
+    def prepare(self) -> bool:
+        """Create the unique index on the version, if there is none.
 
-    def claim(self, plan: Plan, history: History, run: Run, at: datetime) -> None:
-        """Make the records of a plan this run's, and create those that are not there yet.
-
-        Whoever held the lease before can write none of them from here on.
+        Returns whether that has made the collection, which then is known to be empty.
         """
-        new = [
-            _fresh(step, run, at) for step in plan.steps if step.version not in history.by_version
-        ]
-        contended = not self._insert(new)
-        if contended or len(new) < len(plan.steps):
+        with translated():
+            if not self._server.is_real:
+                self._records.create_index("version", unique=True)
+                return False
+            reply = self._records.database.command(
+                "createIndexes",
+                self._records.name,
+                indexes=[{"key": {"version": 1}, "name": "version_1", "unique": True}],
+                writeConcern=self._records.write_concern.document,
+            )
+        return reply.get("createdCollectionAutomatically") is True
+
+    def claim(
+        self,
+        plan: Plan,
+        history: History,
+        run: Run,
+        *,
+        at: datetime,
+        session: ClientSession | None,
+    ) -> None:
+        """Make the records of a plan this run's, create those that are not there, start the first.
+
+        Whoever held the lease before can write none of them from here on. It is one command when
+        none of the records was there before, or all of them. May be tried again. Raises
+        LeaseLostError.
+        """
+        first = plan.steps[0]
+        start = _start(first, run, position=0, at=at, session=session)
+        new = [_fresh(s, run, at) for s in plan.steps if s.version not in history.by_version]
+        old = [step.version for step in plan.steps if step.version in history.by_version]
+        begins_new = first.version not in history.by_version
+        if begins_new:
+            _apply(start, new[0])
+        if not self._insert(new):
             self._take_over([step.version for step in plan.steps], run)
+            self._transition(first, run, start)
+        elif begins_new:
+            self._take_over(old, run)
+        else:
+            self._take_over_and_start(old, first, run, start)
 
     def _insert(self, documents: Sequence[Document]) -> bool:
+        """Insert those that are not there yet, and return whether none was."""
         try:
             with translated():
                 if documents:
@@ -102,13 +147,27 @@ class MigrationHistory:
             return False
         return True
 
-    def _take_over(self, versions: Iterable[int], run: Run) -> None:
-        older = [{"metadata.fence": {"$lt": run.fence}}, {"metadata.fence": None}]
-        claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
+    def _take_over(self, versions: Sequence[int], run: Run) -> None:
+        if versions:
+            with translated():
+                self._records.update_many(*_taking_over(versions, run))
+
+    def _take_over_and_start(
+        self, versions: Sequence[int], first: Step, run: Run, start: _Change
+    ) -> None:
+        if not self._server.is_real:
+            self._take_over(versions, run)
+            self._transition(first, run, start)
+            return
+        both: list[UpdateMany | UpdateOne] = [
+            UpdateMany(*_taking_over(versions, run)),
+            UpdateOne(_condition(first, run, start), start.update()),
+        ]
         with translated():
-            self._records.update_many(
-                {"version": {"$in": [str(v) for v in versions]}, "$or": older}, {"$set": claimed}
-            )
+            matched = self._records.bulk_write(both).matched_count
+        # The server only tells the sum.
+        if matched != len(versions) + 1:
+            self._ensure_reached(first, run, start)
 
     def mark_interrupted(self, dead: Record, run: Run, at: datetime) -> None:
         """Say of a record that a dead run left `running` that it was interrupted.
@@ -156,29 +215,8 @@ class MigrationHistory:
         The session is the one that the step's transaction will run in: whoever finds this run dead
         can end it.
         """
-        fields: Document = {
-            "name": step.file.name,
-            "description": step.file.description,
-            "reversible": step.file.reversible,
-            "error": None,
-            "metadata.direction": step.direction.value,
-            "metadata.startedAt": at,
-            "metadata.session": session.session_id["id"] if session else None,
-            "metadata.holder": run.actor.label,
-            "metadata.host": run.actor.host,
-            "metadata.pid": run.actor.pid,
-            "metadata.user": run.actor.user,
-            "metadata.appVersion": run.actor.app_version,
-        }
-        if step.direction is Direction.UP:
-            fields |= {
-                "batch": run.batch,
-                "metadata.position": position,
-                "metadata.checksum": step.file.checksum,
-                "metadata.outOfOrder": step.out_of_order,
-            }
-        event = _new_event("started", run.actor, at, direction=step.direction.value)
-        self._transition(step, run, _Change(Status.RUNNING, at, event, fields))
+        start = _start(step, run, position=position, at=at, session=session)
+        self._transition(step, run, start)
 
     def mark_done(
         self, step: Step, run: Run, *, took_ms: int, at: datetime, session: ClientSession | None
@@ -227,9 +265,15 @@ class MigrationHistory:
     def disown(self, run_id: str, actor: Actor, at: datetime) -> None:
         """Take from a run what it has claimed and not finished, so that it records nothing more."""
         event = _new_event("unlocked", actor, at, ofRun=run_id)
+        claimed = [str(r.version) for r in self.load().records if r.run_id == run_id]
         with translated():
             self._records.update_many(
-                {"metadata.runId": run_id, "status": {"$ne": Status.COMPLETED.value}},
+                {
+                    # By the version, which has an index.
+                    "version": {"$in": claimed},
+                    "metadata.runId": run_id,
+                    "status": {"$ne": Status.COMPLETED.value},
+                },
                 {"$set": {"metadata.runId": None, "updatedAt": at}, **_push(event)},
             )
 
@@ -259,19 +303,20 @@ class MigrationHistory:
     def _transition(
         self, step: Step, run: Run, change: _Change, session: ClientSession | None = None
     ) -> None:
-        condition = {
-            "version": str(step.version),
-            "metadata.runId": run.actor.run_id,
-            "status": _before(change.target, step.direction),
-        }
         options: dict[str, Any] = {} if session is None else {"session": session}
+        condition = _condition(step, run, change)
         with translated():
             matched = self._records.update_one(condition, change.update(), **options).matched_count
         if matched:
             return
-        # Fenced off, or else an earlier try succeeded and its answer was lost.
-        if session is not None or not self._is_mine(step, run, change.target):
-            raise LeaseLostError(f"another run has taken over {step.version}")
+        if session is not None:
+            raise _taken_over(step)
+        self._ensure_reached(step, run, change)
+
+    def _ensure_reached(self, step: Step, run: Run, change: _Change) -> None:
+        """Tell an earlier try of ours, whose answer was lost, from being fenced off."""
+        if not self._is_mine(step, run, change.target):
+            raise _taken_over(step)
 
     def _is_mine(
         self, step: Step, run: Run, status: Status, concern: ReadConcern | None = None
@@ -283,6 +328,34 @@ class MigrationHistory:
         return record is not None and record.status is status and record.run_id == run.actor.run_id
 
 
+def _start(
+    step: Step, run: Run, *, position: int, at: datetime, session: ClientSession | None
+) -> _Change:
+    fields: Document = {
+        "name": step.file.name,
+        "description": step.file.description,
+        "reversible": step.file.reversible,
+        "error": None,
+        "metadata.direction": step.direction.value,
+        "metadata.startedAt": at,
+        "metadata.session": session.session_id["id"] if session else None,
+        "metadata.holder": run.actor.label,
+        "metadata.host": run.actor.host,
+        "metadata.pid": run.actor.pid,
+        "metadata.user": run.actor.user,
+        "metadata.appVersion": run.actor.app_version,
+    }
+    if step.direction is Direction.UP:
+        fields |= {
+            "batch": run.batch,
+            "metadata.position": position,
+            "metadata.checksum": step.file.checksum,
+            "metadata.outOfOrder": step.out_of_order,
+        }
+    event = _new_event("started", run.actor, at, direction=step.direction.value)
+    return _Change(Status.RUNNING, at, event, fields)
+
+
 def _before(target: Status, direction: Direction) -> object:
     """Return the condition on the state that a record must be in to reach the target."""
     if target is not Status.RUNNING:
@@ -290,6 +363,25 @@ def _before(target: Status, direction: Direction) -> object:
     if direction is Direction.DOWN:
         return Status.COMPLETED.value
     return {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+
+
+def _condition(step: Step, run: Run, change: _Change) -> Document:
+    return {
+        "version": str(step.version),
+        "metadata.runId": run.actor.run_id,
+        "status": _before(change.target, step.direction),
+    }
+
+
+def _taking_over(versions: Iterable[int], run: Run) -> tuple[Document, Document]:
+    """Return which records a run may claim, and the update that does."""
+    older = [{"metadata.fence": {"$lt": run.fence}}, {"metadata.fence": None}]
+    claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
+    return {"version": {"$in": [str(v) for v in versions]}, "$or": older}, {"$set": claimed}
+
+
+def _taken_over(step: Step) -> LeaseLostError:
+    return LeaseLostError(f"another run has taken over {step.version}")
 
 
 def _last_seen(dead: Record) -> str:
@@ -320,6 +412,14 @@ def _fresh(step: Step, run: Run, at: datetime) -> Document:
         "createdAt": at,
         "updatedAt": at,
     }
+
+
+def _apply(change: _Change, document: Document) -> None:
+    """Make the change in a document that is not stored yet."""
+    for path, value in change.result().items():
+        parent, _, name = path.rpartition(".")
+        (document[parent] if parent else document)[name] = value
+    document["metadata"]["events"].append(change.event)
 
 
 def _push(event: Document) -> Document:
@@ -356,6 +456,10 @@ def _error(document: object) -> ErrorInfo | None:
         message=str(document.get("message") or ""),
         traceback=document.get("traceback"),
     )
+
+
+def _history(documents: Iterable[Document]) -> History:
+    return History(tuple(map(_record, documents)))
 
 
 def _record(document: Document) -> Record:

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
 
+_SIGHTING: list[Document] = [
+    {"$match": {"_id": LOCK_ID}},
+    {"$project": {"_id": 0, "lock": "$$ROOT", "now": "$$NOW"}},
+]
+"""Finds the lock, and with it the server's time, without which nobody knows whether it still holds."""
+
 BEATS_PER_TTL = 3
 EVENTS_KEPT = 100
 
@@ -75,9 +81,16 @@ class Lease:
 
     def inspect(self) -> LockState | None:
         """Return who holds the lock, live or expired; None when nobody does."""
-        with translated():
-            found = self._locks.find_one({"_id": LOCK_ID, "locked": True})
-        return _state(found, self._server.now()) if found else None
+        return self.state(self._look())
+
+    @property
+    def sighting(self) -> Document:
+        """The stage that adds the lock to another collection's pipeline, for `state` to read."""
+        return {"$unionWith": {"coll": self._locks.name, "pipeline": _SIGHTING}}
+
+    def state(self, seen: Document | None) -> LockState | None:
+        """Return who holds the lock, as it was seen."""
+        return _state(seen["lock"], seen["now"]) if seen and seen["lock"].get("locked") else None
 
     def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
         """Release whoever's lock, raise the fence, and leave an event; return what it was.
@@ -131,46 +144,71 @@ class Lease:
 
     def _acquire(self, actor: Actor) -> Grant:
         asked_at = elapsed()
-        now = self._server.now()
-        with translated():
-            taken = self._take(actor, now) or self._locks.find_one({"_id": LOCK_ID}) or {}
-        # Asked and not guessed: it is ours after all when the server took it and its answer was lost.
-        if taken.get("runId") != actor.run_id or not taken.get("locked"):
-            raise LockHeldError(_state(taken, now))
-        renewal = Renewal(asked_at, now)
+        taken = self._take_free(actor) if self._server.is_real else None
+        if taken is None:
+            taken = self._take_late(actor)
+        renewal = Renewal(asked_at, taken["lockedAt"])
         return Grant(self._server, self._locks, actor, taken["fence"], self._ttl, renewal)
 
-    def _take(self, actor: Actor, now: datetime) -> Document | None:
-        """Take the lock if it is free or expired; None when it is not, or was not said to be."""
-        try:
-            return self._put_in(actor, now)
-        except DuplicateKeyError:
-            return None
+    def _take_free(self, actor: Actor) -> Document | None:
+        """Take the lock if it is free, in one command, which also tells the server's time."""
+        fields = {name: {"$literal": value} for name, value in _holder(actor).items()}
+        moments = dict.fromkeys(("lockedAt", "heartbeatAt", "updatedAt"), "$$NOW")
+        taken = {
+            **fields,
+            **moments,
+            "expiresAt": {"$add": ["$$NOW", round(self._ttl * 1000)]},
+            "fence": {"$add": [{"$ifNull": ["$fence", 0]}, 1]},
+            "createdAt": {"$ifNull": ["$createdAt", "$$NOW"]},
+        }
+        return self._put_in({"locked": False}, [{"$set": taken}])
 
-    def _put_in(self, actor: Actor, now: datetime) -> Document | None:
+    def _take_late(self, actor: Actor) -> Document:
+        """Take the lock if it has expired, or is free by now. Raises LockHeldError."""
+        seen = self._look()
+        now = seen["now"] if seen else self._server.now()
+        found = seen["lock"] if seen else {}
+        if not _holds_off(found, now):
+            found = self._take_expired(actor, now) or (self._look() or {"lock": {}})["lock"]
+        # Asked and not guessed: it is ours after all when the server took it and its answer was lost.
+        if found.get("runId") != actor.run_id or not found.get("locked"):
+            raise LockHeldError(_state(found, now))
+        return found
+
+    def _take_expired(self, actor: Actor, now: datetime) -> Document | None:
         # Expiry is compared with the server's own time as a plain date: $expr, and with it $$NOW,
         # is refused in the filter of an upsert.
-        return self._locks.find_one_and_update(
-            {"_id": LOCK_ID, "$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
+        moments = dict.fromkeys(("lockedAt", "heartbeatAt", "updatedAt"), now)
+        expires = {"expiresAt": now + timedelta(seconds=self._ttl)}
+        return self._put_in(
+            {"$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
             {
-                "$set": {
-                    "locked": True,
-                    "lockedAt": now,
-                    "lockedBy": actor.label,
-                    "reason": actor.reason,
-                    "expiresAt": now + timedelta(seconds=self._ttl),
-                    "heartbeatAt": now,
-                    "host": actor.host,
-                    "pid": actor.pid,
-                    "runId": actor.run_id,
-                    "updatedAt": now,
-                },
+                "$set": {**_holder(actor), **moments, **expires},
                 "$inc": {"fence": 1},
                 "$setOnInsert": {"createdAt": now},
             },
-            upsert=True,
-            return_document=ReturnDocument.AFTER,
         )
+
+    def _put_in(self, condition: Document, update: Document | list[Document]) -> Document | None:
+        """Take the lock on a condition; None when that does not hold, or was not said to."""
+        with translated():
+            try:
+                return self._locks.find_one_and_update(
+                    {"_id": LOCK_ID, **condition},
+                    update,
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+            except DuplicateKeyError:
+                return None
+
+    def _look(self) -> Document | None:
+        """Return the lock, held or free, and the server's time; None when there never was one."""
+        with translated():
+            if self._server.is_real:
+                return next(self._locks.aggregate(_SIGHTING), None)
+            found = self._locks.find_one({"_id": LOCK_ID})
+        return {"lock": found, "now": self._server.now()} if found else None
 
 
 class Renewal(NamedTuple):
@@ -315,6 +353,21 @@ class Grant:
                 self.failed_beats += 1
                 pause = interval / BEATS_PER_TTL
                 _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
+
+
+def _holder(actor: Actor) -> Document:
+    return {
+        "locked": True,
+        "lockedBy": actor.label,
+        "reason": actor.reason,
+        "host": actor.host,
+        "pid": actor.pid,
+        "runId": actor.run_id,
+    }
+
+
+def _holds_off(lock: Document, now: datetime) -> bool:
+    return bool(lock.get("locked")) and _state(lock, now).is_live
 
 
 def _held_by(actor: Actor) -> Document:

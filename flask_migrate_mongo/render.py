@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections import Counter
 from dataclasses import astuple
 from datetime import timezone
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
-
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import showing
+from .console import Console, Text, err, out
 from .model import Direction, Expected, Outcome, StepState, Verdict
 from .runner import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
-
-    from rich.status import Status as Spinner
 
     from .model import (
         Effects,
@@ -45,7 +36,6 @@ if TYPE_CHECKING:
     Row = Sequence[Text]
 
 _SECOND = 1_000
-_UNLIMITED = 1_000_000
 _STYLES = {
     "applied": "green",
     "completed": "green",
@@ -88,60 +78,10 @@ class _Marks(NamedTuple):
 
 _MARKS = _Marks("✓", "-", "✗")
 _ASCII_MARKS = _Marks("+", "-", "!")
-_FREE_TEXT = frozenset({"Name", "Details"})
-
-
-# --- consoles
-
-
-class _Stream:
-    """A stream on which what its encoding does not know is written out instead of raising."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        known = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
-        return self._stream.write(known.decode(self._stream.encoding or "utf-8"))
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the stream has)
-        return getattr(self._stream, name)
-
-
-class _MaybeUnread(_Stream):
-    """A stream that may be closed at its other end: what nobody reads must not end a run."""
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            return super().write(text)
-        return 0
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
-
-
-def out() -> Console:
-    """Return a console for results."""
-    return _console(_Stream(sys.stdout))
-
-
-def err() -> Console:
-    """Return a console for progress, warnings and errors."""
-    return _console(_MaybeUnread(sys.stderr))
-
-
-def _console(stream: _Stream) -> Console:
-    # Never wrapped: in a pipe the next program reads it by line, and a terminal wraps by itself.
-    return Console(
-        file=stream,  # type: ignore[arg-type]  # all that a console asks of a file
-        markup=False,
-        soft_wrap=True,
-    )
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style))
+    console.say(Text(text, style))
 
 
 # --- reports
@@ -157,7 +97,7 @@ def status(report: StatusReport) -> None:
         "pending": survey.pending,
     }
     rows = [_status_row(entry, state) for state, found in groups.items() for entry in found]
-    _table(console, ("Version", "Name", "State", "Applied at (UTC)", "Took", "Notes"), rows)
+    console.table(("Version", "Name", "State", "Applied at (UTC)", "Took", "Notes"), rows)
     for entry in survey.failed:
         if entry.record and entry.record.error:
             _say(console, _summary(f"{entry.version} failed", entry.record.error), "red")
@@ -179,7 +119,7 @@ def records(page: Sequence[Record]) -> None:
         return
     times = ("Applied at (UTC)", "Rolled back at (UTC)")
     headers = ("Version", "Name", "Status", *times, "Took", "Batch")
-    _table(console, headers, map(_record_row, page))
+    console.table(headers, map(_record_row, page))
 
 
 def events(trail: Sequence[Event]) -> None:
@@ -189,7 +129,7 @@ def events(trail: Sequence[Event]) -> None:
         _say(console, "Nothing has happened yet.")
         return
     headers = ("At (UTC)", "Version", "Event", "By", "Took", "Details")
-    _table(console, headers, map(_event_row, trail))
+    console.table(headers, map(_event_row, trail))
 
 
 def lock(state: LockState | None) -> None:
@@ -242,6 +182,8 @@ def error(exc: Exception) -> None:
 
 def printable(text: str) -> str:
     """Return the text on one line, with everything that could steer a terminal written out."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -254,17 +196,11 @@ class Progress(Observer):
 
     def __init__(self) -> None:
         self._console = err()
-        self._on_terminal = sys.stderr.isatty()
-        self._spinner: Spinner | None = None
+        self._stop: Callable[[], None] | None = None
 
     def started(self, step: Step) -> None:
         """Show that the step runs."""
-        title = _title(step)
-        if self._on_terminal:
-            self._spinner = self._console.status(Text(title))
-            self._spinner.start()
-        else:
-            _say(self._console, f"{title} ...")
+        self._stop = self._console.spin(_title(step))
 
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""
@@ -272,13 +208,13 @@ class Progress(Observer):
         mark = _mark(outcome, self._console.encoding)
         took = "" if outcome.took_ms is None else f" in {_took(outcome.took_ms)}"
         state = outcome.trial.verdict if outcome.trial else outcome.state
-        line = Text(f"{mark} {_title(outcome.step)}: ")
-        self._console.print(line.append_text(_state(state.value)).append(took))
+        title = Text(f"{mark} {_title(outcome.step)}: ")
+        self._console.say(title, _state(state.value), Text(took))
 
     def close(self) -> None:
         """Stop the spinner, so that the terminal has its cursor again."""
-        if self._spinner is not None:
-            self._spinner.stop()
+        if self._stop is not None:
+            self._stop()
 
 
 # --- parts of reports
@@ -299,7 +235,7 @@ def _totals(survey: Survey) -> str:
 
 def _plan(console: Console, report: RunReport) -> None:
     _say(console, f"Would run, in this order ({report.direction.value}):")
-    _table(console, ("Version", "Name", "How", "Undo", "Notes"), map(_plan_row, report.outcomes))
+    console.table(("Version", "Name", "How", "Undo", "Notes"), map(_plan_row, report.outcomes))
     _say(console, "Nothing was executed: this is the plan, not a rehearsal of it.")
 
 
@@ -317,14 +253,17 @@ def _trial(console: Console, outcome: Outcome, trial: Trial) -> None:
         else f"{trial.verdict.value}: {_brief(outcome.error)}"
     )
     reason = f": {printable(trial.reason)}" if trial.reason else ""
-    line = Text(f"{_title(outcome.step)}: ").append(verdict, style=_VERDICTS[trial.verdict])
-    console.print(line.append(f"{reason}{_speed(outcome, trial)}"))
+    console.say(
+        Text(f"{_title(outcome.step)}: "),
+        Text(verdict, _VERDICTS[trial.verdict]),
+        Text(f"{reason}{_speed(outcome, trial)}"),
+    )
     if outcome.error and outcome.error.traceback:
         _say(console, _indented(outcome.error.traceback.rstrip()), "dim")
     for version in trial.depends_on:
         _say(console, f"  builds on what is only predicted of {version}", "yellow")
     rows = [_effects_row(name, effects) for name, effects in trial.effects.items()]
-    _table(console, _EFFECTS, rows)
+    console.table(_EFFECTS, rows)
     for prediction in trial.predicted:
         _say(console, f"  {_predicted(prediction)}", _EXPECTATIONS[prediction.expected])
     for sample in trial.samples:
@@ -371,7 +310,7 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
     # The progress was on this very screen already, unless the results go somewhere else.
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         headers = ("Version", "Name", "State", "Took")
-        _table(console, headers, map(_outcome_row, report.outcomes))
+        console.table(headers, map(_outcome_row, report.outcomes))
     _done(console, report)
     for outcome in report.outcomes:
         if outcome.error:
@@ -501,40 +440,7 @@ def _remark(event: Event) -> str:
     return ", ".join(f"{key} {event.details[key]}" for key in shown if key in event.details)
 
 
-# --- tables and cells
-
-
-def _table(console: Console, headers: Sequence[str], rows: Iterable[Row]) -> None:
-    """Print a table where it fits a terminal, else plain columns, of which nothing is cut off."""
-    cells = [[Text(header) for header in headers], *rows]
-    if len(cells) == 1:
-        return
-    widths = [max(cell_len(cell.plain) for cell in column) for column in zip(*cells, strict=True)]
-    table = _boxed(headers, widths, cells[1:])
-    unlimited = console.options.update(max_width=_UNLIMITED)
-    needed = Measurement.get(console, unlimited, table).minimum
-    if console.file.isatty() and needed <= console.width:
-        console.print(table, soft_wrap=False)
-    else:
-        for row in cells:
-            console.print(_line(row, widths))
-
-
-def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Iterable[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header, width in zip(headers, widths, strict=True):
-        table.add_column(header, min_width=None if header in _FREE_TEXT else width)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _line(row: Row, widths: Sequence[int]) -> Text:
-    line = Text()
-    for cell, width in zip(row, widths, strict=True):
-        line.append_text(cell).append(" " * (width - cell_len(cell.plain) + 2))
-    line.rstrip()
-    return line
+# --- cells
 
 
 def _state(state: str) -> Text:

@@ -26,6 +26,7 @@ from .masking import NOTHING_MASKED
 from .model import (
     Actor,
     Direction,
+    History,
     Outcome,
     RunReport,
     Status,
@@ -34,7 +35,6 @@ from .model import (
     not_run,
 )
 from .server import Server, elapsed
-from .source import Folder, load
 from .stopping import Stopped, StopSwitch, stopped
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from .execution import Executor
     from .lease import Grant, Lease
     from .masking import Mask
-    from .model import Event, History, LockState, MigrationFile, Plan, Record, Step
+    from .model import Event, LockState, MigrationFile, Plan, Record, Step
+    from .source import Discovery, Folder
 
     Decide = Callable[[tuple[MigrationFile, ...], History], Plan]
     Functions = dict[int, Callable[..., object]]
@@ -113,8 +114,15 @@ class Runner:
     def status(self) -> StatusReport:
         """Return what is applied, pending, failed and running, and who holds the lock."""
         found = self.folder.discover()
-        survey = planning.survey(found.files, self.history.load())
-        return StatusReport(survey, self.lease.inspect(), found.ignored)
+        history, lock = self._look()
+        return StatusReport(planning.survey(found.files, history), lock, found.ignored)
+
+    def _look(self) -> tuple[History, LockState | None]:
+        """Read the history and the lock, on a real server in one command."""
+        if not self.server.is_real:
+            return self.history.load(), self.lease.inspect()
+        history, seen = self.history.load_with(self.lease.sighting)
+        return history, self.lease.state(seen)
 
     def records(
         self, *, limit: int = 50, skip: int = 0, status: Status | None = None
@@ -182,29 +190,28 @@ class Runner:
         return self.history.load().by_version[version]
 
     def _run(self, direction: Direction, decide: Decide, options: Options) -> RunReport:
-        files = self.folder.discover().files
+        found = self.folder.discover()
         history = self.history.load()
-        plan = self._decide(decide, files, history)
+        plan = self._decide(decide, found.files, history)
         if options.dry_run:
-            return self._dry_run(plan, options)
+            return self._dry_run(plan, found, options)
         # A record that says `running` may belong to a dead run, which only a holder can tell.
         if not (plan.steps or history.running):
             return RunReport(direction, (), executed=False, warnings=plan.warnings)
+        found = found.keeping(step.version for step in plan.steps)
         wait = self.wait if options.wait is None else options.wait
         with (
             self.switch.installed(),
             self.lease.hold(self._actor(direction.value, options.run_id), wait=wait) as grant,
         ):
             # Read again: another run may have finished while we waited for the lease.
-            history, run = self._settle(grant)
-            plan = self._decide(decide, files, history)
-            functions = self._load(plan)
-            if plan.steps:
-                self.history.claim(plan, history, run, grant.now())
+            history, run = self._settle(grant, looked_empty=not history.records)
+            plan = self._decide(decide, found.files, history)
+            functions = self._load(plan, found)
             _tell(options.observer.planned, plan)
-            return _Execution(self, grant, run, options).carry_out(plan, functions)
+            return _Execution(self, grant, run, options, plan, history).carry_out(functions)
 
-    def _dry_run(self, plan: Plan, options: Options) -> RunReport:
+    def _dry_run(self, plan: Plan, found: Discovery, options: Options) -> RunReport:
         """Return what the plan would do; it holds no lease, since it leaves nothing behind."""
         report = RunReport(
             plan.direction,
@@ -215,22 +222,22 @@ class Runner:
         )
         if not plan.steps:
             return report
-        lacking = self.server.lacks_transactions()
+        lacking = self.server.transactions_lacking
         if lacking is not None:
             return replace(report, warnings=(_plan_only(lacking), *plan.warnings))
         return replace(
             report,
-            outcomes=self._rehearse(plan, options),
+            outcomes=self._rehearse(plan, found, options),
             executed=True,
             warnings=(*plan.warnings, *_beside(self.lease.inspect())),
         )
 
-    def _rehearse(self, plan: Plan, options: Options) -> tuple[Outcome, ...]:
+    def _rehearse(self, plan: Plan, found: Discovery, options: Options) -> tuple[Outcome, ...]:
         from .dryrun import DryRun, Listener  # noqa: PLC0415  (only a dry run needs it)
 
         rehearsal = DryRun(self.executor, self.mask, options.dry_run_limit, options.samples)
         rehearsal.check()
-        functions = {step.version: load(step) for step in plan.steps}
+        functions = self._load(plan, found)
         observer = options.observer
         listener = Listener(partial(_tell, observer.started), partial(_tell, observer.ended))
         with self.switch.installed():
@@ -246,19 +253,21 @@ class Runner:
 
     def _decide(self, decide: Decide, files: tuple[MigrationFile, ...], history: History) -> Plan:
         plan = decide(files, history)
-        return planning.check_transactions(plan, self.policy, self.server.lacks_transactions)
+        return planning.check_transactions(
+            plan, self.policy, lambda: self.server.transactions_lacking
+        )
 
-    def _load(self, plan: Plan) -> Functions:
+    def _load(self, plan: Plan, found: Discovery) -> Functions:
         # All before the first runs: a file that cannot be imported must not stop a run half-way.
         if any(step.file.transactional for step in plan.steps):
             self.executor.check()
-        return {step.version: load(step) for step in plan.steps}
+        return {step.version: self.folder.load(step, found) for step in plan.steps}
 
-    def _settle(self, grant: Grant) -> tuple[History, Run]:
+    def _settle(self, grant: Grant, *, looked_empty: bool = False) -> tuple[History, Run]:
         """Read the history under the lease, and put right what dead runs left in it."""
-        history = self.history.load()
-        if not history.records:
-            self.history.prepare()
+        # What this very command has made, under the lease, is still empty: that need not be read.
+        made = looked_empty and self.history.prepare()
+        history = History() if made else self.history.load()
         if history.fence >= grant.fence:
             grant.raise_fence(above=history.fence)
         run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
@@ -280,8 +289,11 @@ class _Execution:
     grant: Grant
     run: Run
     options: Options
+    plan: Plan
+    history: History
 
-    def carry_out(self, plan: Plan, functions: Functions) -> RunReport:
+    def carry_out(self, functions: Functions) -> RunReport:
+        plan = self.plan
         outcomes: list[Outcome] = []
         error: MigrateError | None = None
         for position, step in enumerate(plan.steps):
@@ -332,15 +344,12 @@ class _Execution:
 
     def _record_start(self, step: Step, position: int, session: ClientSession | None) -> None:
         self.grant.ensure()
-        start = partial(
-            self.runner.history.mark_running,
-            step,
-            self.run,
-            position=position,
-            session=session,
-            at=self.grant.now(),
-        )
-        self.persist(start, give_up=elapsed() + START_SECONDS)
+        history, at = self.runner.history, self.grant.now()
+        if position == 0:
+            start = partial(history.claim, self.plan, self.history, self.run)
+        else:
+            start = partial(history.mark_running, step, self.run, position=position)
+        self.persist(partial(start, session=session, at=at), give_up=elapsed() + START_SECONDS)
         # Recording can take long: what has expired meanwhile must not start.
         self.grant.ensure()
 

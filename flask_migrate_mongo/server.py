@@ -33,6 +33,7 @@ Document = dict[str, Any]
 
 _log = logging.getLogger("flask_migrate_mongo.server")
 
+_HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
 _ACCESS_CODES = frozenset({13, 18, 8000})
 # What the driver's retry rules, or a later try, can overcome: elections, shutdowns, network
 # errors of the server's own, and conflicts with another write. From the error_codes.yml of mongod.
@@ -56,22 +57,28 @@ class Server:
         """Return the primary's time, in UTC; without a server, this process's."""
         if not self.is_real:
             return datetime.now(timezone.utc)
-        with translated():
-            hello = self.database.client.admin.command("hello")
-        self.__dict__.setdefault("_hello", hello)
-        return _utc(hello["localTime"])
+        return _utc(self._hello()["localTime"])
 
-    def lacks_transactions(self) -> str | None:
-        """Return why this server has no transactions, or None when it has them."""
+    @cached_property
+    def transactions_lacking(self) -> str | None:
+        """Why this server has no transactions, or None when it has them."""
         if not self.is_real:
             return "mongomock has no sessions"
-        if "logicalSessionTimeoutMinutes" not in self._hello:
+        if self._is_known_to_have_transactions():
+            return None
+        hello = self._hello()
+        if "logicalSessionTimeoutMinutes" not in hello:
             return "it has no sessions"
-        if "setName" in self._hello or self._hello.get("msg") == "isdbgrid":
+        if "setName" in hello or hello.get("msg") == "isdbgrid":
             return None
         return "it is a standalone, neither a replica set nor sharded"
 
-    @cached_property
+    def _is_known_to_have_transactions(self) -> bool:
+        """Whether the driver, as it connected, has seen what has them: asking again is a round trip."""
+        topology = self.database.client.topology_description
+        seen = {found.server_type_name for found in topology.server_descriptions().values()}
+        return bool(topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS)
+
     def _hello(self) -> Mapping[str, Any]:
         with translated():
             return self.database.client.admin.command("hello")

@@ -13,10 +13,11 @@ import re
 import sys
 import traceback
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .cache import Cache, Stamp
 from .errors import (
     ConfigurationError,
     DuplicateVersionError,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    from .cache import Known
+
 PARAMETERS = ("db", "ctx")
 """What up() and down() may ask for, by name."""
 
@@ -46,12 +49,28 @@ _FLAGS = ("transactional", "idempotent")
 _DECLARED: dict[str, type] = {"name": str, "description": str, **dict.fromkeys(_FLAGS, bool)}
 
 
+class Reading(NamedTuple):
+    """The content of a file, and the stamp that the file had before it was read."""
+
+    stamp: Stamp | None
+    content: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The migrations in a folder, ascending, and the numbered files that are not Python."""
+    """The migrations in a folder, ascending, and the numbered files that are not Python.
+
+    `readings` are of those that had to be read, by version: none is read twice in a run.
+    """
 
     files: tuple[MigrationFile, ...]
     ignored: tuple[str, ...] = ()
+    readings: Mapping[int, Reading] = field(default_factory=dict)
+
+    def keeping(self, versions: Iterable[int]) -> Discovery:
+        """Return it with the content of these alone."""
+        kept = {v: self.readings[v] for v in versions if v in self.readings}
+        return replace(self, readings=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,44 +78,90 @@ class Folder:
     """The folder that an application's migrations live in."""
 
     path: Path
+    cache: Cache = field(default_factory=Cache)
 
     def discover(self) -> Discovery:
-        """Read every migration, executing none. Raises SourceError or SeveralSourceErrors."""
-        names, ignored = self._names()
-        files: list[MigrationFile] = []
+        """Read every migration, executing none. Raises SourceError or SeveralSourceErrors.
+
+        A file is read when the cache does not know it, or not with the stamp that it has now.
+        """
+        stamps, ignored = self._stamps()
+        known = self.cache.load(self.path)
+        found: dict[str, MigrationFile] = {}
+        readings: dict[int, Reading] = {}
         problems: list[SourceError] = []
-        for name in names:
-            try:
-                files.append(read(self.path / name))
-            except SourceError as problem:
-                problems.append(problem)
-        problems += _duplicates(files)
+        for name, stamp in stamps.items():
+            seen, file = known.get(name, (None, None))
+            if file is None or seen != stamp:
+                try:
+                    file, content = _read(self.path / name)
+                except SourceError as problem:
+                    problems.append(problem)
+                    continue
+                readings[file.version] = Reading(stamp, content)
+            found[name] = file
+        problems += _duplicates(found.values())
         if problems:
             raise problems[0] if len(problems) == 1 else SeveralSourceErrors(problems)
-        return Discovery(tuple(sorted(files, key=lambda file: file.version)), ignored)
+        if readings or len(known) > len(found):
+            self._remember(stamps, found, known)
+        files = sorted(found.values(), key=lambda file: file.version)
+        return Discovery(tuple(files), ignored, readings)
+
+    def load(self, step: Step, found: Discovery) -> Callable[..., object]:
+        """Import the step's file as it was found, and return its function. Raises like `load`."""
+        try:
+            return load(step, found.readings.get(step.version))
+        except FileChangedError:
+            # Should it have changed without changing its stamp, the next run reads it.
+            self.cache.forget(self.path)
+            raise
+
+    def _remember(
+        self, stamps: Mapping[str, Stamp | None], found: Mapping[str, MigrationFile], known: Known
+    ) -> None:
+        settled = {
+            name: (stamp, found[name])
+            for name, stamp in stamps.items()
+            if stamp is not None and stamp.is_settled
+        }
+        if settled != known:
+            self.cache.store(self.path, settled)
 
     def highest(self) -> int:
         """Return the highest number in use, of any file, readable or not; 0 when there is none."""
         numbers = (_NUMBERED.match(path.name) for path in self.path.iterdir())
         return max((int(match["version"]) for match in numbers if match), default=0)
 
-    def _names(self) -> tuple[list[str], tuple[str, ...]]:
+    def _stamps(self) -> tuple[dict[str, Stamp | None], tuple[str, ...]]:
         try:
             # A link that leads nowhere is named rather than passed over: it may be an applied file.
-            entries = [e.name for e in os.scandir(self.path) if e.is_file() or e.is_symlink()]
+            entries = {e.name: e for e in os.scandir(self.path) if e.is_file() or e.is_symlink()}
         except FileNotFoundError as exc:
             raise NoFolderError(self.path) from exc
         except OSError as exc:
             raise _unusable(self.path, "read", exc) from exc
         visible = sorted(name for name in entries if not name.startswith(("_", ".")))
-        python = [name for name in visible if name.endswith(".py")]
+        python = {name: _stamp(entries[name]) for name in visible if name.endswith(".py")}
         ignored = (n for n in visible if not n.endswith(".py") and _NUMBERED.match(n))
         return python, tuple(ignored)
 
 
+def _stamp(file: os.DirEntry[str] | Path) -> Stamp | None:
+    try:
+        return Stamp.of(file.stat())
+    except OSError:
+        return None
+
+
 def read(path: Path) -> MigrationFile:
     """Read one migration from its syntax tree, without executing it. Raises SourceError."""
-    return _described(path, _content(path))
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[MigrationFile, bytes]:
+    content = _content(path)
+    return _described(path, content), content
 
 
 def _described(path: Path, content: bytes) -> MigrationFile:
@@ -140,15 +205,17 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
 
 
-def load(step: Step) -> Callable[..., object]:
+def load(step: Step, reading: Reading | None = None) -> Callable[..., object]:
     """Import the step's file, exactly the content that was planned, and return its function.
 
-    Raises ImportFailedError with the cause, FileChangedError, or SourceError for a function that
-    cannot be called with what there is, and for a flag that reading it did not find.
+    The file is read unless its reading is handed over. Raises ImportFailedError with the cause,
+    FileChangedError, or SourceError for a function that cannot be called with what there is, and
+    for a flag that reading it did not find.
     """
     path = step.file.path
-    content = _content(path)
-    if checksum(content) != step.file.checksum:
+    content = reading.content if reading else _content(path)
+    changed_since = reading is not None and _stamp(path) != reading.stamp
+    if changed_since or checksum(content) != step.file.checksum:
         raise FileChangedError(path, "it changed while this run was starting. Run it again.")
     module = _import(step, content)
     function = getattr(module, step.direction.value, None)

@@ -12,8 +12,10 @@ import pytest
 from pymongo import MongoClient
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.effects import DOCUMENTS_LIMIT
-from flask_migrate_mongo.model import Actor, Outcome, Sample, Trial, Verdict
+from flask_migrate_mongo.dryrun import DryRun, Listener
+from flask_migrate_mongo.masking import NOTHING_MASKED
+from flask_migrate_mongo.model import Actor, History, Outcome, Sample, Trial, Verdict
+from flask_migrate_mongo.planning import plan_up
 from flask_migrate_mongo.runner import Options
 from tests.content import content
 from tests.server.launcher import TestServer
@@ -188,22 +190,64 @@ def test_a_refusal_that_the_migration_swallows_is_a_refusal_all_the_same(project
     assert project.db.list_collection_names() == []
 
 
-def test_a_change_of_too_many_documents_is_refused_before_it_is_sent(project: Project) -> None:
-    for start in range(0, DOCUMENTS_LIMIT + 1, 20_000):
-        more = range(start, min(start + 20_000, DOCUMENTS_LIMIT + 1))
-        project.db.items.insert_many({"_id": i} for i in more)
-    project.write("1_all", "def up(db): db.items.update_many({}, {'$set': {'x': 1}})")
+def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
+    """Return what is said of the migrations when so many documents may be written."""
+    runner = project.runner()
+    found = runner.folder.discover()
+    plan = plan_up(found.files, History(), policy=runner.policy)
+    functions = {step.version: runner.folder.load(step, found) for step in plan.steps}
+    rehearsal = DryRun(runner.executor, NOTHING_MASKED, 30, 0, documents)
+    outcomes = rehearsal.carry_out(plan, functions, Listener(print, print), continue_on_error=False)
+    return tuple(outcome.trial for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "db.items.update_many({}, {'$set': {'x': 1}})",
+        "db.items.update_many({'even': True}, {'$set': {'x': 1}})",
+        "db.items.delete_many({})",
+        "db.items.delete_many({'even': True})",
+        "db.items.insert_many([{} for _ in range(101)])",
+        "db.items.bulk_write([UpdateOne({'_id': i}, {'$set': {'x': 1}}) for i in range(101)])",
+        "db.items.bulk_write([DeleteMany({'even': True})])",
+        "db.command('delete', 'items', deletes=[{'q': {}, 'limit': 0}])",
+        "db.client.bulk_write([UpdateMany({}, {'$set': {'x': 1}}, namespace=f'{db.name}.items')])",
+        "[db.items.update_one({'_id': i}, {'$set': {'x': 1}}) for i in range(101)]",
+    ],
+)
+def test_a_change_of_too_many_documents_is_refused_before_it_is_sent(
+    project: Project, change: str
+) -> None:
+    project.db.items.insert_many({"_id": i, "even": i % 2 == 0} for i in range(202))
+    project.write("1_all", f"from pymongo import *\ndef up(db): {change}")
     project.write("2_one", "def up(db): db.items.update_one({}, {'$set': {'x': 1}})")
-    began = time.monotonic()
-    first, second = dry(project)
-    assert time.monotonic() - began < 10
-    assert first.trial
-    assert first.trial.verdict.value == "too large to rehearse here: use rehearse"
-    assert first.trial.reason == "it would write more than 100,000 documents in one transaction"
-    assert first.trial.effects == {}
-    assert second.trial
-    assert second.trial.verdict is Verdict.NOT_REHEARSED
-    assert project.db.items.count_documents({"x": 1}) == 0
+    before = content(project.db)
+    first, second = within(project, 100)
+    assert first
+    assert first.verdict.value == "too large to rehearse here: use rehearse"
+    assert first.reason == "it would write more than 100 documents in one transaction"
+    counted = 100 if change.startswith("[") else 0
+    assert sum(e.matched for e in first.effects.values()) == counted
+    assert second
+    assert second.verdict is Verdict.NOT_REHEARSED
+    assert content(project.db) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "db.items.update_many({'_id': {'$lt': 100}}, {'$set': {'x': 1}})",
+        "db.items.insert_many([{} for _ in range(100)])",
+        "db.items.delete_many({'_id': {'$lt': 50}}); db.items.insert_many([{} for _ in range(50)])",
+    ],
+)
+def test_a_change_of_as_many_as_may_be_is_rehearsed(project: Project, change: str) -> None:
+    project.db.items.insert_many({"_id": i} for i in range(202))
+    project.write("1_some", f"def up(db): {change}")
+    (found,) = within(project, 100)
+    assert found
+    assert found.verdict is Verdict.SUCCEEDS
 
 
 def test_a_change_of_too_many_bytes_is_refused_before_it_is_sent(project: Project) -> None:

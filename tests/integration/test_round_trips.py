@@ -1,0 +1,251 @@
+"""How many commands are sent, counted by the driver, and that an index serves each of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymongo import MongoClient, monitoring
+
+from flask_migrate_mongo.lease import LOCK_ID
+from flask_migrate_mongo.model import StepState
+from flask_migrate_mongo.runner import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from flask_migrate_mongo.runner import Runner
+    from tests.project import Project
+
+SIZES = (0, 1, 3, 30)
+OURS = frozenset({"migrations", "migration_locks"})
+
+
+class Commands(monitoring.CommandListener):
+    """What was sent on the client that the application handed over."""
+
+    def __init__(self) -> None:
+        self.sent: list[Mapping[str, Any]] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.sent.append(dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+    def taken(self) -> list[str]:
+        """Return the names of the commands since the last time, in order."""
+        names = [next(iter(command)) for command in self.sent]
+        self.sent.clear()
+        return names
+
+
+@pytest.fixture
+def commands(project: Project) -> Iterator[Commands]:
+    listener = Commands()
+    with MongoClient[dict[str, Any]](project.uri, event_listeners=[listener]) as client:
+        project.db = client[project.db.name]
+        yield listener
+
+
+def write(project: Project, number: int, *, first: int = 1, transactional: bool = False) -> None:
+    """Write migrations that send nothing themselves."""
+    flag = "transactional = True\n" if transactional else ""
+    source = f"{flag}def up(db): pass\ndef down(db): pass\n"
+    for version in range(first, first + number):
+        project.write(f"{version}_nothing", source)
+
+
+def apply(runner: Runner) -> None:
+    report = runner.up()
+    assert {o.state for o in report.outcomes} <= {StepState.APPLIED}
+    assert report.error is None
+
+
+# --- looking
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_status_is_one_command(project: Project, commands: Commands, size: int) -> None:
+    write(project, size)
+    runner = project.runner()
+    apply(runner)
+    commands.taken()
+    report = runner.status()
+    assert commands.taken() == ["aggregate"]
+    assert (len(report.survey.applied), report.lock) == (size, None)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_status_is_one_command_while_the_lock_is_held(
+    project: Project, commands: Commands, size: int
+) -> None:
+    write(project, size)
+    runner = project.runner()
+    apply(runner)
+    with runner.lease.hold(runner._actor("a test")):
+        commands.taken()
+        report = runner.status()
+        assert commands.taken() == ["aggregate"]
+    assert len(report.survey.applied) == size
+    assert report.lock is not None
+    assert report.lock.is_live
+    # The aggregate and `hello` tell the same clock.
+    assert abs((runner.server.now() - report.lock.seen_at).total_seconds()) < 60
+
+
+def test_who_holds_the_lock_is_one_command(project: Project, commands: Commands) -> None:
+    runner = project.runner()
+    assert runner.lock() is None
+    assert commands.taken() == ["aggregate"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_up_with_nothing_pending_is_one_command(
+    project: Project, commands: Commands, size: int, *, dry_run: bool
+) -> None:
+    write(project, size)
+    runner = project.runner()
+    apply(runner)
+    commands.taken()
+    assert runner.up(Options(dry_run=dry_run)).is_noop
+    assert commands.taken() == ["find"]
+
+
+# --- acting
+
+
+def expected(beginning: list[str], step: list[str], size: int) -> list[str]:
+    """Return what is sent when the first step starts in the command that claims the records."""
+    first = [name for name in step if name != "start"]
+    then = ["update" if name == "start" else name for name in step]
+    return [*beginning, *first, *(then * (size - 1)), "update"]
+
+
+PLAIN = ["start", "update"]
+TRANSACTIONAL = ["start", "update", "commitTransaction"]
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("transactional", [False, True])
+def test_the_first_up_ever_is_four_commands_and_those_of_its_steps(
+    project: Project, commands: Commands, size: int, *, transactional: bool
+) -> None:
+    write(project, size, transactional=transactional)
+    apply(project.runner())
+    beginning = ["find", "findAndModify", "createIndexes", "insert"]
+    step = TRANSACTIONAL if transactional else PLAIN
+    sent = commands.taken()
+    assert sent == expected(beginning, step, size)
+    assert len(sent) == 4 + len(step) * size
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("transactional", [False, True])
+def test_up_of_new_files_is_four_commands_and_those_of_its_steps(
+    project: Project, commands: Commands, size: int, *, transactional: bool
+) -> None:
+    write(project, 2)
+    runner = project.runner()
+    apply(runner)
+    write(project, size, first=3, transactional=transactional)
+    commands.taken()
+    apply(runner)
+    beginning = ["find", "findAndModify", "find", "insert"]
+    step = TRANSACTIONAL if transactional else PLAIN
+    assert commands.taken() == expected(beginning, step, size)
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("transactional", [False, True])
+def test_down_and_up_again_are_four_commands_and_those_of_their_steps(
+    project: Project, commands: Commands, size: int, *, transactional: bool
+) -> None:
+    write(project, size, transactional=transactional)
+    runner = project.runner()
+    apply(runner)
+    commands.taken()
+    beginning = ["find", "findAndModify", "find", "update"]
+    step = TRANSACTIONAL if transactional else PLAIN
+    assert len(runner.down(steps=size).in_state(StepState.ROLLED_BACK)) == size
+    assert commands.taken() == expected(beginning, step, size)
+    apply(runner)
+    assert commands.taken() == expected(beginning, step, size)
+
+
+def test_new_files_next_to_others_that_were_undone_are_one_command_more(
+    project: Project, commands: Commands
+) -> None:
+    write(project, 2)
+    runner = project.runner()
+    apply(runner)
+    runner.down(steps=1)
+    write(project, 3)
+    commands.taken()
+    apply(runner)
+    beginning = ["find", "findAndModify", "find", "insert", "update"]
+    assert commands.taken() == expected(beginning, PLAIN, 2)
+    assert project.trail(2)[-2:] == project.trail(3) == ["started", "completed"]
+
+
+def test_a_lock_that_is_held_is_found_so_in_two_commands(
+    project: Project, commands: Commands
+) -> None:
+    write(project, 1)
+    runner, other = project.runner(), project.runner()
+    with other.lease.hold(other._actor("a test")):
+        commands.taken()
+        assert project.invoke("up").exit_code == 3
+        assert commands.taken() == ["find", "findAndModify", "aggregate"]
+    apply(runner)
+
+
+# --- what serves them
+
+
+def filters(command: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a command looks for; nothing for one that reads a whole collection."""
+    found = [command[key] for key in ("filter", "query") if command.get(key)]
+    found += [
+        statement["q"] for key in ("updates", "deletes") for statement in command.get(key, ())
+    ]
+    stages = list(command.get("pipeline", ()))
+    stages += [
+        s for stage in stages if "$unionWith" in stage for s in stage["$unionWith"]["pipeline"]
+    ]
+    return [*found, *(stage["$match"] for stage in stages if "$match" in stage)]
+
+
+def test_an_index_serves_every_command_that_looks_for_something(
+    project: Project, commands: Commands
+) -> None:
+    write(project, 5)
+    project.write("6_fails", "def up(db): raise ValueError('no')\ndef down(db): pass\n")
+    runner = project.runner()
+    runner.up()
+    runner.status()
+    runner.events()
+    runner.events(3)
+    runner.resolve(6, applied=True, reason="a test")
+    runner.down(steps=2)
+    project.db.migrations.update_one({"version": "2"}, {"$set": {"status": "running"}})
+    runner.up()
+    with runner.lease.hold(runner._actor("a test")):
+        runner.force_unlock(confirmed=True)
+    ours = [c for c in commands.sent if next(iter(c.values())) in OURS]
+    looked_for = [condition for command in ours for condition in filters(command)]
+    assert len(looked_for) > 20
+    assert (
+        [c for c in looked_for if not ("version" in c or c.get("_id") == LOCK_ID)]
+        == [
+            # That of this test, by the driver's own hand, names the version as well.
+        ]
+    )
+    names = {next(iter(command)) for command in ours}
+    assert names == {"find", "findAndModify", "createIndexes", "insert", "update", "aggregate"}
+    indexes = project.db.migrations.index_information()
+    assert indexes["version_1"]["unique"] is True
