@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from .model import Actor, Plan, Step
+    from .model import Actor, Allowance, Plan, Step
 
 EVENTS_KEPT = 400
 """Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
@@ -176,6 +176,7 @@ class MigrationHistory:
                 "metadata.position": position,
                 "metadata.checksum": step.file.checksum,
                 "metadata.outOfOrder": step.out_of_order,
+                "metadata.allowed": [_allowed(each) for each in step.file.allowances],
             }
         event = _new_event("started", run.actor, at, direction=step.direction.value)
         self._transition(step, run, _Change(Status.RUNNING, at, event, fields))
@@ -320,6 +321,10 @@ def _fresh(step: Step, run: Run, at: datetime) -> Document:
         "createdAt": at,
         "updatedAt": at,
     }
+
+
+def _allowed(allowance: Allowance) -> Document:
+    return {"code": allowance.code, "reason": allowance.reason}
 
 
 def _push(event: Document) -> Document:

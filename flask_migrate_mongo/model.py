@@ -44,6 +44,15 @@ class StepState(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """A finding of lint that a comment in the file allows, and why."""
+
+    code: str
+    reason: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationFile:
     """A migration as its file describes it, read from the syntax tree alone."""
 
@@ -55,6 +64,7 @@ class MigrationFile:
     idempotent: bool
     reversible: bool
     checksum: str
+    allowances: tuple[Allowance, ...] = ()
 
     @property
     def safe_to_repeat(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from datetime import timezone
+from itertools import groupby
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from rich import box
@@ -20,9 +22,11 @@ from .runner import Observer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from rich.status import Status as Spinner
 
+    from .linting import Finding, LintReport
     from .model import (
         Entry,
         ErrorInfo,
@@ -48,6 +52,9 @@ _STYLES = {
     "unknown": "bold red",
     "rolled-back": "magenta",
     "not-run": "dim",
+    "error": "bold red",
+    "warning": "yellow",
+    "info": "cyan",
 }
 _DID = {Direction.UP: "Applied", Direction.DOWN: "Rolled back"}
 
@@ -207,6 +214,26 @@ def run(report: RunReport) -> None:
         _plan(console, report)
 
 
+def lint(report: LintReport) -> None:
+    """Print what lint found, file by file, and how to do better where a rule is met first."""
+    console, explained = out(), set[str]()
+    for path, found in groupby(report.findings, key=lambda finding: finding.shown_path):
+        for finding in found:
+            _finding(console, finding, path)
+            if finding.rule.code not in explained:
+                explained.add(finding.rule.code)
+                _say(console, indent(_printable_lines(finding.help), "    "), "dim")
+        _say(console, "")
+    _say(console, _found(report))
+
+
+def lines(texts: Iterable[str]) -> None:
+    """Print lines as they are, for a program."""
+    console = out()
+    for text in texts:
+        console.file.write(f"{text}\n")
+
+
 def error(exc: Exception) -> None:
     """Print why a command did not do what it was asked for."""
     _say(err(), f"Error: {_printable_lines(str(exc))}", "bold red")
@@ -328,6 +355,27 @@ def _mark(state: StepState, encoding: str) -> str:
 
 def _title(step: Step) -> str:
     return f"{step.version} {printable(step.file.name)}"
+
+
+# --- findings
+
+
+def _finding(console: Console, finding: Finding, path: Path) -> None:
+    rule = finding.rule
+    line = Text(f"{printable(str(path))}:{finding.line}:{finding.column}: ")
+    line.append(rule.code, style=_STYLES[rule.severity.value])
+    console.print(line.append(f" {printable(finding.message)} [{rule.severity.value}]"))
+
+
+def _found(report: LintReport) -> str:
+    where = f"in {_count(report.files)}"
+    allowed = f" {len(report.allowed)} allowed by comments." if report.allowed else ""
+    if not report.findings:
+        return f"Nothing found {where}.{allowed}"
+    kinds = (("error", "errors"), ("warning", "warnings"), ("info", "hints"))
+    counts = ((report.count(one), one, many) for one, many in kinds)
+    shown = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
+    return f"Found {where}: {shown}.{allowed}"
 
 
 # --- rows
