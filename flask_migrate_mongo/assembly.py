@@ -8,13 +8,13 @@ import uuid
 import weakref
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import ConfigurationError, NoDatabaseError, redact
+from .errors import ConfigurationError, NoDatabaseError, SettingError, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from flask import Flask
     from pymongo import MongoClient
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .access import Authorize
     from .cache import Cache
     from .config import Settings
+    from .linting import LintReport
     from .model import Direction, RunReport
     from .runner import Options, Runner
     from .runs import Describe, RunStore
@@ -132,6 +133,24 @@ class Assembly:
 
         settings = self.settings
         return Scaffold(Folder(settings.directory), settings.version_format, settings.template)
+
+    def lint(
+        self, files: Sequence[str], *, select: Sequence[str], ignore: Sequence[str]
+    ) -> LintReport:
+        """Look for what migrations do that will do harm; it needs no database.
+
+        Raises InvalidRequestError, and SettingError for a rule to ignore that there is not.
+        """
+        from .linting import BY_CODE, Linter, Ownership, chosen  # noqa: PLC0415
+        from .source import Folder  # noqa: PLC0415
+
+        usual = self.settings.lint_ignore or ()
+        if not BY_CODE.keys() >= set(usual):
+            accepts = f"codes of these rules: {', '.join(BY_CODE)}"
+            raise SettingError("MIGRATE_LINT_IGNORE", usual, accepts)
+        rules = chosen(select, (*ignore, *(() if select else usual)))
+        is_own = Ownership.of(self.app.import_name, Path(self.app.root_path))
+        return Linter(is_own, rules).lint(Folder(self.settings.directory).choose(files))
 
     def database(self) -> Database[Any]:
         """Return the database to migrate. Raises NoDatabaseError or ConfigurationError.

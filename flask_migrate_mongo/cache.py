@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .model import MigrationFile
+from .model import Allowance, MigrationFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 YOUNG = 2.0
 """Seconds in which a second change of a file may leave no trace in its times; on FAT it is two."""
 
-_READERS = ("source.py", "model.py", "cache.py")
+_READERS = ("source.py", "allowances.py", "model.py", "cache.py")
 _NAMES = [field.name for field in fields(MigrationFile)]
-_PATH = _NAMES.index("path")
+_PATH, _ALLOWANCES = _NAMES.index("path"), _NAMES.index("allowances")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = logging.getLogger("flask_migrate_mongo.cache")
@@ -143,15 +143,8 @@ def _decoded(folder: Path, data: bytes) -> Known:
 
 def _file(path: Path, values: list[Any]) -> MigrationFile:
     values.insert(_PATH, path)
-    return (
-        MigrationFile(*map(_frozen, values))
-        if list in map(type, values)
-        else MigrationFile(*values)
-    )
-
-
-def _frozen(value: object) -> Any:  # noqa: ANN401  (JSON)
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    values[_ALLOWANCES] = tuple(Allowance(*each) for each in values[_ALLOWANCES])
+    return MigrationFile(*values)
 
 
 def _digest(content: bytes) -> bytes:

@@ -14,8 +14,9 @@ from .errors import InvalidRequestError, MigrateError
 from .limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from .linting import LintReport
     from .model import RunReport
     from .runner import Options, Runner
 
@@ -52,6 +53,11 @@ def _fail(ctx: click.Context, exc: MigrateError) -> NoReturn:
 
 def _json_wanted(ctx: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001  (click calls it)
     ctx.meta[_JSON] = value
+    return value
+
+
+def _json_format(ctx: click.Context, _: click.Parameter, value: str) -> str:
+    ctx.meta[_JSON] = value == "json"
     return value
 
 
@@ -116,7 +122,7 @@ def db_migrate() -> None:
       1  a migration failed
       2  the command was typed wrong
       3  somebody else holds the lock
-      4  `status --check` found something pending, failed or changed
+      4  `status --check` or `lint` found something
       5  refused, since it could do harm
       6  the configuration is wrong, or the database does not answer
     """  # noqa: D301  (click's mark for lines that stay as they are)
@@ -242,6 +248,71 @@ def history(
         wanted = None if status is None else Status(status)
         page = runner.records(limit=limit, skip=skip, status=wanted)
         _show(documents.history, render.records, page, as_json=as_json)
+
+
+def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    codes = [code.strip().upper() for value in values for code in value.split(",")]
+    if not all(codes):
+        msg = "it is empty where a rule like MM001 should be."
+        raise click.BadParameter(msg)
+    return tuple(codes)
+
+
+@db_migrate.command()
+@click.argument("files", nargs=-1)
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(("text", "json", "github", "sarif")),
+    default="text",
+    show_default=True,
+    is_eager=True,
+    callback=_json_format,
+    help="For people, for programs, for GitHub's annotations, for code scanning.",
+)
+@click.option(
+    "--select",
+    multiple=True,
+    metavar="CODES",
+    callback=_codes,
+    help="Only these rules: MM001,MM004.",
+)
+@click.option(
+    "--ignore", multiple=True, metavar="CODES", callback=_codes, help="All but these rules."
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(("error", "warning", "info", "never")),
+    default="warning",
+    show_default=True,
+    help="Exit with 4 when something this bad, or worse, is found.",
+)
+@click.pass_context
+def lint(
+    ctx: click.Context,
+    /,
+    *,
+    files: tuple[str, ...],
+    layout: str,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    fail_on: str,
+) -> None:
+    """Look for what migrations do that will do harm, executing none.
+
+    FILES are paths or versions; without them all migrations are looked at. It needs no database.
+    """
+    from . import annotations, documents, faults, render  # noqa: PLC0415
+
+    show: dict[str, Callable[[LintReport], None]] = {
+        "text": render.lint,
+        "json": lambda report: _print(documents.lint(report)),
+        "github": lambda report: render.lines(annotations.github(report)),
+        "sarif": lambda report: _print(annotations.sarif(report)),
+    }
+    report = assembly.current().lint(files, select=select, ignore=ignore)
+    show[layout](report)
+    ctx.exit(faults.lint_code(report, fail_on))
 
 
 @db_migrate.command("lock-status")

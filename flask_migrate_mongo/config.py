@@ -83,6 +83,7 @@ class Settings:
     url_prefix: str
     api_token: tuple[Token, ...] | None
     api_create: bool
+    lint_ignore: tuple[str, ...] | None
 
 
 def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -187,6 +188,14 @@ def _flag_or_path(value: object) -> bool | Path:
     if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _FLAGS):
         return _flag(value)
     return _path(value)
+
+
+def _codes(value: object) -> tuple[str, ...]:
+    texts = value if isinstance(value, list | tuple | set | frozenset) else [_text(value)]
+    codes = [code.upper() for text in texts for code in re.split(r"[\s,]+", _text(text))]
+    if not all(re.fullmatch(r"MM[0-9]{3}", code) for code in codes):
+        raise ValueError
+    return tuple(dict.fromkeys(codes))
 
 
 def _prefix(value: object) -> str:
@@ -379,6 +388,13 @@ SETTINGS: tuple[Setting, ...] = (
         _flag,
         "true or false",
         "Whether files can be made through the REST API; in debug mode they can.",
+    ),
+    Setting(
+        "MIGRATE_LINT_IGNORE",
+        None,
+        _codes,
+        "codes of rules like MM001, in a list or with commas between them",
+        "Which rules `lint` leaves out when none are selected.",
     ),
 )
 """The one table that code, documentation and error messages draw on."""

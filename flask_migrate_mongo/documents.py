@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from .linting import Finding, LintReport
     from .model import (
         Entry,
         ErrorInfo,
@@ -169,6 +170,21 @@ def created(path: Path) -> Document:
     return {"path": str(path)}
 
 
+def lint(report: LintReport) -> Document:
+    """Return what lint found."""
+    return {
+        "findings": [_finding(finding) for finding in report.findings],
+        "summary": {
+            "files": report.files,
+            "findings": len(report.findings),
+            "errors": report.count("error"),
+            "warnings": report.count("warning"),
+            "infos": report.count("info"),
+            "allowed": len(report.allowed),
+        },
+    }
+
+
 def health(survey: Survey) -> Document:
     """Return that everything is applied."""
     return {"ready": True, "summary": _summary(survey)}
@@ -206,6 +222,20 @@ def moment(at: datetime | None) -> str | None:
     if at is None:
         return None
     return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _finding(finding: Finding) -> Document:
+    return {
+        "code": finding.rule.code,
+        "severity": finding.rule.severity.value,
+        "path": finding.shown_path.as_posix(),
+        "line": finding.line,
+        "column": finding.column,
+        "endLine": finding.end_line,
+        "function": finding.function,
+        "message": finding.message,
+        "help": finding.help,
+    }
 
 
 def _summary(survey: Survey) -> Document:

@@ -120,6 +120,7 @@ class SourceError(MigrateError):
     code = "bad-file"
 
     def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
+        self.path, self.problem, self.line = path, problem, line
         where = f"{path}:{line}" if line else str(path)
         super().__init__(f"{where}: {problem}")
 

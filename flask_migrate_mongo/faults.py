@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import errors
 
 if TYPE_CHECKING:
+    from .linting import LintReport
     from .model import RunReport, Survey
 
 DONE = 0
@@ -108,6 +109,11 @@ def not_ready(survey: Survey, startup_failure: str | None = None) -> errors.NotR
     return errors.NotReadyError(
         f"Not ready: {', '.join(waiting)}.{cause} Run what is left: `flask db-migrate up`."
     )
+
+
+def lint_code(report: LintReport, least: str) -> int:
+    """Return the exit code of `lint`, which fails on findings of a severity, or worse, or "never"."""
+    return CHECK_FAILED if report.fails(least) else DONE
 
 
 def check_code(survey: Survey) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from .model import Actor, Plan, Step
+    from .model import Actor, Allowance, Plan, Step
 
 EVENTS_KEPT = 400
 """Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
@@ -351,6 +351,7 @@ def _start(
             "metadata.position": position,
             "metadata.checksum": step.file.checksum,
             "metadata.outOfOrder": step.out_of_order,
+            "metadata.allowed": [_allowed(each) for each in step.file.allowances],
         }
     event = _new_event("started", run.actor, at, direction=step.direction.value)
     return _Change(Status.RUNNING, at, event, fields)
@@ -412,6 +413,10 @@ def _fresh(step: Step, run: Run, at: datetime) -> Document:
         "createdAt": at,
         "updatedAt": at,
     }
+
+
+def _allowed(allowance: Allowance) -> Document:
+    return {"code": allowance.code, "reason": allowance.reason}
 
 
 def _apply(change: _Change, document: Document) -> None:

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import astuple, dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +43,14 @@ class StepState(str, Enum):
     NOT_RUN = "not-run"
 
 
+class Allowance(NamedTuple):
+    """A finding of lint that a comment in the file allows, and why."""
+
+    code: str
+    reason: str
+    line: int
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationFile:
     """A migration as its file describes it, read from the syntax tree alone."""
@@ -55,6 +63,7 @@ class MigrationFile:
     idempotent: bool
     reversible: bool
     checksum: str
+    allowances: tuple[Allowance, ...] = ()
 
     @property
     def safe_to_repeat(self) -> bool:

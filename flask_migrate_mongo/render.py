@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from dataclasses import astuple
 from datetime import timezone
+from itertools import groupby
+from textwrap import indent
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import showing
@@ -14,9 +16,11 @@ from .model import Direction, Expected, Outcome, StepState, Verdict
 from .runner import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
+    from pathlib import Path
 
+    from .linting import Finding, LintReport
     from .model import (
         Effects,
         Entry,
@@ -45,6 +49,9 @@ _STYLES = {
     "unknown": "bold red",
     "rolled-back": "magenta",
     "not-run": "dim",
+    "error": "bold red",
+    "warning": "yellow",
+    "info": "cyan",
 }
 _VERDICTS = {
     Verdict.SUCCEEDS: "green",
@@ -173,6 +180,26 @@ def run(report: RunReport) -> None:
         _results(console, notes, report)
     else:
         _plan(console, report)
+
+
+def lint(report: LintReport) -> None:
+    """Print what lint found, file by file, and how to do better where a rule is met first."""
+    console, explained = out(), set[str]()
+    for path, found in groupby(report.findings, key=lambda finding: finding.shown_path):
+        for finding in found:
+            _finding(console, finding, path)
+            if finding.rule.code not in explained:
+                explained.add(finding.rule.code)
+                _say(console, indent(_printable_lines(finding.help), "    "), "dim")
+        _say(console, "")
+    _say(console, _found(report))
+
+
+def lines(texts: Iterable[str]) -> None:
+    """Print lines as they are, for a program."""
+    console = out()
+    for text in texts:
+        _say(console, text)
 
 
 def error(exc: Exception) -> None:
@@ -360,6 +387,29 @@ def _mark(outcome: Outcome, encoding: str) -> str:
 
 def _title(step: Step) -> str:
     return f"{step.version} {printable(step.file.name)}"
+
+
+# --- findings
+
+
+def _finding(console: Console, finding: Finding, path: Path) -> None:
+    rule = finding.rule
+    console.say(
+        Text(f"{printable(str(path))}:{finding.line}:{finding.column}: "),
+        Text(rule.code, _STYLES[rule.severity.value]),
+        Text(f" {printable(finding.message)} [{rule.severity.value}]"),
+    )
+
+
+def _found(report: LintReport) -> str:
+    where = f"in {_count(report.files)}"
+    allowed = f" {len(report.allowed)} allowed by comments." if report.allowed else ""
+    if not report.findings:
+        return f"Nothing found {where}.{allowed}"
+    kinds = (("error", "errors"), ("warning", "warnings"), ("info", "hints"))
+    counts = ((report.count(one), one, many) for one, many in kinds)
+    shown = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
+    return f"Found {where}: {shown}.{allowed}"
 
 
 # --- rows

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import allowances
 from .cache import Cache, Stamp
 from .errors import (
     ConfigurationError,
@@ -128,6 +129,32 @@ class Folder:
         if settled != known:
             self.cache.store(self.path, settled)
 
+    def choose(self, wanted: Iterable[str]) -> tuple[Path, ...]:
+        """Return the files that paths or versions mean; without any, all migrations.
+
+        A folder stands for the migrations in it. Raises InvalidRequestError, and what a folder
+        raises that cannot be read.
+        """
+        chosen = [path for each in wanted for path in self._meant(each)]
+        paths = chosen or ([] if wanted else [self.path / name for name in self._stamps()[0]])
+        return tuple({path.resolve(): path for path in paths}.values())
+
+    def _meant(self, wanted: str) -> list[Path]:
+        path = self.path.__class__(wanted)
+        if path.is_dir():
+            return [path / name for name in Folder(path)._stamps()[0]]  # noqa: SLF001
+        if path.exists() or path.is_symlink():
+            return [] if path.name.startswith(("_", ".")) else [path]
+        names = self._stamps()[0] if wanted.isdecimal() else []
+        matches = ((name, _NUMBERED.match(name)) for name in names)
+        found = [self.path / name for name, m in matches if m and int(m["version"]) == int(wanted)]
+        if not found:
+            raise InvalidRequestError(
+                f"There is no file {wanted!r}, and no migration with that number in {self.path}. "
+                "Name files, folders or versions, or nothing for all migrations."
+            )
+        return found
+
     def highest(self) -> int:
         """Return the highest number in use, of any file, readable or not; 0 when there is none."""
         numbers = (_NUMBERED.match(path.name) for path in self.path.iterdir())
@@ -160,15 +187,16 @@ def read(path: Path) -> MigrationFile:
 
 
 def _read(path: Path) -> tuple[MigrationFile, bytes]:
-    content = _content(path)
-    return _described(path, content), content
+    content = content_of(path)
+    return described(path, content), content
 
 
-def _described(path: Path, content: bytes) -> MigrationFile:
+def described(path: Path, content: bytes, tree: ast.Module | None = None) -> MigrationFile:
+    """Return what a migration says of itself. Raises SourceError."""
     match = _NUMBERED.fullmatch(path.stem)
     if match is None:
         raise SourceError(path, _unnumbered(path))
-    tree = _parse(path, content)
+    tree = tree or parse(path, content)
     values = _declared(path, tree)
     functions = {direction: _defines(path, tree, direction) for direction in Direction}
     if not functions[Direction.UP]:
@@ -184,6 +212,7 @@ def _described(path: Path, content: bytes) -> MigrationFile:
         idempotent=values.get("idempotent", False),
         reversible=functions[Direction.DOWN],
         checksum=checksum(content),
+        allowances=allowances.granted(content),
     )
 
 
@@ -213,7 +242,7 @@ def load(step: Step, reading: Reading | None = None) -> Callable[..., object]:
     for a flag that reading it did not find.
     """
     path = step.file.path
-    content = reading.content if reading else _content(path)
+    content = reading.content if reading else content_of(path)
     changed_since = reading is not None and _stamp(path) != reading.stamp
     if changed_since or checksum(content) != step.file.checksum:
         raise FileChangedError(path, "it changed while this run was starting. Run it again.")
@@ -304,7 +333,8 @@ def _check_flags(file: MigrationFile, module: ModuleType) -> None:
             raise SourceError(file.path, problem)
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """Return what is in a file. Raises SourceError."""
     try:
         return path.read_bytes()
     except OSError as exc:
@@ -312,7 +342,8 @@ def _content(path: Path) -> bytes:
         raise SourceError(path, problem) from exc
 
 
-def _parse(path: Path, content: bytes) -> ast.Module:
+def parse(path: Path, content: bytes) -> ast.Module:
+    """Return the syntax tree of a file that could be executed. Raises SourceError."""
     try:
         tree = ast.parse(content, filename=str(path))
         # Compiled, not executed: nothing earlier finds, say, a `return` outside a function.
@@ -490,7 +521,7 @@ class Scaffold:
         path = self.folder.path / f"{version}_{slugify(name)}.py"
         content = self._render(name, version, transactional=transactional)
         try:
-            _described(path, content)
+            described(path, content)
         except SourceError as exc:
             raise self._template_error(exc) from exc
         # "x": the lock keeps other creates out, but not an editor.

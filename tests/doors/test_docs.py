@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.project import Project
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 REFERENCE = ROOT / "docs" / "reference.md"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LONG_AGO = time.time_ns() - 3600 * 10**9
 SOURCES = {
-    "1_plain.py": "def up(db): pass\n",
+    "1_plain.py": "# migrate: allow MM001 because nobody goes back\ndef up(db): pass\n",
     "2_all.py": '"""Says what."""\nname = "All ✓"\ntransactional = idempotent = True\n'
     "def up(db, ctx): pass\ndef down(db): pass\n",
     "003-undecodable-\udcff.py": "description = 'x \\udcff'\ndef up(db): pass\n",
@@ -45,13 +45,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on."""
     names: list[str] = []
-    original = source._content
+    original = source.content_of
 
     def content(path: Path) -> bytes:
         names.append(path.name)
         return original(path)
 
-    monkeypatch.setattr(source, "_content", content)
+    monkeypatch.setattr(source, "content_of", content)
     return names
 
 

@@ -41,6 +41,7 @@ DEFAULTS: dict[str, object] = {
     "url_prefix": "/api/migrations",
     "api_token": None,
     "api_create": False,
+    "lint_ignore": None,
 }
 
 # Of each setting: what one application writes, what that means, and the same for another one.
@@ -74,6 +75,12 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
     "MIGRATE_URL_PREFIX": ("/admin/db/", "/admin/db", "/m", "/m"),
     "MIGRATE_API_TOKEN": (A_TOKEN, tokens(A_TOKEN), f"read:{A_TOKEN}", tokens({A_TOKEN: "read"})),
     "MIGRATE_API_CREATE": (True, True, "false", False),
+    "MIGRATE_LINT_IGNORE": (
+        ["mm001", "MM016"],
+        ("MM001", "MM016"),
+        "MM016, MM001",
+        ("MM016", "MM001"),
+    ),
 }
 
 NO_TEXTS: list[object] = ["", "   ", "\n", True, False, 1, b"bytes", ["list"], {}, "nul\0"]
@@ -111,6 +118,7 @@ BAD: dict[str, list[object]] = {
     ],
     "MIGRATE_API_TOKEN": [*NO_TEXTS, "too-short-token", f"write:{A_TOKEN}"],
     "MIGRATE_API_CREATE": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
+    "MIGRATE_LINT_IGNORE": ["", "  ", ",", "all", "MM1", "MM001;MM002", ["MM001", 2], True, 1, {}],
 }
 NAMES = [setting.name for setting in SETTINGS]
 
