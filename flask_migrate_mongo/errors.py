@@ -250,6 +250,18 @@ class NotResolvableError(RefusedError):
     code = "not-resolvable"
 
 
+class NotRehearsableError(RefusedError):
+    """A dry run came to an operation that it can neither make nor predict."""
+
+    code = "not-rehearsable"
+
+    def __init__(self, operation: str, cause: str) -> None:
+        super().__init__(
+            f"{operation} cannot be rehearsed: {cause}. Nothing of it was done. "
+            "Try this migration on a copy of the database: `flask db-migrate up`."
+        )
+
+
 # --- the lock
 
 

@@ -52,6 +52,7 @@ FAULTS: dict[type, Fault] = {
     errors.TransactionsUnsupportedError: _REFUSED,
     errors.InterruptedRefusedError: _REFUSED,
     errors.NotResolvableError: _REFUSED,
+    errors.NotRehearsableError: _REFUSED,
     errors.LockHeldError: _LOCKED,
     errors.LeaseLostError: _LOCKED,
     errors.NotConfirmedError: Fault(2, 409),
