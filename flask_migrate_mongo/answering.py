@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import wire
-from .foreseen import refusal, view_refusal
+from .definitions import ordered
+from .foreseen import refusal, shown, view_refusal
 from .indexing import Indexing
 from .merging import Merging, raw, writes
 from .shaping import Shaping
@@ -15,7 +16,9 @@ from .shaping import Shaping
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .foreseen import Foreseen
+    from pymongo.errors import PyMongoError
+
+    from .foreseen import Foreseen, Shape
     from .server import Document
 
 _READS = frozenset({"find", "distinct", "getMore", "killCursors"})
@@ -52,6 +55,7 @@ _OF_WHAT_IS_COMMITTED = frozenset(
         "$listLocalSessions",
     ]
 )
+_INVALID = 121
 _AGGREGATE_OPTIONS = ("allowDiskUse", "collation", "hint", "let", "maxTimeMS")
 
 
@@ -101,9 +105,23 @@ class Answering:
             raise self.foreseen.refuse("a write", name, why)
         self.foreseen.written.add(name)
 
+    def check_failure(self, name: str, failure: PyMongoError) -> None:
+        """Raise NotRehearsableError when a write failed of a rule that would not be there any more."""
+        details = getattr(failure, "details", None) or {}
+        error = next(iter(details.get("writeErrors") or ()), details)
+        shape, held = self.foreseen.shape(name), self.foreseen.held(name)
+        if (key := error.get("keyPattern")) and not _is_unique(shape, key):
+            rule = f"the unique index on {shown(key)}"
+        elif error.get("code") == _INVALID and _rule(shape) != _rule(held):
+            rule = "the validator"
+        else:
+            return
+        cause = f"the server holds {rule} of {name} that would be gone by then, and refused it"
+        raise self.foreseen.refuse("a write", name, cause) from failure
+
     def settle(self) -> None:
         """Predict which rules, predicted themselves, are broken by what has been written since."""
-        for shape in self.foreseen.unapplied():
+        for shape in self.foreseen.unchecked():
             self.indexing.broken(shape)
             self.shaping.broken(shape)
         self.foreseen.written.clear()
@@ -201,6 +219,17 @@ _TESTS: dict[str, Callable[[Any, Any], bool]] = {
     "$exists": lambda value, wanted: (value is not None) == bool(wanted),
     "$regex": lambda value, wanted: isinstance(value, str) and bool(re.search(wanted, value)),
 }
+
+
+def _is_unique(shape: Shape, key: Mapping[str, Any]) -> bool:
+    return list(key) == ["_id"] or any(
+        index.get("unique") and ordered(index["key"]) == ordered(key)
+        for index in shape.indexes.values()
+    )
+
+
+def _rule(shape: Shape) -> object:
+    return shape.options.get("validator") if shape.exists else None
 
 
 def of_what_is_committed(pipeline: object) -> bool:

@@ -202,23 +202,31 @@ def _answering(handle: RehearsedDatabase | RehearsedCollection) -> Answering:
     return vars(handle)["_answering"]  # type: ignore[no-any-return]
 
 
-def _guarded(name: str, check: Callable[[Answering, str], None]) -> Any:
+def _writing(name: str) -> Any:
     original = getattr(Collection, name)
 
     @functools.wraps(original)
-    def method(collection: RehearsedCollection, *args: Any, **options: Any) -> Any:
-        check(_answering(collection), collection.name)
-        return original(collection, *args, **options)
+    def write(collection: RehearsedCollection, *args: Any, **options: Any) -> Any:
+        answering = _answering(collection)
+        answering.check_write(collection.name)
+        try:
+            return original(collection, *args, **options)
+        except OperationFailure as exc:
+            answering.check_failure(collection.name, exc)
+            raise
 
-    return method
-
-
-def _writing(name: str) -> Any:
-    return _guarded(name, Answering.check_write)
+    return write
 
 
 def _reading(name: str) -> Any:
-    return _guarded(name, Answering.check_read)
+    original = getattr(Collection, name)
+
+    @functools.wraps(original)
+    def read(collection: RehearsedCollection, *args: Any, **options: Any) -> Any:
+        _answering(collection).check_read(collection.name)
+        return original(collection, *args, **options)
+
+    return read
 
 
 class RehearsedCollection(Collection[Any]):

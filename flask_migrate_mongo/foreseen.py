@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import json_util
@@ -49,8 +49,8 @@ _ID_INDEX: Document = {"v": 2, "key": {"_id": 1}, "name": "_id_"}
 class Shape:
     """A collection as it would be by now: what is committed, overlaid with what is predicted.
 
-    `unapplied` are the rules that the real writes would have to keep and that the server does not
-    hold in a dry run. `misleading` says why its documents must not be read or written.
+    `unique` and `validator` are what the real writes would have to obey, and what the server does not
+    hold in a dry run. `misleading` says why its documents must be neither read nor written.
     """
 
     name: str
@@ -59,7 +59,8 @@ class Shape:
     options: Document = field(default_factory=dict)
     indexes: dict[str, Document] = field(default_factory=dict)
     predicted: bool = False
-    unapplied: dict[str, Document] = field(default_factory=dict)
+    unique: dict[str, Document] = field(default_factory=dict)
+    validator: Document | None = None
     misleading: str | None = None
 
     @property
@@ -94,6 +95,7 @@ class Foreseen:
         self.touched: set[str] = set()
         self.written: set[str] = set()
         self._shapes: dict[str, Shape] = {}
+        self._held: dict[str, Shape] = {}
         self._notes: list[Prediction] = []
 
     def note(
@@ -109,7 +111,8 @@ class Foreseen:
         self, operation: str, collection: str, failure: _Failure, detail: str, **facts: object
     ) -> _Failure:
         """Keep the prediction that an operation fails, and return what it would raise."""
-        facts = {"code": getattr(failure, "code", None), **facts}
+        if code := getattr(failure, "code", None):
+            facts = {"code": code, **facts}
         self.note(operation, collection, Expected.FAILS, f"would fail: {detail}", **facts)
         return failure
 
@@ -127,7 +130,7 @@ class Foreseen:
         """Return the collection as it would be by now."""
         shape = self._shapes.get(name)
         if shape is None:
-            shape = self._shapes[name] = wire.outside(lambda: self._committed(name))
+            shape = self._shapes[name] = self._committed(name)
         if not shape.exists and not shape.misleading and self._holds_documents(name):
             shape.exists = True  # This dry run's own writes have made it.
             shape.indexes.setdefault("_id_", dict(_ID_INDEX))
@@ -146,13 +149,15 @@ class Foreseen:
         made = {name for name in self.written if self.shape(name).exists}
         return {s.name: s for s in self._shapes.values() if s.predicted or s.name in made}
 
-    def unapplied(self) -> list[Shape]:
+    def unchecked(self) -> list[Shape]:
         """Return the collections written to while a rule of theirs was not held by the server."""
-        return [
-            shape
-            for shape in self._shapes.values()
-            if shape.unapplied and shape.name in self.written
-        ]
+        shapes = (self.shape(name) for name in sorted(self.written))
+        return [shape for shape in shapes if shape.unique or shape.validator]
+
+    def held(self, name: str) -> Shape:
+        """Return the collection as it is committed, whose rules the server holds all the while."""
+        self.shape(name)
+        return self._held[name]
 
     def collection(self, name: str) -> Collection[Document]:
         """Return the plain handle, which predicts nothing."""
@@ -192,16 +197,18 @@ class Foreseen:
             return self.collection(name).find_one({}, {"_id": 1}) is not None
 
     def _committed(self, name: str) -> Shape:
+        shape = self._held[name] = wire.outside(lambda: self._read(name))
+        return replace(shape, options=dict(shape.options), indexes=dict(shape.indexes))
+
+    def _read(self, name: str) -> Shape:
         listed = next(self.plain.list_collections(filter={"name": name}), None)
         if listed is None:
             return Shape(name, exists=False)
-        shape = Shape(
-            name, exists=True, type=listed["type"], options=dict(listed.get("options", {}))
-        )
+        options = dict(listed.get("options", {}))
+        shape = Shape(name, exists=True, type=listed["type"], options=options)
         if shape.type != "view":
-            shape.indexes = {
-                index["name"]: dict(index) for index in self.collection(name).list_indexes()
-            }
+            indexes = self.collection(name).list_indexes()
+            shape.indexes = {index["name"]: dict(index) for index in indexes}
         return shape
 
 

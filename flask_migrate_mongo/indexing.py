@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,8 @@ from pymongo.errors import OperationFailure
 
 from . import wire
 from .definitions import already, as_kept, check, ordered, special
-from .duplicates import FIRST, Duplicates, KeySpace
-from .foreseen import counted, json_ready, refusal, shown, view_refusal
+from .duplicates import FIRST, Duplicates, KeySpace, Survey
+from .foreseen import counted, refusal, shown, view_refusal
 from .model import Expected
 
 if TYPE_CHECKING:
@@ -21,6 +22,33 @@ if TYPE_CHECKING:
 
 _CREATE = "createIndexes"
 _DROP = "dropIndexes"
+_MODIFY = "collMod"
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeats:
+    """The keys that occur more than once, as they may be shown."""
+
+    keys: int
+    documents: int
+    first: Sequence[Document]
+
+    @property
+    def told(self) -> str:
+        """The sentence about them."""
+        keys = "1 key occurs" if self.keys == 1 else f"{self.keys:,} keys occur"
+        first = ", ".join(f"{shown(each['key'])} {each['count']} times" for each in self.first)
+        more = ", …" if self.keys > FIRST else ""
+        return f"{keys} more than once ({counted(self.documents)}): {first}{more}"
+
+    @property
+    def facts(self) -> Document:
+        """The figures about them."""
+        return {
+            "duplicateKeys": self.keys,
+            "duplicateDocuments": self.documents,
+            "duplicates": self.first,
+        }
 
 
 class Indexing:
@@ -69,38 +97,38 @@ class Indexing:
         if index is None:
             wanted = change.get("name") or shown(change.get("keyPattern", {}))
             message = f"cannot find index {wanted} for ns {self._full(shape.name)}"
-            raise self._fails("collMod", shape.name, refusal(27, message))
+            raise self._fails(_MODIFY, shape.name, refusal(27, message))
         changed = {key: change[key] for key in change if key not in ("name", "keyPattern")}
+        facts = self._facts(index)
+        if all(index.get(key, False) == value for key, value in changed.items()):
+            detail = f"{index['name']} is {shown(changed)} already"
+            self._foreseen.note(_MODIFY, shape.name, Expected.NO_OP, detail, **facts)
+            return
         if changed.get("unique") and not index.get("unique"):
-            self._check_convertible(shape, {**index, "unique": True})
-        same = all(index.get(key, False) == value for key, value in changed.items())
-        facts = {**self._facts(index), **self._expiring(shape.name, {**index, **changed})}
-        detail = (
-            f"{index['name']} is {shown(changed)} already"
-            if same
-            else _changed(index, changed, facts)
-        )
-        self._foreseen.note(
-            "collMod", shape.name, Expected.NO_OP if same else Expected.DONE, detail, **facts
-        )
+            self._check_convertible(shape, index)
+        if "expireAfterSeconds" in changed:
+            facts |= self._expiring(shape.name, {**index, **changed})
+        detail = f"{index['name']} would become {shown(changed)}{_expiry(facts)}"
+        self._foreseen.note(_MODIFY, shape.name, Expected.DONE, detail, **facts)
         shape.indexes[index["name"]] = {**index, **changed}
         self._foreseen.put(shape)
 
+    def is_broken(self, name: str, index: Mapping[str, Any]) -> bool:
+        """Whether a collection's documents would not fit a unique index, or may not."""
+        space, survey = self._space(name, index)
+        return bool(space.unclear(survey)) or bool(self._duplicates(space, survey).keys)
+
     def broken(self, shape: Shape) -> None:
         """Note which predicted unique indexes do not allow what has been written since."""
-        for index in shape.unapplied.values():
-            if index.get("key") is None:
+        for index in shape.unique.values():
+            space, survey = self._space(shape.name, index)
+            if space.unclear(survey):
                 continue
-            space = KeySpace(self._foreseen.collection(shape.name), index)
-            with wire.unheard():
-                survey = space.survey()
-                found = Duplicates(0, 0, ()) if space.unclear(survey) else space.duplicates(survey)
-            if found.keys:
-                repeated = self._repeated(found)
-                detail = f"what was written breaks the unique index {index['name']}, which would be there by then: {_told(repeated, found)}"
-                failure = self._duplicate_key(shape, index, repeated)
-                facts = {**self._facts(index), **_figures(repeated, found)}
-                self._foreseen.fail("insert or update", shape.name, failure, detail, **facts)
+            if found := self._repeats(space, survey):
+                told = f"what was written breaks the unique index {index['name']}, which would be there by then: {found.told}"
+                failure = self._duplicate_key(shape, index, found)
+                facts = {**self._facts(index), **found.facts}
+                self._foreseen.fail("insert or update", shape.name, failure, told, **facts)
 
     # --- making
 
@@ -159,9 +187,7 @@ class Indexing:
         facts = self._expiring(shape.name, index)
         if not (index.get("unique") or len(index["key"]) > 1 or "partialFilterExpression" in index):
             return None, facts
-        space = KeySpace(self._foreseen.collection(shape.name), index)
-        with wire.unheard():
-            survey = space.survey()
+        space, survey = self._space(shape.name, index)
         if index.get("sparse") or "partialFilterExpression" in index:
             facts["covered"] = survey.covered
         if cause := space.unclear(survey):
@@ -171,35 +197,49 @@ class Indexing:
         if parallel:
             message = f"cannot index parallel arrays [{parallel[1]}] [{parallel[0]}]"
             raise self._fails(_CREATE, shape.name, refusal(171, message), index=index)
-        if index.get("unique"):
-            self._check_unique(_CREATE, shape, index, space)
+        if index.get("unique") and (found := self._repeats(space, survey)):
+            failure = self._duplicate_key(shape, index, found)
+            facts = {**self._facts(index), **found.facts}
+            raise self._foreseen.fail(_CREATE, shape.name, failure, found.told, **facts)
         return None, facts
 
-    def _check_unique(self, operation: str, shape: Shape, index: Document, space: KeySpace) -> None:
-        with wire.unheard():
-            found = space.duplicates(space.survey())
-        if found.keys:
-            repeated = self._repeated(found)
-            failure = self._duplicate_key(shape, index, repeated)
-            facts = {**self._facts(index), **_figures(repeated, found)}
-            raise self._foreseen.fail(
-                operation, shape.name, failure, _told(repeated, found), **facts
-            )
-
     def _check_convertible(self, shape: Shape, index: Document) -> None:
-        space = KeySpace(self._foreseen.collection(shape.name), index)
-        with wire.unheard():
-            survey = space.survey()
-            found = space.duplicates(survey)
+        if not index.get("prepareUnique"):
+            message = (
+                "Cannot make index unique with 'prepareUnique=false'. Run collMod to set it first."
+            )
+            raise self._fails(_MODIFY, shape.name, refusal(72, message), index=index)
+        space, survey = self._space(shape.name, index)
         if cause := space.unclear(survey):
-            raise self._foreseen.refuse("collMod", shape.name, cause)
-        if found.keys:
-            repeated = self._repeated(found)
+            raise self._foreseen.refuse(_MODIFY, shape.name, cause)
+        if found := self._repeats(space, survey):
             message = "Cannot convert the index to unique. Please resolve conflicting documents before running collMod again."
-            facts = {**self._facts(index), **_figures(repeated, found)}
-            detail = _told(repeated, found)
-            raise self._foreseen.fail("collMod", shape.name, refusal(359, message), detail, **facts)
-        shape.unapplied[index["name"]] = index
+            facts = {**self._facts(index), **found.facts}
+            raise self._foreseen.fail(
+                _MODIFY, shape.name, refusal(359, message), found.told, **facts
+            )
+        shape.unique[index["name"]] = {**index, "unique": True}
+
+    def _space(self, name: str, index: Mapping[str, Any]) -> tuple[KeySpace, Survey]:
+        space = KeySpace(self._foreseen.collection(name), index)
+        with wire.unheard():
+            return space, space.survey()
+
+    def _duplicates(self, space: KeySpace, survey: Survey) -> Duplicates:
+        with wire.unheard():
+            return space.duplicates(survey)
+
+    def _repeats(self, space: KeySpace, survey: Survey) -> _Repeats | None:
+        """Return the keys that occur more than once, with their values masked."""
+        found, mask = self._duplicates(space, survey), self._foreseen.mask
+        shown_keys = [
+            {
+                "key": {path: mask(path, value) for path, value in each.key.items()},
+                "count": each.count,
+            }
+            for each in found.first
+        ]
+        return _Repeats(found.keys, found.documents, shown_keys) if found.keys else None
 
     def _keep(
         self,
@@ -211,27 +251,15 @@ class Indexing:
             self._foreseen.note(_CREATE, shape.name, expected, detail, **facts)
             shape.indexes[index["name"]] = index
             if index.get("unique"):
-                shape.unapplied[index["name"]] = index
+                shape.unique[index["name"]] = index
         if fresh:
             shape.exists = True
             self._foreseen.put(shape)
 
-    def _duplicate_key(
-        self, shape: Shape, index: Document, repeated: Sequence[Document]
-    ) -> OperationFailure:
-        key = repeated[0]["key"]
+    def _duplicate_key(self, shape: Shape, index: Document, found: _Repeats) -> OperationFailure:
+        key = found.first[0]["key"]
         message = f"E11000 duplicate key error collection: {self._full(shape.name)} index: {index['name']} dup key: {shown(key)}"
         return refusal(11000, message, keyPattern=dict(index["key"]), keyValue=key)
-
-    def _repeated(self, found: Duplicates) -> list[Document]:
-        mask = self._foreseen.mask
-        return [
-            {
-                "key": {path: mask(path, value) for path, value in each.key.items()},
-                "count": each.count,
-            }
-            for each in found.first
-        ]
 
     # --- dropping
 
@@ -264,7 +292,7 @@ class Indexing:
     def _drop_one(self, shape: Shape, index: Document) -> None:
         name = index["name"]
         del shape.indexes[name]
-        held = index.get("unique") and shape.unapplied.pop(name, None) is None
+        held = index.get("unique") and shape.unique.pop(name, None) is None
         tail = "; until then the server holds it, in this dry run too" if held else ""
         detail = f"{name} on {shown(index['key'])} would be dropped{tail}"
         self._foreseen.note(_DROP, shape.name, Expected.DONE, detail, **self._facts(index))
@@ -300,10 +328,6 @@ class Indexing:
         return self._foreseen.fail(operation, name, failure, message, **facts)
 
 
-def _changed(index: Document, changed: Document, facts: Document) -> str:
-    return f"{index['name']} would become {shown(changed)}{_expiry(facts)}"
-
-
 def _expiry(facts: Mapping[str, Any]) -> str:
     if "expiring" not in facts:
         return ""
@@ -312,18 +336,3 @@ def _expiry(facts: Mapping[str, Any]) -> str:
 
 def _covering(facts: Mapping[str, Any]) -> str:
     return f", {facts['covered']:,} of which it covers" if "covered" in facts else ""
-
-
-def _told(repeated: Sequence[Document], found: Duplicates) -> str:
-    keys = "1 key occurs" if found.keys == 1 else f"{found.keys:,} keys occur"
-    first = ", ".join(f"{shown(each['key'])} {each['count']} times" for each in repeated)
-    more = ", …" if found.keys > FIRST else ""
-    return f"{keys} more than once ({counted(found.documents)}): {first}{more}"
-
-
-def _figures(repeated: Sequence[Document], found: Duplicates) -> Document:
-    return {
-        "duplicateKeys": found.keys,
-        "duplicateDocuments": found.documents,
-        "duplicates": json_ready(repeated),
-    }

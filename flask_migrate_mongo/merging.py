@@ -232,7 +232,7 @@ def copy(foreseen: Foreseen, source: str, target: str) -> None:
     """Copy all documents into another collection, unheard."""
     with wire.unheard(), _spooled(raw(foreseen.collection(source)).find({})) as documents:
         while batch := list(islice(documents, BATCH)):
-            raw(foreseen.collection(target)).insert_many(batch)
+            raw(foreseen.collection(target)).insert_many(batch, bypass_document_validation=True)
 
 
 def _stage(pipeline: Sequence[Mapping[str, Any]]) -> str:

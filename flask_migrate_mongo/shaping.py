@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .foreseen import Shape, counted, refusal, view_refusal
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from .indexing import Indexing
     from .server import Document
 
-VALIDATOR = "a validator"
-"""The name under which a collection's validator is among the rules that the server does not hold."""
-
+_RENAME = "renameCollection"
 _OK: Document = {"ok": 1.0}
 _NOT_OPTIONS = frozenset(
     ["create", "comment", "writeConcern", "maxTimeMS", "lsid", "apiVersion", "apiStrict"]
@@ -79,19 +78,17 @@ class Shaping:
         """Predict `renameCollection`, move the documents in the transaction, and answer as the server would."""
         old, new = self._foreseen.shape(source), self._foreseen.shape(target)
         if source == target:
-            raise self._fails(
-                "renameCollection", source, refusal(20, "Can't rename a collection to itself")
-            )
+            raise self._fails(_RENAME, source, refusal(20, "Can't rename a collection to itself"))
         if not old.exists:
             message = f"Source collection {self._full(source)} does not exist"
-            raise self._fails("renameCollection", source, refusal(26, message))
+            raise self._fails(_RENAME, source, refusal(26, message))
         if old.type == "view":
-            raise self._fails("renameCollection", source, view_refusal(self._full(source)))
+            raise self._fails(_RENAME, source, view_refusal(self._full(source)))
         if new.exists and not drop_target:
-            raise self._fails("renameCollection", source, refusal(48, "target namespace exists"))
+            raise self._fails(_RENAME, source, refusal(48, "target namespace exists"))
         for each in (old, new):
             if each.unwritable:
-                raise self._foreseen.refuse("renameCollection", source, each.unwritable)
+                raise self._foreseen.refuse(_RENAME, source, each.unwritable)
         self._move(old, new)
         return dict(_OK)
 
@@ -119,7 +116,7 @@ class Shaping:
 
     def broken(self, shape: Shape) -> None:
         """Note how many documents a validator would have refused that the server does not apply yet."""
-        rule = shape.unapplied.get(VALIDATOR)
+        rule = shape.validator
         violations = self._violations(shape.name, rule) if rule else 0
         if violations:
             detail = f"{counted(violations)} of {shape.name} would not pass its new validator, which this dry run does not apply"
@@ -139,10 +136,7 @@ class Shaping:
         documents = self._foreseen.count(name)
         facts = {"documents": documents, "violations": violations}
         shape.options |= rules
-        if validator and shape.options.get("validationAction") != "warn":
-            shape.unapplied[VALIDATOR] = validator
-        else:
-            shape.unapplied.pop(VALIDATOR, None)
+        shape.validator = _binding(shape.options)
         self._foreseen.put(shape)
         told = (
             f"{counted(violations)} of {documents:,} would not pass it"
@@ -179,25 +173,28 @@ class Shaping:
         self._foreseen.put(kept)
 
     def _move(self, old: Shape, new: Shape) -> None:
+        self._check_move(old, new)
         moved, gone = self._foreseen.count(old.name), self._foreseen.count(new.name)
         self._foreseen.spend(2 * moved + gone)
         self._foreseen.clear(new.name)
         copy(self._foreseen, old.name, new.name)
         self._foreseen.clear(old.name)
-        unapplied = {name: index for name, index in old.indexes.items() if index.get("unique")}
-        if rule := old.options.get("validator"):
-            unapplied[VALIDATOR] = rule
-        self._foreseen.put(
-            Shape(
-                new.name, exists=True, options=old.options, indexes=old.indexes, unapplied=unapplied
-            )
-        )
+        unique = {name: index for name, index in old.indexes.items() if index.get("unique")}
+        validator = _binding(old.options)
+        self._foreseen.put(replace(old, name=new.name, unique=unique, validator=validator))
         self._foreseen.put(Shape(old.name, exists=False))
         self._foreseen.touched.add(new.name)
         instead = f", in the place of {counted(gone)}" if new.exists else ""
         detail = f"{old.name} would become {new.name}, with {counted(moved)}{instead}"
         facts = {"to": new.name, "documents": moved, "replaced": gone}
-        self._note("renameCollection", old.name, Expected.DONE, detail, **facts)
+        self._note(_RENAME, old.name, Expected.DONE, detail, **facts)
+
+    def _check_move(self, old: Shape, new: Shape) -> None:
+        """Refuse to copy what the server would not take where another collection is still committed."""
+        for index in self._foreseen.held(new.name).indexes.values():
+            if index.get("unique") and self._indexing.is_broken(old.name, index):
+                cause = f"{old.name} would not fit the unique index {index['name']} of {new.name}, which the server holds until then"
+                raise self._foreseen.refuse(_RENAME, old.name, cause)
 
     # --- words
 
@@ -222,6 +219,12 @@ def _made(name: str, options: Document) -> Shape:
     elif "timeseries" in options:
         shape.type = "timeseries"
         shape.misleading = "it is a time-series collection that this dry run would have made"
-    elif options.get("validator") and options.get("validationAction") != "warn":
-        shape.unapplied[VALIDATOR] = options["validator"]
+    else:
+        shape.validator = _binding(options)
     return shape
+
+
+def _binding(options: Mapping[str, Any]) -> Document | None:
+    """Return the validator that refuses documents, if there is one."""
+    warns = options.get("validationAction") == "warn" or options.get("validationLevel") == "off"
+    return None if warns else options.get("validator") or None

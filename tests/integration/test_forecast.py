@@ -698,10 +698,62 @@ def test_an_index_is_made_unique_only_where_no_key_is_repeated(db: Db) -> None:
         (predicted,), raised = run.of(
             lambda d: d.command("collMod", "a", index={"name": "x_1", "unique": True})
         )
+        assert getattr(raised, "code", None) == 72
+        for name in ("x_1", "y_1"):
+            run.db.command("collMod", "a", index={"name": name, "prepareUnique": True})
+        run.forecast.take()
+        (predicted,), raised = run.of(
+            lambda d: d.command("collMod", "a", index={"name": "x_1", "unique": True})
+        )
         assert predicted.facts["duplicates"] == [{"key": {"x": 1}, "count": 2}]
         assert getattr(raised, "code", None) == 359
         run.db.command("collMod", "a", index={"name": "y_1", "unique": True})
         assert run.db.a.index_information()["y_1"]["unique"] is True
+
+
+def test_a_rule_that_would_be_gone_by_then_makes_no_failure(db: Db) -> None:
+    db.a.insert_one({"x": 1})
+    db.a.create_index("x", unique=True)
+    gone: list[Act] = [lambda d: d.a.drop_index("x_1"), lambda d: d.a.drop()]
+    for act in gone:
+        with rehearsal(db) as run:
+            act(run.db)
+            run.forecast.take()
+            (predicted,), raised = run.of(lambda d: [d.a.insert_one({"x": 5}) for _ in "12"])
+        assert isinstance(raised, NotRehearsableError)
+        assert predicted.expected is UNKNOWN
+        assert "the unique index on {x: 1} of a that would be gone" in predicted.detail
+    with rehearsal(db) as run:
+        (_), raised = run.of(lambda d: d.a.insert_one({"x": 1}))
+        assert isinstance(raised, DuplicateKeyError)
+
+
+def test_a_validator_that_would_be_gone_by_then_makes_no_failure(db: Db) -> None:
+    db.create_collection("a", validator={"x": {"$gt": 0}})
+    with rehearsal(db) as run:
+        run.db.command("collMod", "a", validator={})
+        run.forecast.take()
+        (predicted,), raised = run.of(lambda d: d.a.insert_one({"x": 0}))
+        assert isinstance(raised, NotRehearsableError)
+        assert "the validator of a that would be gone" in predicted.detail
+    with rehearsal(db) as run:
+        _, raised = run.of(lambda d: d.a.insert_one({"x": 0}))
+        assert getattr(raised, "code", None) == 121
+
+
+def test_renaming_goes_past_the_rules_of_what_is_replaced(db: Db) -> None:
+    db.create_collection("b", validator={"x": {"$gt": 0}})
+    db.b.create_index("k", unique=True)
+    db.a.insert_many([{"x": 0, "k": 1}, {"x": 0, "k": 2}])
+    with rehearsal(db) as run:
+        run.db.a.rename("b", dropTarget=True)
+        assert run.db.b.count_documents({"x": 0}) == 2
+    db.a.insert_one({"k": 2})
+    with rehearsal(db) as run:
+        (predicted,), raised = run.of(lambda d: d.a.rename("b", dropTarget=True))
+        assert isinstance(raised, NotRehearsableError)
+        assert "unique index k_1 of b" in predicted.detail
+        assert run.db.a.count_documents({}) == 3
 
 
 # --- commands
