@@ -7,18 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import wire
-from .definitions import ordered
-from .foreseen import refusal, shown, view_refusal
+from .foreseen import refusal, view_refusal
 from .indexing import Indexing
 from .merging import Merging, raw, writes
 from .shaping import Shaping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from pymongo.errors import PyMongoError
-
-    from .foreseen import Foreseen, Shape
+    from .foreseen import Foreseen
     from .server import Document
 
 _READS = frozenset({"find", "distinct", "getMore", "killCursors"})
@@ -55,7 +52,6 @@ _OF_WHAT_IS_COMMITTED = frozenset(
         "$listLocalSessions",
     ]
 )
-_INVALID = 121
 _AGGREGATE_OPTIONS = ("allowDiskUse", "collation", "hint", "let", "maxTimeMS")
 
 
@@ -99,25 +95,16 @@ class Answering:
         if isinstance(name, str) and (why := self.foreseen.shape(name).misleading):
             raise self.foreseen.refuse("a read", name, why)
 
+    def check_pipeline(self, name: object, pipeline: object) -> None:
+        """Raise NotRehearsableError as for a read, of whatever a pipeline reads."""
+        for source in (name, *_sources(pipeline)):
+            self.check_read(source)
+
     def check_write(self, name: str) -> None:
         """Raise NotRehearsableError when no transaction can write there."""
         if why := self.foreseen.shape(name).unwritable:
             raise self.foreseen.refuse("a write", name, why)
         self.foreseen.written.add(name)
-
-    def check_failure(self, name: str, failure: PyMongoError) -> None:
-        """Raise NotRehearsableError when a write failed of a rule that would not be there any more."""
-        details = getattr(failure, "details", None) or {}
-        error = next(iter(details.get("writeErrors") or ()), details)
-        shape, held = self.foreseen.shape(name), self.foreseen.held(name)
-        if (key := error.get("keyPattern")) and not _is_unique(shape, key):
-            rule = f"the unique index on {shown(key)}"
-        elif error.get("code") == _INVALID and _rule(shape) != _rule(held):
-            rule = "the validator"
-        else:
-            return
-        cause = f"the server holds {rule} of {name} that would be gone by then, and refused it"
-        raise self.foreseen.refuse("a write", name, cause) from failure
 
     def settle(self) -> None:
         """Predict which rules, predicted themselves, are broken by what has been written since."""
@@ -176,7 +163,7 @@ class Answering:
         pipeline, name = command["pipeline"], command["aggregate"]
         if command.get("explain") or of_what_is_committed(pipeline):
             return wire.outside(lambda: self.foreseen.plain.command(dict(command)))
-        self.check_read(name)
+        self.check_pipeline(name, pipeline)
         if not writes(pipeline):
             return None
         options = {key: command[key] for key in _AGGREGATE_OPTIONS if key in command}
@@ -187,12 +174,8 @@ class Answering:
         self, name: str | None, pipeline: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
     ) -> None:
         """Do what a pipeline does that ends with `$out` or `$merge`."""
-        plain = self.foreseen.plain
-        source = (
-            raw(plain[name])
-            if name
-            else plain.with_options(codec_options=raw(plain["x"]).codec_options)
-        )
+        plain = raw(self.foreseen.plain)
+        source = plain[name] if name else plain
         self.merging.run(pipeline, lambda: source.aggregate(list(pipeline[:-1]), **options))
 
     def _cursor(self, name: str, documents: Sequence[Document]) -> Document:
@@ -221,15 +204,18 @@ _TESTS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _is_unique(shape: Shape, key: Mapping[str, Any]) -> bool:
-    return list(key) == ["_id"] or any(
-        index.get("unique") and ordered(index["key"]) == ordered(key)
-        for index in shape.indexes.values()
-    )
-
-
-def _rule(shape: Shape) -> object:
-    return shape.options.get("validator") if shape.exists else None
+def _sources(pipeline: object) -> Iterator[str]:
+    """Return the other collections that a pipeline reads."""
+    if isinstance(pipeline, list):
+        for stage in pipeline:
+            yield from _sources(stage)
+    elif isinstance(pipeline, Mapping):
+        for name, value in pipeline.items():
+            given = value if isinstance(value, Mapping) else {"coll": value}
+            key = {"$lookup": "from", "$graphLookup": "from", "$unionWith": "coll"}.get(name)
+            if key and isinstance(found := given.get(key), str):
+                yield found
+            yield from _sources(value)
 
 
 def of_what_is_committed(pipeline: object) -> bool:

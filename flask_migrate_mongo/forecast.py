@@ -156,6 +156,7 @@ class RehearsedDatabase(Database[Any]):
             plain = self._answering.foreseen.plain
             found = wire.outside(lambda: list(plain.aggregate(pipeline, **options)))
             return _cursor_of(self["$cmd.aggregate"], found)
+        self._answering.check_pipeline(None, pipeline)
         if not writes(pipeline):
             return super().aggregate(pipeline, *args, **options)
         options.pop("session", None)
@@ -212,7 +213,7 @@ def _writing(name: str) -> Any:
         try:
             return original(collection, *args, **options)
         except OperationFailure as exc:
-            answering.check_failure(collection.name, exc)
+            answering.foreseen.check_failure(collection.name, exc)
             raise
 
     return write
@@ -273,7 +274,7 @@ class RehearsedCollection(Collection[Any]):
         if of_what_is_committed(pipeline):
             found = wire.outside(lambda: list(plain.aggregate(pipeline, **options)))
             return _cursor_of(self, found)
-        self._answering.check_read(self.name)
+        self._answering.check_pipeline(self.name, pipeline)
         if not writes(pipeline):
             return super().aggregate(pipeline, *args, **options)
         options.pop("session", None)
@@ -284,7 +285,7 @@ class RehearsedCollection(Collection[Any]):
         """Aggregate in the transaction."""
         if writes(pipeline):
             return self.aggregate(pipeline, *args, **options)
-        self._answering.check_read(self.name)
+        self._answering.check_pipeline(self.name, pipeline)
         return super().aggregate_raw_batches(pipeline, *args, **options)
 
     def estimated_document_count(self, *_: Any, **__: Any) -> int:

@@ -42,6 +42,7 @@ _NAMES = {
     13113: "MergeStageNoMatchingDocument",
 }
 _WIRE_OF_7_0 = 21
+_INVALID = 121  # What a validator refuses.
 _ID_INDEX: Document = {"v": 2, "key": {"_id": 1}, "name": "_id_"}
 
 
@@ -71,6 +72,17 @@ class Shape:
         if self.options.get("capped"):
             return f"{self.name} is a capped collection"
         return f"{self.name} is a time-series collection" if self.type == "timeseries" else None
+
+    @property
+    def rule(self) -> Document | None:
+        """The validator, if there is one."""
+        return self.options.get("validator") if self.exists else None
+
+    def is_unique(self, key: Mapping[str, Any]) -> bool:
+        """Whether no two documents may have the same values of these fields."""
+        wanted = list(key.items())
+        unique = [each["key"] for each in self.indexes.values() if each.get("unique")]
+        return list(key) == ["_id"] or any(list(each.items()) == wanted for each in unique)
 
     @property
     def listed(self) -> Document:
@@ -158,6 +170,21 @@ class Foreseen:
         """Return the collection as it is committed, whose rules the server holds all the while."""
         self.shape(name)
         return self._held[name]
+
+    def check_failure(self, name: str, failure: PyMongoError) -> None:
+        """Raise NotRehearsableError when a write failed of a rule that would not be there any more."""
+        details = getattr(failure, "details", None) or {}
+        error = next(iter(details.get("writeErrors") or ()), details)
+        # Not shape(), which may ask the server: the failure has ended the transaction.
+        shape, held = self._shapes[name], self._held[name]
+        if (key := error.get("keyPattern")) and not shape.is_unique(key):
+            rule = f"the unique index on {shown(key)}"
+        elif error.get("code") == _INVALID and shape.rule != held.rule:
+            rule = "the validator"
+        else:
+            return
+        cause = f"the server holds {rule} of {name} that would be gone by then, and refused it"
+        raise self.refuse("a write", name, cause) from failure
 
     def collection(self, name: str) -> Collection[Document]:
         """Return the plain handle, which predicts nothing."""

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import bson
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import IO
 
-    from pymongo.collection import Collection
-
     from .foreseen import Foreseen, Shape
     from .server import Document
 
 BATCH = 1_000
 
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(
+    document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS
+)
 _COMBINATIONS = frozenset(
     {
         *(
@@ -202,6 +202,7 @@ class Merging:
             try:
                 done = collection.bulk_write(batch)
             except BulkWriteError as exc:
+                self._foreseen.check_failure(name, exc)
                 raise _failure(exc.details["writeErrors"][0]) from exc
             reached = done.matched_count + done.upserted_count + done.inserted_count
             if all_must_match and reached < len(batch):
@@ -223,9 +224,10 @@ def _read(file: IO[bytes]) -> Iterator[RawBSONDocument]:
     return bson.decode_file_iter(file, codec_options=_RAW)
 
 
-def raw(collection: Collection[Any]) -> Collection[RawBSONDocument]:
-    """Return the handle that reads documents as they are stored."""
-    return collection.with_options(codec_options=_RAW)
+def raw(handle: Any) -> Any:  # noqa: ANN401
+    """Return the handle, of a database or a collection, that reads documents as they are stored."""
+    codec = handle.codec_options.with_options(document_class=RawBSONDocument)
+    return handle.with_options(codec_options=codec)
 
 
 def copy(foreseen: Foreseen, source: str, target: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import uuid
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import airportsdata
 import gridfs
 import pytest
-from bson import ObjectId
+from bson import Decimal128, Int64, ObjectId, Regex
+from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from bson.son import SON
 from pymongo import ASCENDING, DESCENDING, IndexModel, WriteConcern
@@ -719,7 +721,7 @@ def test_a_rule_that_would_be_gone_by_then_makes_no_failure(db: Db) -> None:
         with rehearsal(db) as run:
             act(run.db)
             run.forecast.take()
-            (predicted,), raised = run.of(lambda d: [d.a.insert_one({"x": 5}) for _ in "12"])
+            (predicted,), raised = run.of(lambda d: d.a.insert_many([{"x": 5}, {"x": 5}]))
         assert isinstance(raised, NotRehearsableError)
         assert predicted.expected is UNKNOWN
         assert "the unique index on {x: 1} of a that would be gone" in predicted.detail
@@ -878,6 +880,21 @@ def test_merging(db: Db, name: str) -> None:
         assert sorted(db.t.find(), key=repr) == found
 
 
+def test_values_of_all_types_come_through(db: Db) -> None:
+    codec = CodecOptions[dict[str, Any]](uuid_representation=UuidRepresentation.STANDARD)
+    own = db.with_options(codec)
+    key = uuid.uuid4()
+    own.s.insert_one({"_id": key, "n": Decimal128("1.50"), "r": Regex("a", "i"), "k": Int64(1)})
+    own.t.insert_one({"_id": key, "w": 1})
+    stored = own.s.find_one()
+    assert stored
+    with rehearsal(own) as run:
+        run.db.s.aggregate([{"$match": {"_id": key}}, {"$merge": "t"}])
+        assert list(run.db.t.find()) == [{**stored, "w": 1}]
+        run.db.s.rename("u")
+        assert list(run.db.u.find()) == [stored]
+
+
 def test_merging_into_what_is_read_ends(db: Db) -> None:
     db.s.insert_many([{"_id": n} for n in range(2_500)])
     stages = [{"$project": {"_id": {"$add": ["$_id", 10_000]}}}, {"$merge": "s"}]
@@ -980,8 +997,21 @@ def test_a_view_that_this_dry_run_makes_cannot_be_read(db: Db) -> None:
     with rehearsal(db) as run:
         run.db.create_collection("seen", viewOn="a", pipeline=[])
         assert run.db.list_collection_names(filter={"type": "view"}) == ["seen"]
-        (_, _), raised = run.of(lambda d: d.seen.count_documents({}))
-        assert isinstance(raised, NotRehearsableError)
+        run.forecast.take()
+        look = {"from": "seen", "localField": "x", "foreignField": "x", "as": "y"}
+        reads: list[Act] = [
+            lambda d: d.seen.count_documents({}),
+            lambda d: d.seen.find_one(),
+            lambda d: d.seen.estimated_document_count(),
+            lambda d: d.command("find", "seen"),
+            lambda d: d.seen.aggregate([]),
+            lambda d: d.a.aggregate([{"$lookup": look}]),
+            lambda d: d.a.aggregate([{"$facet": {"f": [{"$unionWith": "seen"}]}}]),
+        ]
+        for act in reads:
+            (predicted,), raised = run.of(act)
+            assert isinstance(raised, NotRehearsableError)
+            assert predicted.collection == "seen"
 
 
 # --- handles
