@@ -67,10 +67,12 @@ class Effects:
     """Counts what commands that are heard did to documents, by collection."""
 
     def __init__(self) -> None:
+        self.sent: list[str] = []
         self.counts: dict[str, dict[str, int]] = {}
 
     def sending(self, command: wire.Command) -> None:
         """Let all pass."""
+        self.sent.append(command.name)
 
     def answered(self, command: wire.Command, reply: Mapping[str, Any]) -> None:
         if command.name not in ("insert", "update", "delete"):
@@ -484,6 +486,24 @@ def test_values_of_repeated_keys_are_masked_everywhere(db: Db) -> None:
         (predicted,), raised = run.of(lambda d: d.a.create_index("mail", unique=True))
     assert "example" not in f"{predicted} {raised} {getattr(raised, 'details', None)}"
     assert predicted.facts["duplicates"] == [{"key": {"mail": "<mail>"}, "count": 2}]
+
+
+def test_a_view_has_no_indexes(db: Db) -> None:
+    db.a.insert_one({"x": 1})
+    db.create_collection("v", viewOn="a", pipeline=[])
+    acts: list[Act] = [
+        lambda d: d.v.create_index("x"),
+        lambda d: d.v.drop_index("x_1"),
+        lambda d: d.v.rename("w"),
+    ]
+    for act in acts:
+        with rehearsal(db) as run:
+            (predicted,), raised = run.of(act)
+        assert predicted.expected is FAILS
+        assert getattr(raised, "code", None) == 166
+    with rehearsal(db) as run:
+        assert run.one(lambda d: d.v.drop()).detail == "the view v would be dropped"
+        assert run.db.list_collection_names() == ["a"]
 
 
 DROPS: dict[str, tuple[Act, Expected, int | None]] = {
@@ -902,6 +922,9 @@ def test_merging_into_what_is_read_ends(db: Db) -> None:
         run.db.s.aggregate(stages)
         assert run.db.s.count_documents({}) == 5_000
     assert run.effects.counts == {"s": {"upserted": 2_500}}
+    sent = [name for name in run.effects.sent if name in ("getMore", "update")]
+    assert sent == sorted(sent)  # All is read before anything is written.
+    assert set(sent) == {"getMore", "update"}
 
 
 def test_documents_without_an_id_are_inserted(db: Db) -> None:
