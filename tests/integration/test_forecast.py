@@ -919,7 +919,7 @@ def test_merging_into_what_is_read_ends(db: Db) -> None:
     db.s.insert_many([{"_id": n} for n in range(2_500)])
     stages = [{"$project": {"_id": {"$add": ["$_id", 10_000]}}}, {"$merge": "s"}]
     with rehearsal(db) as run:
-        run.db.s.aggregate(stages)
+        run.db.s.aggregate(stages, batchSize=500)
         assert run.db.s.count_documents({}) == 5_000
     assert run.effects.counts == {"s": {"upserted": 2_500}}
     sent = [name for name in run.effects.sent if name in ("getMore", "update")]
