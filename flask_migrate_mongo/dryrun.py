@@ -27,19 +27,21 @@ from .execution import (
     log_of,
     transaction,
 )
-from .model import Outcome, StepState, Trial, Verdict
+from .forecast import Forecast
+from .model import Expected, Outcome, StepState, Trial, Verdict
 from .server import elapsed
 from .stopping import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pymongo.client_session import ClientSession
+    from pymongo.database import Database
 
     from .errors import EscapesTransactionError, TooLargeToRehearseError
     from .execution import Executor
     from .masking import Mask
-    from .model import Plan, Step
+    from .model import Plan, Prediction, Step
 
     Functions = Mapping[int, Callable[..., object]]
 
@@ -125,6 +127,8 @@ class _Opened:
         self._session = session
         self._budget = budget
         self._database = dry_run.executor.server.handle(transactional=True)
+        self._forecast = Forecast(self._database, self._write_unheard, dry_run.mask)
+        self._predicted: dict[str, int] = {}
         # The first command begins the transaction, and must be none whose sending is still undecided.
         self._database["system.version"].find_one({}, session=session)
 
@@ -136,7 +140,7 @@ class _Opened:
         end = self._call(step, function, recorder)
         took_ms = round((elapsed() - began) * 1000)
         verdict, reason, failure = _judge(step, end)
-        trial = self._trial(recorder, verdict, reason)
+        trial = self._trial(step, recorder, verdict, reason)
         error = None if failure is None else capture(failure)
         # A transactional step that fails takes its writes back, which this transaction cannot.
         stands = verdict is Verdict.FAILS and not (step.file.transactional or end.first_error)
@@ -147,15 +151,17 @@ class _Opened:
         executor = self._dry_run.executor
         context = Context(executor.app, log_of(step), _unheld, self._shown(step), rehearsal=True)
         raised: BaseException | None = None
+        broken: tuple[Prediction, ...] = ()
         with confined(self._session) as confinement, wire.tapped(recorder), self._timeout():
             try:
-                executor.call(function, context, self._database)
+                executor.call(function, context, self._handle(step))
+                broken = self._forecast.settle(recorder.effects)
             except (KeyboardInterrupt, Stopped):
                 raise
             except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
                 raised = exc
         refusal = recorder.refusal or self._late(raised) or self._late(confinement.failure)
-        return _End(raised, confinement.failure, confinement.escape, refusal)
+        return _End(raised, confinement.failure, confinement.escape, refusal, _failing(broken))
 
     def _late(self, exc: BaseException | None) -> TooLargeToRehearseError | None:
         late = isinstance(exc, PyMongoError) and exc.timeout and self._budget.is_nearly_over
@@ -168,13 +174,25 @@ class _Opened:
         # One long command is ended by the server and by the driver; 0 would mean no limit.
         return pymongo.timeout(max(self._budget.seconds_left, 0.001))
 
-    def _trial(self, recorder: Recorder, verdict: Verdict, reason: str | None) -> Trial:
+    def _write_unheard(self, documents: int) -> None:
+        self._budget.admit(documents)
+        self._budget.spend(documents)
+
+    def _handle(self, step: Step) -> Database[Any]:
+        # What a transaction does not allow fails a transactional migration, for real as well as here.
+        return self._database if step.file.transactional else self._forecast.database
+
+    def _trial(self, step: Step, recorder: Recorder, verdict: Verdict, reason: str | None) -> Trial:
+        earlier = {version for name, version in self._predicted.items() if name in recorder.touched}
+        predicted = (*self._forecast.take(), *recorder.unknown)
+        self._predicted |= {prediction.collection: step.version for prediction in predicted}
         return Trial(
             verdict,
             reason,
             dict(recorder.effects),
-            tuple(recorder.unknown),
+            predicted,
             tuple(masked(sample, self._dry_run.mask) for sample in recorder.samples),
+            tuple(sorted(earlier)),
         )
 
 
@@ -186,6 +204,7 @@ class _End:
     first_error: PyMongoError | None
     escape: EscapesTransactionError | None
     refusal: TooLargeToRehearseError | None
+    broken_rule: Prediction | None = None
 
     @property
     def is_late(self) -> bool:
@@ -209,6 +228,8 @@ def _judge(step: Step, end: _End) -> tuple[Verdict, str | None, BaseException | 
         return Verdict.NOT_REHEARSED, reason, None
     if end.failure is not None:
         return Verdict.FAILS, None, end.failure
+    if end.broken_rule is not None:
+        return Verdict.FAILS, end.broken_rule.detail.removeprefix("would fail: "), None
     return Verdict.SUCCEEDS, None, None
 
 
@@ -241,6 +262,11 @@ def _not_as_plain(end: _End) -> str | None:
             f"{redact(str(first))}"
         )
     return None
+
+
+def _failing(predictions: Iterable[Prediction]) -> Prediction | None:
+    """Return the first that says that a write would have failed on the way."""
+    return next((each for each in predictions if each.expected is Expected.FAILS), None)
 
 
 def _over(outcome: Outcome) -> str:

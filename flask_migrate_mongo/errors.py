@@ -251,6 +251,18 @@ class NotResolvableError(RefusedError):
     code = "not-resolvable"
 
 
+class NotRehearsableError(RefusedError):
+    """A dry run came to an operation that it can neither make nor predict."""
+
+    code = "not-rehearsable"
+
+    def __init__(self, operation: str, cause: str) -> None:
+        super().__init__(
+            f"{operation} cannot be rehearsed: {cause}. Nothing of it was done. "
+            "Try this migration on a sample of the data: `flask db-migrate rehearse`."
+        )
+
+
 # --- the lock
 
 
@@ -312,12 +324,6 @@ class TransactionAbortedError(StepError):
     """A migration caught an error that had already ended its transaction."""
 
     code = "transaction-aborted"
-
-
-class NotRehearsableError(StepError):
-    """A migration does something that no dry run can make and take back, nor predict."""
-
-    code = "not-rehearsable"
 
 
 class TooLargeToRehearseError(StepError):
