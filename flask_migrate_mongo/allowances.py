@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import tokenize
@@ -31,10 +32,16 @@ def granted(content: bytes) -> tuple[Allowance, ...]:
     return tuple(each for each in read(content) if each.code and each.reason)
 
 
+def _comments(content: bytes) -> Iterator[tokenize.TokenInfo]:
+    # Some Pythons execute a file with a comment that is not in its encoding. What comes after
+    # such a comment allows nothing.
+    with contextlib.suppress(SyntaxError, UnicodeDecodeError, tokenize.TokenError):
+        tokens = tokenize.tokenize(io.BytesIO(content).readline)
+        yield from (token for token in tokens if token.type == tokenize.COMMENT)
+
+
 def _allowances(content: bytes) -> Iterator[Allowance]:
-    for token in tokenize.tokenize(io.BytesIO(content).readline):
-        if token.type != tokenize.COMMENT:
-            continue
+    for token in _comments(content):
         match = re.fullmatch(_ALLOW, token.string)
         if match is None:
             continue

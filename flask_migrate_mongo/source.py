@@ -141,9 +141,9 @@ class Folder:
 
     def _meant(self, wanted: str) -> list[Path]:
         path = self.path.__class__(wanted)
-        if path.is_dir():
+        if wanted and path.is_dir():
             return [path / name for name in Folder(path)._stamps()[0]]  # noqa: SLF001
-        if path.exists() or path.is_symlink():
+        if wanted and (path.exists() or path.is_symlink()):
             return [] if path.name.startswith(("_", ".")) else [path]
         names = self._stamps()[0] if wanted.isdecimal() else []
         matches = ((name, _NUMBERED.match(name)) for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from flask_migrate_mongo.model import Direction
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .facts import Call, Facts, Node
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Migration:
     """A migration that rules look at; `is_own` tells the application's modules from others."""
 
@@ -35,7 +36,12 @@ class Migration:
 
     def calls(self, direction: Direction | None = None) -> tuple[Call, ...]:
         """Return what up() and down() call, or one of them, in order."""
-        return self.facts.of(direction) if direction else self.facts.of(*Direction)
+        return self._calls[direction]
+
+    @cached_property
+    def _calls(self) -> dict[Direction | None, tuple[Call, ...]]:
+        calls: dict[Direction | None, tuple[Call, ...]] = {None: self.facts.of(*Direction)}
+        return calls | {direction: self.facts.of(direction) for direction in Direction}
 
     def definition(self, name: str) -> Node | None:
         """Return where a function of the file is defined."""

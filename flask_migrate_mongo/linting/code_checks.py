@@ -79,13 +79,13 @@ def _works(call: Call, migration: Migration) -> bool:
 
 
 def _is_quiet(call: Call) -> bool:
-    return call.path.partition(".")[0] in _QUIET or last_name(call) in _CLIENTS
+    return call.path.partition(".")[0] in _QUIET
 
 
 def _bare_calls(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
-    """Yield the calls that are statements of the module, or of its loops and conditions."""
+    """Yield the expressions that are statements of the module, or of its loops and conditions."""
     for node in body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        if isinstance(node, ast.Expr):
             yield node.value
         elif isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try):
             yield from _bare_calls([*node.body, *getattr(node, "orelse", ())])

@@ -109,9 +109,7 @@ def _has_copy(call: Call, migration: Migration) -> bool:
 
 def _fills(call: Call, names: frozenset[str]) -> bool:
     """Whether it puts documents into one of these collections, or makes it."""
-    inserts = call.method in {"insert_one", "insert_many", "bulk_write"} and call.on(
-        Kind.COLLECTION
-    )
+    inserts = call.method in {"insert_one", "insert_many", "bulk_write"}
     renamed = call.argument(0, "new_name") if call.method == "rename" else None
     names_it = renamed is not None and renamed.constant in names
     on_it = inserts and not call.receiver.names.isdisjoint(names)
@@ -155,7 +153,7 @@ def _expressions(value: Value) -> Iterator[str]:
 def _find(call: Call) -> Value | None:
     """Return the cursor of a `find` without a limit that the call gathers."""
     first = call.args[0] if call.args else None
-    if call.on(Kind.CURSOR) and call.method == "to_list" and not call.given:
+    if call.method == "to_list" and not call.given:
         first = call.receiver
     elif call.path not in _GATHER or first is None or first.kind not in {Kind.CURSOR, Kind.OTHER}:
         return None

@@ -200,6 +200,8 @@ def collections_of(call: Call) -> Iterator[Value]:
         yield from _commanded(call)
     if call.on(Kind.DATABASE) and call.method in {"drop_collection", "validate_collection"}:
         yield call.argument(0, "name_or_collection") or OTHER
+    if call.on(Kind.DATABASE) and call.method == "create_collection":
+        yield call.argument(0, "name") or OTHER
     if call.on(Kind.COLLECTION) and call.method == "rename":
         yield call.argument(0, "new_name") or OTHER
     if is_backfill(call.callee):

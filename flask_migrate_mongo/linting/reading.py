@@ -328,15 +328,25 @@ class _Reader:
             return Value(Kind.NAMED, node, f"{base.name}.{name}")
         return Value(Kind.OTHER, node, name, parts=(base,))
 
+    def _got(self, base: Value, name: Value, node: ast.expr) -> Value:
+        """Return what getattr() gives."""
+        if isinstance(name.constant, str):
+            return self._member(base, name.constant, node)
+        return self._collection(node, name) if base.kind is Kind.DATABASE else OTHER
+
     def _collection(self, node: ast.AST, which: Value, attribute: str = "") -> Value:
         names, complete = texts_of(which)
-        value = Value(Kind.COLLECTION, node, attribute, names=names, complete=complete)
-        self._refer(value)
-        return value
+        return Value(Kind.COLLECTION, node, attribute, names=names, complete=complete)
 
     def _refer(self, value: Value) -> None:
         complete = value.kind is Kind.COLLECTION and value.complete
         self.references.append(Reference(value.names, complete, self._place.direction))
+
+    def _refer_to(self, value: Value) -> None:
+        """Write down which collection is called, handed on, or what a method is called on."""
+        used = value.parts[0] if value.kind is Kind.METHOD else value
+        if used.kind is Kind.COLLECTION:
+            self._refer(used)
 
     # --- calls
 
@@ -348,14 +358,15 @@ class _Reader:
         double = [self._eval(keyword.value) for keyword in node.keywords if keyword.arg is None]
         if callee.kind is Kind.FUNCTION:
             return self._follow(callee, args, keywords)
-        args, keywords = self._follow_given(callee, args, keywords)
-        place = replace(self._place, opened=self._place.opened or self._opened)
+        if any(value.kind is Kind.FUNCTION for value in (*args, *keywords.values())):
+            args, keywords = self._follow_given(callee, args, keywords)
+        place = replace(self._place, opened=True) if self._opened else self._place
         complete = not (starred or double)
         call = Call(node, callee, place, tuple(args), keywords, complete)
         self.calls.append(call)
         self._note(call)
-        if call.path == "getattr" and len(args) > 1 and isinstance(args[1].constant, str):
-            return self._member(args[0], args[1].constant, node)
+        if call.path == "getattr" and len(args) > 1:
+            return self._got(args[0], args[1], node)
         if isinstance(node.func, ast.Attribute) and node.func.attr in {"append", "extend", "add"}:
             self._extend(node.func.value, args)
         made = result_of(call)
@@ -422,12 +433,13 @@ class _Reader:
             names, complete = texts_of(which)
             if which.kind is not Kind.COLLECTION:
                 self.references.append(Reference(names, complete, call.place.direction))
+        for value in (call.callee, *call.given):
+            if value.kind in {Kind.COLLECTION, Kind.METHOD}:
+                self._refer_to(value)
         if call.callee.kind is not Kind.METHOD and call.path not in _BUILT_IN:
             handed = (value.kind in {Kind.DATABASE, Kind.CLIENT} for value in call.given)
             if any(handed):
                 self._refer(OTHER)
-        if call.on(Kind.COLLECTION) and not (call.receiver.names or call.receiver.complete):
-            self._refer(call.receiver)
 
 
 # --- syntax

@@ -161,6 +161,20 @@ HITS = (
     Case("MM090", up("print('a')  # migrate: allow because I say so # HIT")),
     Case("MM091", up("db.users.find_one()  # migrate: allow MM016 because it is shown # HIT")),
     Case("MM091", up("# migrate: allow MM999 because there is none # HIT\ndb.users.find_one()")),
+    # --- each condition on its own
+    Case("MM002", up("pass", down="\n\ndef down(db):  # HIT\n    return\n")),
+    Case("MM004", up("ids = sorted(\n    list(db.users.find()),  # HIT\n)")),
+    Case("MM006", confined("db.create_collection('new')\ndb.new.drop()  # HIT")),
+    Case("MM008", up("db.people.find_one()\ndb.people.drop()  # HIT")),
+    Case("MM008", up("db.other.insert_one({'a': 1})\ndb.people.drop()  # HIT")),
+    Case("MM008", up("db.people.aggregate([{'$match': {}}])\ndb.people.drop()  # HIT")),
+    Case("MM008", up("db.other.aggregate([{'$out': 'b'}])\ndb.people.drop()  # HIT")),
+    Case("MM008", up("db.people.drop()  # HIT", down="\n\ndef down(db):\n    db.old.rename('others')\n")),
+    Case("MM013", HEAD + "from pathlib import Path\n\nTEXT = Path('a').read_text()  # HIT\n\n\ndef up(db):\n    pass\n" + DOWN),
+    Case("MM013", HEAD + "from pymongo import MongoClient\n\nshop = MongoClient().shop\nCOUNT = shop.users.count_documents({})  # HIT\n\n\ndef up(db):\n    pass\n" + DOWN),
+    Case("MM015", plain("db.users.insert_one({'a': 1})\nctx.backfill('users', {'$set': {'a': 1}})").replace("ctx):", "ctx):  # HIT")),
+    Case("MM022", up("ctx.backfill('users', [{'$set': {'a': {'$function': {'body': 'x'}}}}])  # HIT")),
+    Case("MM028", up("db.users.bulk_write([ReplaceOne({'_id': 1}, {'$set': {'a': 1}})])  # HIT").replace(HEAD, HEAD + MODELS + "\n")),
 )  # fmt: skip
 
 MISSES = (
@@ -257,6 +271,28 @@ MISSES = (
     Case("MM090", up("# migrate: the users, and allow for orders\nprint('# migrate: allow MM016')")),
     Case("MM091", up("# migrate: allow MM016, MM019 because it is shown\nprint('a'); time.sleep(1)").replace(HEAD, HEAD + "import time\n")),
     Case("MM091", up("print('a')  # migrate: allow MM016 because it is shown")),
+    # --- each condition on its own
+    Case("MM002", up("pass", down="\n\ndef down(db):\n    db['users']\n")),
+    Case("MM002", up("pass", down="\n\ndef down(db):\n    db.users.find_one()\n    raise ValueError\n")),
+    Case("MM002", up("pass", down="\n\ndef down(db):\n    return db.users.delete_one({'_id': 1})\n")),
+    Case("MM003", up("ctx.update_many({}, {})\ndb.users.delete_many(**WHERE)\ndb.users.delete_many(WANTED)")),
+    Case("MM004", up("db.users.find().to_list(100)\ndb.users.find().rewind()")),
+    Case("MM005", up("for u in db.users.find():\n    ctx.update_one(u)\n    db.users.find_one({'_id': 1})")),
+    Case("MM006", confined("db.command(command='ping')")),
+    Case("MM007", up("ctx.create_index('a', unique=True)\ndb.users.drop_index('a', unique=True)")),
+    Case("MM007", up("db.users.create_indexes([Other('email', unique=True)])").replace(HEAD, HEAD + "from tools import Other\n")),
+    Case("MM008", up("db.people.aggregate([{'$out': 'b'}])\ndb.drop_collection('people')\nctx.drop()")),
+    Case("MM008", up("db.people.drop()", down="\n\ndef down(db):\n    db.people_old.rename('people')\n")),
+    Case("MM009", up("ctx.start_transaction()")),
+    Case("MM011", up("db.MongoClient()")),
+    Case("MM018", HEAD + "version = None\nversion = True\nother = 3\n\n\ndef up(db):\n    pass\n" + DOWN),
+    Case("MM017", HEAD + "name = 'Airport location'\nx = y = []\nx[0:0] = [1]\n\n\ndef up(db):\n    pass\n" + DOWN, "20261122001_users.py"),
+    Case("MM018", up("pass"), "2026_change_users.py"),
+    Case("MM020", HEAD + "class Thread:\n    pass\n\n\ndef up(db):\n    Thread()\n" + DOWN),
+    Case("MM022", up("Code('a')\nObjectId('5f' * 12)").replace(HEAD, HEAD + "from bson import ObjectId\nfrom tools import Code\n")),
+    Case("MM026", confined("ctx.session.start_transaction(write_concern=ACK)")),
+    Case("MM027", up("db['users']()")),
+    Case("MM028", up("db.users.update_one({'_id': 1}, CHANGE)\nctx.replace_one({}, {'$set': 1})\ndb.users.replace_one({'_id': 1})")),
 )  # fmt: skip
 
 
@@ -299,6 +335,31 @@ def test_code_to_paste_names_the_collection(tmp_path: Path) -> None:
     (finding,) = found(tmp_path, up("db.orders.update_many({}, {'$set': {'a': 1}})"))
     assert "db.orders.update_many" in finding.help
     assert "users" not in finding.help
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (up("db.users.create_index(KEYS, unique=True)"), "Duplicates of the fields in users"),
+        (up("db.users.create_index([('a', 1), ('b', 1)], unique=True)"), "of `a` and `b` in users"),
+        (up("db[which()].create_index('a', unique=True)"), "of `a` in the collection"),
+        (up("list(db.users.find())"), "from users is in memory"),
+        (up("list(db[which()].find())"), "from the collection is in memory"),
+        (up("db.users.delete_many({})"), "`db.users.delete_many()` has no filter"),
+        (up("[DeleteMany({})]").replace(HEAD, HEAD + MODELS + "\n"), "`DeleteMany` has no filter"),
+        (up("ctx.session.start_transaction()"), "does not contain the migration's record"),
+        (confined("ctx.session.start_transaction()"), "opened by hand is refused"),
+        (up("Thread()").replace(HEAD, HEAD + "from threading import Thread\n"), "fails unnoticed"),
+        (confined("Thread()").replace(HEAD, HEAD + "from threading import Thread\n"), "is outside"),
+        (up("db.users.updateMany()"), "no method `updateMany`; it has `update_many`"),
+        (up("db.users.insert()"), "no method `insert`; it has `insert_one` or `insert_many`"),
+        (up("db.users.insrt()"), "no method `insrt`: this raises"),
+        (up("db.client.drop_database('a')"), "`client.drop_database()` deletes"),
+        (up("db.drop_collection('a')"), "`db.drop_collection()` deletes"),
+    ],
+)
+def test_the_message_says_what_happens(tmp_path: Path, source: str, said: str) -> None:
+    assert [f.message for f in found(tmp_path, source) if said in f.message]
 
 
 # --- what the driver has
