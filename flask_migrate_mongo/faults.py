@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from .model import RunReport, Survey
+    from .rehearsal import RehearsalReport
 
 DONE = 0
 CHECK_FAILED = 4
@@ -52,11 +55,14 @@ FAULTS: dict[type, Fault] = {
     errors.TransactionsUnsupportedError: _REFUSED,
     errors.InterruptedRefusedError: _REFUSED,
     errors.NotResolvableError: _REFUSED,
+    errors.ScratchTakenError: _REFUSED,
+    errors.RehearsalUnsupportedError: _REFUSED,
     errors.LockHeldError: _LOCKED,
     errors.LeaseLostError: _LOCKED,
     errors.NotConfirmedError: Fault(2, 409),
     errors.StepError: _FAILED,
     errors.EscapesTransactionError: _FAILED,
+    errors.EscapesRehearsalError: _FAILED,
     errors.TransactionAbortedError: _FAILED,
     errors.OutcomeNotRecordedError: _FAILED,
     errors.OutcomeUnknownError: _FAILED,
@@ -111,3 +117,10 @@ def not_ready(survey: Survey, startup_failure: str | None = None) -> errors.NotR
 def check_code(survey: Survey) -> int:
     """Return the exit code of `status --check`."""
     return DONE if survey.is_clean else CHECK_FAILED
+
+
+def rehearsal_code(report: RehearsalReport, fail_on: Container[str]) -> int:
+    """Return the exit code of `rehearse`: that of a failed migration before that of a check."""
+    if report.failures:
+        return _FAILED.exit_code
+    return CHECK_FAILED if report.irreversible and "irreversible" in fail_on else DONE

@@ -37,6 +37,7 @@ COMMANDS = (
     "lock-status",
     "force-unlock",
     "resolve",
+    "rehearse",
 )
 ESCAPE = "\x1b"
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?3[0-9]m")
