@@ -21,7 +21,7 @@ from .runner import Observer, Options, Runner
 from .scratch import MARKER, Copied, Scratch, like, name_for, remove_leftovers
 from .server import Server, translated
 from .source import Discovery, Folder
-from .wire import check_driver, tapped_everywhere
+from .wire import check_driver, tapped_everywhere, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -210,13 +210,15 @@ class Rehearsal:
         _check_known(request.collections, scratch)
         scratch.create()
         stage = _Stage(self, scratch, request, audience)
-        try:
-            report = stage.perform(files)
-            self.runner.switch.check()
-        except RunStoppedError as exc:
-            raise _stopped(name) from exc
-        finally:
-            not_dropped = scratch.drop(stage.open_transactions)
+        # To the very end: a thread that a migration has left behind is kept in as well.
+        with tapped_everywhere(stage.enclosure):
+            try:
+                report = stage.perform(files)
+                self.runner.switch.check()
+            except RunStoppedError as exc:
+                raise _stopped(name) from exc
+            finally:
+                not_dropped = stage.clear_away()
         lock = self.runner.lock()
         warnings = (*report.warnings, *([not_dropped] if not_dropped else []))
         return replace(report, lock=lock if lock and lock.is_live else None, warnings=warnings)
@@ -236,26 +238,30 @@ class _Stage:
         self._copied: dict[str, Copied] = {}
         self._before: Snapshot | None = None
         self._limit = request.sample
-        self._enclosure = Enclosure(scratch.database.name, self._skip, self._bring)
-
-    @property
-    def open_transactions(self) -> tuple[bytes, ...]:
-        """The sessions of transactions that a migration left open."""
-        return self._enclosure.open_transactions
+        self.enclosure = Enclosure(scratch.database.name, self._skip, self._bring)
 
     def perform(self, files: tuple[MigrationFile, ...]) -> RehearsalReport:
         """Try what the migrations touch and how long they take on little, then rehearse them."""
         trial = self._try(files)
-        self._scratch.clear()
         touched = sorted(self._copied)
-        self._copied.clear()
-        self._limit = self._request.sample
+        self._start_over()
         for name in touched:
             self._bring(name)
         performances = self._rehearse(files, trial)
         return RehearsalReport(
             self._scratch.database.name, performances, tuple(self._copied.values())
         )
+
+    def clear_away(self) -> str | None:
+        """Drop the scratch database, and return why it could not be dropped."""
+        with unheard():
+            return self._scratch.drop(self.enclosure.open_transactions)
+
+    def _start_over(self) -> None:
+        with unheard():
+            self._scratch.clear(self.enclosure.open_transactions)
+        self._copied.clear()
+        self._limit = self._request.sample
 
     def _try(self, files: tuple[MigrationFile, ...]) -> Mapping[int, Sequence[Timing]]:
         """Run the migrations on a part of the sample, and return how long each up() took."""
@@ -297,7 +303,7 @@ class _Stage:
     ) -> Performance:
         """Rehearse the last of these files; those before it are applied in the scratch database."""
         before = self._before = self._snapshot()
-        up, heard = self._up(files), self._enclosure
+        up, heard = self._up(files), self.enclosure
         done = Performance(files[-1], up, touched=tuple(sorted(heard.touched)))
         timings, elsewhere = [self._timing(up)], set(heard.elsewhere)
         if done.file.reversible and not up.error:
@@ -310,7 +316,7 @@ class _Stage:
         return replace(done, elsewhere=tuple(sorted(elsewhere)), estimate=guess)
 
     def _left(self, before: Snapshot) -> Differences:
-        with translated():
+        with translated(), unheard():
             return compare(before, self._scratch.database, self._skip, self._rehearsal.mask)
 
     # --- the turns
@@ -326,15 +332,15 @@ class _Stage:
     ) -> Turn:
         """Let a runner of the scratch database make the one step that there is to make."""
         self._rehearsal.runner.switch.check()
-        self._scratch.remark()
+        with unheard():
+            self._scratch.remark()
         real = self._rehearsal.runner
         folder = Chosen(real.folder.path, frozenset(file.version for file in files))
         # On the application's own client, where transactions take in its global handle.
         home = like(real.server.database, self._scratch.database.name)
         runner = self._rehearsal.runner_on(Server(home), folder, real.switch)
-        observer = _Beginning(self._enclosure, self._audience.observer)
-        with tapped_everywhere(self._enclosure):
-            report = act(runner, Options(observer=observer))
+        observer = _Beginning(self.enclosure, self._audience.observer)
+        report = act(runner, Options(observer=observer))
         (outcome,) = report.outcomes
         # Nobody else is here: who drops the history, say, has only itself to blame.
         if report.error and not isinstance(report.error, LeaseLostError):
@@ -342,16 +348,16 @@ class _Stage:
         return self._judged(outcome)
 
     def _judged(self, outcome: Outcome) -> Turn:
-        took_ms = max(0, (outcome.took_ms or 0) - round(self._enclosure.lost * 1000))
+        took_ms = max(0, (outcome.took_ms or 0) - round(self.enclosure.lost * 1000))
         error = outcome.error
         # An escape that a migration caught, or that a thread of its own ran into, counts as well.
-        if error is None and self._enclosure.escapes:
-            error = capture(self._enclosure.escapes[0])
+        if error is None and self.enclosure.escapes:
+            error = capture(self.enclosure.escapes[0])
         return Turn(took_ms, error)
 
     def _timing(self, turn: Turn) -> Timing:
         sizes = {name: Size(c.documents, c.of) for name, c in self._copied.items()}
-        heard = self._enclosure
+        heard = self.enclosure
         return Timing(
             turn.took_ms / 1000,
             fixed=heard.fixed,
@@ -377,15 +383,16 @@ class _Stage:
         return bool(new)
 
     def _copy(self, name: str) -> None:
-        copied = self._copied[name] = self._scratch.copy(name, self._limit)
+        with translated(), unheard():
+            copied = self._copied[name] = self._scratch.copy(name, self._limit)
+            if self._before is not None:
+                # In the middle of an up(), it is part of what down() has to come back to.
+                (info,) = self._scratch.database.list_collections(filter={"name": name})
+                self._before.add(self._scratch.database, info, self._rehearsal.runner.switch.check)
         self._audience.say(f"Copied {name}: {copied.documents} of {copied.of} documents")
-        if self._before is not None:
-            # In the middle of an up(), it is part of what down() has to come back to.
-            (info,) = self._scratch.database.list_collections(filter={"name": name})
-            self._before.add(self._scratch.database, info, self._rehearsal.runner.switch.check)
 
     def _snapshot(self) -> Snapshot:
-        with translated():
+        with translated(), unheard():
             return take(self._scratch.database, self._skip, self._rehearsal.runner.switch.check)
 
 
@@ -393,12 +400,12 @@ class _Beginning(Observer):
     """Tells the enclosure when a step begins, and the observer of everything."""
 
     def __init__(self, enclosure: Enclosure, observer: Observer) -> None:
-        self._enclosure = enclosure
+        self.enclosure = enclosure
         self._observer = observer
 
     def started(self, step: Step) -> None:
         self._observer.started(step)
-        self._enclosure.begin()
+        self.enclosure.begin()
 
     def ended(self, outcome: Outcome) -> None:
         self._observer.ended(outcome)

@@ -120,21 +120,16 @@ class Scratch:
                 {"_id": mark.pop("_id")}, {"$setOnInsert": mark}, upsert=True
             )
 
-    def clear(self) -> None:
-        """Take everything out."""
+    def clear(self, sessions: Iterable[bytes]) -> None:
+        """Take everything out, after ending these sessions."""
         with translated():
-            self.database.client.drop_database(self.database)
-            self.remark()
+            self._empty(sessions)
+        self.remark()
 
     def drop(self, sessions: Iterable[bytes]) -> str | None:
-        """Drop the database, and return why it could not be.
-
-        Open transactions are ended first, since a drop would wait for them.
-        """
-        for session in sessions:
-            self._real.kill_session(session)
+        """Drop the database, after ending these sessions, and return why it could not be dropped."""
         try:
-            self.database.client.drop_database(self.database)
+            self._empty(sessions)
         except PyMongoError as exc:
             _log.warning("The scratch database was not dropped: %s", redact(str(exc)))
             return (
@@ -142,6 +137,12 @@ class Scratch:
                 "The next `flask db-migrate rehearse` removes it when it is an hour old."
             )
         return None
+
+    def _empty(self, sessions: Iterable[bytes]) -> None:
+        # A drop would wait for their transactions.
+        for session in sessions:
+            self._real.kill_session(session)
+        self.database.client.drop_database(self.database)
 
     def copy(self, name: str, limit: int | None) -> Copied:
         """Copy a collection with its options and indexes, and a sample of its documents.

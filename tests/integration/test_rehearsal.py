@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import signal
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -14,9 +17,10 @@ from pymongo import MongoClient
 
 from example_app import data
 from flask_migrate_mongo import MongoMigrate, assembly
-from flask_migrate_mongo.comparison import RAW
+from flask_migrate_mongo.comparison import RAW, compare, take
 from flask_migrate_mongo.errors import (
     AccessDeniedError,
+    EscapesRehearsalError,
     InvalidRequestError,
     RehearsalUnsupportedError,
     ScratchTakenError,
@@ -485,6 +489,38 @@ def test_a_transaction_sees_what_was_brought_in_after_it_had_begun(
     assert not one(project).failed
 
 
+@pytest.mark.parametrize("transactional", [False, True])
+def test_what_only_a_full_sample_leads_to_is_copied_in_the_middle_of_an_up(
+    project: Project, people: Db, *, transactional: bool
+) -> None:
+    people.cities.insert_many([{"_id": n} for n in range(10)])
+    project.write(
+        "1_many",
+        f"""
+        transactional = {transactional}
+
+        def up(db):
+            if db.people.count_documents({{}}) > 50:
+                assert db.cities.find_one({{"_id": 3}}) is not None
+                db.cities.update_many({{}}, {{"$set": {{"x": 1}}}})
+
+        def down(db):
+            db.cities.update_many({{}}, {{"$unset": {{"x": ""}}}})
+        """,
+    )
+    report = rehearse(project, sample=100)
+    assert not report.failures, report.failures
+    assert report.performances[0].touched == ("cities", "people")
+
+
+def test_of_documents_beyond_the_limit_it_is_known_that_they_differ(people: Db) -> None:
+    before = take(people, frozenset(), lambda: None, room=0)
+    assert compare(before, people, frozenset(), lambda _, value: value).total == 0
+    people.people.update_one({"_id": 3}, {"$set": {"age": 3.0}})
+    (found,) = compare(before, people, frozenset(), lambda _, value: value).first
+    assert str(found) == ("people document 3 (int): as it was (not kept, for its size) → changed")
+
+
 # --- nothing is written elsewhere
 
 APP = """
@@ -544,6 +580,33 @@ def test_a_write_outside_of_the_scratch_database_is_refused_and_reported(
         assert "`db` that up()" in done.up.error.message
         assert "It was not sent" in done.up.error.message
     assert scratches(people) == []
+
+
+def test_a_thread_that_outlives_its_migration_is_kept_in_until_the_end(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, tried = threading.Event(), []
+
+    def nag() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(EscapesRehearsalError):
+                tried.append(1)
+                people.people.update_one({"_id": 1}, {"$set": {"escaped": True}})
+
+    monkeypatch.setattr("builtins.of_this_test", (nag, stop), raising=False)
+    head = "import threading\nnag, stop = __builtins__['of_this_test']\n"
+    start = "    if db.people.count_documents({}) == 200 and threading.active_count() < 50:\n        threading.Thread(target=nag).start()\n"
+    project.write("1_starts", f"{head}def up(db):\n{start}def down(db): pass\n")
+    project.write("2_active", WELL)
+    project.write(
+        "3_stops", f"{head}def up(db):\n    if db.people.count_documents({{}}) == 200: stop.set()\n"
+    )
+    try:
+        rehearse(project)
+    finally:
+        stop.set()
+    assert len(tried) > 10
+    assert people.people.count_documents({"escaped": True}) == 0
 
 
 def test_what_is_read_outside_of_the_sample_is_reported(
@@ -608,6 +671,54 @@ def test_a_signal_stops_a_rehearsal_and_its_database_is_dropped(
     assert "The rehearsal was stopped" in stderr
     assert scratches(people) == []
     assert content(people) == before
+
+
+def test_a_signal_in_the_middle_of_copying_stops_it_too(
+    project: Project, people: Db, failpoint: Any
+) -> None:
+    project.write("1_active", WELL)
+    failpoint("insert", skip=1, times=1000, blockConnection=True, blockTimeMS=1500)
+    process = project.spawn("rehearse")
+    until(lambda: scratches(people) or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, "The rehearsal was stopped" in stderr) == (1, True), stderr
+    assert scratches(people) == []
+
+
+def test_a_transaction_that_a_migration_leaves_open_holds_up_nothing(
+    project: Project, people: Db
+) -> None:
+    project.write(
+        "1_open",
+        """
+        kept = __import__("builtins").__dict__.setdefault("_sessions_of_this_test", [])
+
+        def up(db):
+            session = db.client.start_session()
+            kept.append(session)
+            session.start_transaction()
+            db.people.update_one({"_id": 1}, {"$set": {"x": 1}}, session=session)
+            raise ValueError("left open")
+        """,
+    )
+    began = time.monotonic()
+    try:
+        (done,) = rehearse(project).performances
+    finally:
+        for session in builtins.__dict__.pop("_sessions_of_this_test", []):
+            session.end_session()
+    assert done.failed
+    assert time.monotonic() - began < 30
+    assert scratches(people) == []
+
+
+def test_the_mark_comes_back_when_a_migration_drops_it(project: Project, people: Db) -> None:
+    project.write("1_drops", f"def up(db):\n    db.drop_collection({MARKER!r})\n")
+    project.write(
+        "2_looks", f"def up(db):\n    assert db.get_collection({MARKER!r}).find_one()['of']\n"
+    )
+    assert not rehearse(project).failures
 
 
 def test_what_a_killed_rehearsal_leaves_is_removed_by_one_that_comes_an_hour_later(
