@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from flask_migrate_mongo.enclosure import (
     EVERYTHING,
+    Enclosure,
     collections_of,
     keyed_statements,
     trespass,
@@ -126,3 +128,42 @@ def test_the_collections_that_a_command_is_about(command: Command, names: set[st
 )
 def test_how_many_single_documents_a_command_is_for(command: Command, count: int) -> None:
     assert keyed_statements(command) == count
+
+
+IN_TRANSACTION = {"autocommit": False, "lsid": {"id": b"1"}}
+
+
+def test_a_transaction_that_began_before_documents_came_is_begun_again() -> None:
+    enclosure = Enclosure(HOME, frozenset(), bring=lambda _: True)
+    with pytest.raises(OperationFailure) as caught:
+        enclosure.sending(a_command(HOME, find="a", **IN_TRANSACTION))
+    assert caught.value.has_error_label("TransientTransactionError")
+
+
+def test_one_that_begins_with_this_very_command_and_one_that_lacks_nothing_go_on() -> None:
+    Enclosure(HOME, frozenset(), bring=lambda _: True).sending(
+        a_command(HOME, find="a", startTransaction=True, **IN_TRANSACTION)
+    )
+    Enclosure(HOME, frozenset(), bring=lambda _: False).sending(
+        a_command(HOME, find="a", **IN_TRANSACTION)
+    )
+
+
+def test_transactions_are_open_until_they_are_committed_or_aborted() -> None:
+    enclosure = Enclosure(HOME, frozenset(), bring=lambda _: False)
+    for session, end in ((b"1", "commitTransaction"), (b"2", "abortTransaction"), (b"3", None)):
+        said = {"autocommit": False, "lsid": {"id": session}}
+        enclosure.sending(a_command(HOME, find="a", **said))
+        if end:
+            enclosure.sending(a_command("admin", **{end: 1}, **said))
+    assert enclosure.open_transactions == (b"3",)
+
+
+def test_our_own_collections_are_neither_brought_in_nor_timed() -> None:
+    asked: list[str] = []
+    enclosure = Enclosure(HOME, frozenset({"migrations"}), bring=lambda n: bool(asked.append(n)))
+    for name in ("migrations", "users"):
+        command = a_command(HOME, update=name, updates=[])
+        enclosure.sending(command)
+        enclosure.answered(command, {})
+    assert (asked, set(enclosure.spent), enclosure.touched) == (["users"], {"users"}, {"users"})
