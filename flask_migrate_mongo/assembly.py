@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from .config import Settings
     from .linting import LintReport
     from .model import Direction, RunReport
+    from .rehearsal import Rehearsal
     from .runner import Options, Runner
     from .runs import Describe, RunStore
-    from .source import Scaffold
+    from .server import Server
+    from .source import Folder, Scaffold
+    from .stopping import StopSwitch
 
     Act = Callable[[Runner, Options], RunReport]
 
@@ -65,21 +68,39 @@ class Assembly:
     def runner(self) -> Runner:
         """Return a runner for this application, on the client of this process."""
         # Late: an application that never migrates in this process need not pay for these.
+        from .server import Server  # noqa: PLC0415
+        from .source import Folder  # noqa: PLC0415
+        from .stopping import StopSwitch  # noqa: PLC0415
+
+        folder = Folder(self.settings.directory, _cache(self.settings.cache))
+        return self._runner_on(Server(self.database()), folder, StopSwitch())
+
+    def rehearsal(self) -> Rehearsal:
+        """Return what runs migrations in a scratch database, before they run for real."""
+        from .masking import Mask  # noqa: PLC0415
+        from .rehearsal import Rehearsal  # noqa: PLC0415
+
+        settings = self.settings
+        ours = {settings.collection, settings.lock_collection, settings.run_collection}
+        return Rehearsal(
+            self.runner(),
+            self._runner_on,
+            frozenset(ours),
+            name=settings.rehearsal_database,
+            mask=Mask.of(settings.redact),
+        )
+
+    def _runner_on(self, server: Server, folder: Folder, switch: StopSwitch) -> Runner:
         from .execution import Executor  # noqa: PLC0415
         from .history import MigrationHistory  # noqa: PLC0415
         from .lease import Lease  # noqa: PLC0415
         from .masking import Mask  # noqa: PLC0415
         from .planning import Policy  # noqa: PLC0415
         from .runner import Runner  # noqa: PLC0415
-        from .server import Server  # noqa: PLC0415
-        from .source import Folder  # noqa: PLC0415
-        from .stopping import StopSwitch  # noqa: PLC0415
 
         settings = self.settings
-        server = Server(self.database())
-        switch = StopSwitch()
         return Runner(
-            folder=Folder(settings.directory, _cache(settings.cache)),
+            folder=folder,
             server=server,
             history=MigrationHistory(server, settings.collection),
             lease=Lease(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from .linting import LintReport
     from .model import RunReport
+    from .rehearsal import Audience, Rehearsal
+    from .render import Progress
     from .runner import Options, Runner
 
 _JSON = "flask_migrate_mongo.json"
@@ -119,10 +121,10 @@ def db_migrate() -> None:
     \b
     Exit codes:
       0  done, or nothing to do
-      1  a migration failed
+      1  a migration failed, or is not fit to be run
       2  the command was typed wrong
       3  somebody else holds the lock
-      4  `status --check` or `lint` found something
+      4  a check found something: `status --check`, `lint`, `rehearse --fail-on`
       5  refused, since it could do harm
       6  the configuration is wrong, or the database does not answer
     """  # noqa: D301  (click's mark for lines that stay as they are)
@@ -213,6 +215,62 @@ def down(
     """
     report = _runner().down(_options(**options), steps=steps, allow_drift=allow_drift)
     _finish(ctx, report, as_json=as_json)
+
+
+def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    if value == "all":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        msg = f"{value!r} is neither a whole number from 1 on nor `all`."
+        raise click.BadParameter(msg)
+    return int(value)
+
+
+@db_migrate.command()
+@click.argument("versions", type=int, nargs=-1, metavar="[VERSION]...")
+@click.option(
+    "--sample",
+    default="1000",
+    show_default=True,
+    metavar="N",
+    callback=_sample_size,
+    help="Rehearse on so many documents of each collection, or on `all`.",
+)
+@click.option(
+    "--collections",
+    metavar="NAMES",
+    help="Copy these, separated by commas.  [default: those that are touched]",
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["irreversible"]),
+    multiple=True,
+    help="Exit with 4 when a migration has no down().",
+)
+@as_json
+@click.pass_context
+def rehearse(
+    ctx: click.Context,
+    /,
+    *,
+    versions: tuple[int, ...],
+    sample: int | None,
+    collections: str | None,
+    fail_on: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Run up, down and up again on samples, in a scratch database.
+
+    Says whether down() undoes up(), whether up() works twice, and how long it takes on all documents.
+    Without VERSION, everything pending.
+    """
+    from . import documents, faults, render  # noqa: PLC0415
+    from .rehearsal import Request  # noqa: PLC0415
+
+    named = None if collections is None else tuple(filter(None, collections.split(",")))
+    report = _rehearsal().run(Request(versions, sample, named), _audience())
+    _show(documents.rehearsal, render.rehearsal, report, as_json=as_json)
+    ctx.exit(faults.rehearsal_code(report, fail_on))
 
 
 _STATUSES = ("pending", "running", "completed", "failed", "rolled-back")
@@ -367,24 +425,43 @@ def _was_typed(ctx: click.Context, option: str) -> bool:
 
 
 def _runner() -> Runner:
+    return _assembly().runner()
+
+
+def _rehearsal() -> Rehearsal:
+    return _assembly().rehearsal()
+
+
+def _assembly() -> assembly.Assembly:
     from .exiting import leave_promptly  # noqa: PLC0415
 
     state = assembly.current()
     click.get_current_context().call_on_close(state.close)
-    runner = state.runner()
     leave_promptly()
-    return runner
+    return state
 
 
 def _options(**options: Any) -> Options:  # noqa: ANN401
     if not options["dry_run"]:
         _refuse("samples", "dry-run-limit", because="need --dry-run")
-    from .render import Progress  # noqa: PLC0415
     from .runner import Options  # noqa: PLC0415
+
+    return Options(observer=_progress(), **options)
+
+
+def _audience() -> Audience:
+    from .rehearsal import Audience  # noqa: PLC0415
+
+    progress = _progress()
+    return Audience(progress.phase, progress)
+
+
+def _progress() -> Progress:
+    from .render import Progress  # noqa: PLC0415
 
     progress = Progress()
     click.get_current_context().call_on_close(progress.close)
-    return Options(observer=progress, **options)
+    return progress
 
 
 def _finish(ctx: click.Context, report: RunReport, *, as_json: bool) -> None:

@@ -67,6 +67,7 @@ class Settings:
     collection: str
     lock_collection: str
     run_collection: str
+    rehearsal_database: str | None
     lock_ttl: float
     lock_wait: float
     version_format: str
@@ -279,6 +280,13 @@ SETTINGS: tuple[Setting, ...] = (
         _collection,
         "the name of a collection",
         "Where runs that nobody waits for say how they go.",
+    ),
+    Setting(
+        "MIGRATE_REHEARSAL_DATABASE",
+        None,
+        _text,
+        "the name of a database that does not exist",
+        "Where `rehearse` rehearses; without it, in a new one called after the application's.",
     ),
     Setting(
         "MIGRATE_LOCK_TTL",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         Survey,
         Trial,
     )
+    from .rehearsal import Performance, RehearsalReport, Turn
+    from .rehearsal.estimation import Estimate
     from .runs import StoredRun
 
 Document = dict[str, Any]
@@ -143,6 +145,61 @@ def _sample(sample: Sample) -> Document:
         "id": showing.value(sample.document_id),
         "before": None if sample.before is None else showing.document(sample.before),
         "after": None if sample.after is None else showing.document(sample.after),
+    }
+
+
+def rehearsal(report: RehearsalReport) -> Document:
+    """Return what a rehearsal found out."""
+    return {
+        "database": report.database,
+        "copied": [
+            {"collection": copied.name, "documents": copied.documents, "of": copied.of}
+            for copied in report.copied
+        ],
+        "migrations": [_performance(each) for each in report.performances],
+        "removed": list(report.removed),
+        "locked": lock(report.lock),
+        "warnings": list(report.warnings),
+    }
+
+
+def _performance(performance: Performance) -> Document:
+    file = performance.file
+    return {
+        "version": str(file.version),
+        "name": file.name,
+        "transactional": file.transactional,
+        "reversible": file.reversible,
+        "failed": performance.failed,
+        "up": _turn(performance.up),
+        "down": _turn(performance.down),
+        "again": _turn(performance.again),
+        "undoes": performance.undoes,
+        "differences": [asdict(each) for each in performance.left.first],
+        "differencesTotal": performance.left.total,
+        "collections": list(performance.touched),
+        "elsewhere": list(performance.elsewhere),
+        "estimate": _estimate(performance.estimate),
+    }
+
+
+def _turn(turn: Turn | None) -> Document | None:
+    return {"executionTime": turn.took_ms, "error": _error(turn.error)} if turn else None
+
+
+def _estimate(estimate: Estimate | None) -> Document | None:
+    if estimate is None:
+        return None
+    times = {
+        "executionTime": estimate.seconds,
+        "lowest": estimate.low,
+        "highest": estimate.high,
+    }
+    milliseconds = {name: round(seconds * 1000) for name, seconds in times.items()}
+    return {
+        "documents": estimate.documents,
+        **milliseconds,
+        "extrapolated": estimate.extrapolated,
     }
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -263,6 +263,36 @@ class NotRehearsableError(RefusedError):
         )
 
 
+class ScratchTakenError(RefusedError):
+    """The database that a rehearsal would use is somebody else's, or another rehearsal's."""
+
+    code = "scratch-taken"
+
+    def __init__(self, name: str, marker: Mapping[str, Any] | None) -> None:
+        remedy = "Set MIGRATE_REHEARSAL_DATABASE to the name of a database that does not exist."
+        if marker is None:
+            whose = "and no rehearsal made it, so it is left as it is"
+        else:
+            whose = (
+                f"made by a rehearsal of {marker['of']} on {marker.get('host')}, pid {marker.get('pid')}, "
+                f"at {_clock(marker['createdAt'])}"
+            )
+            remedy = "Wait for its end; what a killed one left is removed when it is an hour old. Or set another MIGRATE_REHEARSAL_DATABASE."
+        super().__init__(f"The database {name} exists already, {whose}. {remedy}")
+
+
+class RehearsalUnsupportedError(RefusedError):
+    """There is no server to rehearse on."""
+
+    code = "rehearsal-unsupported"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "mongomock has no server to rehearse on: no indexes, options or timings are those of MongoDB. "
+            "Rehearse with MONGO_URI set to a server, a small one of your own is enough."
+        )
+
+
 # --- the lock
 
 
@@ -318,6 +348,18 @@ class EscapesTransactionError(StepError):
     """A transactional migration tried to write outside its transaction."""
 
     code = "escapes-transaction"
+
+
+class EscapesRehearsalError(StepError):
+    """A migration tried to write outside the scratch database of its rehearsal."""
+
+    code = "escapes-rehearsal"
+
+    def __init__(self, what: str, home: str) -> None:
+        super().__init__(
+            f"The migration tried to {what}, but a rehearsal writes to {home} alone. It was not sent. Use the `db` that up() "
+            "and down() are given, not a handle or a client of the application's."
+        )
 
 
 class TransactionAbortedError(StepError):

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from .linting import LintReport
     from .model import RunReport, Survey
+    from .rehearsal import RehearsalReport
 
 DONE = 0
 CHECK_FAILED = 4
@@ -54,11 +57,14 @@ FAULTS: dict[type, Fault] = {
     errors.InterruptedRefusedError: _REFUSED,
     errors.NotResolvableError: _REFUSED,
     errors.NotRehearsableError: _REFUSED,
+    errors.ScratchTakenError: _REFUSED,
+    errors.RehearsalUnsupportedError: _REFUSED,
     errors.LockHeldError: _LOCKED,
     errors.LeaseLostError: _LOCKED,
     errors.NotConfirmedError: Fault(2, 409),
     errors.StepError: _FAILED,
     errors.EscapesTransactionError: _FAILED,
+    errors.EscapesRehearsalError: _FAILED,
     errors.TransactionAbortedError: _FAILED,
     errors.TooLargeToRehearseError: _FAILED,
     errors.OutcomeNotRecordedError: _FAILED,
@@ -119,3 +125,10 @@ def lint_code(report: LintReport, least: str) -> int:
 def check_code(survey: Survey) -> int:
     """Return the exit code of `status --check`."""
     return DONE if survey.is_clean else CHECK_FAILED
+
+
+def rehearsal_code(report: RehearsalReport, fail_on: Container[str]) -> int:
+    """Return the exit code of `rehearse`: that of a failed migration before that of a check."""
+    if report.failures:
+        return _FAILED.exit_code
+    return CHECK_FAILED if report.irreversible and "irreversible" in fail_on else DONE

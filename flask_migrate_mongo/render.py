@@ -36,10 +36,13 @@ if TYPE_CHECKING:
         Survey,
         Trial,
     )
+    from .rehearsal import Performance, RehearsalReport, Turn
+    from .rehearsal.estimation import Estimate
 
     Row = Sequence[Text]
 
 _SECOND = 1_000
+_MINUTE = 60
 _STYLES = {
     "applied": "green",
     "completed": "green",
@@ -202,6 +205,22 @@ def lines(texts: Iterable[str]) -> None:
         _say(console, text)
 
 
+def rehearsal(report: RehearsalReport) -> None:
+    """Print how each migration did, what its down() did not undo, and how long it would take."""
+    console, notes = out(), err()
+    for text in _rehearsal_warnings(report):
+        _say(notes, f"Warning: {printable(text)}", "yellow")
+    if not report.performances:
+        _say(console, "Nothing to rehearse: no migration is pending.")
+        return
+    headers = ("Version", "Name", "Up", "Down undoes it", "Up again", "On all documents")
+    console.table(headers, map(_performance_row, report.performances))
+    for performance in report.performances:
+        _performance(console, notes, performance)
+    _say(console, f"Rehearsed on {_samples(report)}; the scratch database is dropped.")
+    _verdict(console, report)
+
+
 def error(exc: Exception) -> None:
     """Print why a command did not do what it was asked for."""
     _say(err(), f"Error: {_printable_lines(str(exc))}", "bold red")
@@ -237,6 +256,10 @@ class Progress(Observer):
         state = outcome.trial.verdict if outcome.trial else outcome.state
         title = Text(f"{mark} {_title(outcome.step)}: ")
         self._console.say(title, _state(state.value), Text(took))
+
+    def phase(self, text: str) -> None:
+        """Show what is being done between the steps."""
+        _say(self._console, f"{printable(text)} ...", "dim")
 
     def close(self) -> None:
         """Stop the spinner, so that the terminal has its cursor again."""
@@ -365,6 +388,93 @@ def _left(console: Console, report: RunReport) -> None:
     if left:
         versions = ", ".join(str(outcome.step.version) for outcome in left)
         _say(console, f"Not run: {versions}.")
+
+
+def _rehearsal_warnings(report: RehearsalReport) -> Iterable[str]:
+    if report.removed:
+        yield f"Removed what killed rehearsals had left: {', '.join(report.removed)}."
+    if report.lock:
+        yield (
+            f"{report.lock.holder} ({report.lock.reason}) holds the lock: the samples may be of data "
+            "that is being changed."
+        )
+    yield from report.warnings
+    for performance in report.performances:
+        if performance.elsewhere:
+            yield (
+                f"{performance.file.version} read outside of the sample: "
+                f"{', '.join(performance.elsewhere)}. Use the `db` that up() is given."
+            )
+
+
+def _performance_row(performance: Performance) -> Row:
+    undoes = {
+        True: Text("yes", "green"),
+        False: Text("no", "bold red"),
+        None: Text("not rehearsed"),
+    }
+    known = Text("irreversible", "yellow") if not performance.file.reversible else None
+    return (
+        Text(str(performance.file.version)),
+        Text(printable(performance.file.name)),
+        _turn(performance.up),
+        known or undoes[performance.undoes],
+        _turn(performance.again),
+        Text(_estimate(performance.estimate)),
+    )
+
+
+def _turn(turn: Turn | None) -> Text:
+    if turn is None:
+        return Text("")
+    return Text("failed", "bold red") if turn.error else Text(_took(turn.took_ms))
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "unknown"
+    documents = f"for {estimate.documents:,} documents"
+    if not estimate.extrapolated:
+        return f"{_seconds(estimate.seconds)} {documents}"
+    low, high = _seconds(estimate.low), _seconds(estimate.high)
+    return f"about {_seconds(estimate.seconds)} ({low} to {high}) {documents}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s" if seconds < _MINUTE / 6 else f"{seconds:.0f} s"
+    minutes = seconds / _MINUTE
+    return f"{minutes:.0f} min" if minutes < 2 * _MINUTE else f"{minutes / _MINUTE:.1f} h"
+
+
+def _performance(console: Console, notes: Console, performance: Performance) -> None:
+    version, left = performance.file.version, performance.left
+    named = {"up": performance.up, "down": performance.down, "second up": performance.again}
+    for name, turn in named.items():
+        if turn and turn.error:
+            _failure(notes, f"{version} {name} failed", turn.error)
+    if left.total:
+        _say(console, f"{version}: down() does not undo up(). What is not as it was:", "red")
+        for difference in left.first:
+            _say(console, f"  {printable(str(difference))}")
+        if left.total > len(left.first):
+            _say(console, f"  and {left.total - len(left.first):,} more")
+
+
+def _samples(report: RehearsalReport) -> str:
+    copied = [f"{c.documents:,} of {c.of:,} of {printable(c.name)}" for c in report.copied if c.of]
+    return f"documents: {', '.join(copied)}" if copied else "no documents"
+
+
+def _verdict(console: Console, report: RehearsalReport) -> None:
+    if report.irreversible:
+        versions = ", ".join(str(each.file.version) for each in report.irreversible)
+        _say(console, f"Cannot be undone: {versions}.", "yellow")
+    if report.failures:
+        versions = ", ".join(str(each.file.version) for each in report.failures)
+        _say(console, f"Not fit to be run: {versions}. Mend that, then rehearse again.", "red")
+    else:
+        _say(console, f"{_count(len(report.performances))} rehearsed: fit to be run.", "green")
 
 
 def _failure(console: Console, title: str, info: ErrorInfo) -> None:

@@ -38,6 +38,7 @@ COMMANDS = (
     "force-unlock",
     "resolve",
     "lint",
+    "rehearse",
 )
 ESCAPE = "\x1b"
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?3[0-9]m")

@@ -152,6 +152,7 @@ def fields(document: object) -> Iterator[str]:
         ("lock-status",),
         ("force-unlock",),
         ("create", "a name"),
+        ("rehearse",),
         ("down", "--steps", "0"),
     ],
     ids=" ".join,

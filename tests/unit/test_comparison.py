@@ -1,0 +1,114 @@
+"""What counts as a difference between two values, and how it is shown."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from bson import Binary, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
+from bson.datetime_ms import DatetimeMS
+
+from flask_migrate_mongo.rehearsal.comparison import (
+    MISSING,
+    Difference,
+    different,
+    shown_value,
+    type_name,
+)
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({"a": {"x": 1, "y": [{"p": 1, "q": 2}]}}, {"a": {"y": [{"q": 2, "p": 1}], "x": 1}}),
+        ({"a": NAN}, {"a": float("-nan")}),
+        ({"a": Int64(1)}, {"a": Int64(1)}),
+        ({"a": b"x"}, {"a": Binary(b"x", 0)}),
+        ({}, {}),
+    ],
+)
+def test_what_is_no_difference(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert list(different(before, after)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "path"),
+    [
+        ({"a": 1}, {"a": 2}, "a"),
+        ({"a": 1}, {"a": 1.0}, "a"),
+        ({"a": 1}, {"a": Int64(1)}, "a"),
+        ({"a": 1.0}, {"a": Decimal128("1")}, "a"),
+        ({"a": True}, {"a": 1}, "a"),
+        ({"a": "1"}, {"a": 1}, "a"),
+        ({"a": b"x"}, {"a": Binary(b"x", 5)}, "a"),
+        ({"a": None}, {}, "a"),
+        ({}, {"a": None}, "a"),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b"),
+        ({"a": [1, {"b": 1}]}, {"a": [1, {"b": 2}]}, "a.1.b"),
+        ({"a": [1, 2]}, {"a": [2, 1]}, "a.0"),
+        ({"a": [1]}, {"a": [1, 2]}, "a"),
+        ({"a": {}}, {"a": []}, "a"),
+        ({"a": DatetimeMS(1)}, {"a": DatetimeMS(2)}, "a"),
+    ],
+)
+def test_what_is_a_difference_and_where(
+    before: dict[str, Any], after: dict[str, Any], path: str
+) -> None:
+    assert next(found[0] for found in different(before, after)) == path
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (12, "12 (int)"),
+        (12.0, "12.0 (double)"),
+        (Int64(12), "12 (long)"),
+        ("x", '"x" (string)'),
+        (None, "null (null)"),
+        (True, "true (bool)"),
+        ([], "[] (array)"),
+        ({"a": 1}, '{"a": 1} (object)'),
+        (MISSING, "not there"),
+        (DatetimeMS(0), '{"$date": "1970-01-01T00:00:00Z"} (date)'),
+    ],
+)
+def test_a_value_is_shown_with_its_type(value: object, shown: str) -> None:
+    assert shown_value(value) == shown
+
+
+def test_a_long_value_is_cut() -> None:
+    assert shown_value("x" * 500) == f'"{"x" * 79}... (string)'
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (Decimal128("1"), "decimal"),
+        (ObjectId(), "objectId"),
+        (b"", "binData"),
+        (Binary(b"", 4), "binData"),
+        (Regex("x"), "regex"),
+        (Timestamp(1, 1), "timestamp"),
+        (datetime(2026, 1, 1, tzinfo=timezone.utc), "date"),
+        (MinKey(), "MinKey"),
+    ],
+)
+def test_types_have_the_names_of_the_query_language(value: object, name: str) -> None:
+    assert type_name(value) == name
+
+
+def test_a_masked_value_is_never_shown_and_its_type_is() -> None:
+    def mask(path: str, value: object) -> object:
+        return "***" if path == "a.secret" else value
+
+    assert shown_value("x", "a.secret", mask) == "*** (string)"
+    assert shown_value("x", "a.other", mask) == '"x" (string)'
+
+
+def test_a_difference_reads_as_a_sentence() -> None:
+    found = Difference("airports", "index iata_1", "there", "gone")
+    assert str(found) == "airports index iata_1: there → gone"

@@ -1,0 +1,103 @@
+"""How long it takes on all, judged from samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flask_migrate_mongo.rehearsal.estimation import MARGIN, Size, Timing, estimate
+
+ALL = 28_000
+
+
+def took(seconds: float, had: int = 1_000, **more: Any) -> Timing:
+    """Return a run on a sample of the airports, all of whose time went into them."""
+    values = {"by_collection": {"airports": seconds}, "sizes": {"airports": Size(had, ALL)}}
+    return Timing(seconds, **{**values, **more})
+
+
+def test_the_time_grows_with_the_documents() -> None:
+    found = estimate([], [took(0.5)])
+    assert found is not None
+    assert (found.documents, found.seconds, found.extrapolated) == (ALL, 14.0, True)
+    assert (found.low, found.high) == (14.0 / MARGIN, 14.0 * MARGIN)
+
+
+def test_of_several_runs_the_fastest_counts_and_the_slowest_is_in_the_range() -> None:
+    found = estimate([], [took(2.0), took(0.5)])
+    assert found is not None
+    assert (found.seconds, found.high) == (14.0, 56.0)
+
+
+def test_it_lies_between_what_the_sample_says_and_what_a_part_of_it_says() -> None:
+    trials = [took(9.0, had=250), took(0.25, had=250)]
+    found = estimate(trials, [took(0.5), took(0.5)])
+    assert found is not None
+    assert found.seconds == pytest.approx((14.0 * 28.0) ** 0.5)
+    assert found.low <= 14.0
+    assert found.high >= 28.0
+    assert found.high < 112, "the very first run of all counted"
+
+
+def test_a_single_trial_can_only_lower_it() -> None:
+    slow, fast = [took(9.0, had=250)], [took(0.1, had=250)]
+    assert (estimate(slow, [took(0.5)]) or found_none()).seconds == 14.0
+    assert (estimate(fast, [took(0.5)]) or found_none()).seconds == pytest.approx(11.2)
+
+
+def found_none() -> Any:
+    raise AssertionError("nothing was estimated")
+
+
+def test_what_takes_no_longer_with_more_documents_is_not_multiplied() -> None:
+    found = estimate([], [took(0.5, fixed=0.4)])
+    assert found is not None
+    assert found.seconds == pytest.approx(0.4 + 0.1 * 28)
+
+
+def test_commands_for_single_documents_grow_only_if_there_are_more_of_them_in_a_larger_sample() -> (
+    None
+):
+    one = [took(0.2, had=250, keyed=0.2, statements=1)] * 2
+    found = estimate(one, [took(0.2, keyed=0.2, statements=1)])
+    assert found is not None
+    assert found.seconds == pytest.approx(0.2)
+    few = [took(0.05, had=250, keyed=0.05, statements=250)] * 2
+    found = estimate(few, [took(0.2, keyed=0.2, statements=1_000)])
+    assert found is not None
+    assert found.seconds == pytest.approx(5.6)
+
+
+def test_each_collection_grows_by_its_own_measure() -> None:
+    sizes = {"airports": Size(1_000, 28_000), "countries": Size(200, 200)}
+    spent = {"airports": 0.1, "countries": 0.3}
+    found = estimate([], [Timing(0.4, by_collection=spent, sizes=sizes)])
+    assert found is not None
+    assert found.documents == 28_200
+    assert found.seconds == pytest.approx(0.1 * 28 + 0.3)
+
+
+def test_a_collection_that_the_migrations_made_grows_like_those_it_was_made_of() -> None:
+    spent = {"airports": 0.1, "made": 0.1}
+    found = estimate([], [took(0.2, by_collection=spent)])
+    assert found is not None
+    assert found.seconds == pytest.approx(0.2 * 28)
+
+
+def test_nothing_is_extrapolated_when_the_sample_was_all_there_is() -> None:
+    found = estimate([took(9.0, had=250)], [took(0.5, had=ALL), took(0.6, had=ALL)])
+    assert found is not None
+    assert (found.seconds, found.low, found.high, found.extrapolated) == (0.5, 0.5, 0.6, False)
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        Timing(0.5),
+        Timing(0.5, by_collection={"new": 0.5}),
+        Timing(0.5, by_collection={"empty": 0.5}, sizes={"empty": Size(0, 0)}),
+    ],
+)
+def test_nothing_is_said_when_no_documents_were_touched(timing: Timing) -> None:
+    assert estimate([], [timing]) is None

@@ -1,0 +1,80 @@
+"""What is chosen to be rehearsed, where, and what the outcome means."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_migrate_mongo.errors import InvalidRequestError
+from flask_migrate_mongo.faults import rehearsal_code
+from flask_migrate_mongo.model import ErrorInfo
+from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Turn
+from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
+from flask_migrate_mongo.rehearsal.performing import choose
+from flask_migrate_mongo.rehearsal.scratch import NAME_LIMIT, name_for, prefix_for
+
+from .given import a_file, a_record, recorded
+
+FILES = [a_file(1), a_file(2), a_file(3)]
+DONE, FAILED = Turn(5), Turn(5, ErrorInfo("ValueError", "no"))
+LEFT = Differences((Difference("a", "collection", "not there", "there"),), 1)
+
+
+def versions(found: tuple[object, ...]) -> list[int]:
+    return [file.version for file in found]  # type: ignore[attr-defined]
+
+
+def test_everything_pending_is_chosen_unless_versions_are_given() -> None:
+    history = recorded(a_record(2))
+    assert versions(choose(FILES, history, ())) == [1, 3]
+    assert versions(choose(FILES, history, (3,))) == [3]
+    assert versions(choose(FILES, recorded(), (3, 1))) == [1, 3]
+
+
+@pytest.mark.parametrize(("version", "why"), [(2, "2 is applied here"), (9, "no migration 9")])
+def test_what_cannot_be_chosen_says_why(version: int, why: str) -> None:
+    with pytest.raises(InvalidRequestError, match=why):
+        choose(FILES, recorded(a_record(2)), (1, version))
+
+
+@pytest.mark.parametrize("name", ["shop", "d" * 63, "é" * 31, "d" + "é" * 31])
+def test_a_scratch_database_is_named_after_the_real_one_within_the_limit(name: str) -> None:
+    found = name_for(name, "0123456789abcdef")
+    assert found.startswith(prefix_for(name))
+    assert found.endswith("_rehearsal_01234567")
+    assert found[:4] == name[:4]
+    assert len(found.encode()) <= NAME_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("performance", "failed", "undoes"),
+    [
+        (Performance(a_file(1), DONE, DONE, DONE), False, True),
+        (Performance(a_file(1), DONE, DONE, DONE, left=LEFT), True, False),
+        (Performance(a_file(1), FAILED), True, None),
+        (Performance(a_file(1), DONE, FAILED), True, False),
+        (Performance(a_file(1), DONE, DONE, FAILED), True, True),
+        (Performance(a_file(1, reversible=False), DONE), False, None),
+        (Performance(a_file(1)), False, None),
+    ],
+)
+def test_what_a_performance_comes_to(
+    performance: Performance, *, failed: bool, undoes: bool | None
+) -> None:
+    assert (performance.failed, performance.undoes) == (failed, undoes)
+
+
+@pytest.mark.parametrize(
+    ("performances", "fail_on", "code"),
+    [
+        ((), ("irreversible",), 0),
+        ((Performance(a_file(1), DONE, DONE, DONE),), ("irreversible",), 0),
+        ((Performance(a_file(1, reversible=False), DONE),), (), 0),
+        ((Performance(a_file(1, reversible=False), DONE),), ("irreversible",), 4),
+        ((Performance(a_file(1, reversible=False), FAILED),), ("irreversible",), 1),
+        ((Performance(a_file(1), DONE, DONE, DONE, left=LEFT),), (), 1),
+    ],
+)
+def test_the_exit_code_is_that_of_a_failure_before_that_of_a_check(
+    performances: tuple[Performance, ...], fail_on: tuple[str, ...], code: int
+) -> None:
+    assert rehearsal_code(RehearsalReport(performances=performances), fail_on) == code
