@@ -161,7 +161,12 @@ def test_transactions_are_open_until_they_are_committed_or_aborted() -> None:
 
 def test_our_own_collections_are_neither_brought_in_nor_timed() -> None:
     asked: list[str] = []
-    enclosure = Enclosure(HOME, frozenset({"migrations"}), bring=lambda n: bool(asked.append(n)))
+
+    def bring(name: str) -> bool:
+        asked.append(name)
+        return False
+
+    enclosure = Enclosure(HOME, frozenset({"migrations"}), bring)
     for name in ("migrations", "users"):
         command = a_command(HOME, update=name, updates=[])
         enclosure.sending(command)
