@@ -25,6 +25,7 @@ from flask_migrate_mongo.errors import (
     RehearsalUnsupportedError,
     ScratchTakenError,
     SettingError,
+    TransactionsUnsupportedError,
 )
 from flask_migrate_mongo.model import Actor
 from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Request
@@ -833,6 +834,10 @@ def test_it_works_without_transactions_but_for_transactional_migrations(
         client[db.name].people.insert_many([{"_id": n} for n in range(20)])
         project.write("1_active", WELL)
         assert not one(project).failed
+        project.write("2_transactional", "transactional = True\n" + WELL)
+        with pytest.raises(TransactionsUnsupportedError, match="standalone"):
+            rehearse(project)
+        assert scratches(project.db) == []
         client.drop_database(db.name)
 
 
