@@ -217,7 +217,7 @@ def rehearsal(report: RehearsalReport) -> None:
     console.table(headers, map(_performance_row, report.performances))
     for performance in report.performances:
         _performance(console, notes, performance)
-    _say(console, f"Rehearsed on {_samples(report)}; the scratch database is dropped.")
+    _say(console, f"Rehearsed on {_samples(report)}.")
     _verdict(console, report)
 
 

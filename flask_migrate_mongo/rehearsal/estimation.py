@@ -13,6 +13,7 @@ MARGIN = 1.5
 """What two runs of the same thing differ by, at least, as a factor: no range is narrower."""
 
 _GREW = 1.5
+_LEAST = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +72,12 @@ def estimate(trials: Sequence[Timing], timings: Sequence[Timing]) -> Estimate | 
         took = [timing.seconds for timing in timings]
         return Estimate(documents, min(took), min(took), max(took), extrapolated=False)
     loops = not trials or timings[0].statements > trials[0].statements * _GREW
-    full = [_extrapolated(timing, loops=loops) for timing in timings]
-    part = [_extrapolated(timing, loops=loops) for timing in trials]
-    seconds = _likely(full, part)
-    # Of trials the fastest: the slower one is the first run of all, when much is done once.
-    found = [*full, *([min(part)] if part else []), seconds / MARGIN, seconds * MARGIN]
-    return Estimate(documents, seconds, min(found), max(found))
-
-
-def _likely(full: Sequence[float], part: Sequence[float]) -> float:
-    """Return the middle of what both samples say, of each by its fastest run: all else is disturbance."""
-    best = [min(each) for each in (full, part) if each]
-    return geometric_mean(best) if len(part) > 1 and min(best) > 0 else min(best)
+    # The first trial is the first run of all, when much is done for the first time.
+    counted = [*timings, *(trials[1:] or trials)]
+    found = [max(_LEAST, _extrapolated(timing, loops=loops)) for timing in counted]
+    seconds = geometric_mean(found)
+    low, high = min(*found, seconds / MARGIN), max(*found, seconds * MARGIN)
+    return Estimate(documents, seconds, low, high)
 
 
 def _extrapolated(timing: Timing, *, loops: bool) -> float:

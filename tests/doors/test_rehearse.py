@@ -49,7 +49,7 @@ def test_a_good_migration_is_fit_to_be_run(project: Project) -> None:
     assert row.endswith("for 300 documents")
     assert "about " in row
     assert rest == [
-        "Rehearsed on documents: 100 of 300 of people; the scratch database is dropped.",
+        "Rehearsed on documents: 100 of 300 of people.",
         "1 migration rehearsed: fit to be run.",
     ]
 

@@ -24,6 +24,7 @@ from flask_migrate_mongo.errors import (
     RehearsalUnsupportedError,
     ScratchTakenError,
     SettingError,
+    TransactionsUnsupportedError,
 )
 from flask_migrate_mongo.model import Actor
 from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Request
@@ -589,7 +590,8 @@ def test_a_write_outside_of_the_scratch_database_is_refused_and_reported(
 def test_a_thread_that_outlives_its_migration_is_kept_in_until_the_end(
     project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    over, tried, leaked = threading.Event(), [], []
+    over, tried = threading.Event(), list[int]()
+    leaked: list[str] = []
 
     def nag() -> None:
         while not over.is_set():
@@ -833,6 +835,10 @@ def test_it_works_without_transactions_but_for_transactional_migrations(
         client[db.name].people.insert_many([{"_id": n} for n in range(20)])
         project.write("1_active", WELL)
         assert not one(project).failed
+        project.write("2_transactional", "transactional = True\n" + WELL)
+        with pytest.raises(TransactionsUnsupportedError, match="standalone"):
+            rehearse(project)
+        assert scratches(project.db) == []
         client.drop_database(db.name)
 
 
