@@ -18,8 +18,10 @@ from flask_migrate_mongo.errors import (
     NotResolvableError,
     RunStoppedError,
 )
+from flask_migrate_mongo.history import Run
 from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import Status, StepState
+from flask_migrate_mongo.model import Actor, Status, StepState
+from flask_migrate_mongo.planning import plan_up
 from flask_migrate_mongo.runner import Options
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    from flask_migrate_mongo.model import RunReport
+    from flask_migrate_mongo.model import History, Plan, RunReport
+    from flask_migrate_mongo.runner import Runner
 
 FIRST, VERSION, LAST = 20261101000, 20261101001, 20261101002
 
@@ -397,3 +400,50 @@ def test_a_run_whose_lock_was_forced_starts_nothing_more(project: Project) -> No
     assert project.record(VERSION)["status"] == Status.RUNNING.value
     again = project.runner(FORCE=lambda: None).up()
     assert states(again) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+
+
+# --- claiming the records of a plan
+
+
+def plan_of(runner: Runner, history: History) -> Plan:
+    return plan_up(runner.folder.discover().files, history, runner.policy)
+
+
+@pytest.mark.parametrize("undone", [(), (1,), (1, 2)], ids=["all new", "one new", "none new"])
+def test_claiming_again_after_the_answer_was_lost_is_no_loss(
+    project: Project, undone: tuple[int, ...]
+) -> None:
+    runner = project.runner()
+    project.write_inserts(*undone)
+    if undone:
+        runner.up()
+        runner.down(steps=len(undone))
+    project.write_inserts(1, 2)
+    with runner.lease.hold(runner._actor("a test")) as grant:
+        history, run = runner._settle(grant, looked_empty=not undone)
+        plan = plan_of(runner, history)
+        for _ in range(2):
+            runner.history.claim(plan, history, run, at=grant.now(), session=None)
+    assert project.statuses() == {1: "running", 2: "rolled-back" if 2 in undone else "pending"}
+    assert project.trail(1).count("started") == 1 + (1 in undone) * 2
+    assert {project.record(v)["metadata"]["runId"] for v in (1, 2)} == {run.actor.run_id}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_claim_of_records_that_a_later_run_has_taken_starts_nothing(
+    project: Project, *, known: bool
+) -> None:
+    project.write_inserts(1, 2)
+    runner = project.runner()
+    if known:
+        runner.up()
+        runner.down(steps=2)
+    with runner.lease.hold(runner._actor("a test")) as grant:
+        history, run = runner._settle(grant, looked_empty=not known)
+        later = Run(Actor.current("later"), fence=run.fence + 1, batch=run.batch)
+        plan = plan_of(runner, history)
+        runner.history.claim(plan, history, later, at=grant.now(), session=None)
+        before = list(project.db.migrations.find())
+        with pytest.raises(LeaseLostError, match="taken over 1"):
+            runner.history.claim(plan, history, run, at=grant.now(), session=None)
+    assert list(project.db.migrations.find()) == before

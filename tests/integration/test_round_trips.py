@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import StepState
+from flask_migrate_mongo.model import Direction, Plan, Step, StepState
 from flask_migrate_mongo.runner import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from flask_migrate_mongo.runner import Runner
     from tests.project import Project
@@ -36,9 +38,13 @@ class Commands(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         pass
 
+    def names(self) -> list[str]:
+        """Return the names of the commands so far, in order."""
+        return [next(iter(command)) for command in self.sent]
+
     def taken(self) -> list[str]:
         """Return the names of the commands since the last time, in order."""
-        names = [next(iter(command)) for command in self.sent]
+        names = self.names()
         self.sent.clear()
         return names
 
@@ -57,6 +63,13 @@ def write(project: Project, number: int, *, first: int = 1, transactional: bool 
     source = f"{flag}def up(db): pass\ndef down(db): pass\n"
     for version in range(first, first + number):
         project.write(f"{version}_nothing", source)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def apply(runner: Runner) -> None:
@@ -202,6 +215,29 @@ def test_a_lock_that_is_held_is_found_so_in_two_commands(
         assert project.invoke("up").exit_code == 3
         assert commands.taken() == ["find", "findAndModify", "aggregate"]
     apply(runner)
+
+
+def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
+    project: Project, commands: Commands
+) -> None:
+    """The history that a run has not made itself is read again, though it looked empty."""
+    project.write_inserts(1)
+    runner, other = project.runner(), project.runner()
+    with ThreadPoolExecutor() as pool:
+        with other.lease.hold(other._actor("a test")) as grant:
+            commands.taken()
+            waiting = pool.submit(runner.up, Options(wait=60))
+            until(lambda: "findAndModify" in commands.names())
+            history, run = other._settle(grant, looked_empty=True)
+            (file,) = other.folder.discover().files
+            step = Step(file, Direction.UP)
+            plan = Plan(Direction.UP, (step,))
+            other.history.claim(plan, history, run, at=grant.now(), session=None)
+            other.history.mark_done(step, run, took_ms=1, at=grant.now(), session=None)
+        report = waiting.result(timeout=60)
+    assert (report.outcomes, report.error) == ((), None)
+    assert project.db.done.count_documents({}) == 0
+    assert project.trail(1) == ["started", "completed"]
 
 
 # --- what serves them

@@ -161,7 +161,8 @@ def empty(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"true", b"fals", 1))
+    """Leave valid JSON that says something else."""
+    path.write_bytes(path.read_bytes().replace(b'"All', b'"Bll', 1))
 
 
 def rubbish(path: Path) -> None:
