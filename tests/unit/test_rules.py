@@ -175,6 +175,10 @@ HITS = (
     Case("MM015", plain("db.users.insert_one({'a': 1})\nctx.backfill('users', {'$set': {'a': 1}})").replace("ctx):", "ctx):  # HIT")),
     Case("MM022", up("ctx.backfill('users', [{'$set': {'a': {'$function': {'body': 'x'}}}}])  # HIT")),
     Case("MM028", up("db.users.bulk_write([ReplaceOne({'_id': 1}, {'$set': {'a': 1}})])  # HIT").replace(HEAD, HEAD + MODELS + "\n")),
+    Case("MM007", up("db.get_collection('users')\ndb.users.create_index('email', unique=True)  # HIT")),
+    Case("MM008", up("db.other.aggregate([{'$match': {'a': 'people'}}])\ndb.people.drop()  # HIT")),
+    Case("MM015", plain("db.users.aggregate([{'$out': 'a'}])\ndb.users.aggregate([{'$out': 'b'}])").replace("ctx):", "ctx):  # HIT")),
+    Case("MM015", plain("db.a.drop()\ndb.b.drop()").replace("ctx):", "ctx):  # HIT")),
 )  # fmt: skip
 
 MISSES = (
@@ -293,6 +297,10 @@ MISSES = (
     Case("MM026", confined("ctx.session.start_transaction(write_concern=ACK)")),
     Case("MM027", up("db['users']()")),
     Case("MM028", up("db.users.update_one({'_id': 1}, CHANGE)\nctx.replace_one({}, {'$set': 1})\ndb.users.replace_one({'_id': 1})")),
+    Case("MM007", up("db[which()].distinct('email')\ndb.users.create_index('email', unique=True)")),
+    Case("MM015", plain("ctx.insert_one({})\nctx.insert_one({})\nctx.drop()\nctx.drop()")),
+    Case("MM015", plain("db.users.find_one()\ndb.users.find_one({'a': 1})")),
+    Case("MM028", up("ctx.update_one({}, {'a': 1})")),
 )  # fmt: skip
 
 
