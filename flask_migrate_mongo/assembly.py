@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from .access import Authorize
     from .cache import Cache
     from .config import Settings
-    from .linting import LintReport
+    from .linting import Linter, LintReport
     from .model import Direction, RunReport
+    from .preview import Preview
     from .rehearsal import Rehearsal
     from .runner import Options, Runner
     from .runs import Describe, RunStore
@@ -155,6 +156,12 @@ class Assembly:
         settings = self.settings
         return Scaffold(Folder(settings.directory), settings.version_format, settings.template)
 
+    def preview(self) -> Preview:
+        """Look at what `up` would run. Raises what would refuse it."""
+        from .preview import preview  # noqa: PLC0415
+
+        return preview(self.runner(), self._linter())
+
     def lint(
         self, files: Sequence[str], *, select: Sequence[str], ignore: Sequence[str]
     ) -> LintReport:
@@ -162,8 +169,13 @@ class Assembly:
 
         Raises InvalidRequestError, and SettingError for a rule to ignore that there is not.
         """
-        from .linting import BY_CODE, Linter, Ownership, chosen  # noqa: PLC0415
         from .source import Folder  # noqa: PLC0415
+
+        paths = Folder(self.settings.directory).choose(files)
+        return self._linter(select, ignore).lint(paths)
+
+    def _linter(self, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Linter:
+        from .linting import BY_CODE, Linter, Ownership, chosen  # noqa: PLC0415
 
         usual = self.settings.lint_ignore or ()
         if not BY_CODE.keys() >= set(usual):
@@ -171,7 +183,7 @@ class Assembly:
             raise SettingError("MIGRATE_LINT_IGNORE", usual, accepts)
         rules = chosen(select, (*ignore, *(() if select else usual)))
         is_own = Ownership.of(self.app.import_name, Path(self.app.root_path))
-        return Linter(is_own, rules).lint(Folder(self.settings.directory).choose(files))
+        return Linter(is_own, rules)
 
     def database(self) -> Database[Any]:
         """Return the database to migrate. Raises NoDatabaseError or ConfigurationError.

@@ -217,6 +217,18 @@ def down(
     _finish(ctx, report, as_json=as_json)
 
 
+@db_migrate.command()
+@as_json
+def plan(*, as_json: bool) -> None:
+    """Show what `up` would run, and what there is to know before.
+
+    Executes no migration's code, takes no lock and writes nothing.
+    """
+    from . import documents, render  # noqa: PLC0415
+
+    _show(documents.plan, render.plan, _assembly().preview(), as_json=as_json)
+
+
 def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
     if value == "all":
         return None

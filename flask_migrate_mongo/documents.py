@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Survey,
         Trial,
     )
+    from .preview import Glance, Preview
     from .rehearsal import Performance, RehearsalReport, Turn
     from .rehearsal.estimation import Estimate
     from .runs import StoredRun
@@ -145,6 +146,38 @@ def _sample(sample: Sample) -> Document:
         "id": showing.value(sample.document_id),
         "before": None if sample.before is None else showing.document(sample.before),
         "after": None if sample.after is None else showing.document(sample.after),
+    }
+
+
+def plan(found: Preview) -> Document:
+    """Return what `up` would run, and what there is to know before."""
+    survey, held = found.status.survey, found.status.lock
+    return {
+        "steps": [_glance(glance) for glance in found.glances],
+        "drifted": [_base(entry) for entry in survey.drifted],
+        "missing": [_base(entry) for entry in survey.missing],
+        "ignored": list(found.status.ignored),
+        "locked": lock(held) if held and held.is_live else None,
+        "warnings": list(found.plan.warnings),
+    }
+
+
+def _glance(glance: Glance) -> Document:
+    file = glance.step.file
+    return {
+        "version": str(file.version),
+        "name": file.name,
+        "transactional": file.transactional,
+        "idempotent": file.idempotent,
+        "reversible": file.reversible,
+        "outOfOrder": glance.step.out_of_order,
+        "interrupted": glance.step.interrupted,
+        "collections": [
+            {"collection": name, "documents": documents}
+            for name, documents in glance.collections.items()
+        ],
+        "collectionsComplete": glance.complete,
+        "findings": [_finding(finding) for finding in glance.findings],
     }
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Survey,
         Trial,
     )
+    from .preview import Glance, Preview
     from .rehearsal import Performance, RehearsalReport, Turn
     from .rehearsal.estimation import Estimate
 
@@ -203,6 +204,29 @@ def lines(texts: Iterable[str]) -> None:
     console = out()
     for text in texts:
         _say(console, text)
+
+
+def plan(found: Preview) -> None:
+    """Print what `up` would run, and what there is to know before."""
+    console, survey = out(), found.status.survey
+    for warning in found.plan.warnings:
+        _say(err(), f"Warning: {printable(warning)}", "yellow")
+    if found.glances:
+        _say(console, "Would run, in this order:")
+        headers = ("Version", "Name", "How", "Undo", "Notes", "Collections")
+        console.table(headers, map(_glance_row, found.glances))
+    else:
+        _say(console, _nothing(Direction.UP))
+    for finding in (each for glance in found.glances for each in glance.findings):
+        _finding(console, finding, finding.shown_path)
+    for entry in survey.drifted:
+        _say(console, f"Changed since it was applied: {_named_entry(entry)}.", "yellow")
+    for entry in survey.missing:
+        _say(console, f"Applied, and its file is missing: {_named_entry(entry)}.", "yellow")
+    if found.status.lock is not None:
+        lock(found.status.lock)
+    if found.glances:
+        _say(console, "See what they do to the data: flask db-migrate up --dry-run")
 
 
 def rehearsal(report: RehearsalReport) -> None:
@@ -580,6 +604,28 @@ def _outcome_row(outcome: Outcome) -> Row:
 def _effects_row(name: str, effects: Effects) -> Row:
     figures = (f"{number:,}" if number else "-" for number in astuple(effects))
     return (Text(f"  {printable(name)}"), *map(Text, figures))
+
+
+def _glance_row(glance: Glance) -> Row:
+    step = glance.step
+    notes = {"out of order": step.out_of_order, "interrupted": step.interrupted}
+    named = [_sized(name, documents) for name, documents in glance.collections.items()]
+    return (
+        Text(str(step.version)),
+        Text(printable(step.file.name)),
+        Text("in a transaction" if step.file.transactional else "plain"),
+        Text("reversible" if step.file.reversible else "not reversible"),
+        Text(", ".join(note for note, holds in notes.items() if holds)),
+        Text(", ".join([*named, *([] if glance.complete else ["others"])])),
+    )
+
+
+def _sized(name: str, documents: int | None) -> str:
+    return f"{printable(name)} ({'new' if documents is None else f'{documents:,}'})"
+
+
+def _named_entry(entry: Entry) -> str:
+    return f"{entry.version} {printable(entry.name)}"
 
 
 def _plan_row(outcome: Outcome) -> Row:

@@ -117,6 +117,16 @@ class Runner:
         history, lock = self._look()
         return StatusReport(planning.survey(found.files, history), lock, found.ignored)
 
+    def plan(self) -> tuple[Plan, StatusReport]:
+        """Return what `up` would run, and what the status is. Raises what would refuse the plan."""
+        found = self.folder.discover()
+        history, lock = self._look()
+        plan = self._decide(self._up_plan, found.files, history)
+        return plan, StatusReport(planning.survey(found.files, history), lock, found.ignored)
+
+    def _up_plan(self, files: tuple[MigrationFile, ...], history: History) -> Plan:
+        return planning.plan_up(files, history, policy=self.policy)
+
     def _look(self) -> tuple[History, LockState | None]:
         """Read the history and the lock, on a real server in one command."""
         if not self.server.is_real:
@@ -154,7 +164,7 @@ class Runner:
         Raises LockHeldError, and whatever refuses the plan, before anything ran. What happens
         later is in the report.
         """
-        return self._run(Direction.UP, partial(planning.plan_up, policy=self.policy), options)
+        return self._run(Direction.UP, self._up_plan, options)
 
     def down(
         self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False

@@ -39,6 +39,7 @@ COMMANDS = (
     "resolve",
     "lint",
     "rehearse",
+    "plan",
 )
 ESCAPE = "\x1b"
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?3[0-9]m")

@@ -154,6 +154,7 @@ def fields(document: object) -> Iterator[str]:
         ("create", "a name"),
         ("rehearse",),
         ("down", "--steps", "0"),
+        ("plan",),
     ],
     ids=" ".join,
 )
