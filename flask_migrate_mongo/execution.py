@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
-from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
 from .confinement import check_driver, confined
-from .errors import (
-    ConnectionFailedError,
-    MigrateError,
-    OutcomeUnknownError,
-    TransactionAbortedError,
-    redact,
-)
-from .server import Server, elapsed, is_passing
+from .errors import TransactionAbortedError, redact
 from .source import call
+from .transactions import Transactions, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,13 +23,9 @@ if TYPE_CHECKING:
 
     from .confinement import Confinement
     from .model import Step
+    from .server import Server
     from .stopping import StopSwitch
 
-RETRY_SECONDS = 120
-"""How long a transaction is tried again: the limit of the drivers' convenient transactions API."""
-
-_TRANSIENT = "TransientTransactionError"
-_UNKNOWN = "UnknownTransactionCommitResult"
 _NO_SUCH_TRANSACTION = 251
 
 
@@ -124,29 +110,18 @@ class Executor:
     def _transactional(
         self, function: Callable[..., object], ledger: Ledger, context: Context, hold: Hold
     ) -> None:
-        give_up = elapsed() + RETRY_SECONDS
-        tries = 0
-        while True:
+        def attempt() -> None:
             hold.ensure()
-            try:
-                self._attempt(function, ledger, context, hold)
-            except OutcomeUnknownError:
-                raise  # What may have been committed is not run again.
-            except (PyMongoError, MigrateError) as exc:
-                if not _is_transient(exc) or elapsed() >= give_up:
-                    raise
-                tries += 1
-                context.log.info("The transaction is tried again (%d): %s", tries, redact(str(exc)))
-                self._pause(tries)
-            else:
-                return
+            self._attempt(function, ledger, context, hold)
+
+        self._transactions.repeat(attempt, context.log)
 
     def _attempt(
         self, function: Callable[..., object], ledger: Ledger, context: Context, hold: Hold
     ) -> None:
         session = context.session
         assert session is not None  # noqa: S101
-        with _transaction(session):
+        with transaction(session):
             with confined(session) as confinement:
                 try:
                     self._call(function, context)
@@ -160,64 +135,11 @@ class Executor:
             # The record is part of the transaction: both are committed, or neither.
             ledger.done(session)
             hold.ensure()
-            self._commit(session, ledger)
+            self._transactions.commit(session, ledger.stands)
 
-    def _commit(self, session: ClientSession, ledger: Ledger) -> None:
-        """Commit, and come to know whether it was committed. Raises OutcomeUnknownError."""
-        give_up = elapsed() + RETRY_SECONDS
-        tries = 0
-        while True:
-            try:
-                session.commit_transaction()
-            except PyMongoError as exc:
-                unknown = exc.has_error_label(_UNKNOWN)
-                if unknown and elapsed() < give_up:
-                    tries += 1
-                    self._pause(tries)
-                    continue
-                if _stands(ledger, exc):
-                    return
-                if unknown:
-                    raise _unknown() from exc
-                # The driver takes a refused commit for the end of the transaction, and would
-                # leave one that is still open to its lifetime, locks and all.
-                self.server.kill_session(session.session_id["id"])
-                raise
-            else:
-                return
-
-    def _pause(self, tries: int) -> None:
-        # 5 ms growing by half each time up to half a second, jittered: the drivers' own rule.
-        self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
-
-
-@contextlib.contextmanager
-def _transaction(session: ClientSession) -> Iterator[None]:
-    """Begin a transaction that is rolled back at the end of the block, unless it was committed."""
-    session.start_transaction(
-        read_concern=ReadConcern("snapshot"),
-        write_concern=WriteConcern("majority"),
-        read_preference=ReadPreference.PRIMARY,
-    )
-    try:
-        yield
-    finally:
-        if session.in_transaction:
-            session.abort_transaction()
-
-
-def _stands(ledger: Ledger, commit_error: PyMongoError) -> bool:
-    try:
-        return ledger.stands()
-    except ConnectionFailedError:
-        raise _unknown() from commit_error
-
-
-def _unknown() -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        "The commit was sent, but the server never said whether it took effect. Data and record "
-        "agree either way: once the server answers, `flask db-migrate status` tells which it is."
-    )
+    @property
+    def _transactions(self) -> Transactions:
+        return Transactions(self.server, self.sleep)
 
 
 def _explain(exc: PyMongoError, confinement: Confinement) -> None:
@@ -233,13 +155,6 @@ def _caught(first: PyMongoError) -> TransactionAbortedError:
         "that error had already ended the transaction, so nothing of this step is kept. Check "
         "beforehand instead of catching (count, find_one, upsert), or delete "
         "`transactional = True`."
-    )
-
-
-def _is_transient(exc: BaseException) -> bool:
-    cause: Any = exc if isinstance(exc, PyMongoError) else exc.__cause__
-    return isinstance(cause, PyMongoError) and (
-        cause.has_error_label(_TRANSIENT) or (isinstance(exc, MigrateError) and is_passing(cause))
     )
 
 
