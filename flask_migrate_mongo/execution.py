@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pymongo.errors import PyMongoError
 
+from .backfill.calls import Backfill, Defaults, Site, refused
+from .backfill.checkpoints import Notebook
 from .confinement import check_driver, confined
 from .errors import TransactionAbortedError, redact
 from .source import call
@@ -17,12 +19,14 @@ from .transactions import Transactions, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from flask import Flask
     from pymongo.client_session import ClientSession
 
     from .confinement import Confinement
-    from .model import Step
+    from .history import Claim
+    from .model import Backfilled, Progress, Step
     from .server import Server
     from .stopping import StopSwitch
 
@@ -34,17 +38,22 @@ class Context:
     """What up() and down() get as `ctx`.
 
     `ensure_lease()` asks the server and raises LeaseLostError when this run no longer holds the lock:
-    long loops of plain migrations call it before each batch of writes. `session` is None in a plain migration.
+    long loops of plain migrations call it before each batch of writes. `backfill()` is such a loop
+    that goes on where it was interrupted. `session` is None in a plain migration.
     """
 
     app: Flask
     log: logging.Logger
     ensure_lease: Callable[[], None]
+    backfill: Callable[..., Backfilled]
     session: ClientSession | None = None
 
 
 class Hold(Protocol):
     """The lease that a step runs under."""
+
+    def now(self) -> datetime:
+        """Return the server's time."""
 
     def ensure(self) -> None:
         """Raise LeaseLostError when it is known to be lost."""
@@ -62,6 +71,12 @@ class Ledger(Protocol):
     def stands(self) -> bool:
         """Whether the success is recorded already."""
 
+    def claimed(self) -> Claim:
+        """Return the record as it is claimed for the step, for its backfills' checkpoints."""
+
+    def progressed(self, progress: Progress) -> None:
+        """Hear of a batch of a backfill that was committed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Executor:
@@ -71,6 +86,7 @@ class Executor:
     server: Server
     switch: StopSwitch
     sleep: Callable[[float], None] = time.sleep
+    backfills: Defaults = field(default_factory=Defaults)
 
     def check(self) -> None:
         """Raise before anything runs when transactional steps could not be confined."""
@@ -95,12 +111,24 @@ class Executor:
     ) -> None:
         """Run the step and record its success; whatever up() or down() raises comes out as it is."""
         log = logging.getLogger(f"flask_migrate_mongo.migration.{step.version}")
-        context = Context(self.app, log, hold.verify, session)
+        backfill = self._backfill(step, ledger, hold, log)
+        context = Context(self.app, log, hold.verify, backfill, session)
         if session is not None:
             self._transactional(function, ledger, context, hold)
         else:
             self._call(function, context)
             ledger.done()
+
+    def _backfill(
+        self, step: Step, ledger: Ledger, hold: Hold, log: logging.Logger
+    ) -> Callable[..., Backfilled]:
+        if step.file.transactional:
+            return refused
+        notebook = Notebook(ledger.claimed())
+        tell = ledger.progressed
+        return Backfill(
+            Site(self.server, self.switch, hold, notebook, log, tell, self.sleep, self.backfills)
+        )
 
     def _call(self, function: Callable[..., object], context: Context) -> None:
         db = self.server.handle(transactional=context.session is not None)

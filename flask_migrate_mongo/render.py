@@ -16,11 +16,13 @@ from rich.text import Text
 
 from .model import Direction, Outcome, StepState
 from .runner import Observer
+from .server import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
+    from rich.progress import Progress as Bar
     from rich.status import Status as Spinner
 
     from .model import (
@@ -34,8 +36,12 @@ if TYPE_CHECKING:
         Step,
         Survey,
     )
+    from .model import Progress as Backfilling
 
     Row = Sequence[Text]
+
+LINE_SECONDS = 10
+"""Seconds between two lines of progress where there is no terminal."""
 
 _SECOND = 1_000
 _UNLIMITED = 1_000_000
@@ -194,6 +200,12 @@ def unlocked(state: LockState | None) -> None:
         _say(out(), f"Released the lock of {whose}.")
 
 
+def asked(record: Record) -> None:
+    """Print which migration's backfill something was asked of."""
+    name = f"{record.version} {printable(record.name)}"
+    _say(out(), f"Asked of {name}. It is heeded after the batch in hand.")
+
+
 def run(report: RunReport) -> None:
     """Print what a run did, or, for a dry run, what it would do."""
     console, notes = out(), err()
@@ -228,6 +240,8 @@ class Progress(Observer):
         self._console = err()
         self._on_terminal = sys.stderr.isatty()
         self._spinner: Spinner | None = None
+        self._bar: Bar | None = None
+        self._told = elapsed()
 
     def started(self, step: Step) -> None:
         """Show that the step runs."""
@@ -238,6 +252,25 @@ class Progress(Observer):
         else:
             _say(self._console, f"{title} ...")
 
+    def progressed(self, step: Step, progress: Backfilling) -> None:
+        """Show how far the step's backfill is: with a bar, or else a line every ten seconds."""
+        if self._on_terminal:
+            self._show_bar(step, progress)
+        elif elapsed() - self._told >= LINE_SECONDS:
+            self._told = elapsed()
+            _say(self._console, f"{step.version} {_how_far(progress)}")
+
+    def _show_bar(self, step: Step, progress: Backfilling) -> None:
+        if self._bar is None:
+            self.close()
+            self._bar = _bar(self._console)
+            self._bar.start()
+            self._bar.add_task(_title(step))
+        task = self._bar.tasks[0].id
+        self._bar.update(
+            task, completed=progress.done, total=progress.total, text=_how_far(progress)
+        )
+
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""
         self.close()
@@ -247,9 +280,34 @@ class Progress(Observer):
         self._console.print(line.append_text(_state(outcome.state.value)).append(took))
 
     def close(self) -> None:
-        """Stop the spinner, so that the terminal has its cursor again."""
+        """Stop what moves, so that the terminal has its cursor again."""
         if self._spinner is not None:
             self._spinner.stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _bar(console: Console) -> Bar:
+    from rich.progress import BarColumn, TextColumn  # noqa: PLC0415  (few migrations backfill)
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn())
+    told = TextColumn("{task.fields[text]}", markup=False)
+    return Bar(*columns, told, console=console, transient=True)
+
+
+def _how_far(progress: Backfilling) -> str:
+    total = "" if progress.total is None else f" of about {progress.total:,}"
+    rate = "" if progress.per_second is None else f", {progress.per_second:,.0f} a second"
+    left = "" if progress.seconds_left is None else f", {_left_over(progress.seconds_left)} left"
+    return f"{printable(progress.collection)}: {progress.done:,}{total}{rate}{left}"
+
+
+def _left_over(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 # --- parts of reports
@@ -340,6 +398,7 @@ def _status_row(entry: Entry, state: str) -> Row:
         "file missing": entry.missing,
         "out of order": entry.out_of_order,
         "interrupted": record is not None and record.interrupted,
+        _backfilling(record): record is not None and record.progress is not None,
         "not reversible": not entry.reversible,
     }
     applied = record if record is not None and record.is_applied else None
@@ -351,6 +410,11 @@ def _status_row(entry: Entry, state: str) -> Row:
         Text(_took(applied.execution_ms) if applied else ""),
         Text(", ".join(note for note, holds in notes.items() if holds)),
     )
+
+
+def _backfilling(record: Record | None) -> str:
+    progress = record.progress if record is not None else None
+    return f"backfill at {_how_far(progress)}" if progress is not None else "no backfill"
 
 
 def _record_row(record: Record) -> Row:

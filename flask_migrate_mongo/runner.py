@@ -13,6 +13,7 @@ from .errors import (
     InvalidRequestError,
     LeaseLostError,
     MigrateError,
+    NoRunError,
     NotResolvableError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
@@ -40,8 +41,19 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from .execution import Executor
+    from .history import Claim
     from .lease import Grant, Lease
-    from .model import Event, History, LockState, MigrationFile, Plan, Record, Step
+    from .model import (
+        Event,
+        History,
+        LockState,
+        MigrationFile,
+        Plan,
+        Progress,
+        Record,
+        Request,
+        Step,
+    )
 
     Decide = Callable[[tuple[MigrationFile, ...], History], Plan]
     Functions = dict[int, Callable[..., object]]
@@ -64,6 +76,9 @@ class Observer:
 
     def started(self, step: Step) -> None:
         """Hear of a step whose function is about to be called."""
+
+    def progressed(self, step: Step, progress: Progress) -> None:
+        """Hear of a batch of the step's backfill that was committed."""
 
     def ended(self, outcome: Outcome) -> None:
         """Hear of a step that ended, whether its outcome could be recorded or not."""
@@ -132,13 +147,14 @@ class Runner:
 
     # --- acting
 
-    def up(self, options: Options = DEFAULTS) -> RunReport:
+    def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
         """Apply everything pending, in ascending order.
 
         Raises LockHeldError, and whatever refuses the plan, before anything ran. What happens
         later is in the report.
         """
-        return self._run(Direction.UP, partial(planning.plan_up, policy=self.policy), options)
+        decide = partial(planning.plan_up, policy=self.policy, allow_drift=allow_drift)
+        return self._run(Direction.UP, decide, options)
 
     def down(
         self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
@@ -154,6 +170,16 @@ class Runner:
         if released is not None:
             self.history.disown(released.run_id, actor, self.server.now())
         return released
+
+    def ask(self, request: Request, *, run_id: str | None = None) -> Record:
+        """Ask the backfill that is running, of any run or of this one, to pause, resume or cancel.
+
+        It is heeded after the batch in hand. Raises NoRunError.
+        """
+        held = self.lease.inspect()
+        if held is None or not held.is_live or run_id not in (None, held.run_id):
+            raise NoRunError
+        return self.history.ask(held.run_id, request, self._actor(request.value), held.seen_at)
 
     def resolve(self, version: int, *, applied: bool, reason: str) -> Record:
         """Set by hand what is true of a migration, and say why; the reason goes into its trail.
@@ -364,6 +390,12 @@ class _StepLedger:
             self._execution.persist(record)
         else:
             record()
+
+    def claimed(self) -> Claim:
+        return self._execution.runner.history.claimed(self._step, self._execution.run)
+
+    def progressed(self, progress: Progress) -> None:
+        _tell(partial(self._execution.options.observer.progressed, self._step), progress)
 
     def stands(self) -> bool:
         return self._execution.runner.history.stands(self._step, self._execution.run)

@@ -39,6 +39,10 @@ DEFAULTS: dict[str, object] = {
     "url_prefix": "/api/migrations",
     "api_token": None,
     "api_create": False,
+    "backfill_batch_size": 1_000,
+    "backfill_workers": 1,
+    "backfill_max_per_second": None,
+    "backfill_on_error": "stop",
 }
 
 # Of each setting: what one application writes, what that means, and the same for another one.
@@ -65,6 +69,10 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
     "MIGRATE_URL_PREFIX": ("/admin/db/", "/admin/db", "/m", "/m"),
     "MIGRATE_API_TOKEN": (A_TOKEN, tokens(A_TOKEN), f"read:{A_TOKEN}", tokens({A_TOKEN: "read"})),
     "MIGRATE_API_CREATE": (True, True, "false", False),
+    "MIGRATE_BACKFILL_BATCH_SIZE": (500, 500, "20", 20),
+    "MIGRATE_BACKFILL_WORKERS": (2, 2, " 4 ", 4),
+    "MIGRATE_BACKFILL_MAX_PER_SECOND": (100, 100.0, "0.5", 0.5),
+    "MIGRATE_BACKFILL_ON_ERROR": ("collect", "collect", "STOP", "stop"),
 }
 
 NO_TEXTS: list[object] = ["", "   ", "\n", True, False, 1, b"bytes", ["list"], {}, "nul\0"]
@@ -73,6 +81,7 @@ NO_SECONDS: list[object] = [
     *("", "soon", "1,5", "nan", "inf", "-inf", "1 s", True, False, [], {}, b"5", "0x10"),
     *(float("nan"), float("inf"), -1, -0.001, 10**400, "1e400", A_YEAR + 1),
 ]
+NO_COUNTS: list[object] = ["", "many", "1.5", 1.5, 0, -1, "0", True, [], {}, b"5", 10**6 + 1]
 BAD: dict[str, list[object]] = {
     "MONGO_URI": NO_TEXTS,
     "MIGRATE_DATABASE": NO_TEXTS,
@@ -100,6 +109,10 @@ BAD: dict[str, list[object]] = {
     ],
     "MIGRATE_API_TOKEN": [*NO_TEXTS, "too-short-token", f"write:{A_TOKEN}"],
     "MIGRATE_API_CREATE": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
+    "MIGRATE_BACKFILL_BATCH_SIZE": [*NO_COUNTS],
+    "MIGRATE_BACKFILL_WORKERS": [*NO_COUNTS],
+    "MIGRATE_BACKFILL_MAX_PER_SECOND": [*NO_SECONDS, 0, "0"],
+    "MIGRATE_BACKFILL_ON_ERROR": [*NO_TEXTS, "skip"],
 }
 NAMES = [setting.name for setting in SETTINGS]
 
