@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import uuid
@@ -25,10 +26,12 @@ from flask_migrate_mongo.transactions import RETRY_SECONDS, Transactions, transa
 from .checkpoints import IDS, Checkpoint, Key, Phase, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pymongo.client_session import ClientSession
     from pymongo.cursor import RawBatchCursor
+
+    from flask_migrate_mongo.server import Server
 
 Update = Mapping[str, Any] | list[Mapping[str, Any]]
 Change = Update | Callable[[Document], Update | None]
@@ -294,6 +297,16 @@ class Writer:
 # --- a worker
 
 
+@contextlib.contextmanager
+def session_on(server: Server) -> Iterator[ClientSession | None]:
+    """Open the session that the batches' transactions run in; None where there are none."""
+    if server.lacks_transactions() is None:
+        with server.database.client.start_session() as session:
+            yield session
+    else:
+        yield None
+
+
 class Gate:
     """What a worker passes between two batches; it raises, or waits, when it should not go on."""
 
@@ -423,7 +436,7 @@ class Worker:
         written = self.writer.write(batch, session, probe=probe)
         rejected = _newly_rejected(batch, before)
         if len(before.rejected) + len(rejected) > self.work.max_rejected:
-            raise _too_many(before, rejected)
+            raise too_many([*before.rejected, *rejected])
         after = before.next(
             at=Key(batch[-1].id),
             stays=before.stays or written.stays,
@@ -459,12 +472,13 @@ def _refused(id_: object, exc: BulkWriteError) -> RejectedError:
     )
 
 
-def _too_many(before: Checkpoint, rejected: list[Document]) -> RejectedError:
+def too_many(rejected: Sequence[Document]) -> RejectedError:
+    """Return the error that says that more documents were rejected than may be."""
     last = rejected[-1]
     return RejectedError(
-        f"{len(before.rejected) + len(rejected)} documents were rejected, and max_rejected is less: "
-        f"the last one has _id {last['_id']!r}: {last['error']}. What was done before its batch is "
-        "kept. Mend the change or the documents and run it again, or raise max_rejected."
+        f"{len(rejected)} documents were rejected, and max_rejected is less: the last one has "
+        f"_id {last['_id']!r}: {last['error']}. What was done before its batch is kept. Mend the "
+        "change or the documents and run it again, or raise max_rejected."
     )
 
 

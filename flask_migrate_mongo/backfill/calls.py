@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from pymongo.errors import ExecutionTimeout
@@ -14,12 +14,13 @@ from flask_migrate_mongo.model import Backfilled, Progress, Request
 from flask_migrate_mongo.server import elapsed, translated
 from flask_migrate_mongo.transactions import Transactions
 
-from .batches import Gate, Prepare, PrepareByFunction, Reader, Work, Worker, Writer
+from .batches import Gate, Range, Reader, Work, Worker, Writer, session_on, too_many
 from .checkpoints import Call, Checkpoint, Notebook, Phase
+from .workers import Assignment, Team, portable, prepared, split
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 LOG_SECONDS = 10
 POLL_SECONDS = 0.5
+RANGES = 8
+"""How many ranges an executor is given, of which it works on as many at once as it can."""
+
 COUNT_MS = 1_000
 """How long counting what is to be done may take; without a count there is no estimate."""
 
@@ -82,13 +86,13 @@ class Order:
     change: Change
     work: Work
     pause_when: Callable[[], object] | None
+    workers: int | Executor
+    ranges: int
 
     @property
-    def prepare(self) -> Prepare:
-        """What makes batches of what is read."""
-        if callable(self.change):
-            return PrepareByFunction(self.change, collect=self.work.max_rejected > 0)
-        return Prepare(self.change)
+    def leaves_this_process(self) -> bool:
+        """Whether others than threads of this process work on it."""
+        return not isinstance(self.workers, int | ThreadPoolExecutor)
 
 
 class Backfill:
@@ -105,6 +109,8 @@ class Backfill:
         *,
         where: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
+        workers: int | Executor | None = None,
+        ranges: int | None = None,
         max_per_second: float | None = None,
         pause_when: Callable[[], object] | None = None,
         on_error: str | None = None,
@@ -120,118 +126,236 @@ class Backfill:
         Raises BackfillError for what cannot be done, RejectedError for a document that the function
         or the server refused, unless `on_error="collect"` passes over up to `max_rejected` of them.
         """
-        defaults = self._site.defaults
-        rate = max_per_second if max_per_second is not None else defaults.max_per_second
-        how = on_error or defaults.on_error
-        if how not in {"stop", "collect"}:
-            msg = f'on_error is {how!r}. Hand over "stop" or "collect".'
-            raise BackfillError(msg)
-        work = _checked_work(
-            where or {},
-            defaults.batch_size if batch_size is None else batch_size,
-            rate,
-            max_rejected if how == "collect" else 0,
+        order = Order(
+            _name(collection, self._site.server),
+            _checked(change),
+            self._work(where or {}, batch_size, max_per_second, on_error, max_rejected),
+            pause_when,
+            *self._crew(workers, ranges),
         )
-        order = Order(_name(collection, self._site.server), _checked(change), work, pause_when)
+        if order.leaves_this_process:
+            portable(order.change)
         number, self._calls = self._calls, self._calls + 1
         with self._site.switch.deferred():
             return self._run(order, number)
 
+    def _work(
+        self,
+        where: Mapping[str, Any],
+        size: int | None,
+        rate: float | None,
+        on_error: str | None,
+        max_rejected: int,
+    ) -> Work:
+        defaults = self._site.defaults
+        how = on_error or defaults.on_error
+        if how not in {"stop", "collect"}:
+            msg = f'on_error is {how!r}. Hand over "stop" or "collect".'
+            raise BackfillError(msg)
+        limit = _counted("max_rejected", max_rejected, 0) if how == "collect" else 0
+        size = _counted("batch_size", defaults.batch_size if size is None else size, 1)
+        rate = defaults.max_per_second if rate is None else rate
+        if rate is not None and not rate > 0:
+            msg = f"max_per_second is {rate!r}. Hand over a number above 0, or leave it out."
+            raise BackfillError(msg)
+        # No more than a second's worth at once, or the rate would be one on average only.
+        size = size if rate is None else min(size, max(1, int(rate)))
+        return Work(dict(where), size, rate, min(limit, MOST_REJECTED))
+
+    def _crew(
+        self, workers: int | Executor | None, ranges: int | None
+    ) -> tuple[int | Executor, int]:
+        workers = self._site.defaults.workers if workers is None else workers
+        if not isinstance(workers, Executor):
+            workers = _counted("workers", workers, 1)
+            return workers, _counted("ranges", workers if ranges is None else ranges, 1)
+        return workers, _counted("ranges", RANGES if ranges is None else ranges, 1)
+
     def _run(self, order: Order, number: int) -> Backfilled:
         site = self._site
-        with sessions(site.server, site.log) as session:
+        with session_on(site.server) as session:
             call = self._begin(order, number, session)
             if call.checkpoint.phase is Phase.DONE:
                 return call.checkpoint.counts
-            collection = handle(site.server, order.collection)
-            prepare = order.prepare
-            return (
-                Worker(
-                    Reader(collection, prepare, order.work),
-                    Writer(collection, order.work.where, prepare.group),
-                    order.work,
-                    site.notebook.slot(number),
-                    Alone(site, order, call, number),
-                    transactions=Transactions(site.server, site.sleep),
-                    session=session,
-                )
-                .run()
-                .counts
-            )
+            desk = Desk(site, order, call, number)
+            return desk.share() if call.ranges else desk.work_alone(session)
 
     def _begin(self, order: Order, number: int, session: ClientSession | None) -> Call:
-        notebook = self._site.notebook
+        site, notebook = self._site, self._site.notebook
         found = notebook.find(number)
         session_id = None if session is None else session.session_id["id"]
         if found is None:
-            check_kind(self._site.server, order.collection)
-            call = Call(order.collection, self._estimate(order), 0, Checkpoint())
+            check_kind(site.server, order.collection)
+            call = self._plan(order, number)
             notebook.begin(number, call, session=session_id)
             return call
         if found.collection != order.collection:
             raise BackfillError(_out_of_turn(number, found.collection, order.collection))
         if found.checkpoint.phase is not Phase.DONE:
-            self._site.log.info(
-                "The backfill of %s goes on after %d documents",
-                order.collection,
-                found.checkpoint.counts.scanned,
-            )
-            notebook.resume(found, self._site.hold.now(), session=session_id)
+            site.log.info("The backfill of %s goes on", order.collection)
+            notebook.resume(found, site.hold.now(), session=session_id)
         return found
 
-    def _estimate(self, order: Order) -> int | None:
-        return estimate(handle(self._site.server, order.collection), order.work.where)
+    def _plan(self, order: Order, number: int) -> Call:
+        server = self._site.server
+        collection = handle(server, order.collection)
+        wanted = order.ranges if server.is_real else 1
+        bounds = split(collection, wanted) if wanted > 1 else []
+        if bounds:
+            self._site.notebook.open_ranges(number, bounds)
+        total = estimate(collection, order.work.where)
+        return Call(order.collection, total, len(bounds), Checkpoint())
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """One call that is being worked on."""
+
+    site: Site
+    order: Order
+    call: Call
+    number: int
+
+    def work_alone(self, session: ClientSession | None) -> Backfilled:
+        """Do all of it in this thread."""
+        site, order = self.site, self.order
+        _warn_without_transactions(site)
+        prepare = prepared(order.change, order.work)
+        collection = handle(site.server, order.collection)
+        worker = Worker(
+            Reader(collection, prepare, order.work),
+            Writer(collection, order.work.where, prepare.group),
+            order.work,
+            site.notebook.slot(self.number),
+            Alone(self),
+            transactions=Transactions(site.server, site.sleep),
+            session=session,
+        )
+        return worker.run().counts
+
+    def share(self) -> Backfilled:
+        """Have it done by several workers, range by range."""
+        site, order, notebook = self.site, self.order, self.site.notebook
+        bounds = notebook.take_ranges(self.number)
+        rate = order.work.max_per_second
+        work = replace(order.work, max_per_second=rate / len(bounds) if rate else None)
+        change = portable(order.change) if order.leaves_this_process else order.change
+        claim = notebook.claim
+        assignments = [
+            Assignment(
+                order.collection,
+                claim.ranges.name,
+                range_id,
+                claim.run.actor.run_id,
+                Range(*ends),
+                work,
+                change,
+            )
+            for range_id, ends in bounds.items()
+        ]
+        team = Team(site.server, assignments)
+        team.work(order.workers, Overseer(self).look)
+        return self._finish(team.checkpoints())
+
+    def _finish(self, ends: list[Checkpoint]) -> Backfilled:
+        before = self.call.checkpoint
+        after = before.next(
+            phase=Phase.DONE,
+            counts=sum((end.counts for end in ends), before.counts),
+            rejected=tuple(document for end in ends for document in end.rejected),
+        )
+        slot = self.site.notebook.slot(self.number)
+        slot.advance(before, after, noted=self.noted(after, None))
+        self.site.notebook.drop_ranges(self.number)
+        return after.counts
+
+    def noted(self, checkpoint: Checkpoint, progress: Progress | None) -> Mapping[str, Any]:
+        """Return what the record is to say besides: the progress, and at the end what was rejected."""
+        fields = {} if progress is None else {"metadata.progress": progress_document(progress)}
+        if checkpoint.phase is not Phase.DONE or not checkpoint.rejected:
+            return fields
+        documents = list(checkpoint.rejected)
+        rejected = {"collection": self.call.collection, "documents": documents}
+        return {**fields, f"metadata.rejected.{self.number}": rejected}
+
+    def check(self, request: str | None) -> None:
+        """Raise when the lease is lost, or a stop asked for."""
+        self.site.hold.ensure()
+        if request == Request.CANCEL.value:
+            self.site.switch.throw("a request to cancel it")
+        self.site.switch.check_inside()
+
+    def is_to_pause(self, request: str | None) -> bool:
+        """Whether somebody, or `pause_when`, wants it to pause."""
+        when = self.order.pause_when
+        return request == Request.PAUSE.value or (when is not None and bool(when()))
+
+
+class Overseer:
+    """Looks after several workers: says how far they are, and what to tell them."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._teller = Teller(desk)
+
+    def look(self, checkpoints: list[Checkpoint]) -> str | None:
+        """Return what the workers are to be told. Raises LeaseLostError, Stopped, RejectedError."""
+        desk = self._desk
+        scanned = sum(checkpoint.counts.scanned for checkpoint in checkpoints)
+        rejected = [document for checkpoint in checkpoints for document in checkpoint.rejected]
+        if len(rejected) > desk.order.work.max_rejected:
+            raise too_many(rejected)
+        progress = self._teller.meter.at(scanned)
+        request = desk.site.notebook.note({"metadata.progress": progress_document(progress)})
+        self._teller.tell(progress)
+        desk.check(request)
+        return Request.PAUSE.value if desk.is_to_pause(request) else None
 
 
 class Alone(Gate):
     """What the only worker of a backfill passes: it works in this very thread."""
 
-    def __init__(self, site: Site, order: Order, call: Call, number: int) -> None:
-        self._site = site
-        self._call = call
-        self._number = number
-        self._order = order
-        self._meter = Meter(order.collection, call.total, call.checkpoint.counts.scanned)
-        self._logged = elapsed()
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._teller = Teller(desk)
 
     def check(self, request: str | None, slot: Slot) -> None:
         """Wait while a pause is asked for; stop when that is."""
-        self._check(request)
-        waits = request == Request.PAUSE.value
-        while waits or (self._order.pause_when is not None and self._order.pause_when()):
-            self._site.log.info("The backfill of %s pauses", self._order.collection)
+        desk = self._desk
+        desk.check(request)
+        while desk.is_to_pause(request):
             self.sleep(POLL_SECONDS)
             _, request = slot.read()
-            self._check(request)
-            waits = request == Request.PAUSE.value
-
-    def _check(self, request: str | None) -> None:
-        self._site.hold.ensure()
-        if request == Request.CANCEL.value:
-            self._site.switch.throw("a request to cancel it")
-        self._site.switch.check_inside()
+            desk.check(request)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not for long once a stop was asked for."""
         until = elapsed() + seconds
         while (left := until - elapsed()) > 0:
-            self._check(None)
-            self._site.sleep(min(left, POLL_SECONDS))
+            self._desk.check(None)
+            self._desk.site.sleep(min(left, POLL_SECONDS))
 
     def noted(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
-        """Return the progress, and at the end what was rejected, for the record."""
-        progress = progress_document(self._meter.at(checkpoint.counts.scanned))
-        if checkpoint.phase is not Phase.DONE or not checkpoint.rejected:
-            return {"metadata.progress": progress}
-        rejected = {"collection": self._call.collection, "documents": list(checkpoint.rejected)}
-        return {
-            "metadata.progress": progress,
-            f"metadata.rejected.{self._number}": rejected,
-        }
+        """Return the progress, for the record."""
+        return self._desk.noted(checkpoint, self._teller.meter.at(checkpoint.counts.scanned))
 
     def committed(self, checkpoint: Checkpoint) -> None:
-        """Show the progress, and log it now and then."""
-        progress = self._meter.at(checkpoint.counts.scanned)
+        """Tell the progress."""
+        self._teller.tell(self._teller.meter.at(checkpoint.counts.scanned))
+
+
+class Teller:
+    """Tells how far a backfill is: whoever shows it each time, the log now and then."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._site = desk.site
+        self._logged = elapsed()
+        self.meter = Meter(
+            desk.call.collection, desk.call.total, desk.call.checkpoint.counts.scanned
+        )
+
+    def tell(self, progress: Progress) -> None:
+        """Tell it."""
         self._site.tell(progress)
         if elapsed() - self._logged >= LOG_SECONDS:
             self._logged = elapsed()
@@ -312,19 +436,11 @@ def _checked(change: Change) -> Change:
     raise BackfillError(msg)
 
 
-def _checked_work(
-    where: Mapping[str, Any], batch_size: int, rate: float | None, max_rejected: int
-) -> Work:
-    for name, value, least in (("batch_size", batch_size, 1), ("max_rejected", max_rejected, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            msg = f"{name} is {value!r}. Hand over a whole number from {least} on."
-            raise BackfillError(msg)
-    if rate is not None and not rate > 0:
-        msg = f"max_per_second is {rate!r}. Hand over a number above 0, or leave it out."
+def _counted(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        msg = f"{name} is {value!r}. Hand over a whole number from {least} on."
         raise BackfillError(msg)
-    # No more than a second's worth at once, or the rate would be one on average only.
-    size = batch_size if rate is None else min(batch_size, max(1, int(rate)))
-    return Work(dict(where), size, rate, min(max_rejected, MOST_REJECTED))
+    return value
 
 
 def _out_of_turn(number: int, was: str, is_: str) -> str:
@@ -337,20 +453,14 @@ def _out_of_turn(number: int, was: str, is_: str) -> str:
 # --- the server
 
 
-@contextlib.contextmanager
-def sessions(server: Server, log: logging.Logger) -> Iterator[ClientSession | None]:
-    """Open the session that the batches' transactions run in; None where there are none."""
-    reason = server.lacks_transactions()
-    if reason is None:
-        with server.database.client.start_session() as session:
-            yield session
-        return
-    log.warning(
-        "A batch of this backfill can be done twice when it is interrupted, since this server has no "
-        "transactions (%s).",
-        reason,
-    )
-    yield None
+def _warn_without_transactions(site: Site) -> None:
+    reason = site.server.lacks_transactions()
+    if reason is not None:
+        site.log.warning(
+            "A batch of this backfill can be done twice when it is interrupted, since this server "
+            "has no transactions (%s).",
+            reason,
+        )
 
 
 def handle(server: Server, name: str) -> Collection[Any]:

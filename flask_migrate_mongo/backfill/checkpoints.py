@@ -15,7 +15,7 @@ from flask_migrate_mongo.model import Backfilled
 from flask_migrate_mongo.server import Document, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -177,6 +177,7 @@ class Notebook:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self._records = claim.records.with_options(codec_options=IDS)
+        self._ranges = claim.ranges.with_options(codec_options=IDS)
 
     def find(self, number: int) -> Call | None:
         """Return what is kept of a call; None when it is to begin. Raises LeaseLostError."""
@@ -220,6 +221,54 @@ class Notebook:
             "resumed", at, collection=call.collection, scanned=call.checkpoint.counts.scanned
         )
         self._update({"$set": {**origin, "metadata.session": session}, **event})
+
+    def open_ranges(self, number: int, bounds: Sequence[tuple[Key | None, Key | None]]) -> None:
+        """Write down the ranges of a call that is about to begin."""
+        version = self.claim.step.version
+        documents = [
+            {
+                "_id": f"{version}:{number}:{place:06}",
+                "version": str(version),
+                "call": number,
+                "runId": self.claim.run.actor.run_id,
+                "session": None,
+                "request": None,
+                "after": _stored(after),
+                "through": _stored(through),
+                "state": Checkpoint().document(),
+            }
+            for place, (after, through) in enumerate(bounds)
+        ]
+        self.drop_ranges(number)
+        with translated():
+            self._ranges.insert_many(documents)
+
+    def take_ranges(self, number: int) -> dict[str, tuple[Key | None, Key | None]]:
+        """Make the ranges of a call this run's, so that no other's worker commits; return their bounds."""
+        mine = {"runId": self.claim.run.actor.run_id, "request": None}
+        with translated():
+            self._ranges.update_many(self._of(number), {"$set": mine})
+            found = list(self._ranges.find(self._of(number)).sort("_id", 1))
+        return {each["_id"]: (_key(each["after"]), _key(each["through"])) for each in found}
+
+    def drop_ranges(self, number: int) -> None:
+        """Forget the ranges of a call."""
+        with translated():
+            self._ranges.delete_many(self._of(number))
+
+    def _of(self, number: int) -> Document:
+        return {"version": str(self.claim.step.version), "call": number}
+
+    def note(self, fields: Mapping[str, Any]) -> str | None:
+        """Set fields of the record; return what was asked of the backfill. Raises LeaseLostError."""
+        with translated():
+            found = self._records.find_one_and_update(
+                self.claim.condition, {"$set": dict(fields)}, projection={"metadata.request": 1}
+            )
+        if found is None:
+            raise _fenced_off()
+        request: str | None = found["metadata"].get("request")
+        return request
 
     def slot(self, number: int) -> Slot:
         """Return where the checkpoint of a call is kept."""

@@ -65,7 +65,7 @@ def prepare(project: Project, change: str, workers: int) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
 
 
-@pytest.mark.parametrize("workers", [1])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_backfill_that_is_killed_over_and_over_changes_every_document_once(
     project: Project,
