@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReturnDocument
+from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.errors import LeaseLostError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
-    from pymongo.collection import Collection
 
     from flask_migrate_mongo.history import Claim
 
@@ -27,6 +27,13 @@ IDS: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
 """Decodes every `_id` there is into what encodes to the same bytes, whatever the application's options."""
+
+
+def exact(collection: Collection[Any]) -> Collection[Document]:
+    """Return the collection as `_id`s are read from it, and written back as they were."""
+    # mongomock's knows no such options.
+    real = isinstance(collection, Collection)
+    return collection.with_options(codec_options=IDS) if real else collection
 
 
 class Phase(str, Enum):
@@ -176,8 +183,8 @@ class Notebook:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self._records = claim.records.with_options(codec_options=IDS)
-        self._ranges = claim.ranges.with_options(codec_options=IDS)
+        self._records = exact(claim.records)
+        self._ranges = exact(claim.ranges)
 
     def find(self, number: int) -> Call | None:
         """Return what is kept of a call; None when it is to begin. Raises LeaseLostError."""

@@ -34,7 +34,7 @@ from .batches import (
     Writer,
     session_on,
 )
-from .checkpoints import IDS, Checkpoint, Key, Slot
+from .checkpoints import Checkpoint, Key, Slot, exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -169,7 +169,7 @@ def _persist(worker: Worker, slot: Slot) -> bool:
 
 
 def _slot(server: Server, assignment: Assignment) -> Slot:
-    ranges = server.collection(assignment.ranges).with_options(codec_options=IDS)
+    ranges = exact(server.collection(assignment.ranges))
     condition = {"_id": assignment.range_id, "runId": assignment.run_id}
     return Slot(ranges, condition, "state", "request")
 
@@ -196,7 +196,7 @@ def split(collection: Collection[Any], wanted: int) -> list[Range]:
         {"$sort": {"_id": 1}},
     ]
     with translated():
-        found = [d["_id"] for d in collection.with_options(codec_options=IDS).aggregate(sample)]
+        found = [d["_id"] for d in exact(collection).aggregate(sample)]
     chosen = [found[len(found) * n // wanted] for n in range(1, wanted)] if found else []
     # By their bytes: True is 1 to Python, and two different `_id`s to the server.
     ends = [Key(id_) for id_ in {bson.encode({"_id": i}): i for i in chosen}.values()]
@@ -228,7 +228,7 @@ class Team:
     def __init__(self, server: Server, assignments: Sequence[Assignment]) -> None:
         self._server = server
         self._assignments = assignments
-        self._ranges = server.collection(assignments[0].ranges).with_options(codec_options=IDS)
+        self._ranges = exact(server.collection(assignments[0].ranges))
         self._told: str | None = None
 
     def work(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.test_backfill import VERSION, counts, up, values
+from tests.project import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.project import Project
 
 PEOPLE = 400
@@ -166,3 +170,56 @@ def test_the_workers_of_a_dead_run_commit_nothing_once_another_run_holds_the_loc
         run.communicate(timeout=60)
     assert run.returncode == 3
     assert project.db.people.count_documents({"n": {"$nin": [None, 1]}}) == 0
+
+
+# --- Dask
+
+DASK = """
+import os, time
+from dataclasses import asdict
+from distributed import Client
+
+
+def increment(doc):
+    time.sleep(0.005)
+    if doc["_id"] == 150 and os.environ.get("DIE") and not os.path.exists(os.environ["DIE"]):
+        open(os.environ["DIE"], "w").close()
+        os._exit(9)
+    return {"$inc": {"n": 1}}
+
+
+def up(db, ctx):
+    with Client(os.environ["SCHEDULER"]) as client:
+        done = ctx.backfill("people", increment, batch_size=10, workers=client.get_executor())
+    db.results.insert_one(asdict(done))
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A local cluster of two worker processes; its address, and the file that marks a death."""
+    distributed = pytest.importorskip("distributed", reason="`distributed` is not installed")
+    died = str(tmp_path / "died")
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            env={"DIE": died, "PYTHONPATH": str(ROOT)},
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address, died
+
+
+def test_a_dask_cluster_works_on_a_backfill_though_a_worker_is_killed(
+    project: Project, cluster: tuple[str, str]
+) -> None:
+    scheduler, died = cluster
+    project.write(f"{VERSION}_increment", DASK)
+    project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
+    done = project.run("up", SCHEDULER=scheduler, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Path(died).exists(), "no worker was killed"
+    assert values(project) == [1] * PEOPLE
+    assert counts(project)["modified"] == PEOPLE
+    assert ranges_left(project) == 0
