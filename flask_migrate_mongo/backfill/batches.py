@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateMany
+from pymongo import UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, CursorNotFound, PyMongoError
 
@@ -273,7 +273,9 @@ class Writer:
         stays = probe and self._still_matches([entry.id for entry in changes], options)
         return Written(matched, modified, stays=stays)
 
-    def _operations(self, changes: Batch) -> list[UpdateMany]:
+    def _operations(self, changes: Batch) -> list[UpdateOne | UpdateMany]:
+        if self.group == 1:
+            return [UpdateOne(self._these([e.id]), e.update) for e in changes]  # type: ignore[arg-type]
         groups = (changes[n : n + self.group] for n in range(0, len(changes), self.group))
         return [UpdateMany(self._these([e.id for e in g]), g[0].update) for g in groups]  # type: ignore[arg-type]
 
@@ -290,7 +292,7 @@ class Writer:
 
     def _these(self, ids: list[Any]) -> Document:
         # By equality, and not by range: a range of `_id`s holds documents of one type only.
-        wanted = {"$eq": ids[0]} if len(ids) == 1 else {"$in": ids}
+        wanted = ids[0] if len(ids) == 1 else {"$in": ids}
         return matching(self.where, {"_id": wanted})
 
 
@@ -441,18 +443,28 @@ class Worker:
             at=Key(batch[-1].id),
             stays=before.stays or written.stays,
             by=self.name,
-            counts=before.counts + _counted(batch, written, before.phase, len(rejected)),
+            counts=before.counts
+            + counted(batch, written, again=before.phase is Phase.LAST, new=len(rejected)),
             rejected=(*before.rejected, *rejected),
         )
         noted = self.gate.noted(after)
         return after, self.slot.advance(before, after, session, noted=noted)
 
 
-def _counted(batch: Batch, written: Written, phase: Phase, rejected: int) -> Backfilled:
+def counted(
+    batch: Batch, written: Written, *, again: bool = False, new: int | None = None
+) -> Backfilled:
+    """Return what became of a batch; `again` in the last pass, which comes to what was left once more.
+
+    `new` are the rejected ones that had not been rejected before.
+    """
     changes = sum(entry.update is not None for entry in batch)
-    # The last pass comes once more to what was left as it is.
-    left = 0 if phase is Phase.LAST else len(batch) - changes - rejected
-    return Backfilled(changes + left + rejected, written.matched, written.modified, left, rejected)
+    rejected = sum(entry.rejected is not None for entry in batch)
+    skipped = 0 if again else len(batch) - changes - rejected
+    rejected = rejected if new is None else new
+    return Backfilled(
+        changes + skipped + rejected, written.matched, written.modified, skipped, rejected
+    )
 
 
 def _newly_rejected(batch: Batch, before: Checkpoint) -> list[Document]:

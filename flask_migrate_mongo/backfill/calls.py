@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from pymongo.errors import ExecutionTimeout
 
@@ -14,7 +17,7 @@ from flask_migrate_mongo.model import Backfilled, Progress, Request
 from flask_migrate_mongo.server import elapsed, translated
 from flask_migrate_mongo.transactions import Transactions
 
-from .batches import Gate, Range, Reader, Work, Worker, Writer, session_on, too_many
+from .batches import Gate, Range, Reader, Work, Worker, Writer, counted, session_on, too_many
 from .checkpoints import Call, Checkpoint, Notebook, Phase
 from .workers import Assignment, Team, portable, prepared, split
 
@@ -95,12 +98,12 @@ class Order:
         return not isinstance(self.workers, int | ThreadPoolExecutor)
 
 
-class Backfill:
-    """`ctx.backfill` of one step."""
+class _Callable:
+    """What `ctx.backfill` is to those who call it."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._calls = 0
+    def __init__(self, server: Server, defaults: Defaults) -> None:
+        self._server = server
+        self._defaults = defaults
 
     def __call__(  # noqa: PLR0913  (each is an option of its own)
         self,
@@ -127,17 +130,16 @@ class Backfill:
         or the server refused, unless `on_error="collect"` passes over up to `max_rejected` of them.
         """
         order = Order(
-            _name(collection, self._site.server),
+            _name(collection, self._server),
             _checked(change),
             self._work(where or {}, batch_size, max_per_second, on_error, max_rejected),
             pause_when,
             *self._crew(workers, ranges),
         )
-        if order.leaves_this_process:
-            portable(order.change)
-        number, self._calls = self._calls, self._calls + 1
-        with self._site.switch.deferred():
-            return self._run(order, number)
+        return self._carry_out(order)
+
+    def _carry_out(self, order: Order) -> Backfilled:
+        raise NotImplementedError
 
     def _work(
         self,
@@ -147,7 +149,7 @@ class Backfill:
         on_error: str | None,
         max_rejected: int,
     ) -> Work:
-        defaults = self._site.defaults
+        defaults = self._defaults
         how = on_error or defaults.on_error
         if how not in {"stop", "collect"}:
             msg = f'on_error is {how!r}. Hand over "stop" or "collect".'
@@ -165,11 +167,27 @@ class Backfill:
     def _crew(
         self, workers: int | Executor | None, ranges: int | None
     ) -> tuple[int | Executor, int]:
-        workers = self._site.defaults.workers if workers is None else workers
+        workers = self._defaults.workers if workers is None else workers
         if not isinstance(workers, Executor):
             workers = _counted("workers", workers, 1)
             return workers, _counted("ranges", workers if ranges is None else ranges, 1)
         return workers, _counted("ranges", RANGES if ranges is None else ranges, 1)
+
+
+class Backfill(_Callable):
+    """`ctx.backfill` of one step."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site.server, site.defaults)
+        self._site = site
+        self._calls = 0
+
+    def _carry_out(self, order: Order) -> Backfilled:
+        if order.leaves_this_process:
+            portable(order.change)
+        number, self._calls = self._calls, self._calls + 1
+        with self._site.switch.deferred():
+            return self._run(order, number)
 
     def _run(self, order: Order, number: int) -> Backfilled:
         site = self._site
@@ -408,6 +426,56 @@ def estimate(collection: Collection[Any], where: Mapping[str, Any]) -> int | Non
         return collection.count_documents(where, maxTimeMS=COUNT_MS)
     except (ExecutionTimeout, NotImplementedError):
         return None
+
+
+# --- rehearsals
+
+
+class Rehearsed(NamedTuple):
+    """What a rehearsal did of a backfill; `estimated` is about how many documents all of it concerns."""
+
+    collection: str
+    processed: int
+    estimated: int | None
+    seconds: float
+
+
+class Rehearsal(_Callable):
+    """`ctx.backfill` of a dry run: does the first batches, in the transaction that is bound.
+
+    It keeps no checkpoint, has no workers, and ends before a batch that would begin after `until`,
+    on the clock of `elapsed`, or be one more than `batches`.
+    """
+
+    def __init__(self, server: Server, defaults: Defaults, *, until: float, batches: int) -> None:
+        super().__init__(server, defaults)
+        self._until = until
+        self._batches = batches
+        self.done: list[Rehearsed] = []
+
+    def _carry_out(self, order: Order) -> Backfilled:
+        began = elapsed()
+        estimated = contextvars.Context().run(self._look, order)
+        collection = self._server.handle(transactional=True)[order.collection]
+        prepare = prepared(order.change, order.work)
+        reader = Reader(collection, prepare, order.work)
+        writer = Writer(collection, order.work.where, prepare.group)
+        counts = Backfilled()
+        try:
+            for batch in islice(iter(partial(reader.next, Range()), None), self._batches):
+                counts += counted(batch, writer.write(batch, None, probe=False))
+                if elapsed() >= self._until:
+                    break
+        finally:
+            reader.close()
+        took = elapsed() - began
+        self.done.append(Rehearsed(order.collection, counts.scanned, estimated, took))
+        return counts
+
+    def _look(self, order: Order) -> int | None:
+        # In an empty context: a transaction allows neither of these.
+        check_kind(self._server, order.collection)
+        return estimate(handle(self._server, order.collection), order.work.where)
 
 
 # --- what is asked for

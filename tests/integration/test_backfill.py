@@ -12,6 +12,10 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.backfill.calls import Defaults, Rehearsal
+from flask_migrate_mongo.confinement import confined
+from flask_migrate_mongo.server import Server, elapsed
+from flask_migrate_mongo.transactions import transaction
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.model import RunReport
@@ -309,3 +313,34 @@ def test_no_document_is_changed_twice_when_where_matches_some_that_are_done(
     )
     up(project)
     assert values(project) == [n % 3 + 1 for n in range(20)]
+
+
+# --- rehearsed
+
+
+@pytest.mark.parametrize("change", ["an update", "a function"])
+def test_a_rehearsal_does_the_first_batches_in_the_transaction_that_is_bound(
+    project: Project, change: str
+) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(50)])
+    update: Any = {"$inc": {"n": 1}}
+    function = {"an update": update, "a function": lambda _: update}[change]
+    server = Server(project.db)
+    rehearsal = Rehearsal(server, Defaults(), until=elapsed() + 60, batches=2)
+    with project.db.client.start_session() as session, transaction(session), confined(session):
+        done = rehearsal("people", function, batch_size=10, workers=4, max_rejected=5)
+        assert project.db.people.count_documents({"n": 1}) == 20
+    assert (done.scanned, done.modified) == (20, 20)
+    ((collection, processed, estimated, seconds),) = rehearsal.done
+    assert (collection, processed, estimated) == ("people", 20, 50)
+    assert seconds > 0
+    assert values(project) == [None] * 50
+    assert set(project.db.list_collection_names()) == {"people"}
+
+
+def test_a_rehearsal_ends_in_time(project: Project) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(50)])
+    rehearsal = Rehearsal(Server(project.db), Defaults(), until=elapsed(), batches=99)
+    with project.db.client.start_session() as session, transaction(session), confined(session):
+        done = rehearsal("people", {"$inc": {"n": 1}}, batch_size=10)
+    assert done.scanned == 10
