@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import uuid
@@ -92,6 +93,7 @@ class Assembly:
         )
 
     def _runner_on(self, server: Server, folder: Folder, switch: StopSwitch) -> Runner:
+        from .backfill.calls import Defaults  # noqa: PLC0415
         from .execution import Executor  # noqa: PLC0415
         from .history import MigrationHistory  # noqa: PLC0415
         from .lease import Lease  # noqa: PLC0415
@@ -107,7 +109,17 @@ class Assembly:
             lease=Lease(
                 server, settings.lock_collection, ttl=settings.lock_ttl, sleep=switch.sleep
             ),
-            executor=Executor(self.app, server, switch),
+            executor=Executor(
+                self.app,
+                server,
+                switch,
+                backfills=Defaults(
+                    batch_size=settings.backfill_batch_size,
+                    workers=settings.backfill_workers,
+                    max_per_second=settings.backfill_max_per_second,
+                    on_error=settings.backfill_on_error,
+                ),
+            ),
             switch=switch,
             policy=Policy(
                 refuse_out_of_order=settings.out_of_order == "refuse",
@@ -139,13 +151,22 @@ class Assembly:
         detach(partial(self._carry_out, run_id, act, describe))
         return run_id
 
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to stop: after the batch in hand, or else before its next step."""
+        from .errors import NoRunError  # noqa: PLC0415
+        from .model import Request  # noqa: PLC0415
+
+        self.runs().cancel(run_id)
+        with contextlib.suppress(NoRunError):
+            self.runner().ask(Request.CANCEL, run_id=run_id)
+
     def _carry_out(self, run_id: str, act: Act, describe: Describe) -> None:
         from .runner import Options  # noqa: PLC0415
         from .runs import Narrator, carry_out  # noqa: PLC0415
 
         with self.app.app_context():
             runner, store = self.runner(), self.runs()
-            narrator = Narrator(store, run_id, runner.switch, describe.outcome)
+            narrator = Narrator(store, run_id, runner.switch, describe)
             options = Options(run_id=run_id, observer=narrator)
             carry_out(store, run_id, partial(act, runner, options), describe)
 

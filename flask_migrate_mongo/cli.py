@@ -105,6 +105,11 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Execute all of it in a transaction that is taken back, and show what it would do.",
         ),
         click.option(
+            "--allow-drift",
+            is_flag=True,
+            help="Go on with the file as it is now, though it has changed since.",
+        ),
+        click.option(
             "--continue-on-error",
             is_flag=True,
             help="Go on with the next migration when one fails; the exit code is 1 all the same.",
@@ -174,13 +179,20 @@ def create(name: str, *, transactional: bool, as_json: bool) -> None:
 @db_migrate.command()
 @run_options
 @click.pass_context
-def up(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401  (click's)
+def up(
+    ctx: click.Context,
+    /,
+    *,
+    as_json: bool,
+    allow_drift: bool,
+    **options: Any,  # noqa: ANN401  (click's)
+) -> None:
     """Apply every pending migration, the lowest number first.
 
     Stops at the first that fails: what was applied before it stays applied. A failed one is
     pending: mend it and run `up` again.
     """
-    report = _runner().up(_options(**options))
+    report = _runner().up(_options(**options), allow_drift=allow_drift)
     _finish(ctx, report, as_json=as_json)
 
 
@@ -193,11 +205,6 @@ def up(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  # noqa
     show_default=True,
     metavar="N",
     help="How many migrations to undo.",
-)
-@click.option(
-    "--allow-drift",
-    is_flag=True,
-    help="Undo with the file as it is now, though it changed after it was applied.",
 )
 @click.pass_context
 def down(
@@ -283,6 +290,44 @@ def rehearse(
     report = _rehearsal().run(Request(versions, sample, named), _audience())
     _show(documents.rehearsal, render.rehearsal, report, as_json=as_json)
     ctx.exit(faults.rehearsal_code(report, fail_on))
+
+
+@db_migrate.command()
+@as_json
+def pause(*, as_json: bool) -> None:
+    """Ask the running backfill to pause after the batch in hand.
+
+    Its run goes on to hold the lock, until `resume` or `cancel`.
+    """
+    _ask("pause", as_json=as_json)
+
+
+@db_migrate.command()
+@as_json
+def resume(*, as_json: bool) -> None:
+    """Ask the backfill that was paused to go on.
+
+    One that was interrupted is gone on with by `up`, or `down`.
+    """
+    _ask("resume", as_json=as_json)
+
+
+@db_migrate.command()
+@as_json
+def cancel(*, as_json: bool) -> None:
+    """Ask the running backfill to stop after the batch in hand.
+
+    What is done is kept; the next `up`, or `down`, goes on from there.
+    """
+    _ask("cancel", as_json=as_json)
+
+
+def _ask(what: str, *, as_json: bool) -> None:
+    from . import documents, render  # noqa: PLC0415
+    from .model import Request  # noqa: PLC0415
+
+    record = _runner().ask(Request(what))
+    _show(documents.asked, render.asked, record, as_json=as_json)
 
 
 _STATUSES = ("pending", "running", "completed", "failed", "rolled-back")

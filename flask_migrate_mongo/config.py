@@ -24,6 +24,9 @@ A_YEAR = 365 * 24 * 3600
 """Seconds: far beyond it a lock's end is no date any more."""
 
 
+A_MILLION = 1_000_000
+
+
 class _Hidden:
     """Stands for a value that must not be shown."""
 
@@ -85,6 +88,10 @@ class Settings:
     api_token: tuple[Token, ...] | None
     api_create: bool
     lint_ignore: tuple[str, ...] | None
+    backfill_batch_size: int
+    backfill_workers: int
+    backfill_max_per_second: float | None
+    backfill_on_error: str
 
 
 def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -162,6 +169,25 @@ def _seconds(least: float) -> Callable[[object], float]:
         return seconds
 
     return parse
+
+
+def _whole(least: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise TypeError
+        number = int(value)
+        if not least <= number <= A_MILLION:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _rate(value: object) -> float:
+    rate = _seconds(0)(value)
+    if rate == 0:
+        raise ValueError
+    return rate
 
 
 def _tokens(value: object) -> tuple[Token, ...]:
@@ -403,6 +429,33 @@ SETTINGS: tuple[Setting, ...] = (
         _codes,
         "codes of rules like MM001, in a list or with commas between them",
         "Which rules `lint` leaves out when none are selected.",
+    ),
+    Setting(
+        "MIGRATE_BACKFILL_BATCH_SIZE",
+        1_000,
+        _whole(1),
+        f"a whole number, from 1 to {A_MILLION}",
+        "How many documents a backfill changes in one transaction.",
+    ),
+    Setting(
+        "MIGRATE_BACKFILL_WORKERS",
+        1,
+        _whole(1),
+        f"a whole number, from 1 to {A_MILLION}",
+        "How many threads a backfill is worked on in.",
+    ),
+    Setting(
+        "MIGRATE_BACKFILL_MAX_PER_SECOND",
+        None,
+        _rate,
+        f"a number above 0, up to {A_YEAR}",
+        "How many documents a second a backfill changes at most.",
+    ),
+    Setting(
+        "MIGRATE_BACKFILL_ON_ERROR",
+        "stop",
+        *_choices("stop", "collect"),
+        "What becomes of a backfill at a document that cannot be changed: it stops, or goes past it.",
     ),
 )
 """The one table that code, documentation and error messages draw on."""

@@ -53,6 +53,27 @@ class _MaybeUnread(_Stream):
             self._stream.flush()
 
 
+class Bar:
+    """How far something is, drawn until it is stopped."""
+
+    def __init__(self, console: RichConsole, title: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn())
+        told = TextColumn("{task.fields[text]}", markup=False)
+        self._progress = Progress(*columns, told, console=console, transient=True)
+        self._task = self._progress.add_task(title, text="")
+        self._progress.start()
+
+    def show(self, done: int, total: int | None, text: str) -> None:
+        """Draw it again."""
+        self._progress.update(self._task, completed=done, total=total, text=text)
+
+    def stop(self) -> None:
+        """Take it from the screen."""
+        self._progress.stop()
+
+
 class Console:
     """A stream to print on. rich is imported for terminals alone: in a pipe nothing needs it."""
 
@@ -61,6 +82,11 @@ class Console:
         self._is_terminal = bool(stream.isatty())
         is_plain = not self._is_terminal and not any(map(os.environ.get, _FORCED))
         self._rich = None if is_plain else _rich(stream)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks at it, rather than a program."""
+        return self._rich is not None and self._is_terminal
 
     @property
     def encoding(self) -> str:
@@ -91,6 +117,11 @@ class Console:
         spinner = self._rich.status(RichText(title))
         spinner.start()
         return spinner.stop
+
+    def bar(self, title: str) -> Bar:
+        """Show on a terminal how far something is."""
+        assert self._rich is not None  # noqa: S101  (it is a terminal)
+        return Bar(self._rich, title)
 
     def _print(self, lines: Iterable[Iterable[Text]]) -> None:
         if self._rich is None:

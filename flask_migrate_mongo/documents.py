@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         LockState,
         Outcome,
         Prediction,
+        Progress,
         Record,
         RunReport,
         Sample,
@@ -302,6 +303,22 @@ def stored_run(run: StoredRun) -> Document:
     }
 
 
+def progress(progress: Progress) -> Document:
+    """Return how far a backfill is."""
+    return {
+        "collection": progress.collection,
+        "done": progress.done,
+        "total": progress.total,
+        "perSecond": _rounded(progress.per_second),
+        "secondsLeft": _rounded(progress.seconds_left),
+    }
+
+
+def asked(record: Record) -> Document:
+    """Return which migration's backfill something was asked of."""
+    return {"version": str(record.version), "name": record.name, "runId": record.run_id}
+
+
 def run_event(event: Document) -> Document:
     """Return one thing that a run told."""
     return {key: _plain(value) for key, value in event.items()}
@@ -326,6 +343,10 @@ def _finding(finding: Finding) -> Document:
         "message": finding.message,
         "help": finding.help,
     }
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
 
 
 def _summary(survey: Survey) -> Document:
@@ -365,7 +386,10 @@ def _waiting(entry: Entry) -> Document:
 
 def _running(entry: Entry) -> Document:
     direction = entry.record.direction.value if entry.record else None
-    return _base(entry) | {"direction": direction}
+    running = _base(entry) | {"direction": direction}
+    if entry.record is None or entry.record.progress is None:
+        return running
+    return running | {"progress": progress(entry.record.progress)}
 
 
 def _recorded_error(entry: Entry) -> Document | None:

@@ -10,6 +10,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from . import wire
+from .backfill.calls import Rehearsal, refused
 from .confinement import confined
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder, masked
 from .errors import (
@@ -23,14 +24,13 @@ from .execution import (
     Context,
     caught,
     code_of,
-    is_transient,
     log_of,
-    transaction,
 )
 from .forecast import Forecast
-from .model import Expected, Outcome, StepState, Trial, Verdict
+from .model import Expected, Outcome, Prediction, StepState, Trial, Verdict
 from .server import elapsed
 from .stopping import Stopped
+from .transactions import is_transient, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,12 +38,16 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
+    from .backfill.calls import Rehearsed
     from .errors import EscapesTransactionError, TooLargeToRehearseError
     from .execution import Executor
     from .masking import Mask
-    from .model import Plan, Prediction, Step
+    from .model import Plan, Step
 
     Functions = Mapping[int, Callable[..., object]]
+
+BATCHES = 10
+"""How many batches of a backfill a dry run makes: enough to see what it does, and how fast."""
 
 _NOT_IN_A_TRANSACTION = 263
 """OperationNotSupportedInTransaction."""
@@ -136,25 +140,48 @@ class _Opened:
         """Return what the step would do, and whether the transaction can serve the next one."""
         session_id = self._session.session_id["id"]
         recorder = Recorder(self._database, session_id, self._budget, samples=self._dry_run.samples)
+        backfill = self._backfill()
         began = elapsed()
-        end = self._call(step, function, recorder)
+        end = self._call(step, function, recorder, backfill)
         took_ms = round((elapsed() - began) * 1000)
         verdict, reason, failure = _judge(step, end)
-        trial = self._trial(step, recorder, verdict, reason)
+        predicted = (*self._forecast.take(), *recorder.unknown, *map(_begun, backfill.done))
+        trial = self._trial(step, recorder, predicted, verdict, reason)
         error = None if failure is None else capture(failure)
         # A transactional step that fails takes its writes back, which this transaction cannot.
         stands = verdict is Verdict.FAILS and not (step.file.transactional or end.first_error)
         alive = verdict is Verdict.SUCCEEDS or stands
         return Outcome(step, StepState.NOT_RUN, took_ms, error, trial), alive
 
-    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> _End:
-        executor = self._dry_run.executor
-        context = Context(executor.app, log_of(step), _unheld, self._shown(step), rehearsal=True)
+    def _backfill(self) -> Rehearsal:
+        """Return what does the first batches of a step's backfills."""
+        executor, until = self._dry_run.executor, elapsed() + self._budget.seconds_left / 2
+        return Rehearsal(executor.server, executor.backfills, until=until, batches=BATCHES)
+
+    def _context(self, step: Step, backfill: Rehearsal) -> Context:
+        in_one_go = step.file.transactional
+        return Context(
+            self._dry_run.executor.app,
+            log_of(step),
+            _unheld,
+            refused if in_one_go else backfill,
+            self._session if in_one_go else None,
+            rehearsal=True,
+        )
+
+    def _call(
+        self,
+        step: Step,
+        function: Callable[..., object],
+        recorder: Recorder,
+        backfill: Rehearsal,
+    ) -> _End:
+        context = self._context(step, backfill)
         raised: BaseException | None = None
         broken: tuple[Prediction, ...] = ()
         with confined(self._session) as confinement, wire.tapped(recorder), self._timeout():
             try:
-                executor.call(function, context, self._handle(step))
+                self._dry_run.executor.call(function, context, self._handle(step))
                 broken = self._forecast.settle(recorder.effects)
             except (KeyboardInterrupt, Stopped):
                 raise
@@ -166,9 +193,6 @@ class _Opened:
     def _late(self, exc: BaseException | None) -> TooLargeToRehearseError | None:
         late = isinstance(exc, PyMongoError) and exc.timeout and self._budget.is_nearly_over
         return self._budget.timed_out() if late else None
-
-    def _shown(self, step: Step) -> ClientSession | None:
-        return self._session if step.file.transactional else None
 
     def _timeout(self) -> contextlib.AbstractContextManager[Any]:
         # One long command is ended by the server and by the driver; 0 would mean no limit.
@@ -182,9 +206,15 @@ class _Opened:
         # What a transaction does not allow fails a transactional migration, for real as well as here.
         return self._database if step.file.transactional else self._forecast.database
 
-    def _trial(self, step: Step, recorder: Recorder, verdict: Verdict, reason: str | None) -> Trial:
+    def _trial(
+        self,
+        step: Step,
+        recorder: Recorder,
+        predicted: tuple[Prediction, ...],
+        verdict: Verdict,
+        reason: str | None,
+    ) -> Trial:
         earlier = {version for name, version in self._predicted.items() if name in recorder.touched}
-        predicted = (*self._forecast.take(), *recorder.unknown)
         self._predicted |= {prediction.collection: step.version for prediction in predicted}
         return Trial(
             verdict,
@@ -267,6 +297,23 @@ def _not_as_plain(end: _End) -> str | None:
 def _failing(predictions: Iterable[Prediction]) -> Prediction | None:
     """Return the first that says that a write would have failed on the way."""
     return next((each for each in predictions if each.expected is Expected.FAILS), None)
+
+
+def _begun(done: Rehearsed) -> Prediction:
+    """Return what is said of a backfill of which the first batches were made."""
+    facts: dict[str, Any] = {"documents": done.processed, "estimatedDocuments": done.estimated}
+    if done.estimated is None or not done.processed:
+        what = (
+            f"its first {done.processed:,} documents were changed; how many there are is not known"
+        )
+        return Prediction("backfill", done.collection, Expected.UNKNOWN, what, facts)
+    seconds = done.seconds * max(done.estimated / done.processed, 1)
+    detail = (
+        f"{done.processed:,} of about {done.estimated:,} documents were changed here; at that speed all of "
+        f"them take about {seconds:,.0f} s"
+    )
+    facts["estimatedSeconds"] = round(seconds, 1)
+    return Prediction("backfill", done.collection, Expected.DONE, detail, facts)
 
 
 def _over(outcome: Outcome) -> str:

@@ -245,6 +245,19 @@ class InterruptedRefusedError(RefusedError):
         )
 
 
+class HalfBackfilledError(RefusedError):
+    """A migration's file changed after a part of its backfill was done."""
+
+    code = "half-backfilled"
+
+    def __init__(self, version: int, command: str) -> None:
+        super().__init__(
+            f"{version} changed half-way through its backfill: a part of the documents has what the file said then. Nothing was run. "
+            f"Put the file back, or go on where it was with the file as it is now: `flask db-migrate {command} --allow-drift`. "
+            f"Once it is safe to begin again at the first document: `flask db-migrate resolve {version} --not-applied --reason TEXT`."
+        )
+
+
 class NotResolvableError(RefusedError):
     """The record is not in a state that can be resolved by hand."""
 
@@ -335,6 +348,18 @@ class NotConfirmedError(MigrateError):
         )
 
 
+class NoRunError(MigrateError):
+    """No backfill is running that could be paused, resumed or cancelled."""
+
+    code = "no-run"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No backfill is running, so nothing was asked of any. See what runs with `flask db-migrate status`; "
+            "SIGTERM, or Ctrl-C, stops a migration of another kind."
+        )
+
+
 # --- steps
 
 
@@ -378,6 +403,24 @@ class TooLargeToRehearseError(StepError):
         super().__init__(
             f"Too large to rehearse here: {why}. Rehearse it on a sample of the data: `flask db-migrate rehearse`."
         )
+
+
+class BackfillError(StepError):
+    """A backfill was asked for what it cannot do."""
+
+    code = "bad-backfill"
+
+
+class RejectedError(StepError):
+    """A backfill came to a document that could not be changed."""
+
+    code = "document-rejected"
+
+
+class WorkerLostError(StepError):
+    """A process that worked on a backfill died."""
+
+    code = "worker-lost"
 
 
 class OutcomeNotRecordedError(MigrateError):

@@ -4,43 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
-from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
+from .backfill.calls import Backfill, Defaults, Site, refused
+from .backfill.checkpoints import Notebook
 from .confinement import check_driver, confined
-from .errors import (
-    ConnectionFailedError,
-    MigrateError,
-    OutcomeUnknownError,
-    TransactionAbortedError,
-    redact,
-)
-from .server import Server, elapsed, is_passing
+from .errors import TransactionAbortedError, redact
 from .source import call
+from .transactions import Transactions, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from flask import Flask
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
     from .confinement import Confinement
-    from .model import Step
+    from .history import Claim
+    from .model import Backfilled, Progress, Step
+    from .server import Server
     from .stopping import StopSwitch
 
-RETRY_SECONDS = 120
-"""How long a transaction is tried again: the limit of the drivers' convenient transactions API."""
-
-_TRANSIENT = "TransientTransactionError"
-_UNKNOWN = "UnknownTransactionCommitResult"
 NO_SUCH_TRANSACTION = 251
 
 
@@ -49,19 +39,24 @@ class Context:
     """What up() and down() get as `ctx`.
 
     `ensure_lease()` asks the server and raises LeaseLostError when this run no longer holds the lock:
-    long loops of plain migrations call it before each batch of writes. `session` is None in a plain migration.
-    With `rehearsal` nothing of what is written will stay: what cannot be taken back, a mail say, should be left out.
+    long loops of plain migrations call it before each batch of writes. `backfill()` is such a loop
+    that goes on where it was interrupted. `session` is None in a plain migration. With `rehearsal`
+    nothing of what is written will stay: what cannot be taken back, a mail say, should be left out.
     """
 
     app: Flask
     log: logging.Logger
     ensure_lease: Callable[[], None]
+    backfill: Callable[..., Backfilled]
     session: ClientSession | None = None
     rehearsal: bool = False
 
 
 class Hold(Protocol):
     """The lease that a step runs under."""
+
+    def now(self) -> datetime:
+        """Return the server's time."""
 
     def ensure(self) -> None:
         """Raise LeaseLostError when it is known to be lost."""
@@ -79,6 +74,12 @@ class Ledger(Protocol):
     def stands(self) -> bool:
         """Whether the success is recorded already."""
 
+    def claimed(self) -> Claim:
+        """Return the record as it is claimed for the step, for its backfills' checkpoints."""
+
+    def progressed(self, progress: Progress) -> None:
+        """Hear of a batch of a backfill that was committed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Executor:
@@ -88,6 +89,7 @@ class Executor:
     server: Server
     switch: StopSwitch
     sleep: Callable[[float], None] = time.sleep
+    backfills: Defaults = field(default_factory=Defaults)
 
     def check(self) -> None:
         """Raise before anything runs when transactional steps could not be confined."""
@@ -111,12 +113,25 @@ class Executor:
         session: ClientSession | None,
     ) -> None:
         """Run the step and record its success; whatever up() or down() raises comes out as it is."""
-        context = Context(self.app, log_of(step), hold.verify, session)
+        log = log_of(step)
+        backfill = self._backfill(step, ledger, hold, log)
+        context = Context(self.app, log, hold.verify, backfill, session)
         if session is not None:
             self._transactional(function, ledger, context, hold)
         else:
             self._call(function, context)
             ledger.done()
+
+    def _backfill(
+        self, step: Step, ledger: Ledger, hold: Hold, log: logging.Logger
+    ) -> Callable[..., Backfilled]:
+        if step.file.transactional:
+            return refused
+        notebook = Notebook(ledger.claimed())
+        tell = ledger.progressed
+        return Backfill(
+            Site(self.server, self.switch, hold, notebook, log, tell, self.sleep, self.backfills)
+        )
 
     def _call(self, function: Callable[..., object], context: Context) -> None:
         self.call(function, context, self.server.handle(transactional=context.session is not None))
@@ -129,22 +144,11 @@ class Executor:
     def _transactional(
         self, function: Callable[..., object], ledger: Ledger, context: Context, hold: Hold
     ) -> None:
-        give_up = elapsed() + RETRY_SECONDS
-        tries = 0
-        while True:
+        def attempt() -> None:
             hold.ensure()
-            try:
-                self._attempt(function, ledger, context, hold)
-            except OutcomeUnknownError:
-                raise  # What may have been committed is not run again.
-            except (PyMongoError, MigrateError) as exc:
-                if not is_transient(exc) or elapsed() >= give_up:
-                    raise
-                tries += 1
-                context.log.info("The transaction is tried again (%d): %s", tries, redact(str(exc)))
-                self._pause(tries)
-            else:
-                return
+            self._attempt(function, ledger, context, hold)
+
+        self._transactions.repeat(attempt, context.log)
 
     def _attempt(
         self, function: Callable[..., object], ledger: Ledger, context: Context, hold: Hold
@@ -165,69 +169,16 @@ class Executor:
             # The record is part of the transaction: both are committed, or neither.
             ledger.done(session)
             hold.ensure()
-            self._commit(session, ledger)
+            self._transactions.commit(session, ledger.stands)
 
-    def _commit(self, session: ClientSession, ledger: Ledger) -> None:
-        """Commit, and come to know whether it was committed. Raises OutcomeUnknownError."""
-        give_up = elapsed() + RETRY_SECONDS
-        tries = 0
-        while True:
-            try:
-                session.commit_transaction()
-            except PyMongoError as exc:
-                unknown = exc.has_error_label(_UNKNOWN)
-                if unknown and elapsed() < give_up:
-                    tries += 1
-                    self._pause(tries)
-                    continue
-                if _stands(ledger, exc):
-                    return
-                if unknown:
-                    raise _unknown() from exc
-                # The driver takes a refused commit for the end of the transaction, and would
-                # leave one that is still open to its lifetime, locks and all.
-                self.server.kill_session(session.session_id["id"])
-                raise
-            else:
-                return
-
-    def _pause(self, tries: int) -> None:
-        # 5 ms growing by half each time up to half a second, jittered: the drivers' own rule.
-        self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
+    @property
+    def _transactions(self) -> Transactions:
+        return Transactions(self.server, self.sleep)
 
 
 def log_of(step: Step) -> logging.Logger:
     """Return the logger that the step's migration gets."""
     return logging.getLogger(f"flask_migrate_mongo.migration.{step.version}")
-
-
-@contextlib.contextmanager
-def transaction(session: ClientSession) -> Iterator[None]:
-    """Begin a transaction that is rolled back at the end of the block, unless it was committed."""
-    session.start_transaction(
-        read_concern=ReadConcern("snapshot"),
-        write_concern=WriteConcern("majority"),
-        read_preference=ReadPreference.PRIMARY,
-    )
-    try:
-        yield
-    finally:
-        if session.in_transaction:
-            session.abort_transaction()
-
-
-def _stands(ledger: Ledger, commit_error: PyMongoError) -> bool:
-    try:
-        return ledger.stands()
-    except ConnectionFailedError:
-        raise _unknown() from commit_error
-
-
-def _unknown() -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        "The commit was sent, but the server never said whether it took effect. Data and record "
-        "agree either way: once the server answers, `flask db-migrate status` tells which it is."
-    )
 
 
 def _explain(exc: PyMongoError, confinement: Confinement) -> None:
@@ -244,14 +195,6 @@ def caught(first: PyMongoError) -> TransactionAbortedError:
         "that error had already ended the transaction, so nothing of this step is kept. Check "
         "beforehand instead of catching (count, find_one, upsert), or delete "
         "`transactional = True`."
-    )
-
-
-def is_transient(exc: BaseException) -> bool:
-    """Whether the transaction that it ended would be worth another try."""
-    cause: Any = exc if isinstance(exc, PyMongoError) else exc.__cause__
-    return isinstance(cause, PyMongoError) and (
-        cause.has_error_label(_TRANSIENT) or (isinstance(exc, MigrateError) and is_passing(cause))
     )
 
 

@@ -9,8 +9,8 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
-from .errors import LeaseLostError
-from .model import Direction, ErrorInfo, Event, History, Record, Status
+from .errors import LeaseLostError, NoRunError
+from .model import Direction, ErrorInfo, Event, History, Progress, Record, Status
 from .server import Document, Server, translated
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
 
-    from .model import Actor, Allowance, Plan, Step
+    from .model import Actor, Allowance, Plan, Request, Step
 
 EVENTS_KEPT = 400
 """Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
@@ -28,7 +29,20 @@ _ONE_REPLY = 1_000_000
 """More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""
 
 _DUPLICATE_KEY = 11000
-_WITHOUT_EVENTS = {"metadata.events": 0, "_id": 0}
+# A checkpoint's `_id`s are whatever the application's are: dates, say, that Python does not have.
+_WITHOUT_EVENTS = {
+    "metadata.events": 0,
+    "metadata.checkpoint.calls": 0,
+    "metadata.rejected": 0,
+    "_id": 0,
+}
+
+# What a step that is over, well or by hand, leaves behind of its backfills.
+_NO_BACKFILL: Document = {
+    "metadata.checkpoint": None,
+    "metadata.progress": None,
+    "metadata.request": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,32 @@ class Run:
     actor: Actor
     fence: int
     batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A record that a run has claimed for a step, for what else is written in its name.
+
+    `ranges` holds the checkpoints of a backfill that several work on.
+    """
+
+    records: Collection[Document]
+    ranges: Collection[Document]
+    step: Step
+    run: Run
+
+    @property
+    def condition(self) -> Document:
+        """What only the record of a run that has not been fenced off matches."""
+        return {
+            "version": str(self.step.version),
+            "metadata.runId": self.run.actor.run_id,
+            "status": Status.RUNNING.value,
+        }
+
+    def event(self, kind: str, at: datetime, **details: object) -> Document:
+        """Return the part of an update that appends an event to the trail."""
+        return _push(_new_event(kind, self.run.actor, at, **details))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +106,7 @@ class MigrationHistory:
     def __init__(self, server: Server, collection: str) -> None:
         self._server = server
         self._records = server.collection(collection)
+        self._ranges = server.collection(f"{collection}.ranges")
 
     def load(self) -> History:
         """Read all records, in one command as long as they fit into one reply."""
@@ -200,6 +241,38 @@ class MigrationHistory:
                 {"version": str(dead.version), "status": "running", "metadata.runId": dead.run_id},
                 {"$set": fields, **_push(event)},
             )
+        if dead.run_id is not None and dead.backfilled_by is not None:
+            self._fence_ranges(dead.run_id)
+
+    def _fence_ranges(self, run_id: str) -> None:
+        """Take from a run's workers, wherever they are, what they have not finished."""
+        with translated():
+            open_ = list(self._ranges.find({"runId": run_id}, {"session": 1}))
+            for session in {found["session"] for found in open_ if found.get("session")}:
+                self._server.kill_session(session)
+            if open_:
+                self._ranges.update_many({"runId": run_id}, {"$set": {"runId": None}})
+
+    def claimed(self, step: Step, run: Run) -> Claim:
+        """Return what the step's backfills keep their checkpoints in."""
+        return Claim(self._records, self._ranges, step, run)
+
+    def ask(self, run_id: str, request: Request, actor: Actor, at: datetime) -> Record:
+        """Ask what a run's backfill reads at its next checkpoint. Raises NoRunError."""
+        event = _new_event(request.event, actor, at, ofRun=run_id)
+        with translated():
+            found = self._records.find_one_and_update(
+                {
+                    "status": Status.RUNNING.value,
+                    "metadata.runId": run_id,
+                    "metadata.checkpoint.checksum": {"$type": "string"},
+                },
+                {"$set": {"metadata.request": request.value}, **_push(event)},
+                projection=_WITHOUT_EVENTS,
+            )
+        if found is None:
+            raise NoRunError
+        return _record(found)
 
     def mark_running(
         self,
@@ -228,6 +301,7 @@ class MigrationHistory:
             "executionTime": took_ms,
             "error": None,
             "metadata.interrupted": False,
+            **_NO_BACKFILL,
         }
         kind = "completed" if up else "rolled-back"
         event = _new_event(
@@ -276,6 +350,7 @@ class MigrationHistory:
                 },
                 {"$set": {"metadata.runId": None, "updatedAt": at}, **_push(event)},
             )
+        self._fence_ranges(run_id)
 
     def resolve(
         self, record: Record, run: Run, *, applied: bool, reason: str, at: datetime
@@ -290,6 +365,7 @@ class MigrationHistory:
             "metadata.runId": run.actor.run_id,
             "metadata.fence": run.fence,
             "updatedAt": at,
+            **_NO_BACKFILL,
         }
         event = _new_event("resolved", run.actor, at, applied=applied, reason=reason)
         with translated():
@@ -338,6 +414,7 @@ def _start(
         "error": None,
         "metadata.direction": step.direction.value,
         "metadata.startedAt": at,
+        "metadata.request": None,
         "metadata.session": session.session_id["id"] if session else None,
         "metadata.holder": run.actor.label,
         "metadata.host": run.actor.host,
@@ -490,4 +567,18 @@ def _record(document: Document) -> Record:
         holder=metadata.get("holder"),
         started_at=metadata.get("startedAt"),
         session=metadata.get("session"),
+        backfilled_by=(metadata.get("checkpoint") or {}).get("checksum"),
+        progress=_progress(metadata.get("progress")),
+    )
+
+
+def _progress(document: Document | None) -> Progress | None:
+    if not document:
+        return None
+    return Progress(
+        collection=document["collection"],
+        done=document["done"],
+        total=document.get("total"),
+        per_second=document.get("perSecond"),
+        seconds_left=document.get("secondsLeft"),
     )

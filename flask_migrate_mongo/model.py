@@ -33,6 +33,19 @@ class Direction(str, Enum):
     DOWN = "down"
 
 
+class Request(str, Enum):
+    """What can be asked of a backfill while it runs; the values are those stored."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+
+    @property
+    def event(self) -> str:
+        """How the trail calls it."""
+        return {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[self.value]
+
+
 class StepState(str, Enum):
     """What became of a step of a plan."""
 
@@ -81,6 +94,35 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What a backfill did from its first batch on, in whichever runs that was.
+
+    `skipped` are those for which the function returned None, `rejected` those that it, or the
+    server, refused.
+    """
+
+    scanned: int = 0
+    matched: int = 0
+    modified: int = 0
+    skipped: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: Backfilled) -> Backfilled:
+        return Backfilled(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a backfill is; `total` is an estimate, and None when there is none."""
+
+    collection: str
+    done: int
+    total: int | None = None
+    per_second: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One version's entry in the history, without its events."""
 
@@ -104,6 +146,8 @@ class Record:
     holder: str | None = None
     started_at: datetime | None = None
     session: bytes | None = None
+    backfilled_by: str | None = None
+    progress: Progress | None = None
 
     @property
     def is_applied(self) -> bool:

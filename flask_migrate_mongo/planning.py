@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import (
     DriftError,
+    HalfBackfilledError,
     InterruptedRefusedError,
     InvalidRequestError,
     MissingFileError,
@@ -40,11 +41,16 @@ def pending(files: Iterable[MigrationFile], history: History) -> tuple[Migration
     return tuple(sorted(waiting, key=lambda file: file.version))
 
 
-def plan_up(files: Sequence[MigrationFile], history: History, policy: Policy) -> Plan:
+def plan_up(
+    files: Sequence[MigrationFile], history: History, policy: Policy, *, allow_drift: bool = False
+) -> Plan:
     """Return the plan of `up`: everything pending, in ascending order.
 
-    Raises OutOfOrderError or InterruptedRefusedError where the policy refuses.
+    Raises OutOfOrderError or InterruptedRefusedError where the policy refuses, and
+    HalfBackfilledError where a backfill would go on with another file than it began with.
     """
+    if not allow_drift:
+        _check_backfills(pending(files, history), history, Direction.UP)
     steps = tuple(_up_step(file, history) for file in pending(files, history))
     late = [step.version for step in steps if step.out_of_order]
     halfway = [s.version for s in steps if s.interrupted and not s.file.safe_to_repeat]
@@ -61,7 +67,7 @@ def plan_down(
     """Return the plan of `down`: the last applied ones, in reverse order of application.
 
     Everything that stands in the way of any step is refused before the first one runs: raises
-    InvalidRequestError, MissingFileError, NotReversibleError or DriftError.
+    InvalidRequestError, MissingFileError, NotReversibleError, DriftError or HalfBackfilledError.
     """
     if steps < 1:
         msg = f"--steps is {steps}, but it takes a whole number from 1 on. Type `--steps 1`."
@@ -81,7 +87,10 @@ def plan_down(
         _down_step(record, by_version.get(record.version), allow_drift=allow_drift)
         for record in reversed(applied[-steps:])
     )
-    return Plan(Direction.DOWN, tuple(chosen))
+    plan = Plan(Direction.DOWN, tuple(chosen))
+    if not allow_drift:
+        _check_backfills((step.file for step in plan.steps), history, Direction.DOWN)
+    return plan
 
 
 def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | None]) -> Plan:
@@ -136,13 +145,24 @@ def _last_change(record: Record) -> tuple[float, tuple[int, int, float, int]]:
     return (changed, record.order)
 
 
+def _check_backfills(
+    files: Iterable[MigrationFile], history: History, direction: Direction
+) -> None:
+    for file in files:
+        record = history.by_version.get(file.version)
+        begun_with = record.backfilled_by if record is not None else None
+        if begun_with is not None and begun_with != file.checksum:
+            raise HalfBackfilledError(file.version, direction.value)
+
+
 def _up_step(file: MigrationFile, history: History) -> Step:
     record = history.by_version.get(file.version)
     return Step(
         file,
         Direction.UP,
         out_of_order=file.version < history.highest_applied,
-        interrupted=record is not None and record.interrupted,
+        # A backfill goes on where it was: nothing of it is repeated.
+        interrupted=record is not None and record.interrupted and not record.backfilled_by,
     )
 
 

@@ -11,9 +11,10 @@ from textwrap import indent
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import showing
-from .console import Console, Text, err, out
+from .console import Bar, Console, Text, err, out
 from .model import Direction, Expected, Outcome, StepState, Verdict
 from .runner import Observer
+from .server import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,11 +37,15 @@ if TYPE_CHECKING:
         Survey,
         Trial,
     )
+    from .model import Progress as Backfilling
     from .preview import Glance, Preview
     from .rehearsal import Performance, RehearsalReport, Turn
     from .rehearsal.estimation import Estimate
 
     Row = Sequence[Text]
+
+LINE_SECONDS = 10
+"""Seconds between two lines of progress where there is no terminal."""
 
 _SECOND = 1_000
 _MINUTE = 60
@@ -171,6 +176,12 @@ def unlocked(state: LockState | None) -> None:
         _say(out(), f"Released the lock of {whose}.")
 
 
+def asked(record: Record) -> None:
+    """Print which migration's backfill something was asked of."""
+    name = f"{record.version} {printable(record.name)}"
+    _say(out(), f"Asked of {name}. It is heeded after the batch in hand.")
+
+
 def run(report: RunReport) -> None:
     """Print what a run did, or, for a dry run, what it would do."""
     console, notes = out(), err()
@@ -267,10 +278,23 @@ class Progress(Observer):
     def __init__(self) -> None:
         self._console = err()
         self._stop: Callable[[], None] | None = None
+        self._bar: Bar | None = None
+        self._told = elapsed()
 
     def started(self, step: Step) -> None:
         """Show that the step runs."""
         self._stop = self._console.spin(_title(step))
+
+    def progressed(self, step: Step, progress: Backfilling) -> None:
+        """Show how far the step's backfill is: with a bar, or else a line every ten seconds."""
+        if self._console.is_terminal:
+            if self._bar is None:
+                self.close()
+                self._bar = self._console.bar(_title(step))
+            self._bar.show(progress.done, progress.total, _how_far(progress))
+        elif elapsed() - self._told >= LINE_SECONDS:
+            self._told = elapsed()
+            _say(self._console, f"{step.version} {_how_far(progress)}")
 
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""
@@ -286,9 +310,25 @@ class Progress(Observer):
         _say(self._console, f"{printable(text)} ...", "dim")
 
     def close(self) -> None:
-        """Stop the spinner, so that the terminal has its cursor again."""
+        """Stop what moves, so that the terminal has its cursor again."""
         if self._stop is not None:
             self._stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _how_far(progress: Backfilling) -> str:
+    total = "" if progress.total is None else f" of about {progress.total:,}"
+    rate = "" if progress.per_second is None else f", {progress.per_second:,.0f} a second"
+    left = "" if progress.seconds_left is None else f", {_left_over(progress.seconds_left)} left"
+    return f"{printable(progress.collection)}: {progress.done:,}{total}{rate}{left}"
+
+
+def _left_over(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 # --- parts of reports
@@ -556,6 +596,7 @@ def _status_row(entry: Entry, state: str) -> Row:
         "file missing": entry.missing,
         "out of order": entry.out_of_order,
         "interrupted": record is not None and record.interrupted,
+        _backfilling(record): record is not None and record.progress is not None,
         "not reversible": not entry.reversible,
     }
     applied = record if record is not None and record.is_applied else None
@@ -567,6 +608,11 @@ def _status_row(entry: Entry, state: str) -> Row:
         Text(_took(applied.execution_ms) if applied else ""),
         Text(", ".join(note for note, holds in notes.items() if holds)),
     )
+
+
+def _backfilling(record: Record | None) -> str:
+    progress = record.progress if record is not None else None
+    return f"backfill at {_how_far(progress)}" if progress is not None else "no backfill"
 
 
 def _record_row(record: Record) -> Row:

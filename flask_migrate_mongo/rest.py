@@ -85,7 +85,8 @@ def up() -> Response:
     from .model import Direction  # noqa: PLC0415
 
     asked = schemas.query(schemas.UpQuery, request)
-    return _run(Direction.UP, lambda runner, options: runner.up(options), asked)
+    how = {"allow_drift": asked.pop("allow_drift")}
+    return _run(Direction.UP, lambda runner, options: runner.up(options, **how), asked)
 
 
 def down() -> Response:
@@ -116,12 +117,12 @@ def run_events(run_id: str) -> Response:
 
 
 def run_cancel(run_id: str) -> Response:
-    """Ask a run to stop before its next migration."""
+    """Ask a run to stop: after the batch in hand of a backfill, or before its next migration."""
     from . import documents  # noqa: PLC0415
 
     _no_parameters()
     if not _stored(run_id).state.is_over:
-        assembly.current().runs().cancel(run_id)
+        assembly.current().cancel(run_id)
     return _answer(documents.stored_run(_stored(run_id)))
 
 
@@ -233,7 +234,7 @@ def _accept(direction: Direction, act: Act) -> Response:
     from . import documents  # noqa: PLC0415
     from .runs import Describe  # noqa: PLC0415
 
-    describe = Describe(documents.outcome, documents.run, documents.problem)
+    describe = Describe(documents.outcome, documents.run, documents.problem, documents.progress)
     run_id = assembly.current().start(direction, act, describe)
     response = _answer(documents.stored_run(_stored(run_id)), 202)
     response.headers["Location"] = url_for(".run", run_id=run_id)

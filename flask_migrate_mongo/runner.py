@@ -13,6 +13,7 @@ from .errors import (
     InvalidRequestError,
     LeaseLostError,
     MigrateError,
+    NoRunError,
     NotResolvableError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
@@ -43,9 +44,19 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from .execution import Executor
+    from .history import Claim
     from .lease import Grant, Lease
     from .masking import Mask
-    from .model import Event, LockState, MigrationFile, Plan, Record, Step
+    from .model import (
+        Event,
+        LockState,
+        MigrationFile,
+        Plan,
+        Progress,
+        Record,
+        Request,
+        Step,
+    )
     from .source import Discovery, Folder
 
     Decide = Callable[[tuple[MigrationFile, ...], History], Plan]
@@ -69,6 +80,9 @@ class Observer:
 
     def started(self, step: Step) -> None:
         """Hear of a step whose function is about to be called."""
+
+    def progressed(self, step: Step, progress: Progress) -> None:
+        """Hear of a batch of the step's backfill that was committed."""
 
     def ended(self, outcome: Outcome) -> None:
         """Hear of a step that ended, whether its outcome could be recorded or not."""
@@ -124,8 +138,10 @@ class Runner:
         plan = self._decide(self._up_plan, found.files, history)
         return plan, StatusReport(planning.survey(found.files, history), lock, found.ignored)
 
-    def _up_plan(self, files: tuple[MigrationFile, ...], history: History) -> Plan:
-        return planning.plan_up(files, history, policy=self.policy)
+    def _up_plan(
+        self, files: tuple[MigrationFile, ...], history: History, *, allow_drift: bool = False
+    ) -> Plan:
+        return planning.plan_up(files, history, policy=self.policy, allow_drift=allow_drift)
 
     def _look(self) -> tuple[History, LockState | None]:
         """Read the history and the lock, on a real server in one command."""
@@ -158,13 +174,13 @@ class Runner:
 
     # --- acting
 
-    def up(self, options: Options = DEFAULTS) -> RunReport:
+    def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
         """Apply everything pending, in ascending order.
 
         Raises LockHeldError, and whatever refuses the plan, before anything ran. What happens
         later is in the report.
         """
-        return self._run(Direction.UP, self._up_plan, options)
+        return self._run(Direction.UP, partial(self._up_plan, allow_drift=allow_drift), options)
 
     def down(
         self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
@@ -180,6 +196,16 @@ class Runner:
         if released is not None:
             self.history.disown(released.run_id, actor, self.server.now())
         return released
+
+    def ask(self, request: Request, *, run_id: str | None = None) -> Record:
+        """Ask the backfill that is running, of any run or of this one, to pause, resume or cancel.
+
+        It is heeded after the batch in hand. Raises NoRunError.
+        """
+        held = self.lease.inspect()
+        if held is None or not held.is_live or run_id not in (None, held.run_id):
+            raise NoRunError
+        return self.history.ask(held.run_id, request, self._actor(request.value), held.seen_at)
 
     def resolve(self, version: int, *, applied: bool, reason: str) -> Record:
         """Set by hand what is true of a migration, and say why; the reason goes into its trail.
@@ -433,6 +459,12 @@ class _StepLedger:
             self._execution.persist(record)
         else:
             record()
+
+    def claimed(self) -> Claim:
+        return self._execution.runner.history.claimed(self._step, self._execution.run)
+
+    def progressed(self, progress: Progress) -> None:
+        _tell(partial(self._execution.options.observer.progressed, self._step), progress)
 
     def stands(self) -> bool:
         return self._execution.runner.history.stands(self._step, self._execution.run)

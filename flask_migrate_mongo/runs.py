@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import MigrateError, UnknownRunError
 from .runner import Observer
-from .server import Document, Server, translated
+from .server import Document, Server, elapsed, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .model import Direction, Outcome, Plan, RunReport, Step
+    from .model import Direction, Outcome, Plan, Progress, RunReport, Step
     from .stopping import StopSwitch
 
 KEPT_DAYS = 30
@@ -25,6 +25,10 @@ SILENT_SECONDS = 360
 
 More than a request may ask to wait for the lock, since a run that waits is silent too.
 """
+
+
+TOUCH_SECONDS = 1
+"""Seconds between two writes of how far a run is."""
 
 
 class RunState(str, Enum):
@@ -129,6 +133,12 @@ class RunStore:
                 },
             )
 
+    def touch(self, run_id: str, current: Document) -> None:
+        """Say how far the step is that runs; no event tells of it."""
+        now = self._server.now()
+        with translated():
+            self._runs.update_one({"_id": run_id}, {"$set": {"current": current, "updatedAt": now}})
+
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop before its next step. Raises UnknownRunError."""
         with translated():
@@ -151,12 +161,13 @@ class Narrator(Observer):
         store: RunStore,
         run_id: str,
         switch: StopSwitch,
-        describe: Callable[[Outcome], Document],
+        describe: Describe,
     ) -> None:
         self._store = store
         self._run_id = run_id
         self._switch = switch
         self._describe = describe
+        self._touched = 0.0
 
     def planned(self, plan: Plan) -> None:  # noqa: ARG002
         """Say that the lock is held and the plan made."""
@@ -168,9 +179,17 @@ class Narrator(Observer):
         current = {"version": str(step.version), "name": step.file.name}
         self._store.note(self._run_id, "started", current=current)
 
+    def progressed(self, step: Step, progress: Progress) -> None:
+        """Say how far its backfill is, not more often than anyone reads it."""
+        if elapsed() - self._touched < TOUCH_SECONDS:
+            return
+        self._touched = elapsed()
+        current = {"version": str(step.version), "name": step.file.name}
+        self._store.touch(self._run_id, {**current, "progress": self._describe.progress(progress)})
+
     def ended(self, outcome: Outcome) -> None:
         """Say what became of it."""
-        self._store.note(self._run_id, "ended", current=None, step=self._describe(outcome))
+        self._store.note(self._run_id, "ended", current=None, step=self._describe.outcome(outcome))
         self._look()
 
     def _look(self) -> None:
@@ -185,6 +204,7 @@ class Describe:
     outcome: Callable[[Outcome], Document]
     report: Callable[[RunReport], Document]
     problem: Callable[[MigrateError], Document]
+    progress: Callable[[Progress], Document]
 
 
 def carry_out(

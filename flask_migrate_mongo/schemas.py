@@ -109,6 +109,12 @@ class UpQuery(Schema):
         metadata={"description": "Seconds to wait for somebody else's lock."},
     )
 
+    allow_drift = _Flag(
+        data_key="allowDrift",
+        load_default=False,
+        metadata={"description": "Go on with the file as it is now, though it has changed."},
+    )
+
     @validates_schema
     def _check(self, asked: dict[str, Any], **_: object) -> None:
         stray = {"samples", "dry_run_limit"} & asked.keys()
@@ -125,11 +131,6 @@ class DownQuery(UpQuery):
         load_default=1,
         validate=validate.Range(1, MOST_STEPS),
         metadata={"description": "How many migrations to undo."},
-    )
-    allow_drift = _Flag(
-        data_key="allowDrift",
-        load_default=False,
-        metadata={"description": "Undo with the file as it is now, though it has changed."},
     )
 
 
@@ -342,10 +343,21 @@ class Failed(Pending):
     error = _maybe(ErrorInfo)
 
 
+class ProgressDocument(_Document):
+    """How far a backfill is; the total is an estimate."""
+
+    collection = _text()
+    done = _count()
+    total = _maybe_count()
+    perSecond = fields.Float(required=True, allow_none=True)  # noqa: N815
+    secondsLeft = fields.Float(required=True, allow_none=True)  # noqa: N815
+
+
 class Running(_Entry):
     """A version whose up() or down() runs, or was interrupted."""
 
     direction = fields.String(required=True, allow_none=True)
+    progress = _maybe(ProgressDocument, required=False)
 
 
 class Summary(_Document):
@@ -518,6 +530,7 @@ class CurrentDocument(_Document):
 
     version = _version()
     name = _text()
+    progress = _maybe(ProgressDocument, required=False)
 
 
 class StoredRunDocument(_Document):

@@ -15,6 +15,7 @@ import traceback
 import unicodedata
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import allowances
@@ -35,7 +36,6 @@ from .model import Direction, MigrationFile, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
     from types import ModuleType
 
     from .cache import Known
@@ -295,6 +295,15 @@ def _import(step: Step, content: bytes) -> ModuleType:
     # Two applications in one process may have the same version: the folder is part of the name.
     folder = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:8]
     name = f"_migrations_{folder}.v{step.version}"
+    try:
+        return _execute(name, path, content)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
+        raise _import_failed(step, exc) from exc
+
+
+def _execute(name: str, path: Path, content: bytes) -> ModuleType:
     spec = importlib.util.spec_from_loader(name, _Planned(path, content))
     assert spec is not None  # noqa: S101  (a loader was given)
     assert spec.loader is not None  # noqa: S101
@@ -302,12 +311,35 @@ def _import(step: Step, content: bytes) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException as exc:
+    except BaseException:
         sys.modules.pop(name, None)
-        if isinstance(exc, KeyboardInterrupt):
-            raise
-        raise _import_failed(step, exc) from exc
+        raise
     return module
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A function of a migration, as it travels to a process that cannot import the migration."""
+
+    module: str
+    path: Path
+    content: bytes
+    name: str
+
+    def unpack(self) -> Callable[..., Any]:
+        """Return the function, from the very content that was planned."""
+        module = sys.modules.get(self.module) or _execute(self.module, self.path, self.content)
+        return getattr(module, self.name)  # type: ignore[no-any-return]
+
+
+def parcel(function: Callable[..., Any]) -> Parcel | None:
+    """Return a migration's function as it travels; None for one that is imported from elsewhere."""
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    spec = getattr(module, "__spec__", None)
+    if spec is None or not isinstance(spec.loader, _Planned):
+        return None
+    path = Path(spec.loader.get_filename(spec.name))
+    return Parcel(spec.name, path, spec.loader.get_data(str(path)), function.__qualname__)
 
 
 def _import_failed(step: Step, exc: BaseException) -> ImportFailedError:

@@ -67,6 +67,20 @@ class StopSwitch:
         finally:
             self._open = False
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let a signal inside the block wait for `check_inside`: what is in hand is finished."""
+        was, self._open = self._open, False
+        try:
+            yield
+        finally:
+            self._open = was
+
+    def check_inside(self) -> None:
+        """Raise Stopped when a stop was asked for: of use inside a migration's code."""
+        if self._signal is not None:
+            raise Stopped(self._signal)
+
     def throw(self, by: str) -> None:
         """Ask for a stop before the next step; `by` says who or what asked."""
         self._signal = by

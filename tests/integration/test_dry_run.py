@@ -310,6 +310,25 @@ CASES = [
         {},
         fails=True,
     ),
+    # --- backfills
+    case(
+        "a backfill",
+        "ctx.backfill('items', {'$inc': {'n': 1}}, batch_size=3)",
+        {"items": eff(matched=10, modified=10)},
+        predicted=(("backfill", "items", "done"),),
+    ),
+    case(
+        "a backfill with a function",
+        "ctx.backfill('items', lambda d: {'$set': {'x': d['n']}} if d['tag'] == 'odd' else None)",
+        {"items": eff(matched=5, modified=5)},
+        predicted=(("backfill", "items", "done"),),
+    ),
+    case(
+        "a backfill in a transaction",
+        "TRANSACTIONAL ctx.backfill('items', {'$inc': {'n': 1}})",
+        {},
+        fails=True,
+    ),
     # --- chained
     Case(
         "each sees what those before it did",

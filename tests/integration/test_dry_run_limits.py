@@ -300,6 +300,26 @@ def test_a_signal_ends_it_and_nothing_is_left(project: Project) -> None:
     project.db.items.insert_one({})  # Waits for nobody.
 
 
+def test_of_a_backfill_the_first_batches_are_made_and_the_rest_is_extrapolated(
+    project: Project,
+) -> None:
+    project.db.items.insert_many({"_id": i} for i in range(300))
+    project.write(
+        "1_many",
+        "def up(db, ctx): ctx.backfill('items', {'$set': {'x': 1}}, batch_size=20)",
+    )
+    found = trial(project)
+    assert found.verdict is Verdict.SUCCEEDS
+    assert found.effects["items"].modified == 200
+    (predicted,) = found.predicted
+    assert predicted.detail.startswith(
+        "200 of about 300 documents were changed here; at that speed"
+    )
+    assert (predicted.facts["documents"], predicted.facts["estimatedDocuments"]) == (200, 300)
+    assert project.db.items.count_documents({"x": 1}) == 0
+    assert project.db.list_collection_names() == ["items"]
+
+
 # --- what is shown
 
 

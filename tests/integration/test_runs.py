@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not detached.CAN_FORK, reason="there is no fork here")
 
 FIRST, SECOND = 20261101001, 20261101002
-DESCRIBE = Describe(documents.outcome, documents.run, documents.problem)
+DESCRIBE = Describe(documents.outcome, documents.run, documents.problem, documents.progress)
 
 
 def up(runner: Runner, options: Options) -> RunReport:

@@ -43,6 +43,10 @@ DEFAULTS: dict[str, object] = {
     "api_token": None,
     "api_create": False,
     "lint_ignore": None,
+    "backfill_batch_size": 1_000,
+    "backfill_workers": 1,
+    "backfill_max_per_second": None,
+    "backfill_on_error": "stop",
 }
 
 # Of each setting: what one application writes, what that means, and the same for another one.
@@ -83,6 +87,10 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
         "MM016, MM001",
         ("MM016", "MM001"),
     ),
+    "MIGRATE_BACKFILL_BATCH_SIZE": (500, 500, "20", 20),
+    "MIGRATE_BACKFILL_WORKERS": (2, 2, " 4 ", 4),
+    "MIGRATE_BACKFILL_MAX_PER_SECOND": (100, 100.0, "0.5", 0.5),
+    "MIGRATE_BACKFILL_ON_ERROR": ("collect", "collect", "STOP", "stop"),
 }
 
 NO_TEXTS: list[object] = ["", "   ", "\n", True, False, 1, b"bytes", ["list"], {}, "nul\0"]
@@ -91,6 +99,7 @@ NO_SECONDS: list[object] = [
     *("", "soon", "1,5", "nan", "inf", "-inf", "1 s", True, False, [], {}, b"5", "0x10"),
     *(float("nan"), float("inf"), -1, -0.001, 10**400, "1e400", A_YEAR + 1),
 ]
+NO_COUNTS: list[object] = ["", "many", "1.5", 1.5, 0, -1, "0", True, [], {}, b"5", 10**6 + 1]
 BAD: dict[str, list[object]] = {
     "MONGO_URI": NO_TEXTS,
     "MIGRATE_DATABASE": NO_TEXTS,
@@ -122,6 +131,10 @@ BAD: dict[str, list[object]] = {
     "MIGRATE_API_TOKEN": [*NO_TEXTS, "too-short-token", f"write:{A_TOKEN}"],
     "MIGRATE_API_CREATE": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
     "MIGRATE_LINT_IGNORE": ["", "  ", ",", "all", "MM1", "MM001;MM002", ["MM001", 2], True, 1, {}],
+    "MIGRATE_BACKFILL_BATCH_SIZE": [*NO_COUNTS],
+    "MIGRATE_BACKFILL_WORKERS": [*NO_COUNTS],
+    "MIGRATE_BACKFILL_MAX_PER_SECOND": [*NO_SECONDS, 0, "0"],
+    "MIGRATE_BACKFILL_ON_ERROR": [*NO_TEXTS, "skip"],
 }
 NAMES = [setting.name for setting in SETTINGS]
 

@@ -41,9 +41,9 @@ def body(content: bytes, kind: str | None = "application/json") -> dict[str, Any
 
 
 def test_without_parameters_the_defaults_hold() -> None:
-    plain = {"dry_run": False, "continue_on_error": False}
+    plain = {"dry_run": False, "continue_on_error": False, "allow_drift": False}
     assert query(schemas.UpQuery, "") == plain
-    assert query(schemas.DownQuery, "") == {**plain, "steps": 1, "allow_drift": False}
+    assert query(schemas.DownQuery, "") == {**plain, "steps": 1}
     assert query(schemas.HistoryQuery, "") == {"limit": 50, "skip": 0}
     assert query(schemas.ReleaseQuery, "") == {"confirm": False}
     assert query(schemas.NoQuery, "") == {}
@@ -104,7 +104,7 @@ def test_a_value_out_of_its_bounds_is_refused(schema: type[Schema], text: str) -
 def test_an_unknown_parameter_is_refused_with_those_there_are(text: str) -> None:
     with pytest.raises(
         InvalidRequestError,
-        match=r"What is taken: dryRun, dryRunLimit, samples, continueOnError, wait\.$",
+        match=r"What is taken: dryRun, dryRunLimit, samples, continueOnError, wait, allowDrift\.$",
     ):
         query(schemas.UpQuery, text)
     with pytest.raises(InvalidRequestError, match=r"Leave the parameters out\.$"):

@@ -1,0 +1,525 @@
+"""What a backfill that did not come to its end leaves behind, and what the next run makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+import uuid
+from collections import Counter
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import mongomock
+import pytest
+from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId
+from bson.binary import UuidRepresentation
+from pymongo import MongoClient, monitoring
+
+from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.errors import (
+    HalfBackfilledError,
+    InterruptedRefusedError,
+    MigrateError,
+    NoRunError,
+    RunStoppedError,
+)
+from flask_migrate_mongo.model import Request
+from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
+from tests.server.lossy_proxy import LossyProxy
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Failpoint
+    from tests.project import Project
+
+SOURCE = """
+import time
+from pathlib import Path
+from dataclasses import asdict
+
+{head}
+
+
+def up(db, ctx):
+    hook = ctx.app.config.get("HOOK", lambda doc: None)
+
+    def increment(doc):
+        hook(doc)
+        return {{"$inc": {{"n": 1}}}}
+
+    done = ctx.backfill("people", {change}, batch_size={batch}{options})
+    db.results.insert_one(asdict(done))
+"""
+
+
+def write(
+    project: Project,
+    change: str = "increment",
+    *,
+    batch: int = 5,
+    options: str = "",
+    head: str = "",
+) -> None:
+    source = SOURCE.format(change=change, batch=batch, options=options, head=head)
+    project.write(f"{VERSION}_increment", source)
+
+
+def fill(project: Project, people: int = 40) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(people)])
+
+
+def raise_at(id_: object) -> Callable[[Any], None]:
+    def hook(doc: Any) -> None:
+        if doc["_id"] == id_ and type(doc["_id"]) is type(id_):
+            msg = "not yet"
+            raise ValueError(msg)
+
+    return hook
+
+
+def fail_at(project: Project, id_: object) -> None:
+    assert len(project.runner(HOOK=raise_at(id_)).up().failures) == 1
+
+
+# --- resuming
+
+
+def test_a_failed_backfill_goes_on_after_the_last_batch_that_was_committed(
+    project: Project,
+) -> None:
+    fill(project)
+    write(project)
+    fail_at(project, 23)
+    assert values(project) == [1] * 20 + [None] * 20
+    seen: list[Any] = []
+    up(project, HOOK=lambda doc: seen.append(doc["_id"]))
+    assert seen == list(range(20, 40))
+    assert values(project) == [1] * 40
+    assert counts(project)["scanned"] == 40
+    assert project.trail(VERSION) == ["started", "failed", "started", "resumed", "completed"]
+
+
+def test_it_goes_on_after_an_id_of_any_type(project: Project) -> None:
+    ids: list[Any] = [
+        *(None, 1, 2.5, Int64(2**40), Decimal128("7.1"), "a", "b", {"a": 1}, {"a": 1, "b": 2}),
+        *(b"xx", uuid.uuid4(), Binary(b"0" * 16, 3), ObjectId(), False, True, MinKey(), MaxKey()),
+        datetime(2026, 1, 1, tzinfo=timezone.utc),
+    ]
+    codec = project.db.codec_options.with_options(uuid_representation=UuidRepresentation.STANDARD)
+    database = project.db.with_options(codec)
+    database.people.insert_many([{"_id": each} for each in ids])
+    write(project, batch=1)
+    for number, _ in enumerate(ids):
+        seen: list[Any] = []
+
+        def second(doc: Any, seen: list[Any] = seen) -> None:
+            seen.append(doc["_id"])
+            if len(seen) == 2:
+                msg = "not yet"
+                raise ValueError(msg)
+
+        report = MongoMigrate().runner(project.app(database, HOOK=second)).up()
+        assert len(report.failures) == (0 if number == len(ids) - 1 else 1)
+        assert database.people.count_documents({"n": 1}) == number + 1
+    assert values(project) == [1] * len(ids)
+
+
+def test_backfills_that_were_finished_are_passed_over_by_the_next_run(project: Project) -> None:
+    fill(project, 10)
+    project.write(
+        f"{VERSION}_three",
+        """
+        def up(db, ctx):
+            ctx.backfill("people", {"$inc": {"n": 1}})
+            ctx.backfill("people", {"$inc": {"n": 10}})
+            if ctx.app.config.get("FAIL"):
+                raise ValueError("no")
+            ctx.backfill("people", {"$inc": {"n": 100}})
+        """,
+    )
+    assert len(project.runner(FAIL=True).up().failures) == 1
+    up(project)
+    assert values(project) == [111] * 10
+
+
+def test_another_order_of_backfills_is_refused(project: Project) -> None:
+    fill(project, 10)
+    project.write(
+        f"{VERSION}_swaps",
+        """
+        def up(db, ctx):
+            ctx.backfill(ctx.app.config["FIRST"], {"$inc": {"n": 1}})
+            raise ValueError("no")
+        """,
+    )
+    project.runner(FIRST="people").up()
+    (failure,) = project.runner(FIRST="others").up().failures
+    assert failure.error is not None
+    assert "in the same order" in failure.error.message
+
+
+def test_a_down_that_is_interrupted_goes_on_too(project: Project) -> None:
+    fill(project, 10)
+    project.write(
+        f"{VERSION}_down",
+        """
+        def up(db, ctx):
+            ctx.backfill("people", {"$inc": {"n": 1}}, batch_size=2)
+
+        def down(db, ctx):
+            def back(doc):
+                if doc["_id"] == ctx.app.config.get("AT"):
+                    raise ValueError("not yet")
+                return {"$inc": {"n": -1}}
+            ctx.backfill("people", back, batch_size=2)
+        """,
+    )
+    up(project)
+    assert len(project.runner(AT=6).down().failures) == 1
+    assert values(project) == [0] * 6 + [1] * 4
+    assert project.runner().down().failures == ()
+    assert values(project) == [0] * 10
+    up(project)
+    assert values(project) == [1] * 10
+
+
+def test_a_file_that_changed_half_way_is_refused_until_that_is_allowed(project: Project) -> None:
+    fill(project)
+    write(project)
+    fail_at(project, 23)
+    write(project, head="# mended")
+    with pytest.raises(HalfBackfilledError, match="--allow-drift"):
+        project.runner().up()
+    assert project.invoke("up").exit_code == 5
+    assert project.invoke("up", "--allow-drift").exit_code == 0
+    assert values(project) == [1] * 40
+
+
+def test_it_begins_again_when_it_was_resolved_as_not_applied(project: Project) -> None:
+    fill(project)
+    write(project)
+    fail_at(project, 23)
+    write(project, head="# begins again")
+    project.runner().resolve(VERSION, applied=False, reason="the documents were restored")
+    project.db.people.update_many({}, {"$unset": {"n": ""}})
+    up(project)
+    assert values(project) == [1] * 40
+    assert counts(project)["scanned"] == 40
+
+
+def test_an_interrupted_backfill_is_safe_to_go_on_with_and_another_migration_is_not(
+    project: Project,
+) -> None:
+    fill(project)
+    write(project)
+    fail_at(project, 23)
+    interrupted = {"$set": {"metadata.interrupted": True}}
+    project.db.migrations.update_one({}, interrupted)
+    report = up(project, MIGRATE_INTERRUPTED="stop")
+    assert report.warnings == ()
+    project.write(f"{VERSION + 1}_plain", "def up(db):\n    raise ValueError\n")
+    project.runner().up()
+    project.db.migrations.update_many({"status": "failed"}, interrupted)
+    with pytest.raises(InterruptedRefusedError):
+        project.runner(MIGRATE_INTERRUPTED="stop").up()
+
+
+# --- faults
+
+
+class Commands(monitoring.CommandListener):
+    """Counts the commands that are sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.sent.append(event.command_name)
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+@pytest.mark.parametrize("change", [*FORMS.values()], ids=FORMS)
+@pytest.mark.parametrize("where", [{}, {"n": None}], ids=["all", "some"])
+def test_a_batch_costs_four_round_trips(
+    project: Project, change: str, where: dict[str, Any]
+) -> None:
+    fill(project, 100)
+    write(project, change, batch=10, options=f", where={where}")
+    commands = Commands()
+    with MongoClient[dict[str, Any]](project.uri, event_listeners=[commands]) as client:
+        report = MongoMigrate().runner(project.app(client[project.db.name])).up()
+        assert report.failures == ()
+    sent = Counter(commands.sent)
+    assert sent["getMore"] <= 11
+    # And: the lock released, the backfill begun, the step done.
+    assert sent["update"] == 10 + 3
+    assert sent["findAndModify"] <= 10 + 3
+    assert sent["commitTransaction"] == 10
+    assert sent["find"] - (11 if where else 0) <= 12
+
+
+@pytest.mark.parametrize("change", ["increment", FORMS["an update"]])
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        ("getMore", {"errorCode": 43}),
+        ("getMore", {"closeConnection": True}),
+        ("find", {"errorCode": 91}),
+        ("update", {"errorCode": 112, "errorLabels": ["TransientTransactionError"]}),
+        ("findAndModify", {"errorCode": 251, "errorLabels": ["TransientTransactionError"]}),
+        ("commitTransaction", {"closeConnection": True}),
+        ("commitTransaction", {"errorCode": 91, "errorLabels": ["RetryableWriteError"]}),
+    ],
+)
+@pytest.mark.parametrize("skip", [3, 6])
+def test_passing_faults_change_nothing(
+    project: Project,
+    failpoint: Failpoint,
+    change: str,
+    command: str,
+    fault: dict[str, Any],
+    skip: int,
+) -> None:
+    fill(project)
+    write(project, change, head="")
+    failpoint(command, times=1, skip=skip, **fault)
+    up(project)
+    assert values(project) == [1] * 40
+
+
+def test_answers_that_are_lost_change_nothing(project: Project, mongo_uri: str) -> None:
+    write(project, FORMS["an update"], batch=10)
+    port = int(mongo_uri.split("/")[2].rpartition(":")[2])
+    with LossyProxy(port) as proxy:
+        uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true"
+        skip = 0
+        while True:
+            project.db.client.drop_database(project.db.name)
+            fill(project)
+            with MongoClient[dict[str, Any]](uri) as client:
+                client.admin.command("ping")
+                proxy.lose(skip=skip, times=1)
+                with contextlib.suppress(MigrateError):
+                    MongoMigrate().runner(project.app(client[project.db.name])).up()
+                lost = list(proxy.lost)
+            project.db.migration_locks.delete_many({})
+            if project.statuses().get(VERSION) != "completed":
+                up(project)
+            assert values(project) == [1] * 40, lost
+            if not lost:
+                break
+            skip += 1
+    assert skip > 20
+
+
+# --- another run
+
+
+def gated(project: Project, tmp_path: Path) -> subprocess.Popen[str]:
+    """Start a run that waits inside its third batch until a file says that it may go on."""
+    fill(project)
+    write(
+        project,
+        "gated",
+        head="""
+def gated(doc):
+    if doc["_id"] == 12:
+        Path(MARK).touch()
+        while not Path(GO).exists():
+            time.sleep(0.01)
+    return {"$inc": {"n": 1}}
+
+import os
+MARK, GO = os.environ["MARK"], os.environ["GO"]
+""",
+    )
+    mark, go = tmp_path / "mark", tmp_path / "go"
+    run = project.spawn("up", MIGRATE_LOCK_TTL="2", MARK=str(mark), GO=str(go))
+    wait_for(mark.exists)
+    return run
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_that_was_taken_for_dead_commits_no_batch_more(
+    project: Project, tmp_path: Path
+) -> None:
+    zombie = gated(project, tmp_path)
+    zombie.send_signal(signal.SIGSTOP)
+    environ: dict[str, Any] = {"MARK": str(tmp_path / "other"), "GO": str(tmp_path / "mark")}
+    other = project.run("up", "--wait", "20", MIGRATE_LOCK_TTL="2", **environ)
+    assert other.returncode == 0, other.stderr
+    zombie.send_signal(signal.SIGCONT)
+    (tmp_path / "go").touch()
+    _, told = zombie.communicate(timeout=30)
+    assert zombie.returncode == 3, told
+    assert values(project) == [1] * 40
+    assert project.statuses() == {VERSION: "completed"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_after_the_batch_in_hand(
+    project: Project, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = gated(project, tmp_path)
+    run.send_signal(number)
+    time.sleep(0.2)
+    (tmp_path / "go").touch()
+    _, told = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert f"Stopped by {number.name}" in told
+    assert values(project) == [1] * 15 + [None] * 25
+    environ: dict[str, Any] = {"MARK": str(tmp_path / "mark"), "GO": str(tmp_path / "go")}
+    assert project.run("up", **environ).returncode == 0
+    assert values(project) == [1] * 40
+
+
+# --- asked from elsewhere
+
+
+def test_there_is_nothing_to_ask_for_without_a_backfill(project: Project) -> None:
+    for command in ("pause", "resume", "cancel"):
+        answer = project.invoke(command)
+        assert answer.exit_code == 5
+        assert "No backfill is running" in answer.stderr
+    asked: list[object] = []
+
+    def ask() -> None:
+        try:
+            project.runner().ask(Request.PAUSE)
+        except NoRunError as exc:
+            asked.append(exc)
+
+    project.write(f"{VERSION}_other", 'def up(db, ctx):\n    ctx.app.config["ASK"]()\n')
+    assert project.runner(ASK=ask).up().failures == ()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_pause_keeps_the_lock_and_is_ended_by_resume(
+    project: Project, tmp_path: Path, workers: int
+) -> None:
+    fill(project, 300)
+    slow = f"def slow(doc):\n    time.sleep({0.01 * workers})\n    return {{'$inc': {{'n': 1}}}}"
+    write(project, "slow", options=f", workers={workers}", head=slow)
+    run = project.spawn("up", MIGRATE_LOCK_TTL="2")
+    wait_for(lambda: project.db.people.count_documents({"n": 1}))
+    paused = project.run("pause", "--json")
+    assert paused.returncode == 0, paused.stderr
+    assert json.loads(paused.stdout)["version"] == str(VERSION)
+    time.sleep(1.5)
+    before = project.db.people.count_documents({"n": 1})
+    time.sleep(2.5)
+    assert project.db.people.count_documents({"n": 1}) == before
+    assert run.poll() is None
+    assert json.loads(project.run("lock-status", "--json").stdout)["locked"] is True
+    (running,) = json.loads(project.run("status", "--json").stdout)["running"]
+    assert running["progress"]["collection"] == "people"
+    assert 0 < running["progress"]["done"] <= before
+    assert project.run("resume").returncode == 0
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 0, told
+    assert values(project) == [1] * 300
+    assert project.trail(VERSION) == ["started", "paused", "resumed", "completed"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_is_cancelled_stops_after_the_batch_in_hand_and_goes_on_later(
+    project: Project, workers: int
+) -> None:
+    fill(project, 300)
+    slow = f"def slow(doc):\n    time.sleep({0.01 * workers})\n    return {{'$inc': {{'n': 1}}}}"
+    write(project, "slow", options=f", workers={workers}", head=slow)
+    run = project.spawn("up")
+    wait_for(lambda: project.db.people.count_documents({"n": 1}))
+    assert project.run("cancel").returncode == 0
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "Stopped by a request to cancel it" in told
+    done = project.db.people.count_documents({"n": 1})
+    assert 0 < done < 300
+    assert project.statuses() == {VERSION: "failed"}
+    up(project)
+    assert values(project) == [1] * 300
+    assert project.trail(VERSION)[:3] == ["started", "cancelled", "failed"]
+
+
+def test_a_pause_that_was_asked_for_is_not_one_of_the_next_run(project: Project) -> None:
+    fill(project)
+    write(project)
+
+    def pause_and_stop(doc: Any) -> None:
+        if doc["_id"] == 20:
+            project.runner().ask(Request.PAUSE)
+            project.runner().ask(Request.CANCEL)
+
+    report = project.runner(HOOK=pause_and_stop).up()
+    assert isinstance(report.error, RunStoppedError)
+    up(project)
+    assert values(project) == [1] * 40
+
+
+# --- gently
+
+
+def test_it_goes_no_faster_than_it_is_told_and_pauses_when_it_is_told(project: Project) -> None:
+    fill(project)
+    write(project, FORMS["an update"], options=", max_per_second=40")
+    began = time.monotonic()
+    up(project)
+    assert time.monotonic() - began > 0.8
+    project.db.client.drop_database(project.db.name)
+    fill(project)
+    write(project, options=', pause_when=ctx.app.config["WHEN"]')
+    asked: list[int] = []
+
+    def busy() -> bool:
+        asked.append(project.db.people.count_documents({"n": 1}))
+        return len(asked) in {3, 4}
+
+    up(project, WHEN=busy)
+    assert asked[:5] == [0, 5, 10, 10, 10]
+    assert values(project) == [1] * 40
+
+
+# --- servers without transactions
+
+
+def test_without_transactions_it_works_and_says_what_it_cannot_promise(
+    standalone_uri: str, project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    with MongoClient[dict[str, Any]](standalone_uri) as client:
+        database = client[project.db.name]
+        database.people.insert_many([{"_id": n} for n in range(40)])
+        write(project)
+        runner = MongoMigrate().runner(project.app(database, HOOK=raise_at(23)))
+        assert len(runner.up().failures) == 1
+        assert "can be done twice" in caplog.text
+        assert MongoMigrate().runner(project.app(database)).up().failures == ()
+        assert database.people.count_documents({"n": 1}) == 40
+        client.drop_database(database)
+
+
+@pytest.mark.parametrize("change", ["increment", FORMS["an update"]])
+def test_it_works_on_mongomock(project: Project, change: str) -> None:
+    database: Any = mongomock.MongoClient().shop
+    database.people.insert_many([{"_id": n} for n in range(40)])
+    write(project, change, options=', where={"n": None}, workers=3')
+    report = MongoMigrate().runner(project.app(database)).up()
+    assert report.failures == (), report.failures[0].error
+    assert database.people.count_documents({"n": 1}) == 40
