@@ -354,7 +354,9 @@ class Alone(Gate):
             self._desk.site.sleep(min(left, POLL_SECONDS))
 
     def noted(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
-        """Return the progress, for the record."""
+        """Return the progress, for the record. Raises LeaseLostError."""
+        # The function may have taken long since the lease was looked at.
+        self._desk.site.hold.ensure()
         return self._desk.noted(checkpoint, self._teller.meter.at(checkpoint.counts.scanned))
 
     def committed(self, checkpoint: Checkpoint) -> None:

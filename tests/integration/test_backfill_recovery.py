@@ -18,9 +18,11 @@ from bson.binary import UuidRepresentation
 from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.backfill.checkpoints import Checkpoint, Key, Slot
 from flask_migrate_mongo.errors import (
     HalfBackfilledError,
     InterruptedRefusedError,
+    LeaseLostError,
     MigrateError,
     NoRunError,
     RunStoppedError,
@@ -371,6 +373,36 @@ def test_a_run_that_was_taken_for_dead_commits_no_batch_more(
     assert zombie.returncode == 3, told
     assert values(project) == [1] * 40
     assert project.statuses() == {VERSION: "completed"}
+
+
+def test_a_batch_is_not_committed_when_the_lock_was_lost_while_it_was_prepared(
+    project: Project,
+) -> None:
+    fill(project)
+    write(project)
+
+    def lose(doc: Any) -> None:
+        if doc["_id"] == 12:
+            project.db.migration_locks.update_one({}, {"$set": {"runId": "another"}})
+            time.sleep(1.5)
+
+    report = project.runner(HOOK=lose, MIGRATE_LOCK_TTL=2).up()
+    assert isinstance(report.error, LeaseLostError)
+    assert values(project) == [1] * 10 + [None] * 30
+
+
+def test_of_two_workers_at_one_place_one_goes_on(project: Project) -> None:
+    first = Checkpoint()
+    project.db.ranges.insert_one({"_id": 1, "runId": "run", "state": first.document()})
+    slot = Slot(project.db.ranges, {"_id": 1, "runId": "run"}, "state", "request")
+    mine, theirs = (first.next(at=Key(n), by=f"worker {n}") for n in (1, 2))
+    slot.advance(first, mine, noted={})
+    assert slot.stands(mine)
+    slot.advance(first, mine, noted={})  # The answer was lost, and it is sent again.
+    with pytest.raises(LeaseLostError):
+        slot.advance(first, theirs, noted={})
+    assert not slot.stands(theirs)
+    assert slot.read()[0] == mine
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
