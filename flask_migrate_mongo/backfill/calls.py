@@ -271,8 +271,13 @@ class Desk:
             )
             for range_id, ends in bounds.items()
         ]
+        _warn_without_transactions(site)
         team = Team(site.server, assignments)
-        team.work(order.workers, Overseer(self).look)
+        look = Overseer(self, team.checkpoints()).look
+        team.work(order.workers, look)
+        # The last range was done before the others, perhaps, and has grown since.
+        team.reopen_last()
+        team.work(order.workers, look)
         return self._finish(team.checkpoints())
 
     def _finish(self, ends: list[Checkpoint]) -> Backfilled:
@@ -312,9 +317,9 @@ class Desk:
 class Overseer:
     """Looks after several workers: says how far they are, and what to tell them."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, before: list[Checkpoint]) -> None:
         self._desk = desk
-        self._teller = Teller(desk)
+        self._teller = Teller(desk, sum(each.counts.scanned for each in before))
 
     def look(self, checkpoints: list[Checkpoint]) -> str | None:
         """Return what the workers are to be told. Raises LeaseLostError, Stopped, RejectedError."""
@@ -335,7 +340,7 @@ class Alone(Gate):
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._teller = Teller(desk)
+        self._teller = Teller(desk, desk.call.checkpoint.counts.scanned)
 
     def check(self, request: str | None, slot: Slot) -> None:
         """Wait while a pause is asked for; stop when that is."""
@@ -367,12 +372,10 @@ class Alone(Gate):
 class Teller:
     """Tells how far a backfill is: whoever shows it each time, the log now and then."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, before: int) -> None:
         self._site = desk.site
         self._logged = elapsed()
-        self.meter = Meter(
-            desk.call.collection, desk.call.total, desk.call.checkpoint.counts.scanned
-        )
+        self.meter = Meter(desk.call.collection, desk.call.total, before)
 
     def tell(self, progress: Progress) -> None:
         """Tell it."""
