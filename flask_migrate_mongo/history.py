@@ -235,14 +235,14 @@ class MigrationHistory:
             error=error,
             ofRun=dead.run_id,
         )
+        if dead.run_id is not None and dead.backfilled_by is not None:
+            self._fence_ranges(dead.run_id)
         with translated():
             # Matches nothing when that run, alive after all, commits at this very moment.
             self._records.update_one(
                 {"version": str(dead.version), "status": "running", "metadata.runId": dead.run_id},
                 {"$set": fields, **_push(event)},
             )
-        if dead.run_id is not None and dead.backfilled_by is not None:
-            self._fence_ranges(dead.run_id)
 
     def _fence_ranges(self, run_id: str) -> None:
         """Take from a run's workers, wherever they are, what they have not finished."""

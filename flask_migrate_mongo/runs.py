@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import MigrateError, UnknownRunError
 from .runner import Observer
 from .server import Document, Server, elapsed, translated
+from .stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -225,7 +226,9 @@ def carry_out(
 
 
 def _ended(report: RunReport, *, cancelled: bool) -> RunState:
-    if report.failures:
+    # A backfill that is cancelled stops inside its migration, which counts as failed for that.
+    own = [f for f in report.failures if f.error is None or f.error.type != Stopped.__name__]
+    if own:
         return RunState.FAILED
     if report.error is not None:
         return RunState.CANCELLED if cancelled else RunState.FAILED

@@ -6,7 +6,6 @@ import contextvars
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
@@ -18,12 +17,12 @@ from flask_migrate_mongo.server import elapsed, translated
 from flask_migrate_mongo.transactions import Transactions
 
 from .batches import Gate, Range, Reader, Work, Worker, Writer, counted, session_on, too_many
-from .checkpoints import Call, Checkpoint, Notebook, Phase
+from .checkpoints import Call, Checkpoint, Key, Notebook, Phase
 from .workers import Assignment, Team, portable, prepared, split
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.server import Document, Server
     from flask_migrate_mongo.stopping import StopSwitch
 
-    from .batches import Change
+    from .batches import Batch, Change
     from .checkpoints import Slot
 
 LOG_SECONDS = 10
@@ -271,8 +270,13 @@ class Desk:
             )
             for range_id, ends in bounds.items()
         ]
+        _warn_without_transactions(site)
         team = Team(site.server, assignments)
-        team.work(order.workers, Overseer(self).look)
+        look = Overseer(self, team.checkpoints()).look
+        team.work(order.workers, look)
+        # The last range was done before the others, perhaps, and has grown since.
+        team.reopen_last()
+        team.work(order.workers, look)
         return self._finish(team.checkpoints())
 
     def _finish(self, ends: list[Checkpoint]) -> Backfilled:
@@ -312,9 +316,9 @@ class Desk:
 class Overseer:
     """Looks after several workers: says how far they are, and what to tell them."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, before: list[Checkpoint]) -> None:
         self._desk = desk
-        self._teller = Teller(desk)
+        self._teller = Teller(desk, sum(each.counts.scanned for each in before))
 
     def look(self, checkpoints: list[Checkpoint]) -> str | None:
         """Return what the workers are to be told. Raises LeaseLostError, Stopped, RejectedError."""
@@ -335,7 +339,7 @@ class Alone(Gate):
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._teller = Teller(desk)
+        self._teller = Teller(desk, desk.call.checkpoint.counts.scanned)
 
     def check(self, request: str | None, slot: Slot) -> None:
         """Wait while a pause is asked for; stop when that is."""
@@ -354,7 +358,9 @@ class Alone(Gate):
             self._desk.site.sleep(min(left, POLL_SECONDS))
 
     def noted(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
-        """Return the progress, for the record."""
+        """Return the progress, for the record. Raises LeaseLostError."""
+        # The function may have taken long since the lease was looked at.
+        self._desk.site.hold.ensure()
         return self._desk.noted(checkpoint, self._teller.meter.at(checkpoint.counts.scanned))
 
     def committed(self, checkpoint: Checkpoint) -> None:
@@ -365,12 +371,10 @@ class Alone(Gate):
 class Teller:
     """Tells how far a backfill is: whoever shows it each time, the log now and then."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, before: int) -> None:
         self._site = desk.site
         self._logged = elapsed()
-        self.meter = Meter(
-            desk.call.collection, desk.call.total, desk.call.checkpoint.counts.scanned
-        )
+        self.meter = Meter(desk.call.collection, desk.call.total, before)
 
     def tell(self, progress: Progress) -> None:
         """Tell it."""
@@ -462,7 +466,7 @@ class Rehearsal(_Callable):
         writer = Writer(collection, order.work.where, prepare.group)
         counts = Backfilled()
         try:
-            for batch in islice(iter(partial(reader.next, Range()), None), self._batches):
+            for batch in islice(_batches(reader), self._batches):
                 counts += counted(batch, writer.write(batch, None, probe=False))
                 if elapsed() >= self._until:
                     break
@@ -476,6 +480,14 @@ class Rehearsal(_Callable):
         # In an empty context: a transaction allows neither of these.
         check_kind(self._server, order.collection)
         return estimate(handle(self._server, order.collection), order.work.where)
+
+
+def _batches(reader: Reader) -> Iterator[Batch]:
+    """Yield batch after batch, each above the last: a cursor that ends is opened once more."""
+    after: Key | None = None
+    while batch := reader.next(Range(after)):
+        yield batch
+        after = Key(batch[-1].id)
 
 
 # --- what is asked for

@@ -34,7 +34,7 @@ from .batches import (
     Writer,
     session_on,
 )
-from .checkpoints import Checkpoint, Key, Slot, exact
+from .checkpoints import Checkpoint, Key, Phase, Slot, exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -266,6 +266,13 @@ class Team:
         except BaseException:
             self._end(waiting)
             raise
+
+    def reopen_last(self) -> None:
+        """Let the last range, which has no upper end, be looked at once more, above what is done."""
+        slot = _slot(self._server, self._assignments[-1])
+        done, _ = slot.read()
+        above = done.next(phase=Phase.FIRST, at=done.first_end or done.at, stays=True)
+        slot.advance(done, above, noted={})
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return how far each range is."""

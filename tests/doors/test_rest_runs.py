@@ -150,3 +150,38 @@ def test_a_run_outlives_the_web_server_that_started_it(
         assert seen()["state"] == "succeeded"
     assert project.statuses() == {FIRST: "completed"}
     assert project.db.people.count_documents({}) == 1
+
+
+def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: Project) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(600)])
+    project.write(
+        f"{FIRST}_backfill",
+        """
+        import time
+
+        def slow(doc):
+            time.sleep(0.01)
+            return {"$inc": {"n": 1}}
+
+        def up(db, ctx):
+            ctx.backfill("people", slow, batch_size=10)
+        """,
+    )
+    asked = api(project, RUN)
+    run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
+
+    def seen() -> dict[str, Any]:
+        document: dict[str, Any] = asked("GET", f"/runs/{run_id}").get_json()
+        return document
+
+    until(lambda: "progress" in (seen()["current"] or {}), seconds=30)
+    progress = seen()["current"]["progress"]
+    assert (progress["collection"], progress["total"]) == ("people", 600)
+    assert 0 < progress["done"] < 600
+    assert asked("POST", f"/runs/{run_id}/cancel").status_code == 200
+    until(lambda: seen()["report"] is not None, seconds=30)
+    assert seen()["state"] == "cancelled"
+    assert 0 < project.db.people.count_documents({"n": 1}) < 600
+    assert "cancelled" in project.trail(FIRST)
+    assert asked("POST", "/up").status_code == 200
+    assert project.db.people.count_documents({"n": 1}) == 600

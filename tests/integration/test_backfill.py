@@ -165,6 +165,17 @@ def test_several_backfills_follow_each_other_and_down_can_backfill_too(project: 
     assert values(project) == [11] * 12
 
 
+def test_what_was_undone_without_a_backfill_begins_anew(project: Project) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(12)])
+    undo = 'db.people.update_many({}, {"$unset": {"n": ""}})'
+    write(project, 'backfill("people", {"$inc": {"n": 1}}, batch_size=5)', down=undo)
+    for _ in range(2):
+        up(project)
+        assert values(project) == [1] * 12
+        assert project.runner().down().failures == ()
+        assert values(project) == [None] * 12
+
+
 REFUSED = {
     'backfill("people", {"n": 1})': "is no change",
     'backfill("people", {})': "is no change",

@@ -8,7 +8,7 @@ import signal
 import time
 import uuid
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import mongomock
@@ -18,13 +18,16 @@ from bson.binary import UuidRepresentation
 from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.backfill.checkpoints import Checkpoint, Key, Slot
 from flask_migrate_mongo.errors import (
     HalfBackfilledError,
     InterruptedRefusedError,
+    LeaseLostError,
     MigrateError,
     NoRunError,
     RunStoppedError,
 )
+from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Request
 from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
 from tests.server.lossy_proxy import LossyProxy
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from flask_migrate_mongo.model import RunReport
     from tests.conftest import Failpoint
     from tests.project import Project
 
@@ -370,6 +374,81 @@ def test_a_run_that_was_taken_for_dead_commits_no_batch_more(
     assert zombie.returncode == 3, told
     assert values(project) == [1] * 40
     assert project.statuses() == {VERSION: "completed"}
+
+
+def test_a_batch_is_not_committed_when_the_lock_was_lost_while_it_was_prepared(
+    project: Project,
+) -> None:
+    fill(project)
+    write(project)
+
+    def lose(doc: Any) -> None:
+        if doc["_id"] == 12:
+            project.db.migration_locks.update_one({}, {"$set": {"runId": "another"}})
+            time.sleep(1.5)
+
+    report = project.runner(HOOK=lose, MIGRATE_LOCK_TTL=2).up()
+    assert isinstance(report.error, LeaseLostError)
+    assert values(project) == [1] * 10 + [None] * 30
+
+
+def test_the_record_fences_off_a_run_that_does_not_know_of_its_successor(project: Project) -> None:
+    """A machine that was suspended from outside: its clocks did not see the time pass."""
+    fill(project)
+    write(project)
+    successors: list[RunReport] = []
+
+    def meanwhile(doc: Any) -> None:
+        if doc["_id"] == 12 and not successors:
+            expire(project)
+            successors.append(project.runner(HOOK=raise_at(23)).up())
+
+    report = project.runner(HOOK=meanwhile).up()
+    assert isinstance(report.error, LeaseLostError)
+    assert len(successors[0].failures) == 1
+    assert values(project) == [1] * 20 + [None] * 20
+    up(project)
+    assert values(project) == [1] * 40
+
+
+def test_a_batch_that_was_not_committed_has_no_checkpoint(
+    project: Project, failpoint: Failpoint
+) -> None:
+    fill(project)
+    write(project, FORMS["an update"])
+    failpoint("commitTransaction", skip=2, blockConnection=True, blockTimeMS=3_000)
+    run = project.spawn("up")
+    wait_for(lambda: project.db.people.count_documents({"n": 1}) == 10)
+    time.sleep(1)
+    run.kill()
+    run.communicate()
+    project.db.client.admin.command("killAllSessions", [])
+    time.sleep(2.5)
+    expire(project)
+    seen = project.record(VERSION)["metadata"]["checkpoint"]["calls"]["0"]["state"]
+    assert seen["counts"]["modified"] == project.db.people.count_documents({"n": 1})
+    up(project)
+    assert values(project) == [1] * 40
+
+
+def expire(project: Project) -> None:
+    now = project.db.client.admin.command("hello")["localTime"]
+    past = {"$set": {"expiresAt": now - timedelta(seconds=1)}}
+    project.db.migration_locks.update_one({"_id": LOCK_ID}, past)
+
+
+def test_of_two_workers_at_one_place_one_goes_on(project: Project) -> None:
+    first = Checkpoint()
+    project.db.ranges.insert_one({"_id": 1, "runId": "run", "state": first.document()})
+    slot = Slot(project.db.ranges, {"_id": 1, "runId": "run"}, "state", "request")
+    mine, theirs = (first.next(at=Key(n), by=f"worker {n}") for n in (1, 2))
+    slot.advance(first, mine, noted={})
+    assert slot.stands(mine)
+    slot.advance(first, mine, noted={})  # The answer was lost, and it is sent again.
+    with pytest.raises(LeaseLostError):
+        slot.advance(first, theirs, noted={})
+    assert not slot.stands(theirs)
+    assert slot.read()[0] == mine
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

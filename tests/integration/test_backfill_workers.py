@@ -85,6 +85,31 @@ def up(db, ctx):
     assert ranges_left(project) == 0
 
 
+@pytest.mark.parametrize("where", ["{}", '{"n": None}'])
+def test_what_is_inserted_above_is_found_though_the_last_range_was_done_before(
+    project: Project, where: str
+) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
+    project.write(
+        f"{VERSION}_increment",
+        f"""
+import time
+
+def up(db, ctx):
+    def increment(doc):
+        while doc["_id"] == 5 and db["migrations.ranges"].count_documents({{"state.phase": "done"}}) < 1:
+            time.sleep(0.01)
+        if doc["_id"] == 5:
+            db.people.insert_many([{{"_id": 10_000}}, {{"_id": 10_001}}])
+        return {{"$inc": {{"n": 1}}}}
+
+    ctx.backfill("people", increment, workers=2, batch_size=10, where={where})
+""",
+    )
+    up(project)
+    assert values(project) == [1] * (PEOPLE + 2)
+
+
 @pytest.mark.parametrize("executor", EXECUTORS.values(), ids=EXECUTORS)
 @pytest.mark.parametrize("change", ["increment", '{"$inc": {"n": 1}}'])
 def test_any_executor_is_taken(project: Project, executor: str, change: str) -> None:
