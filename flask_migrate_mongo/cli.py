@@ -232,7 +232,7 @@ def rehearse(
     fail_on: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run up, down and up again on samples, in a database that is dropped.
+    """Run up, down and up again on samples of the data.
 
     Says whether down() undoes up(), whether up() works twice, and how long it takes on all documents.
     Without VERSION, everything pending.
