@@ -14,13 +14,13 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import backfills, commands, environments, peers, report
+from . import backfills, commands, environments, peers, report, scripts
 from .measuring import Rounds
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .commands import Bench
     from .peers import Installed, Missing
     from .report import Judgement, Measurement
+    from .scripts import Printed
 
 WORKS = {
     "start": commands.start,
@@ -42,19 +43,7 @@ WORKS = {
     "far": backfills.far_backfill,
     "growing": backfills.growing_backfill,
 }
-SCRIPTS = (("lint.py",), ("estimate.py", "1"))
-LARGE_SCRIPTS = (("memory.py", "1000000"),)
-
 _LARGE_DOCUMENTS = 200_000
-
-
-@dataclass(frozen=True, slots=True)
-class Printed:
-    """What a script of its own printed, which holds its figures against its bars itself."""
-
-    name: str
-    output: str
-    passed: bool
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,15 +55,16 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="run-", dir=environments.HOME) as folder:
         bench = _bench(wanted, there, Path(folder))
         measurements = list(_measured(bench, wanted.only))
-    printed = [] if wanted.quick else list(_scripts(wanted.only, large=wanted.large))
-    judgements = () if wanted.quick else report.judged(measurements)
+    printed = list(_printed(wanted))
+    judgements = [] if wanted.quick else list(report.judged(measurements))
+    judgements += [one.judgement for one in printed]
     if judgements:
         print(report.bars_table(judgements))
     if wanted.write:
         section = _section(there, missing, measurements, judgements, printed)
         page = report.written(report.PAGE.read_text(encoding="utf-8"), section)
         report.PAGE.write_text(page, encoding="utf-8")
-    return _verdict(judgements, printed)
+    return _verdict(judgements)
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -106,7 +96,7 @@ def _bench(wanted: argparse.Namespace, there: Sequence[Installed], folder: Path)
         bare=environments.python_environment("bare", "flask", "flask-pymongo"),
         cities=backfills.load_cities(),
         folder=folder,
-        rounds=Rounds(wanted.rounds or (2 if wanted.quick else 9)),
+        rounds=Rounds(wanted.rounds or (2 if wanted.quick else 7)),
         sizes=sizes,
     )
 
@@ -118,23 +108,12 @@ def _measured(bench: Bench, only: Sequence[str]) -> Iterator[Measurement]:
             yield measurement
 
 
-def _scripts(only: Sequence[str], *, large: bool) -> Iterator[Printed]:
-    scripts = (*SCRIPTS, *(LARGE_SCRIPTS if large else ())) if "scripts" in only else ()
-    for name, *arguments in scripts:
-        path = environments.ROOT / "benchmarks" / name
-        if not path.exists():
-            continue
-        done = subprocess.run(
-            [sys.executable, str(path), *arguments],
-            cwd=environments.ROOT,
-            env={**os.environ, "PYTHONPATH": str(environments.ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        print(f"### `benchmarks/{name}`\n\n{done.stdout}", flush=True)
-        yield Printed(name, done.stdout, done.returncode == 0)
+def _printed(wanted: argparse.Namespace) -> Iterator[Printed]:
+    if wanted.quick or "scripts" not in wanted.only:
+        return
+    for one in scripts.printed(scripts.LARGE if wanted.large else scripts.SCRIPTS):
+        print(f"### `benchmarks/{one.name}`\n\n{one.output}", flush=True)
+        yield one
 
 
 def _section(
@@ -183,12 +162,11 @@ def _driver(one: Installed) -> str:
     return f"{name} {environments.versions(one.program)[name]}"
 
 
-def _verdict(judgements: Sequence[Judgement], printed: Sequence[Printed]) -> int:
-    lines = [f"{one.work}: {one.found}, {one.limit}" for one in report.missed(judgements)]
-    lines += [f"benchmarks/{one.name}" for one in printed if not one.passed]
-    for line in lines:
-        print(f"Missed: {line}", file=sys.stderr)
-    return 1 if lines else 0
+def _verdict(judgements: Sequence[Judgement]) -> int:
+    missed = report.missed(judgements)
+    for one in missed:
+        print(f"Missed: {one.work}: {one.found}, {one.limit}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

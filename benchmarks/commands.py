@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pymongo import MongoClient
@@ -235,13 +235,11 @@ def start(bench: Bench) -> Iterator[Measurement]:
     """Start the application's command line, with the extension and without."""
     for work, argument in (("help", "--help"), ("routes", "routes")):
         with arena(bench, work) as here:
-            bare = here.site("bare", 0)
-            (bare.folder / "app.py").write_text(_BARE_APP, encoding="utf-8")
             mine = here.site(peers.OURS.name, 0)
             projects.lay_out(peers.OURS, mine)
             starts = [
                 _flask(report.US, bench.ours.program, mine, argument),
-                _flask(report.BARE, bench.bare, bare, argument),
+                bare(bench, here.site("bare", 0), argument),
             ]
             outcomes = interleaved(starts, Rounds(bench.sizes.starts))
         yield _measured(work, f"`flask {argument}`", outcomes)
@@ -256,10 +254,10 @@ def _measured(work: str, title: str, outcomes: Sequence[Outcome]) -> Measurement
     return Measurement(work, title, tuple(outcome.seconds for outcome in outcomes))
 
 
-def bare_start(bench: Bench, site: Site) -> Competitor:
-    """Start the application without the extension, to see what memory it needs."""
+def bare(bench: Bench, site: Site, argument: str, *, weighed: bool = False) -> Competitor:
+    """Start the command line of an application without the extension."""
     (site.folder / "app.py").write_text(_BARE_APP, encoding="utf-8")
-    return _flask(report.BARE, bench.bare, site, "routes")
+    return replace(_flask(report.BARE, bench.bare, site, argument), weighed=weighed)
 
 
 def _slug(name: str) -> str:

@@ -11,21 +11,22 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 LIMIT_SECONDS = 60.0
 
 _SLOW, _SLOWER = 3.0, 10.0
 _TOLD = 160
+_WEIGHING_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process from start to end; `peak` is the most memory it had, in MB."""
+    """One process from start to end; `peak` is the most memory it had, in MB, if it was weighed."""
 
     seconds: float
     peak: float
@@ -51,6 +52,7 @@ class Competitor:
     environ: Mapping[str, str]
     prepare: Callable[[], None] = nothing
     flaw: Callable[[Run], str | None] = no_flaw
+    weighed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """How often each is timed: `fast`, or fewer times what takes long; `limit` ends one run."""
+    """How often each is timed: `fast` times, or fewer when it takes long; `limit` ends one run."""
 
-    fast: int = 9
+    fast: int = 7
     limit: float = LIMIT_SECONDS
 
     def of(self, seconds: float) -> int:
@@ -143,7 +145,13 @@ class _Lane:
 def timed(competitor: Competitor, limit: float) -> Run:
     """Prepare, run once, and look at what it did. Raises FailedError."""
     competitor.prepare()
-    run = process(competitor.command, competitor.folder, competitor.environ, limit)
+    run = process(
+        competitor.command,
+        competitor.folder,
+        competitor.environ,
+        limit,
+        weighed=competitor.weighed,
+    )
     if run.seconds >= limit:
         msg = f"not done after {limit:.0f} s"
         raise FailedError(msg)
@@ -154,8 +162,15 @@ def timed(competitor: Competitor, limit: float) -> Run:
     return run
 
 
-def process(command: Sequence[str], folder: Path, environ: Mapping[str, str], limit: float) -> Run:
-    """Run a command to its end, or to its limit."""
+def process(
+    command: Sequence[str],
+    folder: Path,
+    environ: Mapping[str, str],
+    limit: float,
+    *,
+    weighed: bool = False,
+) -> Run:
+    """Run a command to its end, or to its limit; its memory is looked at on request."""
     with tempfile.TemporaryFile() as output:
         begin = time.perf_counter()
         child = subprocess.Popen(
@@ -169,14 +184,41 @@ def process(command: Sequence[str], folder: Path, environ: Mapping[str, str], li
         )
         alarm = threading.Timer(limit, _end, (child.pid,))
         alarm.start()
-        # Not child.wait(), which does not tell how much memory it needed.
-        _, status, usage = os.wait4(child.pid, 0)
+        scale = _Scale(child.pid)
+        if weighed:
+            scale.start()
+        try:
+            code = child.wait()
+        except BaseException:
+            _end(child.pid)
+            raise
+        finally:
+            alarm.cancel()
+            scale.ended.set()
         seconds = time.perf_counter() - begin
-        alarm.cancel()
-        child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         told = output.read().decode(errors="replace")
-    return Run(seconds, usage.ru_maxrss / 1024, child.returncode, told)
+    return Run(seconds, scale.peak, code, told)
+
+
+class _Scale(threading.Thread):
+    """Looks at the most memory that a process had so far, in MB, for as long as it lives.
+
+    What `wait4` tells includes what the parent had when it forked, which is more than we look for.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0.0
+        self.ended = threading.Event()
+        self._status = Path(f"/proc/{pid}/status")
+
+    def run(self) -> None:
+        while not self.ended.wait(_WEIGHING_SECONDS):
+            with contextlib.suppress(OSError):
+                lines = self._status.read_text(encoding="utf-8").splitlines()
+                highest = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+                self.peak = max(self.peak, *(int(kilobytes) / 1024 for kilobytes in highest), 0.0)
 
 
 def _end(group: int) -> None:
