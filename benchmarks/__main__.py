@@ -88,11 +88,11 @@ def _bench(wanted: argparse.Namespace, there: Sequence[Installed], folder: Path)
     sizes = commands.QUICK if wanted.quick else commands.Sizes()
     if wanted.large:
         sizes = replace(sizes, documents=_LARGE_DOCUMENTS)
-    ours = (peers.OURS.name, peers.LEAN.name)
+    own = [peer.name for peer in peers.OWN]
     return commands.Bench(
         ours=by_name[peers.OURS.name],
-        lean=by_name[peers.LEAN.name],
-        others=tuple(competitor for name, competitor in by_name.items() if name not in ours),
+        variants=tuple(by_name[name] for name in own[1:]),
+        others=tuple(competitor for name, competitor in by_name.items() if name not in own),
         bare=environments.python_environment("bare", "flask", "flask-pymongo"),
         cities=backfills.load_cities(),
         folder=folder,
@@ -151,7 +151,9 @@ def _processor() -> str:
 
 def _who(there: Sequence[Installed]) -> str:
     rows = (
-        f"| {one.peer.name} | {one.version} | {_driver(one)} | {one.peer.keeps} |" for one in there
+        f"| {one.peer.name} | {one.version} | {_driver(one)} | {one.peer.keeps} |"
+        for one in there
+        if one.peer not in peers.OWN[1:]
     )
     head = ("| | version | driver | what it keeps, and how it locks |", "|---|---|---|---|")
     return "\n".join(("### Who", "", *head, *rows))

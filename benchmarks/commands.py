@@ -58,7 +58,7 @@ class Bench:
     """Who takes part, how often, and how much of everything."""
 
     ours: Installed
-    lean: Installed
+    variants: tuple[Installed, ...]
     others: tuple[Installed, ...]
     bare: Path
     cities: Path
@@ -71,6 +71,11 @@ class Bench:
     def competitors(self) -> tuple[Installed, ...]:
         """Us and the peers."""
         return (self.ours, *self.others)
+
+    @property
+    def everybody(self) -> tuple[Installed, ...]:
+        """Us, also in other circumstances, and the peers."""
+        return (self.ours, *self.variants, *self.others)
 
 
 class Arena:
@@ -144,10 +149,9 @@ def status(bench: Bench) -> Iterator[Measurement]:
     for count in bench.sizes.status:
         work = f"status {count}"
         with arena(bench, work) as here:
-            who = (bench.ours, bench.lean, *bench.others)
             looking: list[Competitor] = []
             failed: list[Series] = []
-            for competitor in who:
+            for competitor in bench.everybody:
                 try:
                     looking.append(here.project(competitor, count).status(count))
                 except FailedError as exc:
@@ -175,9 +179,7 @@ def nothing_pending(bench: Bench) -> Iterator[Measurement]:
     count = bench.sizes.idle
     with arena(bench, "idle") as here:
         outcomes = here.compared(
-            (bench.ours, bench.lean, *bench.others),
-            count,
-            lambda project: project.up_with_nothing_pending(),
+            bench.everybody, count, lambda project: project.up_with_nothing_pending()
         )
     title = f"`up` with nothing pending, {count:,} applied"
     yield _measured("nothing pending", title, outcomes)
@@ -187,7 +189,7 @@ def up(bench: Bench) -> Iterator[Measurement]:
     """Apply N migrations that do nothing."""
     for count in bench.sizes.runs:
         with arena(bench, f"up {count}") as here:
-            outcomes = here.compared(bench.competitors, count, lambda p: p.up(p.fresh))
+            outcomes = here.compared(bench.everybody, count, lambda p: p.up(p.fresh))
         yield _measured(f"up {count}", f"`up` of {count:,}", outcomes)
 
 

@@ -141,12 +141,16 @@ MongoMigrate(app)
 _FLASK = ("flask", "--app", "app")
 
 
-def _ours(name: str, app: str) -> Peer:
+def _ours(name: str, app: str, **settings: str) -> Peer:
     return Peer(
         name=name,
         package=environments.OURS,
         settings=lambda _: {"app.py": app},
-        environ=lambda site: {"MONGO_URI": site.uri},
+        environ=lambda site: {
+            "MONGO_URI": site.uri,
+            "XDG_CACHE_HOME": str(site.folder / "cache"),
+            **settings,
+        },
         migration=lambda n: (
             f"migrations/{stamp(n)}_step.py",
             "def up(db):\n    pass\n\n\ndef down(db):\n    pass\n",
@@ -164,6 +168,8 @@ def _ours(name: str, app: str) -> Peer:
 
 OURS = _ours("Flask-Migrate-Mongo", _APP)
 LEAN = _ours("Flask-Migrate-Mongo, MONGO_URI alone", _LEAN_APP)
+COLD = _ours("Flask-Migrate-Mongo, nothing remembered", _APP, MIGRATE_CACHE="false")
+OWN = (OURS, LEAN, COLD)
 
 
 # --- the others
@@ -349,4 +355,4 @@ MIGRATE_MONGO = Peer(
 )
 
 IN_PYTHON = (MONGOMIG, MONGRATE, MONGRATOR, MONGODB_MIGRATIONS, PYMONGO_MIGRATE, MONGO_MIGRATOR)
-ALL = (OURS, LEAN, *IN_PYTHON, MIGRATE_MONGO)
+ALL = (*OWN, *IN_PYTHON, MIGRATE_MONGO)

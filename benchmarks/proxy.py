@@ -75,19 +75,19 @@ def _deliver(line: SimpleQueue[tuple[float, bytes]], target: socket.socket) -> N
                 break
             time.sleep(max(0.0, due - time.monotonic()))
             target.sendall(chunk)
-    _close(target)
+    _end(target)
 
 
 def _forward(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while chunk := source.recv(_CHUNK):
             target.sendall(chunk)
-    _close(target)
+    _end(target)
 
 
-def _close(end: socket.socket) -> None:
+def _end(target: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
+        target.shutdown(socket.SHUT_WR)
 
 
 if __name__ == "__main__":

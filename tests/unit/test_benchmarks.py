@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import backfills, measuring, peers, report, scripts
+from benchmarks import backfills, measuring, peers, proxy, report, scripts
 from benchmarks.measuring import Competitor, Rounds, Series
 from benchmarks.peers import Missing
 from benchmarks.report import Bar, Measurement, Verdict
@@ -205,6 +207,27 @@ def test_the_memory_of_a_process_is_its_own_and_not_that_of_who_started_it(tmp_p
     command = (sys.executable, "-c", grow)
     run = measuring.process(command, tmp_path, {}, 30, weighed=True)
     assert 50 < run.peak < 150 < len(mine) >> 20
+
+
+def test_what_goes_through_the_proxy_arrives_as_it_was_sent() -> None:
+    sent = bytes(range(256)) * 1_000
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=echo, args=(listener,), daemon=True).start()
+        with (
+            proxy.delaying(listener.getsockname()[1], 1) as port,
+            socket.create_connection(("127.0.0.1", port), timeout=10) as client,
+        ):
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            with client.makefile("rb") as answers:
+                assert answers.read() == sent
+
+
+def echo(listener: socket.socket) -> None:
+    """Answer one connection with what it sends, after all of it was sent."""
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as heard:
+        connection.sendall(heard.read())
 
 
 def test_what_takes_long_is_timed_less_often() -> None:
