@@ -5,16 +5,17 @@ FLASK := $(BIN)/flask --app example_app
 STAMP := $(VENV)/.installed
 VERSIONS := 3.10 3.11 3.12 3.13
 PIP := -m pip install -qq --disable-pip-version-check
+BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(if $(WRITE),--write)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-stop test test-all chaos check format clean
+.PHONY: help install demo demo-stop test test-all chaos bench bench-large check format clean
 
 # Prints a command, then runs it, so that what is seen can be typed.
 run = @printf '\n$$ %s\n' '$(1)'; $(1)
 
 help: ## Show what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r what why; do printf 'make %-10s %s\n' "$$what" "$$why"; done
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r what why; do printf 'make %-11s %s\n' "$$what" "$$why"; done
 
 install: $(STAMP) ## Make .venv with everything in it
 
@@ -79,6 +80,12 @@ $(VENV)-$(VERSION)/.installed: pyproject.toml setup.cfg
 chaos: $(STAMP) ## Run the long rounds of races, kills and faults
 	CHAOS=full $(BIN)/pytest tests/chaos -m chaos -s -p no:xdist
 
+bench: $(STAMP) ## Measure ourselves beside others: ONLY=status,up QUICK=1 WRITE=1
+	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+
+bench-large: $(STAMP) ## The same with 200,000 documents, and a million for memory
+	$(BIN)/python -m benchmarks --large $(BENCH_OPTIONS)
+
 check: $(STAMP) ## Check format, lint, types and floors
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -90,6 +97,6 @@ format: $(STAMP) ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix
 
 clean: demo-stop ## Delete environments, caches and the demo's data
-	rm -rf $(VENV) $(VENV)-3.* .mongo-data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-3.* .bench .mongo-data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	rm -rf .hypothesis .coverage .coverage.* htmlcov build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

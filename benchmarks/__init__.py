@@ -1,0 +1,1 @@
+"""How fast this is, side by side with others: `python -m benchmarks`."""
