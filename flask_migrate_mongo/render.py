@@ -265,7 +265,7 @@ class Progress(Observer):
             self.close()
             self._bar = _bar(self._console)
             self._bar.start()
-            self._bar.add_task(_title(step))
+            self._bar.add_task(_title(step), text="")
         task = self._bar.tasks[0].id
         self._bar.update(
             task, completed=progress.done, total=progress.total, text=_how_far(progress)
@@ -398,7 +398,6 @@ def _status_row(entry: Entry, state: str) -> Row:
         "file missing": entry.missing,
         "out of order": entry.out_of_order,
         "interrupted": record is not None and record.interrupted,
-        _backfilling(record): record is not None and record.progress is not None,
         "not reversible": not entry.reversible,
     }
     applied = record if record is not None and record.is_applied else None
@@ -408,13 +407,13 @@ def _status_row(entry: Entry, state: str) -> Row:
         _state(state),
         Text(_when(applied.applied_at) if applied else ""),
         Text(_took(applied.execution_ms) if applied else ""),
-        Text(", ".join(note for note, holds in notes.items() if holds)),
+        Text(", ".join((*(note for note, holds in notes.items() if holds), *_backfill(record)))),
     )
 
 
-def _backfilling(record: Record | None) -> str:
-    progress = record.progress if record is not None else None
-    return f"backfill at {_how_far(progress)}" if progress is not None else "no backfill"
+def _backfill(record: Record | None) -> Iterable[str]:
+    if record is not None and record.progress is not None:
+        yield f"backfill of {_how_far(record.progress)}"
 
 
 def _record_row(record: Record) -> Row:
