@@ -295,9 +295,9 @@ def rehearse(
 @db_migrate.command()
 @as_json
 def pause(*, as_json: bool) -> None:
-    """Ask the running backfill to pause after the batch in hand.
+    """Pause the backfill that is running.
 
-    Its run goes on to hold the lock, until `resume` or `cancel`.
+    After the batch in hand. Its run goes on to hold the lock, until `resume` or `cancel`.
     """
     _ask("pause", as_json=as_json)
 
@@ -305,7 +305,7 @@ def pause(*, as_json: bool) -> None:
 @db_migrate.command()
 @as_json
 def resume(*, as_json: bool) -> None:
-    """Ask the backfill that was paused to go on.
+    """Let the backfill go on that was paused.
 
     One that was interrupted is gone on with by `up`, or `down`.
     """
@@ -315,9 +315,9 @@ def resume(*, as_json: bool) -> None:
 @db_migrate.command()
 @as_json
 def cancel(*, as_json: bool) -> None:
-    """Ask the running backfill to stop after the batch in hand.
+    """Stop the backfill that is running.
 
-    What is done is kept; the next `up`, or `down`, goes on from there.
+    After the batch in hand. What is done is kept; the next `up`, or `down`, goes on from there.
     """
     _ask("cancel", as_json=as_json)
 

@@ -9,7 +9,7 @@ from flask_migrate_mongo.console import Text, out
 from . import words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from flask_migrate_mongo.model import Entry, Event, LockState, Record, StatusReport, Survey
 
@@ -114,7 +114,6 @@ def _status_row(entry: Entry, state: str) -> Row:
         "file missing": entry.missing,
         "out of order": entry.out_of_order,
         "interrupted": record is not None and record.interrupted,
-        _backfilling(record): record is not None and record.progress is not None,
         "not reversible": not entry.reversible,
     }
     applied = record if record is not None and record.is_applied else None
@@ -124,13 +123,13 @@ def _status_row(entry: Entry, state: str) -> Row:
         words.state(state),
         Text(words.when(applied.applied_at) if applied else ""),
         Text(words.took(applied.execution_ms) if applied else ""),
-        Text(", ".join(note for note, holds in notes.items() if holds)),
+        Text(", ".join((*(note for note, holds in notes.items() if holds), *_backfill(record)))),
     )
 
 
-def _backfilling(record: Record | None) -> str:
-    progress = record.progress if record is not None else None
-    return f"backfill at {words.how_far(progress)}" if progress is not None else "no backfill"
+def _backfill(record: Record | None) -> Iterable[str]:
+    if record is not None and record.progress is not None:
+        yield f"backfill of {words.how_far(record.progress)}"
 
 
 def _record_row(record: Record) -> Row:

@@ -117,8 +117,9 @@ def test_the_help_of_every_command_explains_it_and_each_of_its_options(
 @pytest.mark.parametrize("command", ["up", "down"])
 def test_up_and_down_share_the_options_of_a_run(project: Project, command: str) -> None:
     text = project.invoke(command, "--help").stdout
-    assert all(option in text for option in ("--wait", "--dry-run", "--continue-on-error"))
-    assert "--allow-drift" in text
+    assert all(
+        option in text for option in ("--wait", "--dry-run", "--continue-on-error", "--allow-drift")
+    )
     assert ("--steps N" in text) is (command == "down")
 
 

@@ -12,12 +12,13 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import mongomock
+import pexpect
 import pytest
 from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId
 from bson.binary import UuidRepresentation
 from pymongo import MongoClient, monitoring
 
-from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo import MongoMigrate, render
 from flask_migrate_mongo.backfill.checkpoints import Checkpoint, Key, Slot
 from flask_migrate_mongo.errors import (
     HalfBackfilledError,
@@ -29,6 +30,7 @@ from flask_migrate_mongo.errors import (
 )
 from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Request
+from flask_migrate_mongo.runner import Options
 from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
 from tests.server.lossy_proxy import LossyProxy
 
@@ -602,3 +604,29 @@ def test_it_works_on_mongomock(project: Project, change: str) -> None:
     report = MongoMigrate().runner(project.app(database)).up()
     assert report.failures == (), report.failures[0].error
     assert database.people.count_documents({"n": 1}) == 40
+
+
+# --- how far it is
+
+
+def test_a_terminal_shows_how_far_it_is(project: Project) -> None:
+    fill(project, 300)
+    slow = "def slow(doc):\n    time.sleep(0.005)\n    return {'$inc': {'n': 1}}"
+    write(project, "slow", batch=20, head=slow)
+    command, *arguments = project.command("up")
+    environ: Any = project.environ(TERM="xterm", COLUMNS="120")
+    with pexpect.spawn(command, arguments, env=environ, cwd=str(project.root), timeout=30) as child:
+        child.expect(r"people: [0-9]+ of about 300, [0-9]+ a second, 0:0[0-9] left")
+        child.expect("applied")
+        child.expect(pexpect.EOF)
+    assert values(project) == [1] * 300
+
+
+def test_without_a_terminal_a_line_tells_it_now_and_then(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(project)
+    write(project)
+    monkeypatch.setattr(render, "LINE_SECONDS", 0)
+    assert project.runner().up(Options(observer=render.Progress())).failures == ()
+    assert "people: 20 of about 40, " in capsys.readouterr().err

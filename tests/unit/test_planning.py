@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from flask_migrate_mongo.errors import (
     DriftError,
+    HalfBackfilledError,
     InterruptedRefusedError,
     InvalidRequestError,
     MissingFileError,
@@ -400,3 +401,24 @@ def test_a_page_can_be_of_one_status_only() -> None:
 def test_a_page_of_nothing_or_before_the_first_is_refused(limit: int, skip: int) -> None:
     with pytest.raises(InvalidRequestError, match=f"limit is {limit} and skip is {skip}"):
         page([], limit=limit, skip=skip, status=None)
+
+
+# --- backfills
+
+
+def test_a_backfill_goes_on_with_the_file_it_began_with() -> None:
+    begun = a_record(1, Status.FAILED, interrupted=True, backfilled_by="sum of 1")
+    policy = Policy(stop_on_interrupted=True)
+    plan = plan_up([a_file(1)], recorded(begun), policy)
+    assert (versions(plan), plan.warnings) == ([1], ())
+
+
+def test_a_backfill_that_would_go_on_with_another_file_is_refused_unless_that_is_allowed() -> None:
+    begun = a_record(1, Status.FAILED, backfilled_by="sum of the file as it was")
+    with pytest.raises(HalfBackfilledError, match=r"`flask db-migrate up --allow-drift`"):
+        plan_up([a_file(1)], recorded(begun), Policy())
+    assert versions(plan_up([a_file(1)], recorded(begun), Policy(), allow_drift=True)) == [1]
+    undoing = a_record(1, backfilled_by="sum of the file as it was")
+    with pytest.raises(HalfBackfilledError, match=r"`flask db-migrate down --allow-drift`"):
+        plan_down([a_file(1)], recorded(undoing), steps=1)
+    assert versions(plan_down([a_file(1)], recorded(undoing), steps=1, allow_drift=True)) == [1]
