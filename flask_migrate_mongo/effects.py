@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
+from .commands import namespaces
 from .errors import TooLargeToRehearseError
 from .masking import differing
 from .model import Effects, Expected, Prediction, Sample
@@ -19,13 +19,13 @@ from .server import elapsed
 from .wire import outside, unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pymongo.collection import Collection
     from pymongo.database import Database
 
+    from .commands import Command
     from .masking import Mask
-    from .wire import Command
 
 DOCUMENTS_LIMIT = 100_000
 """Documents that a dry run may write: what a server holds in memory for one open transaction is not unbounded."""
@@ -265,7 +265,7 @@ class Recorder:
         self, command: Command, reply: Mapping[str, Any], *, changed: bool
     ) -> Iterator[tuple[str, Effects]]:
         if command.name != "bulkWrite":
-            yield _namespace(command), _COUNTED[command.name](reply, changed)
+            yield command.namespace, _COUNTED[command.name](reply, changed)
             return
         counted = _split(command, reply)
         if counted is None:
@@ -291,13 +291,9 @@ class Recorder:
 # --- what commands are about
 
 
-def _namespace(command: Command) -> str:
-    return f"{command.database}.{command.collection}"
-
-
 def _statements(command: Command) -> Iterator[_Statement]:
     """Yield the updates and deletes of a command, in their order."""
-    document, namespace = command.document, _namespace(command)
+    document, namespace = command.document, command.namespace
     shared = {"let": document["let"]} if "let" in document else {}
     if command.name == "update":
         for u in document["updates"]:
@@ -327,7 +323,7 @@ def _countable(options: Mapping[str, Any]) -> dict[str, Any]:
 def _inserted(command: Command) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the documents that a command inserts, each with where it goes."""
     if command.name == "insert":
-        return [(_namespace(command), d) for d in command.document["documents"]]
+        return [(command.namespace, d) for d in command.document["documents"]]
     if command.name == "bulkWrite":
         return [(ns, op["document"]) for ns, kind, op in _operations(command) if kind == "insert"]
     return []
@@ -348,7 +344,7 @@ def _upserted(command: Command, reply: Mapping[str, Any]) -> list[tuple[str, Any
     else:
         last = reply.get("lastErrorObject") or {}
         found = [last["upserted"]] if "upserted" in last else []
-    return [(_namespace(command), document_id) for document_id in found]
+    return [(command.namespace, document_id) for document_id in found]
 
 
 def _stats(database: Database[Any], name: str) -> tuple[int, int]:
@@ -359,46 +355,6 @@ def _stats(database: Database[Any], name: str) -> tuple[int, int]:
     count = sum(shard["storageStats"].get("count", 0) for shard in found)
     size = sum(shard["storageStats"].get("size", 0) for shard in found)
     return count, (size // count if count else 0)
-
-
-def namespaces(command: Command) -> set[str]:
-    """Return the collections, with their database, that a command reads or writes."""
-    if command.name == "bulkWrite":
-        return {info["ns"] for info in command.document["nsInfo"]}
-    found = {_namespace(command)} if command.collection is not None else set()
-    return found | set(_of_stages(command.database, command.document.get("pipeline") or ()))
-
-
-def _of_stages(database: str, stages: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the collections that the stages of a pipeline name, at any depth."""
-    for stage in stages:
-        for name, given in stage.items():
-            if name == "$facet":
-                for inner in given.values():
-                    yield from _of_stages(database, inner)
-            elif name in _NAMING:
-                yield from _of_stage(database, given, _NAMING[name])
-
-
-_NAMING = {
-    "$lookup": "from",
-    "$graphLookup": "from",
-    "$unionWith": "coll",
-    "$merge": "into",
-    "$out": "coll",
-}
-
-
-def _of_stage(database: str, given: Any, key: str) -> Iterator[str]:  # noqa: ANN401  (as typed)
-    found = given.get(key) if isinstance(given, Mapping) else given
-    if isinstance(found, Mapping):
-        database, found = found.get("db", database), found.get("coll")
-    elif isinstance(given, Mapping):
-        database = given.get("db", database)
-    if isinstance(found, str):
-        yield f"{database}.{found}"
-    if isinstance(given, Mapping):
-        yield from _of_stages(database, given.get("pipeline") or ())
 
 
 def _decoded(document: RawBSONDocument | None) -> Mapping[str, Any] | None:

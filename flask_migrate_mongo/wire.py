@@ -10,42 +10,17 @@ import contextlib
 import functools
 import threading
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pymongo.monitoring import _EventListeners
 
+from .commands import Command
 from .patching import Patches, Replacement, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command as it goes to the server."""
-
-    database: str
-    document: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What is to be done."""
-        return next(iter(self.document))
-
-    @property
-    def collection(self) -> str | None:
-        """The collection it names, if it names one."""
-        key = "collection" if self.name == "getMore" else self.name
-        found = self.document.get(key)
-        return found if isinstance(found, str) else None
-
-    @property
-    def session_id(self) -> object:
-        """The id of the session that it belongs to."""
-        return (self.document.get("lsid") or {}).get("id")
 
 
 class Tap(Protocol):

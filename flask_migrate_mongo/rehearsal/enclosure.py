@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
+from flask_migrate_mongo.commands import BY_FULL_NAME, namespaces, written_by
 from flask_migrate_mongo.errors import EscapesRehearsalError
 from flask_migrate_mongo.wire import outside
 
 if TYPE_CHECKING:
-    from flask_migrate_mongo.wire import Command
+    from flask_migrate_mongo.commands import Command
 
 EVERYTHING = "*"
 """Stands for every collection, among the names that a command touches."""
@@ -52,8 +53,6 @@ _OUTLIVES = (
     *("createRole", "createUser", "dropAll", "dropRole", "dropUser"),
     *("grant", "revoke", "updateRole", "updateUser"),
 )
-# Sent to admin, whatever database they are about.
-_BY_FULL_NAME = frozenset({"bulkWrite", "renameCollection"})
 _SYSTEM = frozenset({"admin", "config", "local"})
 _TRANSIENT = {"errorLabels": ["TransientTransactionError"], "code": 112}
 
@@ -100,7 +99,7 @@ class Enclosure:
             error = EscapesRehearsalError(what, self.home)
             self.escapes.append(error)
             raise error
-        if command.database == self.home or command.name in _BY_FULL_NAME:
+        if command.database == self.home or command.name in BY_FULL_NAME:
             self._bring_in(command)
         elif command.name in _READS and command.database not in _SYSTEM:
             self.elsewhere.add(_target(command))
@@ -164,11 +163,7 @@ def collections_of(command: Command) -> frozenset[str]:
     """Return the collections that a command names, wherever it does; EVERYTHING when it lists them."""
     if command.name == "listCollections":
         return frozenset({EVERYTHING})
-    if command.name in _BY_FULL_NAME:
-        return frozenset(name.partition(".")[2] for name in _full_names(command))
-    pipeline = command.document.get("pipeline")
-    written = {name for _, name in _outputs(pipeline, command.database)}
-    return frozenset({command.collection or "", *collections_in(pipeline), *written} - {""})
+    return frozenset(name.partition(".")[2] for name in namespaces(command))
 
 
 def keyed_statements(command: Command) -> int:
@@ -193,57 +188,19 @@ def _is_keyed(query: object) -> bool:
 
 
 def _target(command: Command) -> str:
-    if command.name in _BY_FULL_NAME:
-        return ", ".join(_full_names(command))
+    if command.name in BY_FULL_NAME:
+        return ", ".join(sorted(namespaces(command)))
     return ".".join(filter(None, (command.database, command.collection)))
-
-
-def _full_names(command: Command) -> list[str]:
-    document = command.document
-    if command.name == "bulkWrite":
-        return [str(each["ns"]) for each in document.get("nsInfo", ())]
-    return [str(document["renameCollection"]), str(document.get("to"))]
 
 
 def _written(command: Command) -> Iterable[str]:
     """Return the databases that a command writes to."""
-    if command.name in _BY_FULL_NAME:
-        return [name.partition(".")[0] for name in _full_names(command)]
+    if command.name in BY_FULL_NAME:
+        return [name.partition(".")[0] for name in namespaces(command)]
     if command.name == "mapReduce":
         out = command.document.get("out")
         return [out.get("db", command.database) if isinstance(out, Mapping) else command.database]
     if command.name == "aggregate":
-        return [db for db, _ in _outputs(command.document.get("pipeline"), command.database)]
+        return [n.partition(".")[0] for n in written_by(command.pipeline, command.database)]
     harmless = command.name in _READS or command.name in _HARMLESS
     return [] if harmless else [command.database]
-
-
-def _outputs(pipeline: object, database: str) -> Iterator[tuple[str, str]]:
-    """Yield the databases and collections that a pipeline writes to."""
-    stages = pipeline if isinstance(pipeline, list | tuple) else ()
-    for stage in stages:
-        if "$out" in stage:
-            yield _output(stage["$out"], database)
-        if "$merge" in stage:
-            merge = stage["$merge"]
-            yield _output(merge["into"] if isinstance(merge, Mapping) else merge, database)
-
-
-def _output(target: object, database: str) -> tuple[str, str]:
-    if isinstance(target, Mapping):
-        return str(target.get("db", database)), str(target.get("coll"))
-    return database, str(target)
-
-
-def collections_in(part: object) -> Iterator[str]:
-    """Yield the collections that the stages of a pipeline read, at any depth."""
-    if isinstance(part, list | tuple):
-        for each in part:
-            yield from collections_in(each)
-    elif isinstance(part, Mapping):
-        for name, value in part.items():
-            if name == "$unionWith" and isinstance(value, str):
-                yield value
-            if name in {"from", "coll"} and isinstance(value, str):
-                yield value
-            yield from collections_in(value)

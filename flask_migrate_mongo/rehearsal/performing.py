@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flask_migrate_mongo import planning
+from flask_migrate_mongo.commands import read_by
 from flask_migrate_mongo.errors import (
     InvalidRequestError,
     LeaseLostError,
@@ -20,7 +21,7 @@ from flask_migrate_mongo.source import Discovery, Folder
 from flask_migrate_mongo.wire import check_driver, tapped_everywhere, unheard
 
 from .comparison import Differences, Mask, Snapshot, compare, take
-from .enclosure import EVERYTHING, Enclosure, collections_in
+from .enclosure import EVERYTHING, Enclosure
 from .estimation import Estimate, Size, Timing, estimate
 from .scratch import MARKER, Copied, Scratch, like, name_for, remove_leftovers
 
@@ -425,7 +426,8 @@ def _under(available: Mapping[str, Mapping[str, Any]], view: str) -> Iterator[st
     """Yield the collections that a view shows, at any depth."""
     options = available.get(view, {}).get("options", {})
     if "viewOn" in options:
-        for below in (options["viewOn"], *collections_in(options.get("pipeline"))):
+        read = (name.partition(".")[2] for name in read_by(options.get("pipeline"), ""))
+        for below in (options["viewOn"], *read):
             yield below
             yield from _under(available, below)
 

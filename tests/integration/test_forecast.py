@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
+    from flask_migrate_mongo.commands import Command
     from flask_migrate_mongo.model import Prediction
 
     Db = Database[dict[str, Any]]
@@ -70,11 +71,11 @@ class Effects:
         self.sent: list[str] = []
         self.counts: dict[str, dict[str, int]] = {}
 
-    def sending(self, command: wire.Command) -> None:
+    def sending(self, command: Command) -> None:
         """Let all pass."""
         self.sent.append(command.name)
 
-    def answered(self, command: wire.Command, reply: Mapping[str, Any]) -> None:
+    def answered(self, command: Command, reply: Mapping[str, Any]) -> None:
         if command.name not in ("insert", "update", "delete"):
             return
         assert command.collection

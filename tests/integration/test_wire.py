@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
+    from flask_migrate_mongo.commands import Command
+
     Db = Database[dict[str, Any]]
 
 NAMES = list(wire.PATCHES.names)
@@ -31,12 +33,12 @@ class Listener:
         self.sent: list[tuple[str, str | None]] = []
         self.replies: list[tuple[str, Mapping[str, Any]]] = []
 
-    def sending(self, command: wire.Command) -> None:
+    def sending(self, command: Command) -> None:
         self.sent.append((command.name, command.collection))
         if command.name == self.refuses:
             raise RuntimeError(f"no {command.name}")
 
-    def answered(self, command: wire.Command, reply: Mapping[str, Any]) -> None:
+    def answered(self, command: Command, reply: Mapping[str, Any]) -> None:
         self.replies.append((command.name, reply))
 
 
@@ -59,10 +61,10 @@ def test_a_tap_hears_of_commands_of_every_handle_and_of_their_replies(db: Db) ->
 
 
 def test_a_command_holds_the_statements_that_a_bulk_is_made_of(db: Db) -> None:
-    seen: list[wire.Command] = []
+    seen: list[Command] = []
 
     class Keeper(Listener):
-        def sending(self, command: wire.Command) -> None:
+        def sending(self, command: Command) -> None:
             seen.append(command)
 
     with wire.tapped(Keeper()):

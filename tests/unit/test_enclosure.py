@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
+from flask_migrate_mongo.commands import Command
 from flask_migrate_mongo.rehearsal.enclosure import (
     EVERYTHING,
     Enclosure,
@@ -14,7 +15,6 @@ from flask_migrate_mongo.rehearsal.enclosure import (
     keyed_statements,
     trespass,
 )
-from flask_migrate_mongo.wire import Command
 
 HOME, REAL = "shop_rehearsal_1", "shop"
 
