@@ -202,3 +202,24 @@ def test_what_a_migration_writes_elsewhere_is_refused_with_the_remedy(project: P
     assert "EscapesRehearsalError" in result.stderr
     assert "Use the `db` that up() and down() are given" in result.stderr
     assert "other_of_this_test" not in project.db.client.list_database_names()
+
+
+def test_values_of_secret_fields_are_masked_where_they_differ(project: Project) -> None:
+    project.db.people.update_many({}, {"$set": {"token": "s3cret-before"}})
+    project.write(
+        "1_active",
+        """
+        def up(db):
+            db.people.update_many({}, {"$set": {"token": "s3cret-after", "name": "Q"}})
+
+        def down(db):
+            db.people.update_many({}, {"$set": {"name": "R"}})
+        """,
+    )
+    result = project.invoke("rehearse", "--sample", "100", "--json")
+    assert result.exit_code == 1
+    assert "s3cret" not in result.output
+    (migration,) = document(result)["migrations"]
+    told = {d["what"].rpartition(" ")[2]: d["after"] for d in migration["differences"]}
+    assert "***" in told["token"]
+    assert "R" in told["name"]
