@@ -65,11 +65,12 @@ class Listener:
 class DryRun:
     """Rehearses the steps of a plan, each on what those before it have left.
 
-    `seconds` and `documents`, how many may be written, are for all of them together. `samples` is how many documents
-    of each step are shown before and after.
+    `readable` names a collection that may be read. `seconds` and `documents`, how many may be written, are for all of
+    them together. `samples` is how many documents of each step are shown before and after.
     """
 
     executor: Executor
+    readable: str
     mask: Mask
     seconds: float
     samples: int
@@ -134,7 +135,7 @@ class _Opened:
         self._forecast = Forecast(self._database, self._write_unheard, dry_run.mask)
         self._predicted: dict[str, int] = {}
         # The first command begins the transaction, and must be none whose sending is still undecided.
-        self._database["system.version"].find_one({}, session=session)
+        self._database[dry_run.readable].find_one({}, {"_id": 1}, session=session)
 
     def rehearse(self, step: Step, function: Callable[..., object]) -> tuple[Outcome, bool]:
         """Return what the step would do, and whether the transaction can serve the next one."""
@@ -187,12 +188,14 @@ class _Opened:
                 raise
             except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
                 raised = exc
-        refusal = recorder.refusal or self._late(raised) or self._late(confinement.failure)
-        return _End(raised, confinement.failure, confinement.escape, refusal, _failing(broken))
+        failure = confinement.failure
+        late = self._is_late(raised) or self._is_late(failure)
+        refusal = self._budget.timed_out() if late else self._budget.refusal
+        return _End(raised, failure, confinement.escape, refusal, _failing(broken))
 
-    def _late(self, exc: BaseException | None) -> TooLargeToRehearseError | None:
-        late = isinstance(exc, PyMongoError) and exc.timeout and self._budget.is_nearly_over
-        return self._budget.timed_out() if late else None
+    def _is_late(self, exc: BaseException | None) -> bool:
+        """Whether the driver or the server has cut a command short for our limit."""
+        return isinstance(exc, PyMongoError) and exc.timeout and self._budget.is_nearly_over
 
     def _timeout(self) -> contextlib.AbstractContextManager[Any]:
         # One long command is ended by the server and by the driver; 0 would mean no limit.

@@ -38,7 +38,10 @@ _AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 
 class Budget:
-    """How long a dry run may take, in seconds, and how much it may write."""
+    """How long a dry run may take, in seconds, and how much it may write.
+
+    `refusal` is what was too much, whatever the migration made of it.
+    """
 
     def __init__(
         self, seconds: float, *, documents: int = DOCUMENTS_LIMIT, size: int = BYTES_LIMIT
@@ -48,6 +51,7 @@ class Budget:
         self._documents = documents
         self._size = size
         self.written = 0
+        self.refusal: TooLargeToRehearseError | None = None
         self._bytes_written = 0
 
     @property
@@ -72,17 +76,24 @@ class Budget:
 
     def timed_out(self) -> TooLargeToRehearseError:
         """Return the error that says that the time is over."""
-        return TooLargeToRehearseError(f"it takes longer than {self._seconds:g} s")
+        return self._refuse(f"it takes longer than {self._seconds:g} s")
 
     def admit(self, documents: int, size: int = 0) -> None:
         """Raise TooLargeToRehearseError when this many more are too much."""
         if documents > self.documents_left:
-            msg = f"it would write more than {self._documents:,} documents in one transaction"
-            raise TooLargeToRehearseError(msg)
-        if self._bytes_written + size > self._size:
-            mb = self._size // 1024**2
-            msg = f"it would write more than {mb} MB in one transaction"
-            raise TooLargeToRehearseError(msg)
+            what = f"{self._documents:,} documents"
+            raise self._refuse(f"it would write more than {what} in one transaction")
+        if not self.fits(size):
+            what = f"{self._size // 1024**2} MB"
+            raise self._refuse(f"it would write more than {what} in one transaction")
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes more are not too much."""
+        return self._bytes_written + size <= self._size
+
+    def _refuse(self, why: str) -> TooLargeToRehearseError:
+        self.refusal = self.refusal or TooLargeToRehearseError(why)
+        return self.refusal
 
     def spend(self, documents: int, size: int = 0) -> None:
         """Count what is written."""
@@ -111,7 +122,7 @@ class _Image:
 class Recorder:
     """Listens to one step: counts what it changes, and takes samples of it.
 
-    A command that is beyond the budget is not sent; that refusal stands, whatever the migration makes of it.
+    A command that is beyond the budget is not sent.
     """
 
     def __init__(
@@ -121,7 +132,6 @@ class Recorder:
         self.samples: list[Sample] = []
         self.unknown: list[Prediction] = []
         self.touched: set[str] = set()
-        self.refusal: TooLargeToRehearseError | None = None
         self._database = database
         self._session_id = session_id
         self._budget = budget
@@ -137,12 +147,8 @@ class Recorder:
             return
         self.touched.update(map(self._label, namespaces(command)))
         statements = tuple(_statements(command))
-        try:
-            self._budget.check()
-            self._admit(_inserted(command), statements)
-        except TooLargeToRehearseError as refusal:
-            self.refusal = self.refusal or refusal
-            raise
+        self._budget.check()
+        self._admit(_inserted(command), statements)
         self._images = list(self._look(command, statements))
 
     def answered(self, command: Command, reply: Mapping[str, Any]) -> None:
@@ -176,20 +182,13 @@ class Recorder:
         """Return how many documents a statement may change at most, and their size on average."""
         total, size = self._known(statement.namespace)
         most = total + self._budget.written
-        if most <= self._budget.documents_left and self._fits(most * size):
+        if most <= self._budget.documents_left and self._budget.fits(most * size):
             return most, size
         # Of all documents, those that the dry run cannot have deleted: counting them is no scan.
         least = total - self._budget.written
         if not statement.filter and least > self._budget.documents_left:
             return least, size
         return self._matching(statement), size
-
-    def _fits(self, size: int) -> bool:
-        try:
-            self._budget.admit(0, size)
-        except TooLargeToRehearseError:
-            return False
-        return True
 
     def _spend(self, namespace: str, effects: Effects) -> None:
         touched = effects.upserted + effects.matched + effects.deleted

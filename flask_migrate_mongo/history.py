@@ -108,6 +108,11 @@ class MigrationHistory:
         self._records = server.collection(collection)
         self._ranges = server.collection(f"{collection}.ranges")
 
+    @property
+    def name(self) -> str:
+        """The name of the collection."""
+        return self._records.name
+
     def load(self) -> History:
         """Read all records, in one command as long as they fit into one reply."""
         with translated():

@@ -271,7 +271,8 @@ class Runner:
     def _rehearse(self, plan: Plan, found: Discovery, options: Options) -> tuple[Outcome, ...]:
         from .dryrun import DryRun, Listener  # noqa: PLC0415  (only a dry run needs it)
 
-        rehearsal = DryRun(self.executor, self.mask, options.dry_run_limit, options.samples)
+        limit, samples = options.dry_run_limit, options.samples
+        rehearsal = DryRun(self.executor, self.history.name, self.mask, limit, samples)
         rehearsal.check()
         functions = self._load(plan, found)
         observer = options.observer

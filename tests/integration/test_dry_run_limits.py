@@ -196,7 +196,7 @@ def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
     found = runner.folder.discover()
     plan = plan_up(found.files, History(), policy=runner.policy)
     functions = {step.version: runner.folder.load(step, found) for step in plan.steps}
-    rehearsal = DryRun(runner.executor, NOTHING_MASKED, 30, 0, documents)
+    rehearsal = DryRun(runner.executor, "migrations", NOTHING_MASKED, 30, 0, documents)
     outcomes = rehearsal.carry_out(plan, functions, Listener(print, print), continue_on_error=False)
     return tuple(outcome.trial for outcome in outcomes)
 
@@ -214,6 +214,9 @@ def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
         "db.command('delete', 'items', deletes=[{'q': {}, 'limit': 0}])",
         "db.client.bulk_write([UpdateMany({}, {'$set': {'x': 1}}, namespace=f'{db.name}.items')])",
         "[db.items.update_one({'_id': i}, {'$set': {'x': 1}}) for i in range(101)]",
+        "db.items.drop()",
+        "db.items.rename('things')",
+        "db.items.aggregate([{'$out': 'things'}])",
     ],
 )
 def test_a_change_of_too_many_documents_is_refused_before_it_is_sent(

@@ -18,10 +18,20 @@ def test_a_budget_admits_what_is_left_and_not_one_more() -> None:
     budget.spend(4, 40)
     budget.admit(6, 60)
     assert budget.documents_left == 6
-    with pytest.raises(TooLargeToRehearseError, match="more than 10 documents"):
-        budget.admit(7)
+    with pytest.raises(TooLargeToRehearseError, match="more than 5 documents"):
+        Budget(60, documents=5).admit(6)
+    assert budget.refusal is None
+    assert not budget.fits(61)
     with pytest.raises(TooLargeToRehearseError, match="MB in one transaction"):
         budget.admit(0, 61)
+
+
+def test_the_first_refusal_of_a_budget_stands() -> None:
+    budget = Budget(60, documents=10)
+    for documents in (11, 12):
+        with pytest.raises(TooLargeToRehearseError) as caught:
+            budget.admit(documents)
+        assert caught.value is budget.refusal
 
 
 def test_a_budget_ends_with_its_time() -> None:
