@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 BATCHES = 10
 """How many batches of a backfill a dry run makes: enough to see what it does, and how fast."""
 
+_CHANGES = (Expected.DONE, Expected.UNKNOWN)
+
 _NOT_IN_A_TRANSACTION = 263
 """OperationNotSupportedInTransaction."""
 
@@ -133,7 +135,7 @@ class _Opened:
         self._budget = budget
         self._database = dry_run.executor.server.handle(transactional=True)
         self._forecast = Forecast(self._database, self._write_unheard, dry_run.mask)
-        self._predicted: dict[str, int] = {}
+        self._predicted: dict[str, set[int]] = {}
         # The first command begins the transaction, and must be none whose sending is still undecided.
         self._database[dry_run.readable].find_one({}, {"_id": 1}, session=session)
 
@@ -217,8 +219,11 @@ class _Opened:
         verdict: Verdict,
         reason: str | None,
     ) -> Trial:
-        earlier = {version for name, version in self._predicted.items() if name in recorder.touched}
-        self._predicted |= {prediction.collection: step.version for prediction in predicted}
+        used = recorder.touched.union(prediction.collection for prediction in predicted)
+        earlier = {version for name in used for version in self._predicted.get(name, ())}
+        for prediction in predicted:
+            if prediction.expected in _CHANGES:
+                self._predicted.setdefault(prediction.collection, set()).add(step.version)
         return Trial(
             verdict,
             reason,

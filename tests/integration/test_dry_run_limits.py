@@ -371,6 +371,21 @@ def test_samples_show_documents_that_come_and_go(project: Project) -> None:
     assert trial(project, samples=0).samples == ()
 
 
+def test_a_step_says_on_whose_predictions_it_builds(project: Project) -> None:
+    project.db.items.insert_many({"_id": i, "n": i} for i in range(3))
+    project.db.items.create_index("m")
+    project.write("1_index", "def up(db): db.items.create_index('n', unique=True)")
+    project.write("2_drop", "def up(db): db.old.drop(); db.items.drop_index('n_1')")
+    project.write("3_other", "def up(db): db.other.insert_one({}); db.old.drop()")
+    project.write("4_reads", "def up(db): db.other.insert_one({'n': db.items.count_documents({})})")
+    project.write(
+        "5_joins",
+        "def up(db): list(db.other.aggregate([{'$lookup': {'from': 'items', 'as': 'i', 'pipeline': []}}]))",
+    )
+    found = [outcome.trial and outcome.trial.depends_on for outcome in dry(project)]
+    assert found == [(), (1,), (), (1, 2), (1, 2)]
+
+
 def test_which_fields_are_masked_is_a_setting(project: Project) -> None:
     project.write(
         "1_new", "def up(db): db.people.insert_one({'_id': 1, 'IBAN': 'x', 'token': 'y'})"
