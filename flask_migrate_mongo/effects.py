@@ -69,11 +69,6 @@ class Budget:
         """Whether a command that timed out did so for our limit: the driver allows for the way there and back."""
         return self.seconds_left < max(0.1 * self._seconds, 0.1)
 
-    def check(self) -> None:
-        """Raise TooLargeToRehearseError when the time is over."""
-        if not self.seconds_left:
-            raise self.timed_out()
-
     def timed_out(self) -> TooLargeToRehearseError:
         """Return the error that says that the time is over."""
         return self._refuse(f"it takes longer than {self._seconds:g} s")
@@ -147,7 +142,6 @@ class Recorder:
             return
         self.touched.update(map(self._label, namespaces(command)))
         statements = tuple(_statements(command))
-        self._budget.check()
         self._admit(_inserted(command), statements)
         self._images = list(self._look(command, statements))
 

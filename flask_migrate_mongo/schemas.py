@@ -15,7 +15,6 @@ from marshmallow import (
     ValidationError,
     fields,
     validate,
-    validates_schema,
 )
 from webargs.flaskparser import FlaskParser
 
@@ -114,14 +113,6 @@ class UpQuery(Schema):
         load_default=False,
         metadata={"description": "Go on with the file as it is now, though it has changed."},
     )
-
-    @validates_schema
-    def _check(self, asked: dict[str, Any], **_: object) -> None:
-        stray = {"samples", "dry_run_limit"} & asked.keys()
-        if stray and not asked["dry_run"]:
-            raise ValidationError(
-                "Only with dryRun=true.", self.fields[min(stray)].data_key or min(stray)
-            )
 
 
 class DownQuery(UpQuery):

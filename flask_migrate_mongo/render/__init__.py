@@ -3,11 +3,10 @@
 from .plans import lines, lint, plan
 from .records import asked, events, lock, records, status, unlocked
 from .rehearsals import rehearsal
-from .runs import LINE_SECONDS, Progress, run
+from .runs import Progress, run
 from .words import error, printable
 
 __all__ = [
-    "LINE_SECONDS",
     "Progress",
     "asked",
     "error",

@@ -627,6 +627,6 @@ def test_without_a_terminal_a_line_tells_it_now_and_then(
 ) -> None:
     fill(project)
     write(project)
-    monkeypatch.setattr(render, "LINE_SECONDS", 0)
+    monkeypatch.setattr(runs, "LINE_SECONDS", 0)
     assert project.runner().up(Options(observer=render.Progress())).failures == ()
     assert "people: 20 of about 40, " in capsys.readouterr().err

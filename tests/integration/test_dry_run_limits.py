@@ -371,6 +371,16 @@ def test_samples_show_documents_that_come_and_go(project: Project) -> None:
     assert trial(project, samples=0).samples == ()
 
 
+def test_without_samples_it_is_known_all_the_same_what_was_changed(project: Project) -> None:
+    project.db.items.insert_one({"_id": 1, "n": 1})
+    change = "db.items.find_one_and_update({'_id': 1}, {'$set': {'n': 1.0}})"
+    project.write("1_type", f"def up(db): {change}")
+    found = trial(project, samples=0)
+    assert (found.effects["items"].matched, found.effects["items"].modified) == (1, 1)
+    assert trial(project).samples == (Sample("items", 1, {"n": 1}, {"n": 1.0}),)
+    assert type((trial(project).samples[0].after or {})["n"]) is float
+
+
 def test_a_step_says_on_whose_predictions_it_builds(project: Project) -> None:
     project.db.items.insert_many({"_id": i, "n": i} for i in range(3))
     project.db.items.create_index("m")
