@@ -138,8 +138,10 @@ def _judge(bar: Bar, by_work: Mapping[str, Measurement]) -> Judgement:
 
 
 def _limit(bar: Bar, unit: str) -> str:
-    factor = f"{bar.factor:.4g} ×"
-    return f"at most {factor} and {bar.plus:g} {unit}" if bar.plus else f"at most {factor}"
+    best = "the best Python peer" if bar.rivals == PYTHON_PEERS else "the best peer"
+    rival = bar.rivals[0] if len(bar.rivals) == 1 else best
+    more = f" and {bar.plus:g} {unit}".rstrip() if bar.plus else ""
+    return f"at most {bar.factor:.4g} × {bar.of or rival}{more}"
 
 
 def missed(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import sys
 import threading
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import backfills, measuring, peers, proxy, report, scripts
+from benchmarks import backfills, measuring, peers, projects, proxy, report, scripts
 from benchmarks.measuring import Competitor, Rounds, Series
 from benchmarks.peers import Missing
+from benchmarks.projects import Kept
 from benchmarks.report import Bar, Measurement, Verdict
 
 if TYPE_CHECKING:
@@ -124,6 +126,21 @@ def test_a_script_is_held_to_its_exit_code_and_its_seconds(
 def test_a_script_without_a_figure_is_held_to_its_exit_code() -> None:
     verdicts = [scripts.judged(scripts.Script("a.py"), code, "").verdict for code in (0, 1)]
     assert verdicts == [Verdict.HELD, Verdict.MISSED]
+
+
+def test_records_of_many_are_those_of_a_few_with_the_marks_of_others() -> None:
+    def record(number: int) -> dict[str, str]:
+        checksum = hashlib.sha256(peers.MONGOMIG.migration(number)[1].encode()).hexdigest()
+        ids = peers.revision(number), peers.revision(number - 1)
+        return {"_id": ids[0], "down_revision": ids[1], "checksum": f"sha256:{checksum}"}
+
+    few = Kept(tuple(record(number) for number in range(1, projects.SAMPLE + 1)), ())
+    lock = Kept(({"_id": "lock"},), ())
+    sample = {peers.MONGOMIG.records: few, "__mongomig_lock": lock}
+    many = projects.grown(sample, peers.MONGOMIG, 9)
+    assert many["__mongomig_lock"] == lock
+    documents = many[peers.MONGOMIG.records].documents
+    assert list(documents) == [record(number) for number in range(1, 10)]
 
 
 def test_who_could_not_be_installed_is_named() -> None:
