@@ -81,6 +81,8 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     wanted = parser.parse_args(arguments)
     if unknown := set(wanted.only) - set(names):
         parser.error(f"There is no {', '.join(sorted(unknown))}. Choose from {', '.join(names)}.")
+    if wanted.write and (wanted.quick or set(wanted.only) != set(names)):
+        parser.error("The page shows one whole run: leave out --only and --quick.")
     return wanted
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks import backfills, measuring, peers, projects, proxy, report, scripts
+from benchmarks.__main__ import main
 from benchmarks.measuring import Competitor, Rounds, Series
 from benchmarks.peers import Missing
 from benchmarks.projects import Kept
@@ -72,7 +73,7 @@ def test_a_bar_is_held_against_the_best_of_its_rivals(
 def test_a_bar_can_allow_so_much_on_top(
     mine: float, expected: Verdict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bar = Bar("memory", 2.0, ("bare",), ours="ours", plus=100.0)
+    bar = Bar("memory", 2.0, ("bare",), ours="ours", plus_mb=100.0)
     measurement = measured("memory", "MB", ours=mine, bare=100.0)
     assert verdict(bar, measurement, monkeypatch=monkeypatch) is expected
 
@@ -92,19 +93,28 @@ def test_a_bar_is_missed_when_we_failed(monkeypatch: pytest.MonkeyPatch) -> None
     assert verdict(bar, measurement, monkeypatch=monkeypatch) is Verdict.MISSED
 
 
-@pytest.mark.parametrize("measurement", [measured("other", ours=1.0), measured("work", ours=1.0)])
-def test_a_bar_is_open_when_there_is_nothing_to_hold_it_against(
-    measurement: Measurement, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bar_is_open_when_its_rivals_have_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = Bar("work", 1.0, ("a",), ours="ours")
+    measurement = measured("work", ours=1.0, a="gone")
     assert verdict(bar, measurement, monkeypatch=monkeypatch) is Verdict.OPEN
+
+
+def test_a_bar_is_open_when_the_other_work_was_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bar = Bar("work", 1.0, ("ours",), ours="ours", of="other")
+    assert verdict(bar, measured("work", ours=1.0), monkeypatch=monkeypatch) is Verdict.OPEN
+
+
+def test_bars_of_what_was_not_measured_are_left_out() -> None:
+    assert report.judged([measured("else", ours=1.0)]) == ()
 
 
 def test_the_missed_ones_are_picked_out(monkeypatch: pytest.MonkeyPatch) -> None:
     held, lost = (Bar("work", factor, ("a",), ours="ours") for factor in (1.0, 0.1))
     monkeypatch.setattr(report, "BARS", (held, lost))
     judgements = report.judged([measured("work", ours=1.0, a=1.0)])
-    assert [one.limit for one in report.missed(judgements)] == [report.judged([])[1].limit]
+    assert [one.limit for one in report.missed(judgements)] == [judgements[1].limit]
 
 
 @pytest.mark.parametrize(
@@ -172,9 +182,19 @@ def test_no_figure_of_the_page_is_without_its_ratio() -> None:
             assert len(row) == 4, title
             if title == "Bars":
                 assert row[-1] in verdicts
+                assert len(rows) >= len(report.BARS)
             elif title != "Who" and row[1] != "none":
                 assert float(row[1]) > 0
                 assert float(row[3]) > 0, f"{title}: {row[0]}"
+
+
+@pytest.mark.parametrize("arguments", [["--only", "up"], ["--quick"]])
+def test_the_page_is_written_from_a_whole_run_only(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*arguments, "--write"])
+    assert "one whole run" in capsys.readouterr().err
 
 
 def test_every_name_of_a_bar_is_one_that_is_measured() -> None:
