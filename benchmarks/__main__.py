@@ -49,11 +49,12 @@ _LARGE_DOCUMENTS = 200_000
 def main(arguments: Sequence[str]) -> int:
     """Measure what was asked for; return 1 if a bar is missed."""
     wanted = _arguments(arguments)
-    there, missing = peers.installed(peers.ALL)
-    for one in missing:
-        print(f"{one.name} could not be installed: {one.reason}", flush=True)
+    own = tuple(peer.install() for peer in peers.OWN)
+    others, missing = peers.installed(peers.OTHERS)
+    if missing:
+        print(f"{report.missing_lines(missing)}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=environments.HOME) as folder:
-        bench = _bench(wanted, there, Path(folder))
+        bench = _bench(wanted, own, others, Path(folder))
         measurements = list(_measured(bench, wanted.only))
     printed = list(_printed(wanted))
     judgements = [] if wanted.quick else list(report.judged(measurements))
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     if judgements:
         print(report.bars_table(judgements))
     if wanted.write:
-        section = _section(there, missing, measurements, judgements, printed)
+        section = _section((own[0], *others), missing, measurements, judgements, printed)
         page = report.written(report.PAGE.read_text(encoding="utf-8"), section)
         report.PAGE.write_text(page, encoding="utf-8")
     return _verdict(judgements)
@@ -80,19 +81,25 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     wanted = parser.parse_args(arguments)
     if unknown := set(wanted.only) - set(names):
         parser.error(f"There is no {', '.join(sorted(unknown))}. Choose from {', '.join(names)}.")
+    if wanted.write and (wanted.quick or set(wanted.only) != set(names)):
+        parser.error("The page shows one whole run: leave out --only and --quick.")
     return wanted
 
 
-def _bench(wanted: argparse.Namespace, there: Sequence[Installed], folder: Path) -> Bench:
-    by_name = {competitor.peer.name: competitor for competitor in there}
+def _bench(
+    wanted: argparse.Namespace,
+    own: Sequence[Installed],
+    others: tuple[Installed, ...],
+    folder: Path,
+) -> Bench:
     sizes = commands.QUICK if wanted.quick else commands.Sizes()
     if wanted.large:
         sizes = replace(sizes, documents=_LARGE_DOCUMENTS)
-    own = [peer.name for peer in peers.OWN]
+    ours, *variants = own
     return commands.Bench(
-        ours=by_name[peers.OURS.name],
-        variants=tuple(by_name[name] for name in own[1:]),
-        others=tuple(competitor for name, competitor in by_name.items() if name not in own),
+        ours=ours,
+        variants=tuple(variants),
+        others=others,
         bare=environments.python_environment("bare", "flask", "flask-pymongo"),
         cities=backfills.load_cities(),
         folder=folder,
@@ -151,9 +158,7 @@ def _processor() -> str:
 
 def _who(there: Sequence[Installed]) -> str:
     rows = (
-        f"| {one.peer.name} | {one.version} | {_driver(one)} | {one.peer.keeps} |"
-        for one in there
-        if one.peer not in peers.OWN[1:]
+        f"| {one.peer.name} | {one.version} | {_driver(one)} | {one.peer.keeps} |" for one in there
     )
     head = ("| | version | driver | what it keeps, and how it locks |", "|---|---|---|---|")
     return "\n".join(("### Who", "", *head, *rows))

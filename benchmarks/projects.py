@@ -73,7 +73,7 @@ def lay_out(peer: Peer, site: Site) -> None:
 
 
 class Project:
-    """A competitor with its project: `fresh` is its database before the first migration."""
+    """A competitor with its project: what can be timed of it, and the states to begin from."""
 
     def __init__(
         self, competitor: Installed, site: Site, client: MongoClient[Document], sample: State
@@ -100,7 +100,7 @@ class Project:
     def status(self, applied: int) -> Competitor:
         """Show what is applied, which is everything."""
         self.with_applied(applied)()
-        return self._competitor_for(self.peer.status(self._site), nothing, self._flaw_of_status)
+        return self._competitor_for(self.peer.status(self._site), nothing, self._sees(applied))
 
     def up(self, begin: Callable[[], None]) -> Competitor:
         """Apply what is pending."""
@@ -129,11 +129,16 @@ class Project:
         command, environ = self._competitor.command(line), self.peer.environ(self._site)
         return Competitor(self.name, command, self._site.folder, environ, prepare, flaw)
 
-    def _flaw_of_status(self, run: Run) -> str | None:
-        if "recursion" in run.output:
-            return "RecursionError"
-        seen = re.search(self.peer.sees_pending, run.output)
-        return f"says {seen[0]!r}, though all is applied" if seen else None
+    def _sees(self, count: int) -> Callable[[Run], str | None]:
+        def flaw(run: Run) -> str | None:
+            if "recursion" in run.output:
+                return "RecursionError"
+            if self.peer.marks(count)[0] not in run.output:
+                return "does not show the last migration"
+            seen = re.search(self.peer.sees_pending, run.output)
+            return f"says {seen[0]!r}, though all is applied" if seen else None
+
+        return flaw
 
     def _has_applied(self, count: int) -> Callable[[Run], str | None]:
         def flaw(run: Run) -> str | None:

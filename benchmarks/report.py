@@ -10,7 +10,7 @@ from . import peers
 from .environments import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from .measuring import Series
     from .peers import Missing
@@ -45,6 +45,10 @@ class Measurement:
         """Return the median of a competitor, None if it has none."""
         return next((series.median for series in self.series if series.name == name), None)
 
+    def medians(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the medians of those competitors that have one."""
+        return {name: median for name in names if (median := self.median(name)) is not None}
+
     def failure(self, name: str) -> str | None:
         """Return why a competitor has none."""
         return next((series.failure for series in self.series if series.name == name), None)
@@ -62,7 +66,7 @@ class Bar:
     rivals: tuple[str, ...]
     ours: str = US
     of: str | None = None
-    plus: float = 0.0
+    plus_mb: float = 0.0
 
 
 BARS = (
@@ -89,7 +93,7 @@ BARS = (
     Bar("backfill", 1.25, (BULK,), ours=FUNCTION),
     Bar("backfill", 1 / 0.5, (UPDATE_MANY,), ours=PIPELINE),
     Bar("backfill latency", 1 / 8.0, (LOOP,), ours=FUNCTION),
-    Bar("memory", 1.0, (BARE,), ours=FUNCTION, plus=100.0),
+    Bar("memory", 1.0, (BARE,), ours=FUNCTION, plus_mb=100.0),
     Bar("help", 1.05, (BARE,)),
 )
 
@@ -113,33 +117,36 @@ class Judgement:
 
 
 def judged(measurements: Sequence[Measurement]) -> tuple[Judgement, ...]:
-    """Hold what was measured against every bar."""
+    """Hold what was measured against its bars."""
     by_work = {measurement.work: measurement for measurement in measurements}
-    return tuple(_judge(bar, by_work) for bar in BARS)
+    return tuple(
+        _judge(bar, by_work[bar.work], by_work.get(bar.of or bar.work))
+        for bar in BARS
+        if bar.work in by_work
+    )
 
 
-def _judge(bar: Bar, by_work: Mapping[str, Measurement]) -> Judgement:
-    measurement, other = by_work.get(bar.work), by_work.get(bar.of or bar.work)
-    if measurement is None or other is None:
-        return Judgement(bar.work, "", _limit(bar, ""), Verdict.OPEN)
+def _judge(bar: Bar, measurement: Measurement, other: Measurement | None) -> Judgement:
     title = measurement.title if bar.ours == US else f"{measurement.title}: {bar.ours}"
-    limit = _limit(bar, measurement.unit)
+    limit = _limit(bar)
     mine = measurement.median(bar.ours)
     if mine is None:
         reason = measurement.failure(bar.ours) or "it took no part"
         return Judgement(title, reason, limit, Verdict.MISSED)
-    figures = {name: median for name in bar.rivals if (median := other.median(name)) is not None}
-    if not figures:
+    figures = other.medians(bar.rivals) if other else {}
+    if other is None or not figures:
         return Judgement(title, "no rival has a figure", limit, Verdict.OPEN)
     rival = min(figures, key=lambda name: figures[name])
-    held = mine <= bar.factor * figures[rival] + bar.plus
+    held = mine <= bar.factor * figures[rival] + bar.plus_mb
     found = f"{mine / figures[rival]:.2f} × {rival if bar.of is None else other.title}"
     return Judgement(title, found, limit, Verdict.HELD if held else Verdict.MISSED)
 
 
-def _limit(bar: Bar, unit: str) -> str:
-    factor = f"{bar.factor:.4g} ×"
-    return f"at most {factor} and {bar.plus:g} {unit}" if bar.plus else f"at most {factor}"
+def _limit(bar: Bar) -> str:
+    best = "the best Python peer" if bar.rivals == PYTHON_PEERS else "the best peer"
+    rival = bar.rivals[0] if len(bar.rivals) == 1 else best
+    more = f" and {bar.plus_mb:g} MB" if bar.plus_mb else ""
+    return f"at most {bar.factor:.4g} × {bar.of or rival}{more}"
 
 
 def missed(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import sys
 import threading
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import backfills, measuring, peers, proxy, report, scripts
+from benchmarks import backfills, measuring, peers, projects, proxy, report, scripts
+from benchmarks.__main__ import main
 from benchmarks.measuring import Competitor, Rounds, Series
 from benchmarks.peers import Missing
+from benchmarks.projects import Kept
 from benchmarks.report import Bar, Measurement, Verdict
 
 if TYPE_CHECKING:
@@ -70,7 +73,7 @@ def test_a_bar_is_held_against_the_best_of_its_rivals(
 def test_a_bar_can_allow_so_much_on_top(
     mine: float, expected: Verdict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bar = Bar("memory", 2.0, ("bare",), ours="ours", plus=100.0)
+    bar = Bar("memory", 2.0, ("bare",), ours="ours", plus_mb=100.0)
     measurement = measured("memory", "MB", ours=mine, bare=100.0)
     assert verdict(bar, measurement, monkeypatch=monkeypatch) is expected
 
@@ -90,19 +93,28 @@ def test_a_bar_is_missed_when_we_failed(monkeypatch: pytest.MonkeyPatch) -> None
     assert verdict(bar, measurement, monkeypatch=monkeypatch) is Verdict.MISSED
 
 
-@pytest.mark.parametrize("measurement", [measured("other", ours=1.0), measured("work", ours=1.0)])
-def test_a_bar_is_open_when_there_is_nothing_to_hold_it_against(
-    measurement: Measurement, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bar_is_open_when_its_rivals_have_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = Bar("work", 1.0, ("a",), ours="ours")
+    measurement = measured("work", ours=1.0, a="gone")
     assert verdict(bar, measurement, monkeypatch=monkeypatch) is Verdict.OPEN
+
+
+def test_a_bar_is_open_when_the_other_work_was_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bar = Bar("work", 1.0, ("ours",), ours="ours", of="other")
+    assert verdict(bar, measured("work", ours=1.0), monkeypatch=monkeypatch) is Verdict.OPEN
+
+
+def test_bars_of_what_was_not_measured_are_left_out() -> None:
+    assert report.judged([measured("else", ours=1.0)]) == ()
 
 
 def test_the_missed_ones_are_picked_out(monkeypatch: pytest.MonkeyPatch) -> None:
     held, lost = (Bar("work", factor, ("a",), ours="ours") for factor in (1.0, 0.1))
     monkeypatch.setattr(report, "BARS", (held, lost))
     judgements = report.judged([measured("work", ours=1.0, a=1.0)])
-    assert [one.limit for one in report.missed(judgements)] == [report.judged([])[1].limit]
+    assert [one.limit for one in report.missed(judgements)] == [judgements[1].limit]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +136,21 @@ def test_a_script_is_held_to_its_exit_code_and_its_seconds(
 def test_a_script_without_a_figure_is_held_to_its_exit_code() -> None:
     verdicts = [scripts.judged(scripts.Script("a.py"), code, "").verdict for code in (0, 1)]
     assert verdicts == [Verdict.HELD, Verdict.MISSED]
+
+
+def test_records_of_many_are_those_of_a_few_with_the_marks_of_others() -> None:
+    def record(number: int) -> dict[str, str]:
+        checksum = hashlib.sha256(peers.MONGOMIG.migration(number)[1].encode()).hexdigest()
+        ids = peers.revision(number), peers.revision(number - 1)
+        return {"_id": ids[0], "down_revision": ids[1], "checksum": f"sha256:{checksum}"}
+
+    few = Kept(tuple(record(number) for number in range(1, projects.SAMPLE + 1)), ())
+    lock = Kept(({"_id": "lock"},), ())
+    sample = {peers.MONGOMIG.records: few, "__mongomig_lock": lock}
+    many = projects.grown(sample, peers.MONGOMIG, 9)
+    assert many["__mongomig_lock"] == lock
+    documents = many[peers.MONGOMIG.records].documents
+    assert list(documents) == [record(number) for number in range(1, 10)]
 
 
 def test_who_could_not_be_installed_is_named() -> None:
@@ -155,9 +182,19 @@ def test_no_figure_of_the_page_is_without_its_ratio() -> None:
             assert len(row) == 4, title
             if title == "Bars":
                 assert row[-1] in verdicts
+                assert len(rows) >= len(report.BARS)
             elif title != "Who" and row[1] != "none":
                 assert float(row[1]) > 0
                 assert float(row[3]) > 0, f"{title}: {row[0]}"
+
+
+@pytest.mark.parametrize("arguments", [["--only", "up"], ["--quick"]])
+def test_the_page_is_written_from_a_whole_run_only(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*arguments, "--write"])
+    assert "one whole run" in capsys.readouterr().err
 
 
 def test_every_name_of_a_bar_is_one_that_is_measured() -> None:
