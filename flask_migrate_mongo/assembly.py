@@ -93,7 +93,7 @@ class Assembly:
         )
 
     def _runner_on(self, server: Server, folder: Folder, switch: StopSwitch) -> Runner:
-        from .backfill.calls import Defaults  # noqa: PLC0415
+        from .backfill import Defaults  # noqa: PLC0415
         from .execution import Executor  # noqa: PLC0415
         from .history import MigrationHistory  # noqa: PLC0415
         from .lease import Lease  # noqa: PLC0415

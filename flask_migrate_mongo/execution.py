@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pymongo.errors import PyMongoError
 
-from .backfill.calls import Backfill, Defaults, Site, refused
-from .backfill.checkpoints import Notebook
+from .backfill import Defaults
 from .confinement import check_driver, confined
 from .errors import TransactionAbortedError, redact
 from .source import call
@@ -125,6 +124,10 @@ class Executor:
     def _backfill(
         self, step: Step, ledger: Ledger, hold: Hold, log: logging.Logger
     ) -> Callable[..., Backfilled]:
+        # Late: what only looks never comes here, and need not wait for it.
+        from .backfill.calls import Backfill, Site, refused  # noqa: PLC0415
+        from .backfill.checkpoints import Notebook  # noqa: PLC0415
+
         if step.file.transactional:
             return refused
         notebook = Notebook(ledger.claimed())

@@ -12,10 +12,12 @@ def leave_promptly() -> None:
     """Let this process, if one of our commands is what it was started for, end at once.
 
     pymongo's own exit handler waits for its monitor threads, which sleep for half a second. The
-    application's exit handlers all run, with clients that still work. To be called once pymongo is
-    imported: of two exit handlers, the one that was registered later runs first.
+    application's exit handlers all run, with clients that still work.
     """
     if COMMAND in sys.argv[1:]:
+        # First: of two exit handlers, the one that was registered later runs first.
+        import pymongo  # noqa: F401, PLC0415
+
         atexit.register(_forget_threads)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.server import Document, Server
     from flask_migrate_mongo.stopping import StopSwitch
 
+    from . import Defaults
     from .batches import Batch, Change
     from .checkpoints import Slot
 
@@ -54,16 +55,6 @@ class Hold(Protocol):
 
     def now(self) -> datetime:
         """Return the server's time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a call does not say."""
-
-    batch_size: int = 1_000
-    workers: int = 1
-    max_per_second: float | None = None
-    on_error: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)

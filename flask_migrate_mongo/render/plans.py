@@ -10,7 +10,7 @@ from flask_migrate_mongo.console import Console, Text, err, out
 from flask_migrate_mongo.model import Direction
 
 from . import words
-from .records import lock
+from .states import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,7 +12,8 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.backfill.calls import Defaults, Rehearsal
+from flask_migrate_mongo.backfill import Defaults
+from flask_migrate_mongo.backfill.calls import Rehearsal
 from flask_migrate_mongo.confinement import confined
 from flask_migrate_mongo.server import Server, elapsed
 from flask_migrate_mongo.transactions import transaction

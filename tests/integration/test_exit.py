@@ -67,6 +67,38 @@ def test_the_drivers_threads_are_not_waited_for_and_exit_handlers_run(
     }
 
 
+JOINING_APP = """
+import atexit, threading
+from flask import Flask
+from flask_migrate_mongo import MongoMigrate
+
+joined, join = [], threading.Thread.join
+
+
+def noting_join(thread, timeout=None):
+    joined.append(thread.name)
+    join(thread, timeout)
+
+
+threading.Thread.join = noting_join
+atexit.register(lambda: open({out!r}, "w").write(" ".join(joined)))
+app = Flask(__name__)
+MongoMigrate(app)
+"""
+
+
+@pytest.mark.parametrize("command", ["status", "up", "down", "plan"])
+def test_nothing_is_waited_for_where_only_the_command_needs_the_driver(
+    project: Project, command: str
+) -> None:
+    out = project.root / "joined"
+    (project.root / "app.py").write_text(JOINING_APP.format(out=str(out)), encoding="utf-8")
+    project.write_inserts(20261101001)
+    assert project.run(command).returncode == 0
+    waited = [name for name in out.read_text(encoding="utf-8").split() if "pymongo" in name]
+    assert [name for name in waited if "monitor" in name or "kill" in name] == []
+
+
 def test_a_command_that_fails_leaves_promptly_too(project: Project) -> None:
     out = write_app(project, "None")
     project.write("20261101001_fails", "def up(db):\n    raise ValueError('no')\n")
