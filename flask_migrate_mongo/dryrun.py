@@ -14,7 +14,7 @@ from .backfill.calls import Rehearsal, refused
 from .confinement import confined
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder, masked
 from .errors import (
-    InvalidRequestError,
+    DryRunTooLongError,
     NotRehearsableError,
     capture,
     redact,
@@ -81,16 +81,13 @@ class DryRun:
     def check(self) -> None:
         """Raise UnsupportedDriverError when migrations could not be kept inside the transaction.
 
-        Raises InvalidRequestError when the server would end that before the dry run is to.
+        Raises DryRunTooLongError when the server would end that before the dry run is to.
         """
         self.executor.check()
         wire.check_driver()
         allowed = self.executor.server.transaction_seconds()
         if allowed is not None and self.seconds >= allowed:
-            raise InvalidRequestError(
-                f"A dry run of {self.seconds:g} s is one transaction, and this server ends those after {allowed:g} s. "
-                f"Make it shorter: `--dry-run-limit {allowed / 2:g}`."
-            )
+            raise DryRunTooLongError(self.seconds, allowed)
 
     def carry_out(
         self, plan: Plan, functions: Functions, listener: Listener, *, continue_on_error: bool

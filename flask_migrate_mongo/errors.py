@@ -276,6 +276,18 @@ class NotRehearsableError(RefusedError):
         )
 
 
+class DryRunTooLongError(RefusedError):
+    """A dry run is to last longer than the server lets a transaction."""
+
+    code = "dry-run-too-long"
+
+    def __init__(self, seconds: float, allowed: float) -> None:
+        super().__init__(
+            f"A dry run of {seconds:g} s is one transaction, and this server ends those after {allowed:g} s. "
+            f"Make it shorter: `--dry-run-limit {allowed / 2:g}`."
+        )
+
+
 class ScratchTakenError(RefusedError):
     """The database that a rehearsal would use is somebody else's, or another rehearsal's."""
 

@@ -58,6 +58,7 @@ FAULTS: dict[type, Fault] = {
     errors.HalfBackfilledError: _REFUSED,
     errors.NotResolvableError: _REFUSED,
     errors.NotRehearsableError: _REFUSED,
+    errors.DryRunTooLongError: _REFUSED,
     errors.ScratchTakenError: _REFUSED,
     errors.RehearsalUnsupportedError: _REFUSED,
     errors.LockHeldError: _LOCKED,

@@ -270,7 +270,7 @@ def test_a_limit_beyond_what_the_server_allows_is_refused(project: Project) -> N
     with TestServer(lifetime=20) as server:
         uri = server.uri.replace("/?", "/shop?")
         refused = project.run("up", "--dry-run", MONGO_URI=uri)
-        assert refused.returncode == 2
+        assert refused.returncode == 5
         assert "ends those after 20 s" in refused.stderr
         assert "`--dry-run-limit 10`" in refused.stderr
         assert (
