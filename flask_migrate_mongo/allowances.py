@@ -33,8 +33,8 @@ def granted(content: bytes) -> tuple[Allowance, ...]:
 
 
 def _comments(content: bytes) -> Iterator[tokenize.TokenInfo]:
-    # Some Pythons execute a file with a comment that is not in its encoding. What comes after
-    # such a comment allows nothing.
+    # Some Pythons execute a file with a comment that is not in its encoding; up to 3.11, what comes
+    # after such a comment allows nothing.
     with contextlib.suppress(SyntaxError, UnicodeDecodeError, tokenize.TokenError):
         tokens = tokenize.tokenize(io.BytesIO(content).readline)
         yield from (token for token in tokens if token.type == tokenize.COMMENT)

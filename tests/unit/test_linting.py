@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -220,12 +221,14 @@ def test_what_looks_like_a_comment_in_a_text_is_none() -> None:
     assert allowances.read(b"x = '# migrate: allow MM001 because'\n") == ()
 
 
-def test_a_comment_that_is_not_in_the_encoding_of_the_file_ends_what_comments_allow() -> None:
+def test_a_comment_that_is_not_in_the_encoding_of_the_file_leaves_what_is_allowed_before_it() -> (
+    None
+):
     first = b"x = 1  # migrate: allow MM001 because it is shown\n"
-    assert allowances.read(first + b"\n\n# \xe9\n" + first) == (
-        Allowance("MM001", "it is shown", 1),
-    )
-    assert allowances.read(b"# \xe9\n" + first) == ()
+    found = allowances.read(first + b"\n\n# \xe9\n" + first)
+    # Until Python 3.11 the tokenizer ends at such a comment.
+    assert found[0] == Allowance("MM001", "it is shown", 1)
+    assert len(found) == (1 if sys.version_info < (3, 12) else 2)
 
 
 def test_a_migration_carries_what_counts(tmp_path: Path) -> None:
