@@ -564,8 +564,8 @@ OPERATIONS: dict[str, Operation] = {
     "events": Operation(EventsDocument, refusals=(404,)),
     "create": Operation(CreatedDocument, body=NewMigration, refusals=(413, 415)),
     "lock-status": Operation(LockStatusDocument),
-    "lock-release": Operation(ReleasedDocument, ReleaseQuery, refusals=(413,)),
-    "health": Operation(HealthDocument),
+    "lock-release": Operation(ReleasedDocument, ReleaseQuery, refusals=(409, 413)),
+    "health": Operation(HealthDocument, refusals=(409,)),
     "openapi": Operation(OpenApiDocument),
 }
 

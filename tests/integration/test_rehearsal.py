@@ -592,8 +592,10 @@ def test_a_thread_that_outlives_its_migration_is_kept_in_until_the_end(
 ) -> None:
     over, tried = threading.Event(), list[int]()
     leaked: list[str] = []
+    nagging: list[threading.Thread] = []
 
     def nag() -> None:
+        nagging.append(threading.current_thread())
         while not over.is_set():
             with contextlib.suppress(EscapesRehearsalError):
                 tried.append(1)
@@ -611,6 +613,8 @@ def test_a_thread_that_outlives_its_migration_is_kept_in_until_the_end(
         rehearse(project)
     finally:
         over.set()
+        for thread in nagging:
+            thread.join()
     assert len(tried) > 10
     assert leaked == []
 
