@@ -3,7 +3,7 @@
     python -m benchmarks [--only WORK,…] [--quick] [--large] [--rounds N] [--write]
 
 Exits with 1 when a bar is missed. `--quick` shows that all of it works, on small sizes and without
-judging; `--large` takes ten times the documents, and an hour.
+judging; `--large` takes ten times the documents, and much longer.
 """
 
 from __future__ import annotations
