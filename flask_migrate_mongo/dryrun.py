@@ -218,9 +218,10 @@ class _Opened:
     ) -> Trial:
         used = recorder.touched.union(prediction.collection for prediction in predicted)
         earlier = {version for name in used for version in self._predicted.get(name, ())}
-        for prediction in predicted:
-            if prediction.expected in _CHANGES:
-                self._predicted.setdefault(prediction.collection, set()).add(step.version)
+        changed = {each.collection for each in predicted if each.expected in _CHANGES}
+        # A new name is in no prediction's `collection`, but the forecast knows of it.
+        for name in changed | (self._forecast.touched - self._predicted.keys()):
+            self._predicted.setdefault(name, set()).add(step.version)
         return Trial(
             verdict,
             reason,

@@ -392,8 +392,10 @@ def test_a_step_says_on_whose_predictions_it_builds(project: Project) -> None:
         "5_joins",
         "def up(db): list(db.other.aggregate([{'$lookup': {'from': 'items', 'as': 'i', 'pipeline': []}}]))",
     )
+    project.write("6_renames", "def up(db): db.items.rename('goods')")
+    project.write("7_uses", "def up(db): db.goods.insert_one({'n': 9})")
     found = [outcome.trial and outcome.trial.depends_on for outcome in dry(project)]
-    assert found == [(), (1,), (), (1, 2), (1, 2)]
+    assert found == [(), (1,), (), (1, 2), (1, 2), (1, 2), (6,)]
 
 
 def test_which_fields_are_masked_is_a_setting(project: Project) -> None:
