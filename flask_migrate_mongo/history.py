@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
@@ -52,6 +52,14 @@ class Run:
     actor: Actor
     fence: int
     batch: int
+
+
+class Following(NamedTuple):
+    """The step that comes next, its place in the plan, and what its record says until it starts."""
+
+    step: Step
+    position: int
+    status: Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,20 +308,42 @@ class MigrationHistory:
         self, step: Step, run: Run, *, took_ms: int, at: datetime, session: ClientSession | None
     ) -> None:
         """Say that the step succeeded; with a session, in its transaction. Raises LeaseLostError."""
-        up = step.direction is Direction.UP
-        fields = {
-            "appliedAt" if up else "rolledBackAt": at,
-            "executionTime": took_ms,
-            "error": None,
-            "metadata.interrupted": False,
-            **_NO_BACKFILL,
-        }
-        kind = "completed" if up else "rolled-back"
-        event = _new_event(
-            kind, run.actor, at, direction=step.direction.value, executionTime=took_ms
-        )
-        target = Status.COMPLETED if up else Status.ROLLED_BACK
-        self._transition(step, run, _Change(target, at, event, fields), session)
+        self._transition(step, run, _done(step, run, took_ms=took_ms, at=at), session)
+
+    def hand_over(
+        self, step: Step, following: Following, run: Run, *, took_ms: int, at: datetime
+    ) -> bool:
+        """Say, in one command, that a plain step succeeded and that the plain one after it starts.
+
+        May be tried again. Returns whether the next one has started; if not, that is still to be
+        recorded. Raises LeaseLostError when the record of the first is no longer this run's.
+        """
+        next_step, position, _ = following
+        done = _done(step, run, took_ms=took_ms, at=at)
+        start = _start(next_step, run, position=position, at=at, session=None)
+        both = [
+            UpdateOne(_condition(step, run, done), done.update()),
+            UpdateOne(_condition(next_step, run, start), start.update()),
+        ]
+        with translated():
+            matched = self._records.bulk_write(both).matched_count
+        # The server only tells the sum.
+        if matched == len(both):
+            return True
+        has_started = self._is_mine(next_step, run, start.target)
+        if self._is_mine(step, run, done.target):
+            return has_started
+        if has_started:
+            self.withdraw(following, run, at=at)
+        raise _taken_over(step)
+
+    def withdraw(self, following: Following, run: Run, *, at: datetime) -> None:
+        """Say of a step that was recorded as started that it did not start after all."""
+        step, _, status = following
+        event = _new_event("withdrawn", run.actor, at, direction=step.direction.value)
+        change = _Change(status, at, event, {})
+        with translated():
+            self._records.update_one(_condition(step, run, change), change.update())
 
     def mark_failed(
         self, step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime
@@ -437,6 +467,20 @@ def _start(
         }
     event = _new_event("started", run.actor, at, direction=step.direction.value)
     return _Change(Status.RUNNING, at, event, fields)
+
+
+def _done(step: Step, run: Run, *, took_ms: int, at: datetime) -> _Change:
+    up = step.direction is Direction.UP
+    fields = {
+        "appliedAt" if up else "rolledBackAt": at,
+        "executionTime": took_ms,
+        "error": None,
+        "metadata.interrupted": False,
+        **_NO_BACKFILL,
+    }
+    kind = "completed" if up else "rolled-back"
+    event = _new_event(kind, run.actor, at, direction=step.direction.value, executionTime=took_ms)
+    return _Change(Status.COMPLETED if up else Status.ROLLED_BACK, at, event, fields)
 
 
 def _before(target: Status, direction: Direction) -> object:

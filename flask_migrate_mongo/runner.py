@@ -21,7 +21,7 @@ from .errors import (
     UnknownVersionError,
     capture,
 )
-from .history import MigrationHistory, Run
+from .history import Following, MigrationHistory, Run
 from .limits import DRY_RUN_SECONDS, SAMPLES
 from .masking import NOTHING_MASKED
 from .model import (
@@ -318,9 +318,12 @@ class Runner:
         return Actor.current(reason, app_version=self.app_version, run_id=run_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Execution:
-    """A plan being carried out under a lease."""
+    """A plan being carried out under a lease.
+
+    `announced` is the step whose start was recorded together with the success of the one before.
+    """
 
     runner: Runner
     grant: Grant
@@ -328,6 +331,7 @@ class _Execution:
     options: Options
     plan: Plan
     history: History
+    announced: Following | None = None
 
     def carry_out(self, functions: Functions) -> RunReport:
         plan = self.plan
@@ -363,14 +367,19 @@ class _Execution:
                 self.runner.switch.check()
                 self._record_start(step, position, session)
             except MigrateError as exc:
+                self._withdraw()
                 return Outcome(step, StepState.NOT_RUN), exc
             _tell(self.options.observer.started, step)
-            return self._carry_out(step, function, session)
+            return self._carry_out(step, position, function, session)
 
     def _carry_out(
-        self, step: Step, function: Callable[..., object], session: ClientSession | None
+        self,
+        step: Step,
+        position: int,
+        function: Callable[..., object],
+        session: ClientSession | None,
     ) -> tuple[Outcome, MigrateError | None]:
-        ledger = _StepLedger(self, step)
+        ledger = _StepLedger(self, step, position)
         try:
             self.runner.executor.run(step, function, ledger, self.grant, session)
         except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
@@ -381,6 +390,9 @@ class _Execution:
 
     def _record_start(self, step: Step, position: int, session: ClientSession | None) -> None:
         self.grant.ensure()
+        if self.announced is not None:
+            self.announced = None
+            return
         history, at = self.runner.history, self.grant.now()
         if position == 0:
             start = partial(history.claim, self.plan, self.history, self.run)
@@ -389,6 +401,41 @@ class _Execution:
         self.persist(partial(start, session=session, at=at), give_up=elapsed() + START_SECONDS)
         # Recording can take long: what has expired meanwhile must not start.
         self.grant.ensure()
+
+    def record_done(self, step: Step, position: int, took_ms: int) -> None:
+        """Record the success of a plain step, together with the start of the next where one command can."""
+        history, following = self.runner.history, self._following(position)
+        at = self.grant.now()
+        if following is None:
+            done = partial(history.mark_done, step, self.run, took_ms=took_ms, at=at, session=None)
+            self.persist(done)
+        else:
+            both = partial(history.hand_over, step, following, self.run, took_ms=took_ms, at=at)
+            self.announced = following if self.persist(both) else None
+
+    def _following(self, position: int) -> Following | None:
+        """Return the next step if it may be said to start in the command that ends this one."""
+        steps = self.plan.steps[position : position + 2]
+        is_plain = len(steps) == 2 and not any(step.file.transactional for step in steps)  # noqa: PLR2004
+        if not is_plain or self.runner.switch.is_thrown or not self.runner.server.is_real:
+            return None
+        record = self.history.by_version.get(steps[1].version)
+        status = record.status if record else Status.PENDING
+        # What has failed before keeps its error until it really starts.
+        return None if status is Status.FAILED else Following(steps[1], position + 1, status)
+
+    def _withdraw(self) -> None:
+        """Take back what was recorded of a step that did not start after all."""
+        if self.announced is None:
+            return
+        try:
+            self.runner.history.withdraw(self.announced, self.run, at=self.grant.now())
+        except MigrateError as exc:
+            # Not raised: it would mask what has ended the run. The next one finds it interrupted.
+            version = self.announced.step.version
+            _log.warning(
+                "The history says that %d is running, which did not start: %s", version, exc
+            )
 
     def _failed(
         self, step: Step, took_ms: int, cause: BaseException
@@ -415,7 +462,7 @@ class _Execution:
             ends_run = stopped("KeyboardInterrupt")
         return outcome, ends_run
 
-    def persist(self, action: Callable[[], None], *, give_up: float | None = None) -> None:
+    def persist(self, action: Callable[[], _T], *, give_up: float | None = None) -> _T:
         """Write to the history through outages, until the lease would end.
 
         Raises OutcomeNotRecordedError, with the last outage as its cause.
@@ -434,9 +481,10 @@ class _Execution:
 class _StepLedger:
     """Records one step's success, and knows how long its function took, in milliseconds."""
 
-    def __init__(self, execution: _Execution, step: Step) -> None:
+    def __init__(self, execution: _Execution, step: Step, position: int) -> None:
         self._execution = execution
         self._step = step
+        self._position = position
         self._began = elapsed()
         self._ended: float | None = None
 
@@ -446,20 +494,19 @@ class _StepLedger:
 
     def done(self, session: ClientSession | None = None) -> None:
         self._ended = elapsed()
-        self._execution.grant.ensure()
-        record = partial(
-            self._execution.runner.history.mark_done,
+        execution = self._execution
+        execution.grant.ensure()
+        if session is None:
+            execution.record_done(self._step, self._position, self.took_ms)
+            return
+        # Not tried again: a failure ends this attempt of the transaction.
+        execution.runner.history.mark_done(
             self._step,
-            self._execution.run,
+            execution.run,
             took_ms=self.took_ms,
-            at=self._execution.grant.now(),
+            at=execution.grant.now(),
             session=session,
         )
-        # In a transaction a failure ends the attempt; outside of one only the record is at stake.
-        if session is None:
-            self._execution.persist(record)
-        else:
-            record()
 
     def claimed(self) -> Claim:
         return self._execution.runner.history.claimed(self._step, self._execution.run)

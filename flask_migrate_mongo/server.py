@@ -168,14 +168,12 @@ def translated() -> Iterator[None]:
 
 def is_passing(exc: errors.PyMongoError) -> bool:
     """Whether a later try can succeed."""
-    if isinstance(exc, errors.ConnectionFailure):
-        return True
-    return isinstance(exc, errors.OperationFailure) and exc.code in _PASSING_CODES
+    return isinstance(exc, errors.ConnectionFailure) or _code(exc) in _PASSING_CODES
 
 
 def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
-    if isinstance(exc, errors.OperationFailure) and exc.code in _ACCESS_CODES:
+    if _code(exc) in _ACCESS_CODES:
         return AccessDeniedError(
             f"The server refused access: {detail}. Check user, password and authSource in "
             "MONGO_URI, and that the user may read and write this database."
@@ -195,9 +193,23 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
     )
 
 
+def _code(exc: errors.PyMongoError) -> int | None:
+    """Return the server's code for an error, None when it is not the server's."""
+    return _within(exc).get("code") or (
+        exc.code if isinstance(exc, errors.OperationFailure) else None
+    )
+
+
+def _within(exc: errors.PyMongoError) -> Mapping[str, Any]:
+    """Return the first error of a bulk write, which itself has a code and a text of no meaning."""
+    details = exc.details if isinstance(exc, errors.BulkWriteError) else None
+    found = details or {}
+    return next(iter((*found.get("writeErrors", ()), *found.get("writeConcernErrors", ()))), {})
+
+
 def _detail(exc: errors.PyMongoError) -> str:
     # The driver appends its whole view of the cluster, and its timeouts, to the one fact wanted.
-    text = str(exc)
+    text = _within(exc).get("errmsg") or str(exc)
     for tail in (", Timeout: ", " (configured timeouts", ", full error: "):
         text = text.partition(tail)[0]
     return redact(text).rstrip(".")

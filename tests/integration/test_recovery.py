@@ -22,16 +22,18 @@ from flask_migrate_mongo.history import Run
 from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Actor, Status, StepState
 from flask_migrate_mongo.planning import plan_up
-from flask_migrate_mongo.runner import Options
+from flask_migrate_mongo.runner import Observer, Options
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
 from tests.server.launcher import TestServer
+from tests.server.lossy_proxy import LossyProxy
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
     from pathlib import Path
 
-    from flask_migrate_mongo.model import History, Plan, RunReport
+    from flask_migrate_mongo.model import History, Outcome, Plan, RunReport
     from flask_migrate_mongo.runner import Runner
 
 FIRST, VERSION, LAST = 20261101000, 20261101001, 20261101002
@@ -75,9 +77,13 @@ def halves(project: Project) -> list[int]:
     return sorted(d["half"] for d in project.db.people.find())
 
 
+def became(report: RunReport) -> dict[int, StepState]:
+    return {o.step.version: o.state for o in report.outcomes}
+
+
 def states(report: RunReport) -> dict[int, StepState]:
     assert report.error is None, report.error
-    return {o.step.version: o.state for o in report.outcomes}
+    return became(report)
 
 
 def test_a_transaction_that_was_killed_left_nothing_and_runs_again(project: Project) -> None:
@@ -400,6 +406,161 @@ def test_a_run_whose_lock_was_forced_starts_nothing_more(project: Project) -> No
     assert project.record(VERSION)["status"] == Status.RUNNING.value
     again = project.runner(FORCE=lambda: None).up()
     assert states(again) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
+
+
+# --- a success, and the start of the next step, recorded in one command
+
+
+class Meanwhile(Observer):
+    """Does something between the end of a step and the beginning of the next one."""
+
+    def __init__(self, after: int, act: Callable[[], object]) -> None:
+        self._after = after
+        self._act = act
+
+    def ended(self, outcome: Outcome) -> None:
+        if outcome.step.version == self._after:
+            self._act()
+
+
+def test_a_stop_between_steps_takes_back_that_the_next_one_has_started(project: Project) -> None:
+    project.write_inserts(1, 2)
+    runner = project.runner()
+    stop = Meanwhile(1, lambda: runner.switch.throw("a test"))
+    report = runner.up(Options(observer=stop))
+    assert isinstance(report.error, RunStoppedError)
+    assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
+    assert project.statuses() == {1: "completed", 2: "pending"}
+    assert project.trail(2) == ["started", "withdrawn"]
+    assert states(project.runner().up()) == {2: StepState.APPLIED}
+    assert project.trail(2) == ["started", "withdrawn", "started", "completed"]
+
+
+def test_a_stop_between_steps_of_a_down_leaves_the_next_one_applied(project: Project) -> None:
+    project.write_inserts(1, 2)
+    runner = project.runner()
+    runner.up()
+    stop = Meanwhile(2, lambda: runner.switch.throw("a test"))
+    report = runner.down(Options(observer=stop), steps=2)
+    assert became(report) == {2: StepState.ROLLED_BACK, 1: StepState.NOT_RUN}
+    assert project.statuses() == {1: "completed", 2: "rolled-back"}
+    assert project.trail(1)[2:] == ["started", "withdrawn"]
+    assert states(project.runner().down(steps=1)) == {1: StepState.ROLLED_BACK}
+
+
+def test_what_was_undone_before_is_undone_again_when_it_does_not_start(project: Project) -> None:
+    project.write_inserts(1, 2)
+    runner = project.runner()
+    runner.up()
+    runner.down(steps=2)
+    runner.up(Options(observer=Meanwhile(1, lambda: runner.switch.throw("a test"))))
+    assert project.statuses() == {1: "completed", 2: "rolled-back"}
+
+
+def test_what_has_failed_before_keeps_its_error_until_it_starts(project: Project) -> None:
+    project.write_inserts(1)
+    project.write("2_fails", "def up(db): raise ValueError('first')\ndef down(db): pass\n")
+    project.runner().up()
+    project.runner().down(steps=1)
+    runner = project.runner()
+    runner.up(Options(observer=Meanwhile(1, lambda: runner.switch.throw("a test"))))
+    assert project.statuses() == {1: "completed", 2: "failed"}
+    assert project.record(2)["error"]["message"] == "first"
+    assert project.trail(2) == ["started", "failed"]
+
+
+def test_a_lock_that_is_forced_between_steps_starts_nothing_more(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    def force() -> None:
+        project.runner().force_unlock(confirmed=True)
+        while "released by force" not in caplog.text:  # said by the next heartbeat
+            time.sleep(0.01)
+
+    project.write_inserts(1, 2)
+    report = project.runner(MIGRATE_LOCK_TTL=2).up(Options(observer=Meanwhile(1, force)))
+    assert isinstance(report.error, LeaseLostError)
+    assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
+    assert project.db.done.count_documents({"version": 2}) == 0
+    # It is nobody's any more: what is recorded of it is for the next run to settle.
+    assert project.trail(2) == ["started", "unlocked"]
+
+
+def test_after_a_stop_inside_a_step_the_next_one_is_not_said_to_start(project: Project) -> None:
+    project.write("1_is_stopped", "def up(ctx): ctx.app.config['STOP']()\n")
+    project.write_inserts(2)
+    runner: Runner = project.runner(STOP=lambda: runner.switch.throw("a test"))
+    report = runner.up()
+    assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
+    assert project.trail(2) == []
+
+
+@pytest.mark.parametrize("times", [1, 4], ids=["once", "beyond the driver's own retry"])
+def test_handing_over_again_after_the_answer_was_lost_is_no_loss(
+    project: Project, mongo_uri: str, times: int
+) -> None:
+    project.write_inserts(1, 2, 3)
+    port = int(mongo_uri.split("/")[2].rpartition(":")[2])
+    with LossyProxy(port) as proxy:
+        uri = f"mongodb://127.0.0.1:{proxy.port}/{project.db.name}?directConnection=true"
+        with MongoClient[dict[str, Any]](uri) as client:
+            project.db = client[project.db.name]
+            # find, findAndModify, createIndexes, insert, the insert of the first step; then it is handed over.
+            proxy.lose(skip=5, times=times)
+            report = project.runner().up()
+            assert proxy.lost == ["update"] * times
+            trails = {tuple(project.trail(version)) for version in (1, 2, 3)}
+            assert project.db.done.count_documents({}) == 3
+    assert became(report) == dict.fromkeys((1, 2, 3), StepState.APPLIED)
+    assert trails == {("started", "completed")}
+
+
+def test_a_record_that_its_own_migration_deletes_leaves_the_next_one_pending(
+    project: Project,
+) -> None:
+    project.write("1_forgets", "def up(db): db.migrations.delete_one({'version': '1'})\n")
+    project.write_inserts(2)
+    report = project.runner().up()
+    assert isinstance(report.error, LeaseLostError)
+    assert became(report) == {1: StepState.UNKNOWN, 2: StepState.NOT_RUN}
+    assert project.statuses() == {2: "pending"}
+    assert project.trail(2) == ["started", "withdrawn"]
+
+
+def test_what_the_server_refuses_of_the_two_is_named(project: Project) -> None:
+    """The driver calls whatever happens in a command of several writes `batch op errors`."""
+    project.write(
+        "1_forbids",
+        """
+        def up(db):
+            db.command("collMod", "migrations", validator={"status": {"$ne": "completed"}})
+        """,
+    )
+    project.write_inserts(2)
+    report = project.runner().up()
+    assert became(report) == {1: StepState.FAILED, 2: StepState.NOT_RUN}
+    error = report.outcomes[0].error
+    assert error is not None
+    assert error.type == "DatabaseError"
+    assert "failed validation" in error.message
+    assert project.statuses() == {1: "failed", 2: "pending"}
+
+
+def test_a_step_that_was_taken_over_between_is_not_run(project: Project) -> None:
+    """The first is recorded all the same: nobody has touched that one."""
+    project.write(
+        "1_is_overtaken",
+        """
+        def up(db):
+            db.migrations.update_one({"version": "2"}, {"$set": {"metadata.runId": "another"}})
+        """,
+    )
+    project.write_inserts(2)
+    report = project.runner().up()
+    assert isinstance(report.error, LeaseLostError)
+    assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
+    assert project.statuses() == {1: "completed", 2: "pending"}
+    assert project.db.done.count_documents({}) == 0
 
 
 # --- claiming the records of a plan

@@ -132,15 +132,19 @@ def test_up_with_nothing_pending_is_one_command(
 # --- acting
 
 
-def expected(beginning: list[str], step: list[str], size: int) -> list[str]:
-    """Return what is sent when the first step starts in the command that claims the records."""
-    first = [name for name in step if name != "start"]
-    then = ["update" if name == "start" else name for name in step]
-    return [*beginning, *first, *(then * (size - 1)), "update"]
+def steps(size: int, *, transactional: bool) -> list[str]:
+    """Return what the steps send after the command that claims the records and starts the first.
+
+    A plain step's success and the start of the next one are one command.
+    """
+    if not transactional:
+        return ["update"] * size
+    return [*(["update", "commitTransaction", "update"] * size)][:-1]
 
 
-PLAIN = ["start", "update"]
-TRANSACTIONAL = ["start", "update", "commitTransaction"]
+def expected(beginning: list[str], size: int, *, transactional: bool = False) -> list[str]:
+    """Return what a run sends, the release of the lock at its end included."""
+    return [*beginning, *steps(size, transactional=transactional), "update"]
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -151,10 +155,9 @@ def test_the_first_up_ever_is_four_commands_and_those_of_its_steps(
     write(project, size, transactional=transactional)
     apply(project.runner())
     beginning = ["find", "findAndModify", "createIndexes", "insert"]
-    step = TRANSACTIONAL if transactional else PLAIN
     sent = commands.taken()
-    assert sent == expected(beginning, step, size)
-    assert len(sent) == 4 + len(step) * size
+    assert sent == expected(beginning, size, transactional=transactional)
+    assert len(sent) == 4 + (3 * size if transactional else size + 1)
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -169,8 +172,7 @@ def test_up_of_new_files_is_four_commands_and_those_of_its_steps(
     commands.taken()
     apply(runner)
     beginning = ["find", "findAndModify", "find", "insert"]
-    step = TRANSACTIONAL if transactional else PLAIN
-    assert commands.taken() == expected(beginning, step, size)
+    assert commands.taken() == expected(beginning, size, transactional=transactional)
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -183,11 +185,24 @@ def test_down_and_up_again_are_four_commands_and_those_of_their_steps(
     apply(runner)
     commands.taken()
     beginning = ["find", "findAndModify", "find", "update"]
-    step = TRANSACTIONAL if transactional else PLAIN
     assert len(runner.down(steps=size).in_state(StepState.ROLLED_BACK)) == size
-    assert commands.taken() == expected(beginning, step, size)
+    assert commands.taken() == expected(beginning, size, transactional=transactional)
     apply(runner)
-    assert commands.taken() == expected(beginning, step, size)
+    assert commands.taken() == expected(beginning, size, transactional=transactional)
+
+
+def test_plain_and_transactional_steps_in_turn_are_recorded_each_by_itself(
+    project: Project, commands: Commands
+) -> None:
+    """The start of a transactional step names its session, which is opened only then."""
+    for first, transactional in ((1, False), (2, True), (3, False), (4, False)):
+        write(project, 1, first=first, transactional=transactional)
+    apply(project.runner())
+    beginning = ["find", "findAndModify", "createIndexes", "insert"]
+    one = ["update"]
+    two = ["update", "update", "commitTransaction"]
+    three, four = ["update", "update"], ["update"]
+    assert commands.taken() == [*beginning, *one, *two, *three, *four, "update"]
 
 
 def test_new_files_next_to_others_that_were_undone_are_one_command_more(
@@ -201,7 +216,7 @@ def test_new_files_next_to_others_that_were_undone_are_one_command_more(
     commands.taken()
     apply(runner)
     beginning = ["find", "findAndModify", "find", "insert", "update"]
-    assert commands.taken() == expected(beginning, PLAIN, 2)
+    assert commands.taken() == expected(beginning, 2)
     assert project.trail(2)[-2:] == project.trail(3) == ["started", "completed"]
 
 
