@@ -201,7 +201,7 @@ class Backfill(_Callable):
             raise BackfillError(_out_of_turn(number, found.collection, order.collection))
         if found.checkpoint.phase is not Phase.DONE:
             site.log.info("The backfill of %s goes on", order.collection)
-            notebook.resume(found, site.hold.now(), session=session_id)
+            notebook.resume(number, found, site.hold.now(), session=session_id)
         return found
 
     def _plan(self, order: Order, number: int) -> Call:

@@ -221,13 +221,19 @@ class Notebook:
             }
         self._update({"$set": {**fields, "metadata.session": session}})
 
-    def resume(self, call: Call, at: datetime, *, session: bytes | None) -> None:
-        """Write down that a call goes on, as the file says now."""
+    def resume(self, number: int, call: Call, at: datetime, *, session: bytes | None) -> None:
+        """Write down that a call goes on, from where, and as the file says now."""
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
         event = self.claim.event(
-            "resumed", at, collection=call.collection, scanned=call.checkpoint.counts.scanned
+            "resumed", at, collection=call.collection, scanned=self._scanned(number, call)
         )
         self._update({"$set": {**origin, "metadata.session": session}, **event})
+
+    def _scanned(self, number: int, call: Call) -> int:
+        with translated():
+            ranges = list(self._ranges.find(self._of(number))) if call.ranges else ()
+        ends = (Checkpoint.read(each["state"]) for each in ranges)
+        return sum((end.counts.scanned for end in ends), call.checkpoint.counts.scanned)
 
     def open_ranges(self, number: int, bounds: Sequence[tuple[Key | None, Key | None]]) -> None:
         """Write down the ranges of a call that is about to begin."""

@@ -84,6 +84,26 @@ def test_every_document_is_changed_once(project: Project, change: str, size: int
     }
 
 
+COLLECTIONS: dict[str, dict[str, Any]] = {
+    "clustered by its _id": {"clusteredIndex": {"key": {"_id": 1}, "unique": True}},
+    "with an order of its own": {"collation": {"locale": "en", "strength": 2}},
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("change", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("options", COLLECTIONS.values(), ids=COLLECTIONS)
+def test_a_collection_of_another_kind_is_changed_once_too(
+    project: Project, options: dict[str, Any], change: str, workers: int
+) -> None:
+    project.db.create_collection("people", **options)
+    names = [f"{letter}{number}" for letter in "bAcD" for number in range(10)]
+    project.db.people.insert_many([{"_id": name} for name in names])
+    write(project, f'backfill("people", {change}, batch_size=7, workers={workers})')
+    up(project)
+    assert values(project) == [1] * len(names)
+
+
 # --- what is asked for
 
 

@@ -129,10 +129,12 @@ def test_a_process_that_dies_fails_the_run_and_the_next_one_goes_on(project: Pro
     assert "A process that worked on the backfill died" in died.stderr
     assert project.db.people.count_documents({"n": {"$nin": [None, 1]}}) == 0
     assert 150 in [d["_id"] for d in project.db.people.find({"n": None})]
+    changed = project.db.people.count_documents({"n": 1})
     again = project.run("up")
     assert again.returncode == 0, again.stderr
     assert values(project) == [1] * PEOPLE
-    assert "resumed" in project.trail(VERSION)
+    events = project.record(VERSION)["metadata"]["events"]
+    assert [e["scanned"] for e in events if e["event"] == "resumed"] == [changed] != [0]
 
 
 @pytest.mark.parametrize(
