@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +27,7 @@ YOUNG = 2.0
 """Seconds in which a second change of a file may leave no trace in its times; on FAT it is two."""
 
 _READERS = ("source.py", "allowances.py", "model.py", "cache.py")
-_NAMES = [field.name for field in fields(MigrationFile)]
+_NAMES = MigrationFile._fields
 _PATH, _ALLOWANCES = _NAMES.index("path"), _NAMES.index("allowances")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 

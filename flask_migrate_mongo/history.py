@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pymongo import UpdateMany, UpdateOne
@@ -327,13 +327,13 @@ class MigrationHistory:
             run.actor,
             at,
             direction=step.direction.value,
-            error=asdict(error),
+            error=error._asdict(),
             executionTime=took_ms,
         )
         if step.direction is Direction.DOWN:
             self._transition(step, run, _Change(Status.COMPLETED, at, event, {}))
         else:
-            fields = {"error": asdict(error), "executionTime": took_ms}
+            fields = {"error": error._asdict(), "executionTime": took_ms}
             self._transition(step, run, _Change(Status.FAILED, at, event, fields))
 
     def stands(self, step: Step, run: Run) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -498,7 +497,7 @@ def test_a_file_that_changes_after_it_was_checked_is_imported_as_it_was_checked(
     write: Callable[..., Path],
 ) -> None:
     planned = step(write(BOTH))
-    planned = replace(planned, file=replace(planned.file, path=Rewritten(planned.file.path)))
+    planned = planned._replace(file=planned.file._replace(path=Rewritten(planned.file.path)))
     assert load(planned)(None) == "up"
     assert "saved meanwhile" in planned.file.path.read_text()
 
