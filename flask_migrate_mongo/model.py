@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import uuid
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -419,8 +419,7 @@ class Sample(NamedTuple):
     after: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(NamedTuple):
     """What a dry run found out about a step; `reason` says why, where the verdict alone does not.
 
     `effects` are by collection, up to where the step ended. `depends_on` are the versions before it whose predicted
@@ -428,8 +427,8 @@ class Trial:
     """
 
     verdict: Verdict
-    reason: str | None = None
-    effects: Mapping[str, Effects] = field(default_factory=dict)
+    reason: str | None
+    effects: Mapping[str, Effects]
     predicted: tuple[Prediction, ...] = ()
     samples: tuple[Sample, ...] = ()
     depends_on: tuple[int, ...] = ()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import (
     DriftError,
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 _UNDONE = frozenset({Status.PENDING, Status.ROLLED_BACK})
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """What a project has decided about the cases that have more than one right answer."""
 
     refuse_out_of_order: bool = False

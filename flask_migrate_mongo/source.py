@@ -13,7 +13,7 @@ import re
 import sys
 import traceback
 import unicodedata
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,21 +57,20 @@ class Reading(NamedTuple):
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Discovery:
+class Discovery(NamedTuple):
     """The migrations in a folder, ascending, and the numbered files that are not Python.
 
     `readings` are of those that had to be read, by version: none is read twice in a run.
     """
 
     files: tuple[MigrationFile, ...]
-    ignored: tuple[str, ...] = ()
-    readings: Mapping[int, Reading] = field(default_factory=dict)
+    ignored: tuple[str, ...]
+    readings: Mapping[int, Reading]
 
     def keeping(self, versions: Iterable[int]) -> Discovery:
         """Return it with the content of these alone."""
         kept = {v: self.readings[v] for v in versions if v in self.readings}
-        return replace(self, readings=kept)
+        return self._replace(readings=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +316,7 @@ def _execute(name: str, path: Path, content: bytes) -> ModuleType:
     return module
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """A function of a migration, as it travels to a process that cannot import the migration."""
 
     module: str

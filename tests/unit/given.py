@@ -58,7 +58,8 @@ def a_dry_run(name: str = "change 1", **changes: Any) -> RunReport:
     """Return what a dry run found out about a migration of this name, which would fail."""
     trial = Trial(
         Verdict.FAILS,
-        effects={name: Effects(1, 2_000, 3, 4, 5)},
+        None,
+        {name: Effects(1, 2_000, 3, 4, 5)},
         predicted=(
             Prediction("createIndexes", name, Expected.FAILS, f"would fail: {name}", {"keys": 2}),
         ),
@@ -67,7 +68,7 @@ def a_dry_run(name: str = "change 1", **changes: Any) -> RunReport:
     )
     error = ErrorInfo("ValueError", name, f"Traceback\n{name}")
     failing = Outcome(a_step(1, name=name), StepState.NOT_RUN, 250, error, trial)
-    left = Trial(Verdict.NOT_REHEARSED, f"{name} would fail before it")
+    left = Trial(Verdict.NOT_REHEARSED, f"{name} would fail before it", {})
     last = Outcome(a_step(2), StepState.NOT_RUN, trial=left)
     values = {"executed": True, "dry_run": True, **changes}
     return RunReport(Direction.UP, (failing, last), **values)

@@ -521,7 +521,7 @@ def test_a_dry_run_tells_verdict_effects_predictions_and_samples(streams: Stream
 def test_progress_of_a_dry_run_tells_verdicts(streams: Streams) -> None:
     streams.open()
     progress = render.Progress()
-    succeeds = Outcome(a_step(1), StepState.NOT_RUN, 5, trial=Trial(Verdict.SUCCEEDS))
+    succeeds = Outcome(a_step(1), StepState.NOT_RUN, 5, trial=Trial(Verdict.SUCCEEDS, None, {}))
     for outcome in (succeeds, *a_dry_run().outcomes):
         progress.ended(outcome)
     assert streams.err.splitlines() == [

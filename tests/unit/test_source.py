@@ -21,7 +21,7 @@ from flask_migrate_mongo.errors import (
     StepError,
 )
 from flask_migrate_mongo.model import Direction, Step
-from flask_migrate_mongo.source import Folder, call, checksum, load, read
+from flask_migrate_mongo.source import Discovery, Folder, call, checksum, load, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_private_and_hidden_files_are_no_migrations(
 ) -> None:
     for name in ("__init__.py", "_shared.py", ".1_hidden.py", "README.md"):
         write("not python at all", name)
-    assert folder.discover() == (type(folder.discover()))(files=(), ignored=())
+    assert folder.discover() == Discovery((), (), {})
 
 
 def test_numbered_files_with_another_ending_are_named_as_passed_over(
