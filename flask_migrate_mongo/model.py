@@ -70,8 +70,9 @@ class Allowance(NamedTuple):
 class MigrationFile(NamedTuple):
     """A migration as its file describes it, read from the syntax tree alone."""
 
+    folder: Path
+    file_name: str
     version: int
-    path: Path
     name: str
     description: str
     transactional: bool
@@ -79,6 +80,11 @@ class MigrationFile(NamedTuple):
     reversible: bool
     checksum: str
     allowances: tuple[Allowance, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """Where it is; joined when asked for, since of thousands that are listed few are opened."""
+        return self.folder / self.file_name
 
     @property
     def safe_to_repeat(self) -> bool:

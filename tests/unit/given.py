@@ -32,7 +32,8 @@ NOW = datetime(2026, 11, 22, 10, 30, 5, 123456, tzinfo=timezone.utc)
 def a_file(version: int, **changes: Any) -> MigrationFile:
     """Return a plain, reversible migration, or one that differs as said."""
     values: dict[str, Any] = {
-        "path": Path(f"/shop/migrations/{version}_change.py"),
+        "folder": Path("/shop/migrations"),
+        "file_name": f"{version}_change.py",
         "name": f"change {version}",
         "description": "",
         "transactional": False,
@@ -40,7 +41,7 @@ def a_file(version: int, **changes: Any) -> MigrationFile:
         "reversible": True,
         "checksum": f"sum of {version}",
     }
-    return MigrationFile(version, **{**values, **changes})
+    return MigrationFile(version=version, **{**values, **changes})
 
 
 def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) -> Record:
