@@ -13,8 +13,9 @@ import os
 import stat
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,8 +28,6 @@ YOUNG = 2.0
 """Seconds in which a second change of a file may leave no trace in its times; on FAT it is two."""
 
 _READERS = ("source.py", "allowances.py", "model.py", "cache.py")
-_NAMES = [field.name for field in fields(MigrationFile)]
-_PATH, _ALLOWANCES = _NAMES.index("path"), _NAMES.index("allowances")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = logging.getLogger("flask_migrate_mongo.cache")
@@ -117,10 +116,7 @@ class Cache:
 
 
 def _encoded(folder: Path, known: Known) -> bytes:
-    files = {
-        name: [stamp, [getattr(file, field) for field in _NAMES if field != "path"]]
-        for name, (stamp, file) in known.items()
-    }
+    files = {name: [stamp, _contained(file)] for name, (stamp, file) in known.items()}
     document = {"readBy": _reader(), "folder": str(folder), "files": files}
     content = json.dumps(document, separators=(",", ":")).encode()
     return _digest(content) + b"\n" + content
@@ -136,15 +132,19 @@ def _decoded(folder: Path, data: bytes) -> Known:
         msg = "another version wrote it, or it is of another folder"
         raise ValueError(msg)
     return {
-        name: (Stamp(*stamp), _file(folder / name, values))
-        for name, (stamp, values) in document["files"].items()
+        name: (Stamp(*stamp), _file(folder, name, contained))
+        for name, (stamp, contained) in document["files"].items()
     }
 
 
-def _file(path: Path, values: list[Any]) -> MigrationFile:
-    values.insert(_PATH, path)
-    values[_ALLOWANCES] = tuple(Allowance(*each) for each in values[_ALLOWANCES])
-    return MigrationFile(*values)
+def _contained(file: MigrationFile) -> list[Any]:
+    _folder, _file_name, *contained = file
+    return contained
+
+
+def _file(folder: Path, name: str, contained: list[Any]) -> MigrationFile:
+    *values, allowances = contained
+    return MigrationFile._make((folder, name, *values, tuple(starmap(Allowance, allowances))))
 
 
 def _digest(content: bytes) -> bytes:

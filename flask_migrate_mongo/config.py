@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import SettingError
 
@@ -37,8 +37,7 @@ class _Hidden:
 _HIDDEN = _Hidden()
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting: its default, what it accepts, and what it is for.
 
     `parse` takes what the application or the environment holds, and raises ValueError, TypeError

@@ -8,10 +8,11 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console as RichConsole
     from rich.table import Table
+    from rich.text import Text as RichText
 
 _UNLIMITED = 1_000_000
 _FREE_TEXT = frozenset({"Name", "Details"})
@@ -24,6 +25,10 @@ class Text(NamedTuple):
 
     plain: str
     style: str = ""
+
+
+Cell = str | Text
+"""What is in a table: most often nothing but text."""
 
 
 class _Stream:
@@ -95,17 +100,23 @@ class Console:
 
     def say(self, *parts: Text) -> None:
         """Print a line, or lines, made of these parts."""
-        self._print([parts])
+        if self._rich is None:
+            self._write(["".join(part.plain for part in parts)])
+        else:
+            self._rich.print(_assembled(parts))
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[Text]]) -> None:
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         """Print a table where it fits a terminal, else plain columns, of which nothing is cut off."""
-        cells = [tuple(map(Text, headers)), *rows]
+        cells = [headers, *rows]
         if len(cells) == 1:
             return
-        columns = zip(*cells, strict=True)
-        widths = [max(_width(cell.plain) for cell in column) for column in columns]
-        if self._rich is None or not _print_boxed(self._rich, headers, widths, cells[1:]):
-            self._print(_line(row, widths) for row in cells)
+        texts = [tuple(map(_plain, row)) for row in cells]
+        widths = [max(map(_width, column)) for column in zip(*texts, strict=True)]
+        if self._rich is None:
+            self._write("".join(map(_padded, row, widths)).rstrip() for row in texts)
+        elif not _print_boxed(self._rich, headers, widths, cells[1:]):
+            for row in cells:
+                self._rich.print(_line(row, widths))
 
     def spin(self, title: str) -> Callable[[], None]:
         """Show on a terminal that something is under way; what is returned ends that."""
@@ -123,16 +134,9 @@ class Console:
         assert self._rich is not None  # noqa: S101  (it is a terminal)
         return Bar(self._rich, title)
 
-    def _print(self, lines: Iterable[Iterable[Text]]) -> None:
-        if self._rich is None:
-            text = "".join("".join(part.plain for part in line) + "\n" for line in lines)
-            self._stream.write(text)
-            self._stream.flush()
-            return
-        from rich.text import Text as RichText  # noqa: PLC0415
-
-        for line in lines:
-            self._rich.print(RichText.assemble(*line))
+    def _write(self, lines: Iterable[str]) -> None:
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
 
 
 def out() -> Console:
@@ -164,19 +168,38 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
-def _line(row: Sequence[Text], widths: Sequence[int]) -> Iterator[Text]:
-    """Yield the cells of a row, each but the last that is not empty as wide as its column."""
-    last = max((place for place, cell in enumerate(row) if cell.plain.strip()), default=0)
-    for cell, width in zip(row[:last], widths, strict=False):
-        yield Text(cell.plain + " " * (width - _width(cell.plain) + 2), cell.style)
-    yield Text(row[last].plain.rstrip(), row[last].style)
+def _plain(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell.plain
+
+
+def _styled(cell: Cell) -> Text:
+    return Text(cell) if isinstance(cell, str) else cell
+
+
+def _padded(text: str, width: int) -> str:
+    """Return the text as wide as its column, and the gap after it."""
+    return text + " " * (width - _width(text) + 2)
+
+
+def _assembled(parts: Iterable[Text]) -> RichText:
+    from rich.text import Text as RichText  # noqa: PLC0415
+
+    return RichText.assemble(*parts)
+
+
+def _line(row: Sequence[Cell], widths: Sequence[int]) -> RichText:
+    """Return a row of plain columns, with its styles."""
+    cells = zip(map(_styled, row), widths, strict=True)
+    line = _assembled(Text(_padded(text, width), style) for (text, style), width in cells)
+    line.rstrip()
+    return line
 
 
 def _print_boxed(
     console: RichConsole,
     headers: Sequence[str],
     widths: Sequence[int],
-    rows: Sequence[Sequence[Text]],
+    rows: Sequence[Sequence[Cell]],
 ) -> bool:
     """Print the table if this is a terminal that is wide enough, and return whether it is."""
     from rich.measure import Measurement  # noqa: PLC0415
@@ -191,7 +214,7 @@ def _print_boxed(
     return True
 
 
-def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[Text]]) -> Table:
+def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[Cell]]) -> Table:
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text as RichText  # noqa: PLC0415
@@ -200,5 +223,5 @@ def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequenc
     for header, width in zip(headers, widths, strict=True):
         table.add_column(header, min_width=None if header in _FREE_TEXT else width)
     for row in rows:
-        table.add_row(*(RichText(*cell) for cell in row))
+        table.add_row(*(RichText(*_styled(cell)) for cell in row))
     return table

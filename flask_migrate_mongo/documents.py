@@ -397,7 +397,7 @@ def _recorded_error(entry: Entry) -> Document | None:
 
 
 def _error(error: ErrorInfo | None) -> Document | None:
-    return asdict(error) if error else None
+    return error._asdict() if error else None
 
 
 def _record(record: Record) -> Document:

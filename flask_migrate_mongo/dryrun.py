@@ -331,7 +331,7 @@ def _over(outcome: Outcome) -> str:
 
 
 def _unreached(step: Step, reason: str) -> Outcome:
-    return Outcome(step, StepState.NOT_RUN, trial=Trial(Verdict.NOT_REHEARSED, reason))
+    return Outcome(step, StepState.NOT_RUN, trial=Trial(Verdict.NOT_REHEARSED, reason, {}))
 
 
 def _unheld() -> None:

@@ -455,7 +455,7 @@ def _unsplit(command: Command) -> Prediction:
         "is not counted: the server's reply sums up its collections. Pass verbose_results=True, or write to one "
         "collection at a time."
     )
-    return Prediction("bulkWrite", ", ".join(names), Expected.UNKNOWN, detail)
+    return Prediction("bulkWrite", ", ".join(names), Expected.UNKNOWN, detail, {})
 
 
 def masked(sample: Sample, mask: Mask) -> Sample:

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pymongo.errors import PyMongoError
 
 from .backfill import Defaults
-from .confinement import check_driver, confined
 from .errors import TransactionAbortedError, redact
 from .source import call
-from .transactions import Transactions, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from .model import Backfilled, Progress, Step
     from .server import Server
     from .stopping import StopSwitch
+    from .transactions import Transactions
 
 NO_SUCH_TRANSACTION = 251
 
@@ -92,6 +91,8 @@ class Executor:
 
     def check(self) -> None:
         """Raise before anything runs when transactional steps could not be confined."""
+        from .confinement import check_driver  # noqa: PLC0415  (only a transactional step needs it)
+
         check_driver()
 
     @contextlib.contextmanager
@@ -156,6 +157,10 @@ class Executor:
     def _attempt(
         self, function: Callable[..., object], ledger: Ledger, context: Context, hold: Hold
     ) -> None:
+        # Late: neither what only looks nor a plain step comes here.
+        from .confinement import confined  # noqa: PLC0415
+        from .transactions import transaction  # noqa: PLC0415
+
         session = context.session
         assert session is not None  # noqa: S101
         with transaction(session):
@@ -176,6 +181,8 @@ class Executor:
 
     @property
     def _transactions(self) -> Transactions:
+        from .transactions import Transactions  # noqa: PLC0415  (as above)
+
         return Transactions(self.server, self.sleep)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo import UpdateMany, UpdateOne
@@ -45,8 +44,7 @@ _NO_BACKFILL: Document = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One run as the history knows it: who acts, under which fence, as which batch."""
 
     actor: Actor
@@ -62,8 +60,7 @@ class Following(NamedTuple):
     status: Status
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A record that a run has claimed for a step, for what else is written in its name.
 
     `ranges` holds the checkpoints of a backfill that several work on.
@@ -88,8 +85,7 @@ class Claim:
         return _push(_new_event(kind, self.run.actor, at, **details))
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(NamedTuple):
     """A record's next state, what else is set with it, and the event that says so."""
 
     target: Status
@@ -357,13 +353,13 @@ class MigrationHistory:
             run.actor,
             at,
             direction=step.direction.value,
-            error=asdict(error),
+            error=error._asdict(),
             executionTime=took_ms,
         )
         if step.direction is Direction.DOWN:
             self._transition(step, run, _Change(Status.COMPLETED, at, event, {}))
         else:
-            fields = {"error": asdict(error), "executionTime": took_ms}
+            fields = {"error": error._asdict(), "executionTime": took_ms}
             self._transition(step, run, _Change(Status.FAILED, at, event, fields))
 
     def stands(self, step: Step, run: Run) -> bool:

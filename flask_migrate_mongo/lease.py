@@ -126,7 +126,7 @@ class Lease:
         with translated():
             found = self._locks.find_one({"_id": LOCK_ID}, {"events": 1}) or {}
         return tuple(
-            Event(kind=e["event"], at=e["at"], details={"by": e["by"], "of": e["of"]})
+            Event(e["event"], e["at"], version=None, details={"by": e["by"], "of": e["of"]})
             for e in found.get("events", ())
         )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import (
     DriftError,
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 _UNDONE = frozenset({Status.PENDING, Status.ROLLED_BACK})
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """What a project has decided about the cases that have more than one right answer."""
 
     refuse_out_of_order: bool = False
@@ -49,9 +47,10 @@ def plan_up(
     Raises OutOfOrderError or InterruptedRefusedError where the policy refuses, and
     HalfBackfilledError where a backfill would go on with another file than it began with.
     """
+    waiting = pending(files, history)
     if not allow_drift:
-        _check_backfills(pending(files, history), history, Direction.UP)
-    steps = tuple(_up_step(file, history) for file in pending(files, history))
+        _check_backfills(waiting, history, Direction.UP)
+    steps = tuple(_up_step(file, history) for file in waiting)
     late = [step.version for step in steps if step.out_of_order]
     halfway = [s.version for s in steps if s.interrupted and not s.file.safe_to_repeat]
     if late and policy.refuse_out_of_order:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -260,9 +260,8 @@ class Runner:
             return report
         lacking = self.server.transactions_lacking
         if lacking is not None:
-            return replace(report, warnings=(_plan_only(lacking), *plan.warnings))
-        return replace(
-            report,
+            return report._replace(warnings=(_plan_only(lacking), *plan.warnings))
+        return report._replace(
             outcomes=self._rehearse(plan, found, options),
             executed=True,
             warnings=(*plan.warnings, *_beside(self.lease.inspect())),

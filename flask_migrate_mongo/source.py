@@ -13,7 +13,8 @@ import re
 import sys
 import traceback
 import unicodedata
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,7 +36,7 @@ from .errors import (
 from .model import Direction, MigrationFile, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from types import ModuleType
 
     from .cache import Known
@@ -57,21 +58,20 @@ class Reading(NamedTuple):
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Discovery:
+class Discovery(NamedTuple):
     """The migrations in a folder, ascending, and the numbered files that are not Python.
 
     `readings` are of those that had to be read, by version: none is read twice in a run.
     """
 
     files: tuple[MigrationFile, ...]
-    ignored: tuple[str, ...] = ()
-    readings: Mapping[int, Reading] = field(default_factory=dict)
+    ignored: tuple[str, ...]
+    readings: Mapping[int, Reading]
 
     def keeping(self, versions: Iterable[int]) -> Discovery:
         """Return it with the content of these alone."""
         kept = {v: self.readings[v] for v in versions if v in self.readings}
-        return replace(self, readings=kept)
+        return self._replace(readings=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +163,15 @@ class Folder:
     def _stamps(self) -> tuple[dict[str, Stamp | None], tuple[str, ...]]:
         try:
             # A link that leads nowhere is named rather than passed over: it may be an applied file.
-            entries = {e.name: e for e in os.scandir(self.path) if e.is_file() or e.is_symlink()}
+            entries = [e for e in os.scandir(self.path) if e.is_file() or e.is_symlink()]
         except FileNotFoundError as exc:
             raise NoFolderError(self.path) from exc
         except OSError as exc:
             raise _unusable(self.path, "read", exc) from exc
-        visible = sorted(name for name in entries if not name.startswith(("_", ".")))
-        python = {name: _stamp(entries[name]) for name in visible if name.endswith(".py")}
-        ignored = (n for n in visible if not n.endswith(".py") and _NUMBERED.match(n))
+        visible = [entry for entry in entries if not entry.name.startswith(("_", "."))]
+        visible.sort(key=lambda entry: entry.name)
+        python = {entry.name: _stamp(entry) for entry in visible if entry.name.endswith(".py")}
+        ignored = (e.name for e in visible if e.name not in python and _NUMBERED.match(e.name))
         return python, tuple(ignored)
 
 
@@ -204,8 +205,9 @@ def described(path: Path, content: bytes, tree: ast.Module | None = None) -> Mig
         raise SourceError(path, problem)
     words = re.sub(r"[-_]+", " ", match["slug"])
     return MigrationFile(
+        folder=path.parent,
+        file_name=path.name,
         version=int(match["version"]),
-        path=path,
         name=_storable(values.get("name", "")) or _storable(words) or match["version"],
         description=_storable(values.get("description") or ast.get_docstring(tree) or ""),
         transactional=values.get("transactional", False),
@@ -317,8 +319,7 @@ def _execute(name: str, path: Path, content: bytes) -> ModuleType:
     return module
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """A function of a migration, as it travels to a process that cannot import the migration."""
 
     module: str
@@ -510,13 +511,10 @@ def _runs_nothing(path: Path, function: str, line: int | None) -> SourceError:
     return SourceError(path, problem, line=line)
 
 
-def _duplicates(files: Iterable[MigrationFile]) -> Iterator[DuplicateVersionError]:
-    by_version: dict[int, list[Path]] = {}
-    for file in files:
-        by_version.setdefault(file.version, []).append(file.path)
-    for version, paths in sorted(by_version.items()):
-        if len(paths) > 1:
-            yield DuplicateVersionError(version, paths)
+def _duplicates(files: Collection[MigrationFile]) -> Iterator[DuplicateVersionError]:
+    uses = Counter(file.version for file in files)
+    for version in sorted(version for version, number in uses.items() if number > 1):
+        yield DuplicateVersionError(version, [f.path for f in files if f.version == version])
 
 
 # --- scaffolding

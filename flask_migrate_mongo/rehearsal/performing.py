@@ -150,7 +150,7 @@ class Chosen(Folder):
     def discover(self) -> Discovery:
         """Read every migration, and return those."""
         found = Folder.discover(self)
-        return replace(found, files=tuple(f for f in found.files if f.version in self.versions))
+        return found._replace(files=tuple(f for f in found.files if f.version in self.versions))
 
 
 def choose(

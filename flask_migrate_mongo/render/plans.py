@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from flask_migrate_mongo.console import Cell
     from flask_migrate_mongo.linting import Finding, LintReport
     from flask_migrate_mongo.preview import Glance, Preview
 
-    Row = Sequence[Text]
+    Row = Sequence[Cell]
 
 
 def plan(found: Preview) -> None:
@@ -92,12 +93,12 @@ def _glance_row(glance: Glance) -> Row:
     notes = {"out of order": step.out_of_order, "interrupted": step.interrupted}
     named = [_sized(name, documents) for name, documents in glance.collections.items()]
     return (
-        Text(str(step.version)),
-        Text(words.printable(step.file.name)),
-        Text("in a transaction" if step.file.transactional else "plain"),
-        Text("reversible" if step.file.reversible else "not reversible"),
-        Text(", ".join(note for note, holds in notes.items() if holds)),
-        Text(", ".join([*named, *([] if glance.complete else ["others"])])),
+        str(step.version),
+        words.printable(step.file.name),
+        "in a transaction" if step.file.transactional else "plain",
+        "reversible" if step.file.reversible else "not reversible",
+        ", ".join(note for note, holds in notes.items() if holds),
+        ", ".join([*named, *([] if glance.complete else ["others"])]),
     )
 
 

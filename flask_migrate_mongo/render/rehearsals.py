@@ -11,9 +11,10 @@ from . import words
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from flask_migrate_mongo.console import Cell
     from flask_migrate_mongo.rehearsal import Estimate, Performance, RehearsalReport, Turn
 
-    Row = Sequence[Text]
+    Row = Sequence[Cell]
 
 _MINUTE = 60
 
@@ -52,26 +53,26 @@ def _rehearsal_warnings(report: RehearsalReport) -> Iterable[str]:
 
 
 def _performance_row(performance: Performance) -> Row:
-    undoes = {
+    undoes: dict[bool | None, Cell] = {
         True: Text("yes", "green"),
         False: Text("no", "bold red"),
-        None: Text("not rehearsed"),
+        None: "not rehearsed",
     }
     known = Text("irreversible", "yellow") if not performance.file.reversible else None
     return (
-        Text(str(performance.file.version)),
-        Text(words.printable(performance.file.name)),
+        str(performance.file.version),
+        words.printable(performance.file.name),
         _turn(performance.up),
         known or undoes[performance.undoes],
         _turn(performance.again),
-        Text(_estimate(performance.estimate)),
+        _estimate(performance.estimate),
     )
 
 
-def _turn(turn: Turn | None) -> Text:
+def _turn(turn: Turn | None) -> Cell:
     if turn is None:
-        return Text("")
-    return Text("failed", "bold red") if turn.error else Text(words.took(turn.took_ms))
+        return ""
+    return Text("failed", "bold red") if turn.error else words.took(turn.took_ms)
 
 
 def _estimate(estimate: Estimate | None) -> str:

@@ -16,10 +16,11 @@ from .trials import dry_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flask_migrate_mongo.console import Cell
     from flask_migrate_mongo.model import Progress as Backfilling
     from flask_migrate_mongo.model import RunReport, Step
 
-    Row = Sequence[Text]
+    Row = Sequence[Cell]
 
 LINE_SECONDS = 10
 """Seconds between two lines of progress where there is no terminal."""
@@ -152,19 +153,19 @@ def _mark(outcome: Outcome, encoding: str) -> str:
 
 def _outcome_row(outcome: Outcome) -> Row:
     return (
-        Text(str(outcome.step.version)),
-        Text(words.printable(outcome.step.file.name)),
+        str(outcome.step.version),
+        words.printable(outcome.step.file.name),
         words.state(outcome.state.value),
-        Text(words.took(outcome.took_ms)),
+        words.took(outcome.took_ms),
     )
 
 
 def _plan_row(outcome: Outcome) -> Row:
     step = outcome.step
     return (
-        Text(str(step.version)),
-        Text(words.printable(step.file.name)),
-        Text("in a transaction" if step.file.transactional else "plain"),
-        Text("reversible" if step.file.reversible else "not reversible"),
-        Text("out of order" if step.out_of_order else ""),
+        str(step.version),
+        words.printable(step.file.name),
+        "in a transaction" if step.file.transactional else "plain",
+        "reversible" if step.file.reversible else "not reversible",
+        "out of order" if step.out_of_order else "",
     )

@@ -11,21 +11,21 @@ from . import words
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from flask_migrate_mongo.console import Cell
     from flask_migrate_mongo.model import Entry, Event, LockState, Record, StatusReport, Survey
 
-    Row = Sequence[Text]
+    Row = Sequence[Cell]
 
 
 def status(report: StatusReport) -> None:
     """Print every version with its state, then the totals and the lock."""
     survey, console = report.survey, out()
-    groups = {
-        "applied": survey.applied,
-        "running": survey.running,
-        "failed": survey.failed,
-        "pending": survey.pending,
-    }
-    rows = [_status_row(entry, state) for state, found in groups.items() for entry in found]
+    rows = [
+        *_status_rows(survey.applied, words.state("applied")),
+        *_status_rows(survey.running, words.state("running")),
+        *_status_rows(survey.failed, words.state("failed")),
+        *_status_rows(survey.pending, words.state("pending")),
+    ]
     console.table(("Version", "Name", "State", "Applied at (UTC)", "Took", "Notes"), rows)
     for entry in survey.failed:
         if entry.record and entry.record.error:
@@ -107,51 +107,54 @@ def _totals(survey: Survey) -> str:
     return ", ".join(f"{len(found)} {state}" for state, found in counts.items())
 
 
-def _status_row(entry: Entry, state: str) -> Row:
-    record = entry.record
-    notes = {
-        "changed since": entry.drifted,
-        "file missing": entry.missing,
-        "out of order": entry.out_of_order,
-        "interrupted": record is not None and record.interrupted,
-        "not reversible": not entry.reversible,
-    }
-    applied = record if record is not None and record.is_applied else None
-    return (
-        Text(str(entry.version)),
-        Text(words.printable(entry.name)),
-        words.state(state),
-        Text(words.when(applied.applied_at) if applied else ""),
-        Text(words.took(applied.execution_ms) if applied else ""),
-        Text(", ".join((*(note for note, holds in notes.items() if holds), *_backfill(record)))),
-    )
+def _status_rows(entries: Iterable[Entry], state: Text) -> Iterable[Row]:
+    for entry in entries:
+        applied = entry.record if entry.record is not None and entry.record.is_applied else None
+        yield (
+            str(entry.version),
+            words.printable(entry.name),
+            state,
+            words.when(applied.applied_at) if applied else "",
+            words.took(applied.execution_ms) if applied else "",
+            ", ".join(_notes(entry, entry.record)),
+        )
 
 
-def _backfill(record: Record | None) -> Iterable[str]:
+def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
+    if entry.drifted:
+        yield "changed since"
+    if entry.missing:
+        yield "file missing"
+    if entry.out_of_order:
+        yield "out of order"
+    if record is not None and record.interrupted:
+        yield "interrupted"
+    if not entry.reversible:
+        yield "not reversible"
     if record is not None and record.progress is not None:
         yield f"backfill of {words.how_far(record.progress)}"
 
 
 def _record_row(record: Record) -> Row:
     return (
-        Text(str(record.version)),
-        Text(words.printable(record.name)),
+        str(record.version),
+        words.printable(record.name),
         words.state(record.status.value),
-        Text(words.when(record.applied_at)),
-        Text(words.when(record.rolled_back_at)),
-        Text(words.took(record.execution_ms)),
-        Text(str(record.batch or "")),
+        words.when(record.applied_at),
+        words.when(record.rolled_back_at),
+        words.took(record.execution_ms),
+        str(record.batch or ""),
     )
 
 
 def _event_row(event: Event) -> Row:
     return (
-        Text(words.when(event.at)),
-        Text("lock" if event.version is None else str(event.version)),
+        words.when(event.at),
+        "lock" if event.version is None else str(event.version),
         words.state(event.kind),
-        Text(words.printable(str(event.details.get("by", "")))),
-        Text(words.took(event.details.get("executionTime"))),
-        Text(words.printable(_remark(event))),
+        words.printable(str(event.details.get("by", ""))),
+        words.took(event.details.get("executionTime")),
+        words.printable(_remark(event)),
     )
 
 

@@ -15,9 +15,10 @@ from . import words
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flask_migrate_mongo.console import Cell
     from flask_migrate_mongo.model import Effects, Prediction, RunReport, Sample, Trial
 
-    Row = Sequence[Text]
+    Row = Sequence[Cell]
 
 _VERDICTS = {
     Verdict.SUCCEEDS: "green",
@@ -116,4 +117,4 @@ def _indented(text: str) -> str:
 
 def _effects_row(name: str, effects: Effects) -> Row:
     figures = (f"{number:,}" if number else "-" for number in astuple(effects))
-    return (Text(f"  {words.printable(name)}"), *map(Text, figures))
+    return (f"  {words.printable(name)}", *figures)

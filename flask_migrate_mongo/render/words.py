@@ -90,7 +90,10 @@ def state(state: str) -> Text:
 
 def when(at: datetime | None) -> str:
     """Return a time in UTC, blank when there is none."""
-    return f"{at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}" if at else ""
+    if at is None:
+        return ""
+    # A third of what strftime takes, for thousands.
+    return at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def took(ms: int | None) -> str:

@@ -113,7 +113,7 @@ def test_a_plain_migration_that_cannot_be_taken_back_is_not_rehearsed(
     assert first.trial.verdict is Verdict.NOT_REHEARSED
     assert reason in str(first.trial.reason)
     assert second.trial == Trial(
-        Verdict.NOT_REHEARSED, "1, on which it may build, was not rehearsed to its end"
+        Verdict.NOT_REHEARSED, "1, on which it may build, was not rehearsed to its end", {}
     )
 
 
@@ -138,14 +138,14 @@ def test_what_follows_a_failure_is_rehearsed_where_the_run_would_go_on(project: 
     verdicts = [o.trial and o.trial.verdict for o in dry(project, continue_on_error=True)]
     assert verdicts == [Verdict.FAILS, Verdict.SUCCEEDS]
     last = dry(project)[-1].trial
-    assert last == Trial(Verdict.NOT_REHEARSED, "1 would fail before it")
+    assert last == Trial(Verdict.NOT_REHEARSED, "1 would fail before it", {})
 
 
 def test_a_failed_transactional_migration_is_followed_by_nothing(project: Project) -> None:
     project.write("1_bad", "transactional = True\ndef up(db): db.items.insert_one({}); 1 / 0")
     project.write("2_good", "def up(db): db.items.insert_one({})")
     last = dry(project, continue_on_error=True)[-1].trial
-    assert last == Trial(Verdict.NOT_REHEARSED, "1 would fail before it")
+    assert last == Trial(Verdict.NOT_REHEARSED, "1 would fail before it", {})
 
 
 # --- limits

@@ -32,7 +32,8 @@ NOW = datetime(2026, 11, 22, 10, 30, 5, 123456, tzinfo=timezone.utc)
 def a_file(version: int, **changes: Any) -> MigrationFile:
     """Return a plain, reversible migration, or one that differs as said."""
     values: dict[str, Any] = {
-        "path": Path(f"/shop/migrations/{version}_change.py"),
+        "folder": Path("/shop/migrations"),
+        "file_name": f"{version}_change.py",
         "name": f"change {version}",
         "description": "",
         "transactional": False,
@@ -40,7 +41,7 @@ def a_file(version: int, **changes: Any) -> MigrationFile:
         "reversible": True,
         "checksum": f"sum of {version}",
     }
-    return MigrationFile(version, **{**values, **changes})
+    return MigrationFile(version=version, **{**values, **changes})
 
 
 def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) -> Record:
@@ -58,7 +59,8 @@ def a_dry_run(name: str = "change 1", **changes: Any) -> RunReport:
     """Return what a dry run found out about a migration of this name, which would fail."""
     trial = Trial(
         Verdict.FAILS,
-        effects={name: Effects(1, 2_000, 3, 4, 5)},
+        None,
+        {name: Effects(1, 2_000, 3, 4, 5)},
         predicted=(
             Prediction("createIndexes", name, Expected.FAILS, f"would fail: {name}", {"keys": 2}),
         ),
@@ -67,7 +69,7 @@ def a_dry_run(name: str = "change 1", **changes: Any) -> RunReport:
     )
     error = ErrorInfo("ValueError", name, f"Traceback\n{name}")
     failing = Outcome(a_step(1, name=name), StepState.NOT_RUN, 250, error, trial)
-    left = Trial(Verdict.NOT_REHEARSED, f"{name} would fail before it")
+    left = Trial(Verdict.NOT_REHEARSED, f"{name} would fail before it", {})
     last = Outcome(a_step(2), StepState.NOT_RUN, trial=left)
     values = {"executed": True, "dry_run": True, **changes}
     return RunReport(Direction.UP, (failing, last), **values)

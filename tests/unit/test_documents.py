@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -125,7 +124,7 @@ def test_the_status_of_an_empty_project_has_every_part() -> None:
 
 
 def test_a_lock_that_expired_locks_nothing() -> None:
-    report = replace(everything(), lock=a_lock(expires_in=-1))
+    report = everything()._replace(lock=a_lock(expires_in=-1))
     assert documents.status(report)["locked"] is None
 
 
@@ -199,7 +198,7 @@ def test_what_never_happened_is_null_in_the_history() -> None:
 
 def test_an_event_has_its_details_beside_version_kind_time_and_error() -> None:
     details = {"direction": "up", "by": "anna@web-1:4711", "executionTime": 5, "runId": "f00d"}
-    trail = [Event("failed", NOW, 7, details, ERROR), Event("unlocked", NOW)]
+    trail = [Event("failed", NOW, 7, details, ERROR), Event("unlocked", NOW, None, {})]
     document = documents.events(trail)
     assert document == {
         "events": [
@@ -251,7 +250,7 @@ def test_a_run_says_what_became_of_every_step() -> None:
     outcomes = (
         Outcome(a_step(1, transactional=True), StepState.APPLIED, 12),
         Outcome(
-            replace(a_step(2, reversible=False), out_of_order=True), StepState.FAILED, 3, ERROR
+            a_step(2, reversible=False)._replace(out_of_order=True), StepState.FAILED, 3, ERROR
         ),
         *not_run([a_step(3)]),
     )

@@ -384,7 +384,7 @@ def test_files_folders_and_versions_are_found(tmp_path: Path) -> None:
 
 def asked_everything(tree: ast.Module, name: str, *, transactional: bool) -> int:
     """Ask every rule about a tree, and return how often one is broken."""
-    file = a_file(1, path=Path(f"/{name}"), transactional=transactional)
+    file = a_file(1, file_name=name, transactional=transactional)
     migration = Migration(file, tree, reading.read(tree), lambda _: True)
     return sum(len(list(rule.check(migration))) for rule in RULES if rule.check)
 

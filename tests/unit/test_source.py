@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from flask_migrate_mongo.errors import (
     StepError,
 )
 from flask_migrate_mongo.model import Direction, Step
-from flask_migrate_mongo.source import Folder, call, checksum, load, read
+from flask_migrate_mongo.source import Discovery, Folder, call, checksum, load, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +74,7 @@ def test_private_and_hidden_files_are_no_migrations(
 ) -> None:
     for name in ("__init__.py", "_shared.py", ".1_hidden.py", "README.md"):
         write("not python at all", name)
-    assert folder.discover() == (type(folder.discover()))(files=(), ignored=())
+    assert folder.discover() == Discovery((), (), {})
 
 
 def test_numbered_files_with_another_ending_are_named_as_passed_over(
@@ -498,7 +497,7 @@ def test_a_file_that_changes_after_it_was_checked_is_imported_as_it_was_checked(
     write: Callable[..., Path],
 ) -> None:
     planned = step(write(BOTH))
-    planned = replace(planned, file=replace(planned.file, path=Rewritten(planned.file.path)))
+    planned = planned._replace(file=planned.file._replace(folder=Rewritten(planned.file.folder)))
     assert load(planned)(None) == "up"
     assert "saved meanwhile" in planned.file.path.read_text()
 
