@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pymongo import UpdateMany, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
@@ -28,6 +28,9 @@ _ONE_REPLY = 1_000_000
 """More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""
 
 _DUPLICATE_KEY = 11000
+_Update = tuple[Document, Document]
+"""Which record, and what becomes of it."""
+
 # A checkpoint's `_id`s are whatever the application's are: dates, say, that Python does not have.
 _WITHOUT_EVENTS = {
     "metadata.events": 0,
@@ -177,13 +180,13 @@ class MigrationHistory:
         begins_new = first.version not in history.by_version
         if begins_new:
             _apply(start, new[0])
-        if not self._insert(new):
-            self._take_over([step.version for step in plan.steps], run)
-            self._transition(first, run, start)
-        elif begins_new:
-            self._take_over(old, run)
+        inserted = self._insert(new)
+        versions = old if inserted else [step.version for step in plan.steps]
+        claimed = [_taking_over(version, run) for version in versions]
+        if inserted and begins_new:
+            self._update(claimed)
         else:
-            self._take_over_and_start(old, first, run, start)
+            self._update_and_reach(claimed, first, run, start)
 
     def _insert(self, documents: Sequence[Document]) -> bool:
         """Insert those that are not there yet, and return whether none was."""
@@ -197,27 +200,25 @@ class MigrationHistory:
             return False
         return True
 
-    def _take_over(self, versions: Sequence[int], run: Run) -> None:
-        if versions:
-            with translated():
-                self._records.update_many(*_taking_over(versions, run))
+    def _update(self, updates: Sequence[_Update]) -> int:
+        """Make the updates in one command, in this order; return how many found their record.
 
-    def _take_over_and_start(
-        self, versions: Sequence[int], first: Step, run: Run, start: _Change
-    ) -> None:
-        if not self._server.is_real:
-            self._take_over(versions, run)
-            self._transition(first, run, start)
-            return
-        both: list[UpdateMany | UpdateOne] = [
-            UpdateMany(*_taking_over(versions, run)),
-            UpdateOne(_condition(first, run, start), start.update()),
-        ]
+        Each is of one record, since the driver repeats only such by itself.
+        """
         with translated():
-            matched = self._records.bulk_write(both).matched_count
+            if not self._server.is_real:  # mongomock does not take several at once
+                return sum(self._records.update_one(*each).matched_count for each in updates)
+            writes = [UpdateOne(*each) for each in updates]
+            return self._records.bulk_write(writes).matched_count if writes else 0
+
+    def _update_and_reach(
+        self, before: list[_Update], step: Step, run: Run, change: _Change
+    ) -> None:
+        """Make the updates, and the change after them. Raises LeaseLostError."""
+        updates = [*before, (_condition(step, run, change), change.update())]
         # The server only tells the sum.
-        if matched != len(versions) + 1:
-            self._ensure_reached(first, run, start)
+        if self._update(updates) != len(updates):
+            self._ensure_reached(step, run, change)
 
     def mark_interrupted(self, dead: Record, run: Run, at: datetime) -> None:
         """Say of a record that a dead run left `running` that it was interrupted.
@@ -318,13 +319,11 @@ class MigrationHistory:
         done = _done(step, run, took_ms=took_ms, at=at)
         start = _start(next_step, run, position=position, at=at, session=None)
         both = [
-            UpdateOne(_condition(step, run, done), done.update()),
-            UpdateOne(_condition(next_step, run, start), start.update()),
+            (_condition(step, run, done), done.update()),
+            (_condition(next_step, run, start), start.update()),
         ]
-        with translated():
-            matched = self._records.bulk_write(both).matched_count
         # The server only tells the sum.
-        if matched == len(both):
+        if self._update(both) == len(both):
             return True
         has_started = self._is_mine(next_step, run, start.target)
         if self._is_mine(step, run, done.target):
@@ -496,11 +495,11 @@ def _condition(step: Step, run: Run, change: _Change) -> Document:
     }
 
 
-def _taking_over(versions: Iterable[int], run: Run) -> tuple[Document, Document]:
-    """Return which records a run may claim, and the update that does."""
-    older = [{"metadata.fence": {"$lt": run.fence}}, {"metadata.fence": None}]
+def _taking_over(version: int, run: Run) -> _Update:
+    """Return how a record is claimed: unless it has a fence, and not a lower one."""
     claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
-    return {"version": {"$in": [str(v) for v in versions]}, "$or": older}, {"$set": claimed}
+    condition = {"version": str(version), "metadata.fence": {"$not": {"$gte": run.fence}}}
+    return condition, {"$set": claimed}
 
 
 def _taken_over(step: Step) -> LeaseLostError:
