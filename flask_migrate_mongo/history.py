@@ -503,7 +503,9 @@ def _taking_over(version: int, run: Run) -> _Update:
 
 
 def _taken_over(step: Step) -> LeaseLostError:
-    return LeaseLostError(f"another run has taken over {step.version}")
+    return LeaseLostError(
+        f"another run has taken over {step.version}, or its record is gone from the history"
+    )
 
 
 def _last_seen(dead: Record) -> str:

@@ -522,6 +522,7 @@ def test_a_record_that_its_own_migration_deletes_leaves_the_next_one_pending(
     project.write_inserts(2)
     report = project.runner().up()
     assert isinstance(report.error, LeaseLostError)
+    assert "its record is gone" in str(report.error)
     assert became(report) == {1: StepState.UNKNOWN, 2: StepState.NOT_RUN}
     assert project.statuses() == {2: "pending"}
     assert project.trail(2) == ["started", "withdrawn"]
