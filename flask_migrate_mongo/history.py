@@ -8,51 +8,25 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
+from . import records
 from .errors import LeaseLostError, NoRunError
-from .model import Direction, ErrorInfo, Event, History, Progress, Record, Status
+from .model import Direction, Status
 from .server import Document, Server, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
-    from .model import Actor, Allowance, Plan, Request, Step
-
-EVENTS_KEPT = 400
-"""Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
+    from .model import Actor, ErrorInfo, Event, History, Plan, Record, Request, Step
+    from .records import Run, Update
 
 _ONE_REPLY = 1_000_000
 """More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""
 
 _DUPLICATE_KEY = 11000
-_Update = tuple[Document, Document]
-"""Which record, and what becomes of it."""
-
-# A checkpoint's `_id`s are whatever the application's are: dates, say, that Python does not have.
-_WITHOUT_EVENTS = {
-    "metadata.events": 0,
-    "metadata.checkpoint.calls": 0,
-    "metadata.rejected": 0,
-    "_id": 0,
-}
-
-# What a step that is over, well or by hand, leaves behind of its backfills.
-_NO_BACKFILL: Document = {
-    "metadata.checkpoint": None,
-    "metadata.progress": None,
-    "metadata.request": None,
-}
-
-
-class Run(NamedTuple):
-    """One run as the history knows it: who acts, under which fence, as which batch."""
-
-    actor: Actor
-    fence: int
-    batch: int
 
 
 class Following(NamedTuple):
@@ -85,22 +59,7 @@ class Claim(NamedTuple):
 
     def event(self, kind: str, at: datetime, **details: object) -> Document:
         """Return the part of an update that appends an event to the trail."""
-        return _push(_new_event(kind, self.run.actor, at, **details))
-
-
-class _Change(NamedTuple):
-    """A record's next state, what else is set with it, and the event that says so."""
-
-    target: Status
-    at: datetime
-    event: Document
-    fields: Document
-
-    def update(self) -> Document:
-        return {"$set": self.result(), **_push(self.event)}
-
-    def result(self) -> Document:
-        return {**self.fields, "status": self.target.value, "updatedAt": self.at}
+        return records.push(records.new_event(kind, self.run.actor, at, **details))
 
 
 class MigrationHistory:
@@ -123,22 +82,24 @@ class MigrationHistory:
     def load(self) -> History:
         """Read all records, in one command as long as they fit into one reply."""
         with translated():
-            return _history(self._records.find({}, _WITHOUT_EVENTS).batch_size(_ONE_REPLY))
+            return records.read_all(
+                self._records.find({}, records.WITHOUT_EVENTS).batch_size(_ONE_REPLY)
+            )
 
     def load_with(self, stage: Document) -> tuple[History, Document | None]:
         """Read all records and, in the same command, the one document that a `$unionWith` adds."""
-        pipeline = [{"$project": _WITHOUT_EVENTS}, stage]
+        pipeline = [{"$project": records.WITHOUT_EVENTS}, stage]
         with translated():
             found = list(self._records.aggregate(pipeline, batchSize=_ONE_REPLY))
         beside = found.pop() if found and "version" not in found[-1] else None
-        return _history(found), beside
+        return records.read_all(found), beside
 
     def events(self, version: int | None = None) -> tuple[Event, ...]:
         """Read the trail of one version, or of all, oldest first."""
         wanted = {} if version is None else {"version": str(version)}
         with translated():
             found = list(self._records.find(wanted, {"version": 1, "metadata.events": 1}))
-        trail = [_event(d["version"], e) for d in found for e in _events(d)]
+        trail = [records.read_event(d["version"], e) for d in found for e in records.events_of(d)]
         return tuple(sorted(trail, key=lambda event: event.at))
 
     def prepare(self) -> bool:
@@ -174,15 +135,15 @@ class MigrationHistory:
         LeaseLostError.
         """
         first = plan.steps[0]
-        start = _start(first, run, position=0, at=at, session=session)
-        new = [_fresh(s, run, at) for s in plan.steps if s.version not in history.by_version]
+        start = records.starting(first, run, position=0, at=at, session=session)
+        new = [records.fresh(s, run, at) for s in plan.steps if s.version not in history.by_version]
         old = [step.version for step in plan.steps if step.version in history.by_version]
         begins_new = first.version not in history.by_version
         if begins_new:
-            _apply(start, new[0])
+            records.apply(start, new[0])
         inserted = self._insert(new)
         versions = old if inserted else [step.version for step in plan.steps]
-        claimed = [_taking_over(version, run) for version in versions]
+        claimed = [records.claiming(version, run) for version in versions]
         if inserted and begins_new:
             self._update(claimed)
         else:
@@ -200,7 +161,7 @@ class MigrationHistory:
             return False
         return True
 
-    def _update(self, updates: Sequence[_Update]) -> int:
+    def _update(self, updates: Sequence[Update]) -> int:
         """Make the updates in one command, in this order; return how many found their record.
 
         Each is of one record, since the driver repeats only such by itself.
@@ -212,10 +173,10 @@ class MigrationHistory:
             return self._records.bulk_write(writes).matched_count if writes else 0
 
     def _update_and_reach(
-        self, before: list[_Update], step: Step, run: Run, change: _Change
+        self, before: list[Update], step: Step, run: Run, change: records.Change
     ) -> None:
         """Make the updates, and the change after them. Raises LeaseLostError."""
-        updates = [*before, (_condition(step, run, change), change.update())]
+        updates = [*before, (records.condition(step, run, change), change.update())]
         # The server only tells the sum.
         if self._update(updates) != len(updates):
             self._ensure_reached(step, run, change)
@@ -227,7 +188,7 @@ class MigrationHistory:
         """
         error = {
             "type": "Interrupted",
-            "message": _last_seen(dead),
+            "message": records.last_seen(dead),
             "traceback": None,
         }
         undoing = dead.direction is Direction.DOWN
@@ -237,7 +198,7 @@ class MigrationHistory:
             "metadata.interrupted": not undoing,
             "updatedAt": at,
         }
-        event = _new_event(
+        event = records.new_event(
             "interrupted",
             run.actor,
             at,
@@ -251,7 +212,7 @@ class MigrationHistory:
             # Matches nothing when that run, alive after all, commits at this very moment.
             self._records.update_one(
                 {"version": str(dead.version), "status": "running", "metadata.runId": dead.run_id},
-                {"$set": fields, **_push(event)},
+                {"$set": fields, **records.push(event)},
             )
 
     def _fence_ranges(self, run_id: str) -> None:
@@ -269,7 +230,7 @@ class MigrationHistory:
 
     def ask(self, run_id: str, request: Request, actor: Actor, at: datetime) -> Record:
         """Ask what a run's backfill reads at its next checkpoint. Raises NoRunError."""
-        event = _new_event(request.event, actor, at, ofRun=run_id)
+        event = records.new_event(request.event, actor, at, ofRun=run_id)
         with translated():
             found = self._records.find_one_and_update(
                 {
@@ -277,12 +238,12 @@ class MigrationHistory:
                     "metadata.runId": run_id,
                     "metadata.checkpoint.checksum": {"$type": "string"},
                 },
-                {"$set": {"metadata.request": request.value}, **_push(event)},
-                projection=_WITHOUT_EVENTS,
+                {"$set": {"metadata.request": request.value}, **records.push(event)},
+                projection=records.WITHOUT_EVENTS,
             )
         if found is None:
             raise NoRunError
-        return _record(found)
+        return records.read(found)
 
     def mark_running(
         self,
@@ -298,14 +259,14 @@ class MigrationHistory:
         The session is the one that the step's transaction will run in: whoever finds this run dead
         can end it.
         """
-        start = _start(step, run, position=position, at=at, session=session)
+        start = records.starting(step, run, position=position, at=at, session=session)
         self._transition(step, run, start)
 
     def mark_done(
         self, step: Step, run: Run, *, took_ms: int, at: datetime, session: ClientSession | None
     ) -> None:
         """Say that the step succeeded; with a session, in its transaction. Raises LeaseLostError."""
-        self._transition(step, run, _done(step, run, took_ms=took_ms, at=at), session)
+        self._transition(step, run, records.done(step, run, took_ms=took_ms, at=at), session)
 
     def hand_over(
         self, step: Step, following: Following, run: Run, *, took_ms: int, at: datetime
@@ -316,11 +277,11 @@ class MigrationHistory:
         recorded. Raises LeaseLostError when the record of the first is no longer this run's.
         """
         next_step, position, _ = following
-        done = _done(step, run, took_ms=took_ms, at=at)
-        start = _start(next_step, run, position=position, at=at, session=None)
+        done = records.done(step, run, took_ms=took_ms, at=at)
+        start = records.starting(next_step, run, position=position, at=at, session=None)
         both = [
-            (_condition(step, run, done), done.update()),
-            (_condition(next_step, run, start), start.update()),
+            (records.condition(step, run, done), done.update()),
+            (records.condition(next_step, run, start), start.update()),
         ]
         # The server only tells the sum.
         if self._update(both) == len(both):
@@ -335,10 +296,10 @@ class MigrationHistory:
     def withdraw(self, following: Following, run: Run, *, at: datetime) -> None:
         """Say of a step that was recorded as started that it did not start after all."""
         step, _, status = following
-        event = _new_event("withdrawn", run.actor, at, direction=step.direction.value)
-        change = _Change(status, at, event, {})
+        event = records.new_event("withdrawn", run.actor, at, direction=step.direction.value)
+        change = records.Change(status, at, event, {})
         with translated():
-            self._records.update_one(_condition(step, run, change), change.update())
+            self._records.update_one(records.condition(step, run, change), change.update())
 
     def mark_failed(
         self, step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime
@@ -347,7 +308,7 @@ class MigrationHistory:
 
         A failed down() leaves the migration applied, with the failure in its trail.
         """
-        event = _new_event(
+        event = records.new_event(
             "failed",
             run.actor,
             at,
@@ -356,10 +317,10 @@ class MigrationHistory:
             executionTime=took_ms,
         )
         if step.direction is Direction.DOWN:
-            self._transition(step, run, _Change(Status.COMPLETED, at, event, {}))
+            self._transition(step, run, records.Change(Status.COMPLETED, at, event, {}))
         else:
             fields = {"error": error._asdict(), "executionTime": took_ms}
-            self._transition(step, run, _Change(Status.FAILED, at, event, fields))
+            self._transition(step, run, records.Change(Status.FAILED, at, event, fields))
 
     def stands(self, step: Step, run: Run) -> bool:
         """Whether this run's success of the step is recorded, as a majority of the servers sees it."""
@@ -368,7 +329,7 @@ class MigrationHistory:
 
     def disown(self, run_id: str, actor: Actor, at: datetime) -> None:
         """Take from a run what it has claimed and not finished, so that it records nothing more."""
-        event = _new_event("unlocked", actor, at, ofRun=run_id)
+        event = records.new_event("unlocked", actor, at, ofRun=run_id)
         claimed = [str(r.version) for r in self.load().records if r.run_id == run_id]
         with translated():
             self._records.update_many(
@@ -378,7 +339,7 @@ class MigrationHistory:
                     "metadata.runId": run_id,
                     "status": {"$ne": Status.COMPLETED.value},
                 },
-                {"$set": {"metadata.runId": None, "updatedAt": at}, **_push(event)},
+                {"$set": {"metadata.runId": None, "updatedAt": at}, **records.push(event)},
             )
         self._fence_ranges(run_id)
 
@@ -395,22 +356,22 @@ class MigrationHistory:
             "metadata.runId": run.actor.run_id,
             "metadata.fence": run.fence,
             "updatedAt": at,
-            **_NO_BACKFILL,
+            **records.NO_BACKFILL,
         }
-        event = _new_event("resolved", run.actor, at, applied=applied, reason=reason)
+        event = records.new_event("resolved", run.actor, at, applied=applied, reason=reason)
         with translated():
             changed = self._records.update_one(
                 {"version": str(record.version), "status": record.status.value},
-                {"$set": fields, **_push(event)},
+                {"$set": fields, **records.push(event)},
             ).matched_count
         if not changed:
             raise LeaseLostError(f"the record of {record.version} changed meanwhile")
 
     def _transition(
-        self, step: Step, run: Run, change: _Change, session: ClientSession | None = None
+        self, step: Step, run: Run, change: records.Change, session: ClientSession | None = None
     ) -> None:
         options: dict[str, Any] = {} if session is None else {"session": session}
-        condition = _condition(step, run, change)
+        condition = records.condition(step, run, change)
         with translated():
             matched = self._records.update_one(condition, change.update(), **options).matched_count
         if matched:
@@ -419,7 +380,7 @@ class MigrationHistory:
             raise _taken_over(step)
         self._ensure_reached(step, run, change)
 
-    def _ensure_reached(self, step: Step, run: Run, change: _Change) -> None:
+    def _ensure_reached(self, step: Step, run: Run, change: records.Change) -> None:
         """Tell an earlier try of ours, whose answer was lost, from being fenced off."""
         if not self._is_mine(step, run, change.target):
             raise _taken_over(step)
@@ -427,79 +388,11 @@ class MigrationHistory:
     def _is_mine(
         self, step: Step, run: Run, status: Status, concern: ReadConcern | None = None
     ) -> bool:
-        records = self._records.with_options(read_concern=concern) if concern else self._records
+        seen = self._records.with_options(read_concern=concern) if concern else self._records
         with translated():
-            found = records.find_one({"version": str(step.version)}, _WITHOUT_EVENTS)
-        record = _record(found) if found else None
+            found = seen.find_one({"version": str(step.version)}, records.WITHOUT_EVENTS)
+        record = records.read(found) if found else None
         return record is not None and record.status is status and record.run_id == run.actor.run_id
-
-
-def _start(
-    step: Step, run: Run, *, position: int, at: datetime, session: ClientSession | None
-) -> _Change:
-    fields: Document = {
-        "name": step.file.name,
-        "description": step.file.description,
-        "reversible": step.file.reversible,
-        "error": None,
-        "metadata.direction": step.direction.value,
-        "metadata.startedAt": at,
-        "metadata.request": None,
-        "metadata.session": session.session_id["id"] if session else None,
-        "metadata.holder": run.actor.label,
-        "metadata.host": run.actor.host,
-        "metadata.pid": run.actor.pid,
-        "metadata.user": run.actor.user,
-        "metadata.appVersion": run.actor.app_version,
-    }
-    if step.direction is Direction.UP:
-        fields |= {
-            "batch": run.batch,
-            "metadata.position": position,
-            "metadata.checksum": step.file.checksum,
-            "metadata.outOfOrder": step.out_of_order,
-            "metadata.allowed": [_allowed(each) for each in step.file.allowances],
-        }
-    event = _new_event("started", run.actor, at, direction=step.direction.value)
-    return _Change(Status.RUNNING, at, event, fields)
-
-
-def _done(step: Step, run: Run, *, took_ms: int, at: datetime) -> _Change:
-    up = step.direction is Direction.UP
-    fields = {
-        "appliedAt" if up else "rolledBackAt": at,
-        "executionTime": took_ms,
-        "error": None,
-        "metadata.interrupted": False,
-        **_NO_BACKFILL,
-    }
-    kind = "completed" if up else "rolled-back"
-    event = _new_event(kind, run.actor, at, direction=step.direction.value, executionTime=took_ms)
-    return _Change(Status.COMPLETED if up else Status.ROLLED_BACK, at, event, fields)
-
-
-def _before(target: Status, direction: Direction) -> object:
-    """Return the condition on the state that a record must be in to reach the target."""
-    if target is not Status.RUNNING:
-        return Status.RUNNING.value
-    if direction is Direction.DOWN:
-        return Status.COMPLETED.value
-    return {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
-
-
-def _condition(step: Step, run: Run, change: _Change) -> Document:
-    return {
-        "version": str(step.version),
-        "metadata.runId": run.actor.run_id,
-        "status": _before(change.target, step.direction),
-    }
-
-
-def _taking_over(version: int, run: Run) -> _Update:
-    """Return how a record is claimed: unless it has a fence, and not a lower one."""
-    claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
-    condition = {"version": str(version), "metadata.fence": {"$not": {"$gte": run.fence}}}
-    return condition, {"$set": claimed}
 
 
 def _taken_over(step: Step) -> LeaseLostError:
@@ -508,123 +401,7 @@ def _taken_over(step: Step) -> LeaseLostError:
     )
 
 
-def _last_seen(dead: Record) -> str:
-    started = f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC" if dead.started_at else "an unknown time"
-    who = dead.holder or "an unknown process"
-    return f"run {dead.run_id} by {who}, started at {started}, ended without recording an outcome"
-
-
 def _only_duplicates(exc: BaseException | None) -> bool:
     if not isinstance(exc, BulkWriteError):
         return False
     return all(e.get("code") == _DUPLICATE_KEY for e in (exc.details or {})["writeErrors"])
-
-
-def _fresh(step: Step, run: Run, at: datetime) -> Document:
-    return {
-        "version": str(step.version),
-        "name": step.file.name,
-        "description": step.file.description,
-        "status": Status.PENDING.value,
-        "appliedAt": None,
-        "rolledBackAt": None,
-        "executionTime": None,
-        "error": None,
-        "reversible": step.file.reversible,
-        "batch": None,
-        "metadata": {"runId": run.actor.run_id, "fence": run.fence, "events": []},
-        "createdAt": at,
-        "updatedAt": at,
-    }
-
-
-def _allowed(allowance: Allowance) -> Document:
-    return {"code": allowance.code, "reason": allowance.reason}
-
-
-def _apply(change: _Change, document: Document) -> None:
-    """Make the change in a document that is not stored yet."""
-    for path, value in change.result().items():
-        parent, _, name = path.rpartition(".")
-        (document[parent] if parent else document)[name] = value
-    document["metadata"]["events"].append(change.event)
-
-
-def _push(event: Document) -> Document:
-    return {"$push": {"metadata.events": {"$each": [event], "$slice": -EVENTS_KEPT}}}
-
-
-def _new_event(kind: str, actor: Actor, at: datetime, **details: object) -> Document:
-    return {"event": kind, "at": at, "runId": actor.run_id, "by": actor.label, **details}
-
-
-def _events(document: Document) -> Iterable[Document]:
-    events: Iterable[Document] = (document.get("metadata") or {}).get("events") or ()
-    return events
-
-
-def _event(version: str, document: Document) -> Event:
-    details = {k: v for k, v in document.items() if k not in {"event", "at", "error"}}
-    return Event(
-        kind=document["event"],
-        at=document["at"],
-        version=int(version),
-        details=details,
-        error=_error(document.get("error")),
-    )
-
-
-def _error(document: object) -> ErrorInfo | None:
-    if not document:
-        return None
-    if not isinstance(document, dict):  # Another tool's record may hold a plain text.
-        return ErrorInfo(type="Error", message=str(document))
-    return ErrorInfo(
-        type=str(document.get("type") or "Error"),
-        message=str(document.get("message") or ""),
-        traceback=document.get("traceback"),
-    )
-
-
-def _history(documents: Iterable[Document]) -> History:
-    return History(tuple(map(_record, documents)))
-
-
-def _record(document: Document) -> Record:
-    metadata: Document = document.get("metadata") or {}
-    return Record(
-        version=int(document["version"]),
-        name=document.get("name") or "",
-        description=document.get("description") or "",
-        status=Status(document["status"]),
-        direction=Direction(metadata.get("direction") or "up"),
-        applied_at=document.get("appliedAt"),
-        rolled_back_at=document.get("rolledBackAt"),
-        updated_at=document.get("updatedAt"),
-        execution_ms=document.get("executionTime"),
-        error=_error(document.get("error")),
-        reversible=bool(document.get("reversible")),
-        batch=document.get("batch") or 0,
-        position=metadata.get("position") or 0,
-        checksum=metadata.get("checksum"),
-        run_id=metadata.get("runId"),
-        fence=metadata.get("fence") or 0,
-        interrupted=bool(metadata.get("interrupted")),
-        holder=metadata.get("holder"),
-        started_at=metadata.get("startedAt"),
-        session=metadata.get("session"),
-        backfilled_by=(metadata.get("checkpoint") or {}).get("checksum"),
-        progress=_progress(metadata.get("progress")),
-    )
-
-
-def _progress(document: Document | None) -> Progress | None:
-    if not document:
-        return None
-    return Progress(
-        collection=document["collection"],
-        done=document["done"],
-        total=document.get("total"),
-        per_second=document.get("perSecond"),
-        seconds_left=document.get("secondsLeft"),
-    )

@@ -21,7 +21,7 @@ from .errors import (
     UnknownVersionError,
     capture,
 )
-from .history import Following, MigrationHistory, Run
+from .history import Following, MigrationHistory
 from .limits import DRY_RUN_SECONDS, SAMPLES
 from .masking import NOTHING_MASKED
 from .model import (
@@ -35,6 +35,7 @@ from .model import (
     StepState,
     not_run,
 )
+from .records import Run
 from .server import Server, elapsed
 from .stopping import Stopped, StopSwitch, stopped
 

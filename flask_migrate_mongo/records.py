@@ -1,0 +1,257 @@
+"""A record as it is stored: what it says, and what the steps of a run make of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from .model import Direction, ErrorInfo, Event, History, Progress, Record, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from pymongo.client_session import ClientSession
+
+    from .model import Actor, Allowance, Step
+    from .server import Document
+
+EVENTS_KEPT = 400
+"""Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
+
+# A checkpoint's `_id`s are whatever the application's are: dates, say, that Python does not have.
+WITHOUT_EVENTS = {
+    "metadata.events": 0,
+    "metadata.checkpoint.calls": 0,
+    "metadata.rejected": 0,
+    "_id": 0,
+}
+
+Update: TypeAlias = "tuple[Document, Document]"
+"""Which record, and what becomes of it."""
+
+# What a step that is over, well or by hand, leaves behind of its backfills.
+NO_BACKFILL: Document = {
+    "metadata.checkpoint": None,
+    "metadata.progress": None,
+    "metadata.request": None,
+}
+
+
+class Run(NamedTuple):
+    """One run as the history knows it: who acts, under which fence, as which batch."""
+
+    actor: Actor
+    fence: int
+    batch: int
+
+
+class Change(NamedTuple):
+    """A record's next state, what else is set with it, and the event that says so."""
+
+    target: Status
+    at: datetime
+    event: Document
+    fields: Document
+
+    def update(self) -> Document:
+        """Return the update that makes the change in a stored record."""
+        return {"$set": self.result(), **push(self.event)}
+
+    def result(self) -> Document:
+        """Return what the record says afterwards, by paths, without its trail."""
+        return {**self.fields, "status": self.target.value, "updatedAt": self.at}
+
+
+def starting(
+    step: Step, run: Run, *, position: int, at: datetime, session: ClientSession | None
+) -> Change:
+    """Return what becomes of a record when its step starts."""
+    fields: Document = {
+        "name": step.file.name,
+        "description": step.file.description,
+        "reversible": step.file.reversible,
+        "error": None,
+        "metadata.direction": step.direction.value,
+        "metadata.startedAt": at,
+        "metadata.request": None,
+        "metadata.session": session.session_id["id"] if session else None,
+        "metadata.holder": run.actor.label,
+        "metadata.host": run.actor.host,
+        "metadata.pid": run.actor.pid,
+        "metadata.user": run.actor.user,
+        "metadata.appVersion": run.actor.app_version,
+    }
+    if step.direction is Direction.UP:
+        fields |= {
+            "batch": run.batch,
+            "metadata.position": position,
+            "metadata.checksum": step.file.checksum,
+            "metadata.outOfOrder": step.out_of_order,
+            "metadata.allowed": [_allowed(each) for each in step.file.allowances],
+        }
+    event = new_event("started", run.actor, at, direction=step.direction.value)
+    return Change(Status.RUNNING, at, event, fields)
+
+
+def done(step: Step, run: Run, *, took_ms: int, at: datetime) -> Change:
+    """Return what becomes of a record when its step has succeeded."""
+    up = step.direction is Direction.UP
+    fields = {
+        "appliedAt" if up else "rolledBackAt": at,
+        "executionTime": took_ms,
+        "error": None,
+        "metadata.interrupted": False,
+        **NO_BACKFILL,
+    }
+    kind = "completed" if up else "rolled-back"
+    event = new_event(kind, run.actor, at, direction=step.direction.value, executionTime=took_ms)
+    return Change(Status.COMPLETED if up else Status.ROLLED_BACK, at, event, fields)
+
+
+def _before(target: Status, direction: Direction) -> object:
+    """Return the condition on the state that a record must be in to reach the target."""
+    if target is not Status.RUNNING:
+        return Status.RUNNING.value
+    if direction is Direction.DOWN:
+        return Status.COMPLETED.value
+    return {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+
+
+def condition(step: Step, run: Run, change: Change) -> Document:
+    """Return which record, in which state, a run may change: its own, where the change begins."""
+    return {
+        "version": str(step.version),
+        "metadata.runId": run.actor.run_id,
+        "status": _before(change.target, step.direction),
+    }
+
+
+def claiming(version: int, run: Run) -> Update:
+    """Return how a record is claimed: unless it has a fence, and not a lower one."""
+    claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
+    condition = {"version": str(version), "metadata.fence": {"$not": {"$gte": run.fence}}}
+    return condition, {"$set": claimed}
+
+
+def last_seen(dead: Record) -> str:
+    """Return what is known of the run that left a record `running`."""
+    started = f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC" if dead.started_at else "an unknown time"
+    who = dead.holder or "an unknown process"
+    return f"run {dead.run_id} by {who}, started at {started}, ended without recording an outcome"
+
+
+def fresh(step: Step, run: Run, at: datetime) -> Document:
+    """Return the record of a step that never had one, as the run has claimed it."""
+    return {
+        "version": str(step.version),
+        "name": step.file.name,
+        "description": step.file.description,
+        "status": Status.PENDING.value,
+        "appliedAt": None,
+        "rolledBackAt": None,
+        "executionTime": None,
+        "error": None,
+        "reversible": step.file.reversible,
+        "batch": None,
+        "metadata": {"runId": run.actor.run_id, "fence": run.fence, "events": []},
+        "createdAt": at,
+        "updatedAt": at,
+    }
+
+
+def _allowed(allowance: Allowance) -> Document:
+    return {"code": allowance.code, "reason": allowance.reason}
+
+
+def apply(change: Change, document: Document) -> None:
+    """Make the change in a document that is not stored yet."""
+    for path, value in change.result().items():
+        parent, _, name = path.rpartition(".")
+        (document[parent] if parent else document)[name] = value
+    document["metadata"]["events"].append(change.event)
+
+
+def push(event: Document) -> Document:
+    """Return the part of an update that appends an event to the trail."""
+    return {"$push": {"metadata.events": {"$each": [event], "$slice": -EVENTS_KEPT}}}
+
+
+def new_event(kind: str, actor: Actor, at: datetime, **details: object) -> Document:
+    """Return an event as the trail keeps it."""
+    return {"event": kind, "at": at, "runId": actor.run_id, "by": actor.label, **details}
+
+
+def events_of(document: Document) -> Iterable[Document]:
+    """Return the events of a stored record."""
+    events: Iterable[Document] = (document.get("metadata") or {}).get("events") or ()
+    return events
+
+
+def read_event(version: str, document: Document) -> Event:
+    """Return an event as it was stored."""
+    details = {k: v for k, v in document.items() if k not in {"event", "at", "error"}}
+    return Event(
+        kind=document["event"],
+        at=document["at"],
+        version=int(version),
+        details=details,
+        error=_error(document.get("error")),
+    )
+
+
+def _error(document: object) -> ErrorInfo | None:
+    if not document:
+        return None
+    if not isinstance(document, dict):  # Another tool's record may hold a plain text.
+        return ErrorInfo(type="Error", message=str(document))
+    return ErrorInfo(
+        type=str(document.get("type") or "Error"),
+        message=str(document.get("message") or ""),
+        traceback=document.get("traceback"),
+    )
+
+
+def read_all(documents: Iterable[Document]) -> History:
+    """Return the history that stored records are."""
+    return History(tuple(map(read, documents)))
+
+
+def read(document: Document) -> Record:
+    """Return a record as it was stored, by this package or by another tool."""
+    metadata: Document = document.get("metadata") or {}
+    return Record(
+        version=int(document["version"]),
+        name=document.get("name") or "",
+        description=document.get("description") or "",
+        status=Status(document["status"]),
+        direction=Direction(metadata.get("direction") or "up"),
+        applied_at=document.get("appliedAt"),
+        rolled_back_at=document.get("rolledBackAt"),
+        updated_at=document.get("updatedAt"),
+        execution_ms=document.get("executionTime"),
+        error=_error(document.get("error")),
+        reversible=bool(document.get("reversible")),
+        batch=document.get("batch") or 0,
+        position=metadata.get("position") or 0,
+        checksum=metadata.get("checksum"),
+        run_id=metadata.get("runId"),
+        fence=metadata.get("fence") or 0,
+        interrupted=bool(metadata.get("interrupted")),
+        holder=metadata.get("holder"),
+        started_at=metadata.get("startedAt"),
+        session=metadata.get("session"),
+        backfilled_by=(metadata.get("checkpoint") or {}).get("checksum"),
+        progress=_progress(metadata.get("progress")),
+    )
+
+
+def _progress(document: Document | None) -> Progress | None:
+    if not document:
+        return None
+    return Progress(
+        collection=document["collection"],
+        done=document["done"],
+        total=document.get("total"),
+        per_second=document.get("perSecond"),
+        seconds_left=document.get("secondsLeft"),
+    )
