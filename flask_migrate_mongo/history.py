@@ -91,8 +91,9 @@ class MigrationHistory:
         pipeline = [{"$project": records.WITHOUT_EVENTS}, stage]
         with translated():
             found = list(self._records.aggregate(pipeline, batchSize=_ONE_REPLY))
-        beside = found.pop() if found and "version" not in found[-1] else None
-        return records.read_all(found), beside
+        # Wherever it is among them: the server promises no order.
+        beside = next((each for each in found if "version" not in each), None)
+        return records.read_all(each for each in found if each is not beside), beside
 
     def events(self, version: int | None = None) -> tuple[Event, ...]:
         """Read the trail of one version, or of all, oldest first."""

@@ -110,6 +110,16 @@ def test_status_is_one_command_while_the_lock_is_held(
     assert abs((runner.server.now() - report.lock.seen_at).total_seconds()) < 60
 
 
+def test_what_comes_beside_the_records_is_told_from_them_in_any_order(project: Project) -> None:
+    write(project, 2)
+    runner = project.runner()
+    apply(runner)
+    project.db.migrations.insert_one({"lock": {"locked": False}})
+    history, beside = runner.history.load_with({"$sort": {"version": 1}})
+    assert beside == {"lock": {"locked": False}}
+    assert sorted(history.by_version) == [1, 2]
+
+
 def test_who_holds_the_lock_is_one_command(project: Project, commands: Commands) -> None:
     runner = project.runner()
     assert runner.lock() is None
