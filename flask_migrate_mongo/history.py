@@ -9,7 +9,7 @@ from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
 from . import records
-from .errors import LeaseLostError, NoRunError
+from .errors import DatabaseError, LeaseLostError, NoRunError
 from .model import Direction, Status
 from .server import Document, Server, translated
 
@@ -284,9 +284,15 @@ class MigrationHistory:
             (records.condition(step, run, done), done.update()),
             (records.condition(next_step, run, start), start.update()),
         ]
-        # The server only tells the sum.
-        if self._update(both) == len(both):
-            return True
+        try:
+            # The server only tells the sum.
+            if self._update(both) == len(both):
+                return True
+        except DatabaseError:
+            # Refused may be the second alone, which then fails by itself, for its own step.
+            if self._is_mine(step, run, done.target):
+                return False
+            raise
         has_started = self._is_mine(next_step, run, start.target)
         if self._is_mine(step, run, done.target):
             return has_started

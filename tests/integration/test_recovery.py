@@ -547,6 +547,23 @@ def test_what_the_server_refuses_of_the_two_is_named(project: Project) -> None:
     assert project.statuses() == {1: "failed", 2: "pending"}
 
 
+def test_a_success_stands_when_the_server_refuses_the_start_of_the_next(project: Project) -> None:
+    project.write(
+        "1_forbids",
+        """
+        def up(db):
+            allowed = {"$or": [{"version": {"$ne": "2"}}, {"status": {"$ne": "running"}}]}
+            db.command("collMod", "migrations", validator=allowed)
+        """,
+    )
+    project.write_inserts(2)
+    report = project.runner().up()
+    assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
+    assert "failed validation" in str(report.error)
+    assert project.statuses() == {1: "completed", 2: "pending"}
+    assert project.db.done.count_documents({}) == 0
+
+
 def test_a_step_that_was_taken_over_between_is_not_run(project: Project) -> None:
     """The first is recorded all the same: nobody has touched that one."""
     project.write(
