@@ -10,7 +10,7 @@ from pymongo.read_concern import ReadConcern
 
 from . import records
 from .errors import DatabaseError, LeaseLostError, NoRunError
-from .model import Direction, Status
+from .model import Direction, History, Status
 from .server import Document, Server, translated
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
-    from .model import Actor, ErrorInfo, Event, History, Plan, Record, Request, Step
+    from .model import Actor, ErrorInfo, Event, Plan, Record, Request, Step
     from .records import Run, Update
 
 _ONE_REPLY = 1_000_000
@@ -82,18 +82,19 @@ class MigrationHistory:
     def load(self) -> History:
         """Read all records, in one command as long as they fit into one reply."""
         with translated():
-            return records.read_all(
-                self._records.find({}, records.WITHOUT_EVENTS).batch_size(_ONE_REPLY)
-            )
+            if not self._server.is_real:  # mongomock does not compute in a projection
+                return History(tuple(map(records.read, self._records.find())))
+            found = self._records.find({}, records.ROW).batch_size(_ONE_REPLY)
+            return records.read_rows(found)
 
     def load_with(self, stage: Document) -> tuple[History, Document | None]:
         """Read all records and, in the same command, the one document that a `$unionWith` adds."""
-        pipeline = [{"$project": records.WITHOUT_EVENTS}, stage]
+        pipeline = [{"$project": records.ROW}, stage]
         with translated():
             found = list(self._records.aggregate(pipeline, batchSize=_ONE_REPLY))
         # Wherever it is among them: the server promises no order.
-        beside = next((each for each in found if "version" not in each), None)
-        return records.read_all(each for each in found if each is not beside), beside
+        beside = next((each for each in found if "row" not in each), None)
+        return records.read_rows(each for each in found if each is not beside), beside
 
     def events(self, version: int | None = None) -> tuple[Event, ...]:
         """Read the trail of one version, or of all, oldest first."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .model import Direction, ErrorInfo, Event, History, Progress, Record, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -211,38 +211,26 @@ def _error(document: object) -> ErrorInfo | None:
     )
 
 
-def read_all(documents: Iterable[Document]) -> History:
-    """Return the history that stored records are."""
-    return History(tuple(map(read, documents)))
-
-
 def read(document: Document) -> Record:
     """Return a record as it was stored, by this package or by another tool."""
-    metadata: Document = document.get("metadata") or {}
-    return Record(
-        version=int(document["version"]),
-        name=document.get("name") or "",
-        description=document.get("description") or "",
-        status=Status(document["status"]),
-        direction=Direction(metadata.get("direction") or "up"),
-        applied_at=document.get("appliedAt"),
-        rolled_back_at=document.get("rolledBackAt"),
-        updated_at=document.get("updatedAt"),
-        execution_ms=document.get("executionTime"),
-        error=_error(document.get("error")),
-        reversible=bool(document.get("reversible")),
-        batch=document.get("batch") or 0,
-        position=metadata.get("position") or 0,
-        checksum=metadata.get("checksum"),
-        run_id=metadata.get("runId"),
-        fence=metadata.get("fence") or 0,
-        interrupted=bool(metadata.get("interrupted")),
-        holder=metadata.get("holder"),
-        started_at=metadata.get("startedAt"),
-        session=metadata.get("session"),
-        backfilled_by=(metadata.get("checkpoint") or {}).get("checksum"),
-        progress=_progress(metadata.get("progress")),
-    )
+    return _read([_at(document, path) for path, _ in _FIELDS])
+
+
+def read_rows(documents: Iterable[Document]) -> History:
+    """Return the history from what the projection `ROW` has made of the records."""
+    return History(tuple(_read(document["row"]) for document in documents))
+
+
+def _read(row: Sequence[object]) -> Record:
+    pairs = zip(row, _FIELDS, strict=True)
+    return Record._make(value if reads is None else reads(value) for value, (_, reads) in pairs)
+
+
+def _at(document: Document, path: str) -> object:
+    found: Any = document
+    for name in path.split("."):
+        found = (found or {}).get(name)
+    return found
 
 
 def _progress(document: Document | None) -> Progress | None:
@@ -255,3 +243,41 @@ def _progress(document: Document | None) -> Progress | None:
         per_second=document.get("perSecond"),
         seconds_left=document.get("secondsLeft"),
     )
+
+
+def _text(value: Any) -> str:  # noqa: ANN401  (whatever another tool has stored)
+    return value or ""
+
+
+def _number(value: Any) -> int:  # noqa: ANN401
+    return value or 0
+
+
+_FIELDS: tuple[tuple[str, Callable[[Any], Any] | None], ...] = (
+    ("version", int),
+    ("name", _text),
+    ("status", Status),
+    ("description", _text),
+    ("metadata.direction", lambda value: Direction(value or "up")),
+    ("appliedAt", None),
+    ("rolledBackAt", None),
+    ("updatedAt", None),
+    ("executionTime", None),
+    ("error", _error),
+    ("reversible", bool),
+    ("batch", _number),
+    ("metadata.position", _number),
+    ("metadata.checksum", None),
+    ("metadata.runId", None),
+    ("metadata.fence", _number),
+    ("metadata.interrupted", bool),
+    ("metadata.holder", None),
+    ("metadata.startedAt", None),
+    ("metadata.session", None),
+    ("metadata.checkpoint.checksum", None),
+    ("metadata.progress", _progress),
+)
+"""Where a record's fields are stored, in their order, and what reads each."""
+
+ROW: Document = {"_id": 0, "row": [f"${path}" for path, _ in _FIELDS]}
+"""The projection to what is read of a record: values without their names, null for those that are not there."""

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bson.codec_options import CodecOptions
 from pymongo import MongoClient, monitoring
 
+from flask_migrate_mongo import records
 from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Direction, Plan, Step, StepState
 from flask_migrate_mongo.runner import Options
@@ -114,10 +116,31 @@ def test_what_comes_beside_the_records_is_told_from_them_in_any_order(project: P
     write(project, 2)
     runner = project.runner()
     apply(runner)
-    project.db.migrations.insert_one({"lock": {"locked": False}})
-    history, beside = runner.history.load_with({"$sort": {"version": 1}})
+    stored = list(project.db.migrations.find())
+    project.db.migrations.delete_many({})
+    project.db.migrations.insert_many([{"version": "the lock"}, *stored])
+    lock = {"$cond": [{"$in": ["the lock", "$row"]}, {"lock": {"locked": False}}, "$$ROOT"]}
+    history, beside = runner.history.load_with({"$replaceWith": lock})
     assert beside == {"lock": {"locked": False}}
     assert sorted(history.by_version) == [1, 2]
+
+
+def test_a_record_reads_the_same_from_its_row_and_from_its_document(project: Project) -> None:
+    write(project, 3)
+    project.write("20260101009_fails", 'def up(db):\n    raise ValueError("No")\n')
+    runner = project.runner()
+    runner.up()
+    project.db.migrations.insert_many(
+        [
+            # As other tools may have left them.
+            {"version": "10", "status": "completed"},
+            {"version": "11", "status": "failed", "error": "Text", "metadata": None},
+            {"version": "12", "status": "completed", "metadata": {"checkpoint": {"checksum": "c"}}},
+        ]
+    )
+    aware: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+    stored = project.db.migrations.with_options(aware).find()
+    assert set(runner.history.load().records) == {records.read(each) for each in stored}
 
 
 def test_who_holds_the_lock_is_one_command(project: Project, commands: Commands) -> None:
