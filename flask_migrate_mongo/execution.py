@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -125,17 +127,28 @@ class Executor:
     def _backfill(
         self, step: Step, ledger: Ledger, hold: Hold, log: logging.Logger
     ) -> Callable[..., Backfilled]:
-        # Late: what only looks never comes here, and need not wait for it.
-        from .backfill.calls import Backfill, Site, refused  # noqa: PLC0415
-        from .backfill.checkpoints import Notebook  # noqa: PLC0415
+        """Return `ctx.backfill`, which is made when it is called first: most steps never do."""
 
-        if step.file.transactional:
-            return refused
-        notebook = Notebook(ledger.claimed())
-        tell = ledger.progressed
-        return Backfill(
-            Site(self.server, self.switch, hold, notebook, log, tell, self.sleep, self.backfills)
-        )
+        @functools.cache
+        def made() -> Callable[..., Backfilled]:
+            from .backfill.calls import Backfill, Site, refused  # noqa: PLC0415
+            from .backfill.checkpoints import Notebook  # noqa: PLC0415
+
+            if step.file.transactional:
+                return refused
+            book, tell = Notebook(ledger.claimed()), ledger.progressed
+            return Backfill(
+                Site(self.server, self.switch, hold, book, log, tell, self.sleep, self.backfills)
+            )
+
+        making = threading.Lock()
+
+        def backfill(*arguments: Any, **options: Any) -> Backfilled:  # noqa: ANN401  (passed on)
+            with making:
+                begun = made()
+            return begun(*arguments, **options)
+
+        return backfill
 
     def _call(self, function: Callable[..., object], context: Context) -> None:
         self.call(function, context, self.server.handle(transactional=context.session is not None))

@@ -20,21 +20,13 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
-    from .model import Actor, ErrorInfo, Event, Plan, Record, Request, Step
-    from .records import Run, Update
+    from .model import Actor, ErrorInfo, Event, Record, Request, Step
+    from .records import Change, Due, Run, Update
 
 _ONE_REPLY = 1_000_000
 """More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""
 
 _DUPLICATE_KEY = 11000
-
-
-class Following(NamedTuple):
-    """The step that comes next, its place in the plan, and what its record says until it starts."""
-
-    step: Step
-    position: int
-    status: Status
 
 
 class Claim(NamedTuple):
@@ -122,34 +114,27 @@ class MigrationHistory:
         return reply.get("createdCollectionAutomatically") is True
 
     def claim(
-        self,
-        plan: Plan,
-        history: History,
-        run: Run,
-        *,
-        at: datetime,
-        session: ClientSession | None,
-    ) -> None:
-        """Make the records of a plan this run's, create those that are not there, start the first.
+        self, dues: Sequence[Due], run: Run, *, at: datetime, session: ClientSession | None
+    ) -> bool:
+        """Make the records of a plan this run's, insert the fresh ones, and start the first.
 
         Whoever held the lease before can write none of them from here on. It is one command when
-        none of the records was there before, or all of them. May be tried again. Raises
-        LeaseLostError.
+        none of the records was there before, or all of them. May be tried again. Returns whether
+        all that should be fresh are; otherwise none can be relied on to be. Raises LeaseLostError.
         """
-        first = plan.steps[0]
-        start = records.starting(first, run, position=0, at=at, session=session)
-        new = [records.fresh(s, run, at) for s in plan.steps if s.version not in history.by_version]
-        old = [step.version for step in plan.steps if step.version in history.by_version]
-        begins_new = first.version not in history.by_version
-        if begins_new:
+        first = dues[0]
+        start = records.starting(first, run, at=at, session=session)
+        new = [records.fresh(due, run, at) for due in dues if due.is_fresh]
+        if first.is_fresh:
             records.apply(start, new[0])
         inserted = self._insert(new)
-        versions = old if inserted else [step.version for step in plan.steps]
-        claimed = [records.claiming(version, run) for version in versions]
-        if inserted and begins_new:
+        claimed = [records.claiming(d.step, run) for d in dues if not (inserted and d.is_fresh)]
+        if inserted and first.is_fresh:
             self._update(claimed)
-        else:
-            self._update_and_reach(claimed, first, run, start)
+            return True
+        start = records.starting(first._replace(is_fresh=False), run, at=at, session=session)
+        self._update_and_reach(claimed, first.step, run, start)
+        return inserted
 
     def _insert(self, documents: Sequence[Document]) -> bool:
         """Insert those that are not there yet, and return whether none was."""
@@ -248,42 +233,31 @@ class MigrationHistory:
         return records.read(found)
 
     def mark_running(
-        self,
-        step: Step,
-        run: Run,
-        *,
-        position: int,
-        at: datetime,
-        session: ClientSession | None,
+        self, due: Due, run: Run, *, at: datetime, session: ClientSession | None
     ) -> None:
         """Say that the step starts. Raises LeaseLostError when the record is no longer this run's.
 
         The session is the one that the step's transaction will run in: whoever finds this run dead
         can end it.
         """
-        start = records.starting(step, run, position=position, at=at, session=session)
-        self._transition(step, run, start)
+        self._transition(due.step, run, records.starting(due, run, at=at, session=session))
 
     def mark_done(
-        self, step: Step, run: Run, *, took_ms: int, at: datetime, session: ClientSession | None
+        self, step: Step, run: Run, done: Change, session: ClientSession | None = None
     ) -> None:
         """Say that the step succeeded; with a session, in its transaction. Raises LeaseLostError."""
-        self._transition(step, run, records.done(step, run, took_ms=took_ms, at=at), session)
+        self._transition(step, run, done, session)
 
-    def hand_over(
-        self, step: Step, following: Following, run: Run, *, took_ms: int, at: datetime
-    ) -> bool:
+    def hand_over(self, step: Step, run: Run, done: Change, following: Due) -> bool:
         """Say, in one command, that a plain step succeeded and that the plain one after it starts.
 
         May be tried again. Returns whether the next one has started; if not, that is still to be
         recorded. Raises LeaseLostError when the record of the first is no longer this run's.
         """
-        next_step, position, _ = following
-        done = records.done(step, run, took_ms=took_ms, at=at)
-        start = records.starting(next_step, run, position=position, at=at, session=None)
+        start = records.starting(following, run, at=done.at, session=None)
         both = [
             (records.condition(step, run, done), done.update()),
-            (records.condition(next_step, run, start), start.update()),
+            (records.condition(following.step, run, start), start.update()),
         ]
         try:
             # The server only tells the sum.
@@ -294,18 +268,18 @@ class MigrationHistory:
             if self._is_mine(step, run, done.target):
                 return False
             raise
-        has_started = self._is_mine(next_step, run, start.target)
+        has_started = self._is_mine(following.step, run, start.target)
         if self._is_mine(step, run, done.target):
             return has_started
         if has_started:
-            self.withdraw(following, run, at=at)
+            self.withdraw(following, run, at=done.at)
         raise _taken_over(step)
 
-    def withdraw(self, following: Following, run: Run, *, at: datetime) -> None:
+    def withdraw(self, due: Due, run: Run, *, at: datetime) -> None:
         """Say of a step that was recorded as started that it did not start after all."""
-        step, _, status = following
+        step = due.step
         event = records.new_event("withdrawn", run.actor, at, direction=step.direction.value)
-        change = records.Change(status, at, event, {})
+        change = records.Change(due.status, at, event, {})
         with translated():
             self._records.update_one(records.condition(step, run, change), change.update())
 

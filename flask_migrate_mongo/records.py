@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from .model import Actor, Allowance, Step
+    from .model import Actor, Plan, Step
     from .server import Document
 
 EVENTS_KEPT = 400
@@ -45,6 +45,32 @@ class Run(NamedTuple):
     batch: int
 
 
+class Due(NamedTuple):
+    """A step whose turn comes: its place in the plan, and its record as it was before the run.
+
+    The record is fresh when the claim of this run has inserted it.
+    """
+
+    step: Step
+    position: int
+    before: Record | None
+    is_fresh: bool
+
+    @property
+    def status(self) -> Status:
+        """What the record says until the step starts."""
+        return self.before.status if self.before else Status.PENDING
+
+
+def dues(plan: Plan, history: History) -> tuple[Due, ...]:
+    """Return the steps of a plan, with what was recorded of them under the lease."""
+    known = history.by_version
+    return tuple(
+        Due(step, position, known.get(step.version), is_fresh=step.version not in known)
+        for position, step in enumerate(plan.steps)
+    )
+
+
 class Change(NamedTuple):
     """A record's next state, what else is set with it, and the event that says so."""
 
@@ -62,50 +88,65 @@ class Change(NamedTuple):
         return {**self.fields, "status": self.target.value, "updatedAt": self.at}
 
 
-def starting(
-    step: Step, run: Run, *, position: int, at: datetime, session: ClientSession | None
-) -> Change:
+def starting(due: Due, run: Run, *, at: datetime, session: ClientSession | None) -> Change:
     """Return what becomes of a record when its step starts."""
-    fields: Document = {
-        "name": step.file.name,
-        "description": step.file.description,
-        "reversible": step.file.reversible,
-        "error": None,
-        "metadata.direction": step.direction.value,
-        "metadata.startedAt": at,
-        "metadata.request": None,
-        "metadata.session": session.session_id["id"] if session else None,
-        "metadata.holder": run.actor.label,
-        "metadata.host": run.actor.host,
-        "metadata.pid": run.actor.pid,
-        "metadata.user": run.actor.user,
-        "metadata.appVersion": run.actor.app_version,
-    }
+    step = due.step
+    fields: Document = {"metadata.startedAt": at}
+    if not due.is_fresh:
+        said = {**_who(run), **_what(due), "request": None, "session": None}
+        fields |= {f"metadata.{name}": value for name, value in said.items()}
+    if session is not None:
+        fields["metadata.session"] = session.session_id["id"]
     if step.direction is Direction.UP:
-        fields |= {
-            "batch": run.batch,
-            "metadata.position": position,
-            "metadata.checksum": step.file.checksum,
-            "metadata.outOfOrder": step.out_of_order,
-            "metadata.allowed": [_allowed(each) for each in step.file.allowances],
-        }
+        fields["batch"] = run.batch
+        if not due.is_fresh:
+            fields |= {**_titles(step), "error": None}
     event = new_event("started", run.actor, at, direction=step.direction.value)
     return Change(Status.RUNNING, at, event, fields)
 
 
-def done(step: Step, run: Run, *, took_ms: int, at: datetime) -> Change:
-    """Return what becomes of a record when its step has succeeded."""
-    up = step.direction is Direction.UP
-    fields = {
-        "appliedAt" if up else "rolledBackAt": at,
-        "executionTime": took_ms,
-        "error": None,
-        "metadata.interrupted": False,
-        **NO_BACKFILL,
+def _who(run: Run) -> Document:
+    return {
+        "holder": run.actor.label,
+        "host": run.actor.host,
+        "pid": run.actor.pid,
+        "user": run.actor.user,
+        "appVersion": run.actor.app_version,
     }
-    kind = "completed" if up else "rolled-back"
+
+
+def _what(due: Due) -> Document:
+    step = due.step
+    if step.direction is Direction.DOWN:  # What was applied, and in which order, stays.
+        return {"direction": step.direction.value}
+    return {
+        "direction": step.direction.value,
+        "position": due.position,
+        "checksum": step.file.checksum,
+        "outOfOrder": step.out_of_order,
+        "allowed": [{"code": each.code, "reason": each.reason} for each in step.file.allowances],
+    }
+
+
+def _titles(step: Step) -> Document:
+    return {
+        "name": step.file.name,
+        "description": step.file.description,
+        "reversible": step.file.reversible,
+    }
+
+
+def done(step: Step, run: Run, *, took_ms: int, at: datetime, backfilled: bool) -> Change:
+    """Return what becomes of a record when its step has succeeded, with or without a backfill."""
+    fields: Document = {"executionTime": took_ms, **(NO_BACKFILL if backfilled else {})}
+    if step.direction is Direction.UP:
+        kind, target = "completed", Status.COMPLETED
+        fields |= {"appliedAt": at, "metadata.interrupted": False}
+    else:
+        kind, target = "rolled-back", Status.ROLLED_BACK
+        fields |= {"rolledBackAt": at}
     event = new_event(kind, run.actor, at, direction=step.direction.value, executionTime=took_ms)
-    return Change(Status.COMPLETED if up else Status.ROLLED_BACK, at, event, fields)
+    return Change(target, at, event, fields)
 
 
 def _before(target: Status, direction: Direction) -> object:
@@ -126,10 +167,10 @@ def condition(step: Step, run: Run, change: Change) -> Document:
     }
 
 
-def claiming(version: int, run: Run) -> Update:
+def claiming(step: Step, run: Run) -> Update:
     """Return how a record is claimed: unless it has a fence, and not a lower one."""
     claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
-    condition = {"version": str(version), "metadata.fence": {"$not": {"$gte": run.fence}}}
+    condition = {"version": str(step.version), "metadata.fence": {"$not": {"$gte": run.fence}}}
     return condition, {"$set": claimed}
 
 
@@ -140,27 +181,22 @@ def last_seen(dead: Record) -> str:
     return f"run {dead.run_id} by {who}, started at {started}, ended without recording an outcome"
 
 
-def fresh(step: Step, run: Run, at: datetime) -> Document:
-    """Return the record of a step that never had one, as the run has claimed it."""
+def fresh(due: Due, run: Run, at: datetime) -> Document:
+    """Return the record of a step that never had one, as the run claims it: all but that it starts."""
+    claimed = {"runId": run.actor.run_id, "fence": run.fence}
     return {
-        "version": str(step.version),
-        "name": step.file.name,
-        "description": step.file.description,
+        "version": str(due.step.version),
         "status": Status.PENDING.value,
+        **_titles(due.step),
         "appliedAt": None,
         "rolledBackAt": None,
         "executionTime": None,
         "error": None,
-        "reversible": step.file.reversible,
         "batch": None,
-        "metadata": {"runId": run.actor.run_id, "fence": run.fence, "events": []},
+        "metadata": {**claimed, **_who(run), **_what(due), "events": []},
         "createdAt": at,
         "updatedAt": at,
     }
-
-
-def _allowed(allowance: Allowance) -> Document:
-    return {"code": allowance.code, "reason": allowance.reason}
 
 
 def apply(change: Change, document: Document) -> None:

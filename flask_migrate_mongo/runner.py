@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from . import planning
+from . import planning, records
 from .errors import (
     ConnectionFailedError,
     InvalidRequestError,
@@ -21,7 +21,6 @@ from .errors import (
     UnknownVersionError,
     capture,
 )
-from .history import Following, MigrationHistory
 from .limits import DRY_RUN_SECONDS, SAMPLES
 from .masking import NOTHING_MASKED
 from .model import (
@@ -41,11 +40,12 @@ from .stopping import Stopped, StopSwitch, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from pymongo.client_session import ClientSession
 
     from .execution import Executor
-    from .history import Claim
+    from .history import Claim, MigrationHistory
     from .lease import Grant, Lease
     from .masking import Mask
     from .model import (
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Request,
         Step,
     )
+    from .records import Change, Due
     from .source import Discovery, Folder
 
     Decide = Callable[[tuple[MigrationFile, ...], History], Plan]
@@ -245,8 +246,9 @@ class Runner:
             history, run = self._settle(grant, looked_empty=not history.records)
             plan = self._decide(decide, found.files, history)
             functions = self._load(plan, found)
+            dues = records.dues(plan, history)
             _tell(options.observer.planned, plan)
-            return _Execution(self, grant, run, options, plan, history).carry_out(functions)
+            return _Execution(self, grant, run, options, plan, dues).carry_out(functions)
 
     def _dry_run(self, plan: Plan, found: Discovery, options: Options) -> RunReport:
         """Return what the plan would do; it holds no lease, since it leaves nothing behind."""
@@ -330,15 +332,15 @@ class _Execution:
     run: Run
     options: Options
     plan: Plan
-    history: History
-    announced: Following | None = None
+    dues: tuple[Due, ...]
+    announced: Due | None = None
 
     def carry_out(self, functions: Functions) -> RunReport:
         plan = self.plan
         outcomes: list[Outcome] = []
         error: MigrateError | None = None
         for position, step in enumerate(plan.steps):
-            outcome, error = self._step(step, position, functions[step.version])
+            outcome, error = self._step(self.dues[position], functions[step.version])
             outcomes.append(outcome)
             _tell(self.options.observer.ended, outcome)
             failed = outcome.state is not _success(step)
@@ -359,27 +361,24 @@ class _Execution:
         return (f"{failed} heartbeats of the lock failed; the log says why.",) if failed else ()
 
     def _step(
-        self, step: Step, position: int, function: Callable[..., object]
+        self, due: Due, function: Callable[..., object]
     ) -> tuple[Outcome, MigrateError | None]:
         """Run one step; the error is what ends the whole run, whatever became of the step."""
+        step = due.step
         with self.runner.executor.session_for(step) as session:
             try:
                 self.runner.switch.check()
-                self._record_start(step, position, session)
+                self._record_start(due, session)
             except MigrateError as exc:
                 self._withdraw()
                 return Outcome(step, StepState.NOT_RUN), exc
             _tell(self.options.observer.started, step)
-            return self._carry_out(step, position, function, session)
+            return self._carry_out(due, function, session)
 
     def _carry_out(
-        self,
-        step: Step,
-        position: int,
-        function: Callable[..., object],
-        session: ClientSession | None,
+        self, due: Due, function: Callable[..., object], session: ClientSession | None
     ) -> tuple[Outcome, MigrateError | None]:
-        ledger = _StepLedger(self, step, position)
+        step, ledger = due.step, _StepLedger(self, due)
         try:
             self.runner.executor.run(step, function, ledger, self.grant, session)
         except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
@@ -388,41 +387,41 @@ class _Execution:
             return self._failed(step, ledger.took_ms, exc)
         return Outcome(step, _success(step), ledger.took_ms), None
 
-    def _record_start(self, step: Step, position: int, session: ClientSession | None) -> None:
+    def _record_start(self, due: Due, session: ClientSession | None) -> None:
         self.grant.ensure()
         if self.announced is not None:
             self.announced = None
             return
-        history, at = self.runner.history, self.grant.now()
-        if position == 0:
-            start = partial(history.claim, self.plan, self.history, self.run)
+        give_up, at = elapsed() + START_SECONDS, self.grant.now()
+        if due.position == 0:
+            self.persist(partial(self._claim, session=session, at=at), give_up=give_up)
         else:
-            start = partial(history.mark_running, step, self.run, position=position)
-        self.persist(partial(start, session=session, at=at), give_up=elapsed() + START_SECONDS)
+            start = partial(self.runner.history.mark_running, due, self.run, session=session, at=at)
+            self.persist(start, give_up=give_up)
         # Recording can take long: what has expired meanwhile must not start.
         self.grant.ensure()
 
-    def record_done(self, step: Step, position: int, took_ms: int) -> None:
+    def _claim(self, *, at: datetime, session: ClientSession | None) -> None:
+        if not self.runner.history.claim(self.dues, self.run, at=at, session=session):
+            self.dues = tuple(due._replace(is_fresh=False) for due in self.dues)
+
+    def record_done(self, due: Due, done: Change) -> None:
         """Record the success of a plain step, together with the start of the next where one command can."""
-        history, following = self.runner.history, self._following(position)
-        at = self.grant.now()
+        history, following = self.runner.history, self._following(due)
         if following is None:
-            done = partial(history.mark_done, step, self.run, took_ms=took_ms, at=at, session=None)
-            self.persist(done)
+            self.persist(partial(history.mark_done, due.step, self.run, done))
         else:
-            both = partial(history.hand_over, step, following, self.run, took_ms=took_ms, at=at)
+            both = partial(history.hand_over, due.step, self.run, done, following)
             self.announced = following if self.persist(both) else None
 
-    def _following(self, position: int) -> Following | None:
+    def _following(self, due: Due) -> Due | None:
         """Return the next step if it may be said to start in the command that ends this one."""
-        steps = self.plan.steps[position : position + 2]
-        is_plain = len(steps) == 2 and not any(step.file.transactional for step in steps)  # noqa: PLR2004
-        if not is_plain or self.runner.switch.is_thrown:
+        if due.position + 1 == len(self.dues) or self.runner.switch.is_thrown:
             return None
-        record = self.history.by_version.get(steps[1].version)
-        status = record.status if record else Status.PENDING
+        following = self.dues[due.position + 1]
+        is_plain = not (due.step.file.transactional or following.step.file.transactional)
         # What has failed before keeps its error until it really starts.
-        return None if status is Status.FAILED else Following(steps[1], position + 1, status)
+        return following if is_plain and following.status is not Status.FAILED else None
 
     def _withdraw(self) -> None:
         """Take back what was recorded of a step that did not start after all."""
@@ -481,10 +480,11 @@ class _Execution:
 class _StepLedger:
     """Records one step's success, and knows how long its function took, in milliseconds."""
 
-    def __init__(self, execution: _Execution, step: Step, position: int) -> None:
+    def __init__(self, execution: _Execution, due: Due) -> None:
         self._execution = execution
-        self._step = step
-        self._position = position
+        self._due = due
+        self._step = due.step
+        self._backfilled = due.before is not None and due.before.backfilled_by is not None
         self._began = elapsed()
         self._ended: float | None = None
 
@@ -496,19 +496,21 @@ class _StepLedger:
         self._ended = elapsed()
         execution = self._execution
         execution.grant.ensure()
-        if session is None:
-            execution.record_done(self._step, self._position, self.took_ms)
-            return
-        # Not tried again: a failure ends this attempt of the transaction.
-        execution.runner.history.mark_done(
+        done = records.done(
             self._step,
             execution.run,
             took_ms=self.took_ms,
             at=execution.grant.now(),
-            session=session,
+            backfilled=self._backfilled,
         )
+        if session is None:
+            execution.record_done(self._due, done)
+        else:
+            # Not tried again: a failure ends this attempt of the transaction.
+            execution.runner.history.mark_done(self._step, execution.run, done, session)
 
     def claimed(self) -> Claim:
+        self._backfilled = True
         return self._execution.runner.history.claimed(self._step, self._execution.run)
 
     def progressed(self, progress: Progress) -> None:

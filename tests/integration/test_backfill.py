@@ -186,6 +186,14 @@ def test_several_backfills_follow_each_other_and_down_can_backfill_too(project: 
     assert values(project) == [11] * 12
 
 
+def test_a_backfill_that_is_done_leaves_no_checkpoint(project: Project) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(12)])
+    write(project, 'backfill("people", {"$inc": {"n": 1}}, batch_size=5)')
+    up(project)
+    metadata = project.record(VERSION)["metadata"]
+    assert [metadata[name] for name in ("checkpoint", "progress", "request")] == [None] * 3
+
+
 def test_what_was_undone_without_a_backfill_begins_anew(project: Project) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(12)])
     undo = 'db.people.update_many({}, {"$unset": {"n": ""}})'

@@ -207,6 +207,17 @@ def test_a_file_that_changed_half_way_is_refused_until_that_is_allowed(project: 
     assert values(project) == [1] * 40
 
 
+def test_a_file_that_backfills_no_more_leaves_nothing_of_the_backfill(project: Project) -> None:
+    fill(project)
+    write(project)
+    fail_at(project, 23)
+    assert project.record(VERSION)["metadata"]["checkpoint"] is not None
+    project.write(f"{VERSION}_increment", "def up(db):\n    pass\n")
+    assert project.invoke("up", "--allow-drift").exit_code == 0
+    metadata = project.record(VERSION)["metadata"]
+    assert (metadata["checkpoint"], metadata["progress"]) == (None, None)
+
+
 def test_it_begins_again_when_it_was_resolved_as_not_applied(project: Project) -> None:
     fill(project)
     write(project)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo import MongoClient
 
+from flask_migrate_mongo import records
 from flask_migrate_mongo.errors import (
     InterruptedRefusedError,
     InvalidRequestError,
@@ -408,6 +409,51 @@ def test_a_run_whose_lock_was_forced_starts_nothing_more(project: Project) -> No
     assert states(again) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
 
 
+class Slipped(Observer):
+    """Somebody else's record comes in between the plan and the claim."""
+
+    def __init__(self, project: Project, version: int) -> None:
+        self._project = project
+        self._version = version
+
+    def planned(self, plan: Plan) -> None:
+        del plan
+        other = {"version": str(self._version), "status": "pending", "name": "other", "batch": 0}
+        self._project.db.migrations.insert_one(other)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_record_that_came_in_between_says_what_this_run_did(
+    project: Project, version: int
+) -> None:
+    project.write_inserts(1, 2)
+    report = project.runner().up(Options(observer=Slipped(project, version)))
+    assert states(report) == {1: StepState.APPLIED, 2: StepState.APPLIED}
+    assert said(project, 1) == said(project, 2)
+    files = project.runner().folder.discover().files
+    assert [project.record(v)["metadata"]["checksum"] for v in (1, 2)] == [
+        file.checksum for file in files
+    ]
+
+
+def test_a_record_says_of_a_second_run_what_it_said_of_the_first(project: Project) -> None:
+    project.write_inserts(1)
+    project.runner().up()
+    first = said(project, 1)
+    project.runner().down()
+    project.runner().up()
+    assert said(project, 1) == {**first, "batch": 2}
+
+
+def said(project: Project, version: int) -> dict[str, Any]:
+    """Return what a record says of its step, but for what each step has of its own."""
+    own = {"_id", "version", "createdAt", "rolledBackAt", "appliedAt", "updatedAt", "executionTime"}
+    own |= {"checksum", "position", "startedAt", "runId", "fence", "events"}
+    record = project.record(version)
+    flat = {**record.pop("metadata"), **record}
+    return {name: value for name, value in flat.items() if name not in own and value is not None}
+
+
 # --- a success, and the start of the next step, recorded in one command
 
 
@@ -602,7 +648,7 @@ def test_claiming_again_after_the_answer_was_lost_is_no_loss(
         history, run = runner._settle(grant, looked_empty=not undone)
         plan = plan_of(runner, history)
         for _ in range(2):
-            runner.history.claim(plan, history, run, at=grant.now(), session=None)
+            runner.history.claim(records.dues(plan, history), run, at=grant.now(), session=None)
     assert project.statuses() == {1: "running", 2: "rolled-back" if 2 in undone else "pending"}
     assert project.trail(1).count("started") == 1 + (1 in undone) * 2
     assert {project.record(v)["metadata"]["runId"] for v in (1, 2)} == {run.actor.run_id}
@@ -621,8 +667,8 @@ def test_a_claim_of_records_that_a_later_run_has_taken_starts_nothing(
         history, run = runner._settle(grant, looked_empty=not known)
         later = Run(Actor.current("later"), fence=run.fence + 1, batch=run.batch)
         plan = plan_of(runner, history)
-        runner.history.claim(plan, history, later, at=grant.now(), session=None)
+        runner.history.claim(records.dues(plan, history), later, at=grant.now(), session=None)
         before = list(project.db.migrations.find())
         with pytest.raises(LeaseLostError, match="taken over 1"):
-            runner.history.claim(plan, history, run, at=grant.now(), session=None)
+            runner.history.claim(records.dues(plan, history), run, at=grant.now(), session=None)
     assert list(project.db.migrations.find()) == before

@@ -280,8 +280,9 @@ def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
             (file,) = other.folder.discover().files
             step = Step(file, Direction.UP)
             plan = Plan(Direction.UP, (step,))
-            other.history.claim(plan, history, run, at=grant.now(), session=None)
-            other.history.mark_done(step, run, took_ms=1, at=grant.now(), session=None)
+            other.history.claim(records.dues(plan, history), run, at=grant.now(), session=None)
+            done = records.done(step, run, took_ms=1, at=grant.now(), backfilled=False)
+            other.history.mark_done(step, run, done)
         report = waiting.result(timeout=60)
     assert (report.outcomes, report.error) == ((), None)
     assert project.db.done.count_documents({}) == 0
