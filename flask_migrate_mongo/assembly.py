@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from .config import Settings
     from .linting import Linter, LintReport
     from .model import Direction, RunReport
+    from .options import Options
     from .preview import Preview
     from .rehearsal import Rehearsal
-    from .runner import Options, Runner
+    from .runner import Runner
     from .runs import Describe, RunStore
     from .server import Server
     from .source import Folder, Scaffold
@@ -161,7 +162,7 @@ class Assembly:
             self.runner().ask(Request.CANCEL, run_id=run_id)
 
     def _carry_out(self, run_id: str, act: Act, describe: Describe) -> None:
-        from .runner import Options  # noqa: PLC0415
+        from .options import Options  # noqa: PLC0415
         from .runs import Narrator, carry_out  # noqa: PLC0415
 
         with self.app.app_context():

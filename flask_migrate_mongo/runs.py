@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from .errors import MigrateError, UnknownRunError
-from .runner import Observer
+from .options import Observer
 from .server import Document, Server, elapsed, translated
 from .stopping import Stopped
 

@@ -19,7 +19,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from .errors import LockHeldError, MigrateError, RunStoppedError, capture
 from .model import Outcome, Status
-from .runner import Observer, Options
+from .options import Observer, Options
 from .server import elapsed
 
 if TYPE_CHECKING:

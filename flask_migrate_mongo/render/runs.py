@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flask_migrate_mongo.console import Bar, Console, Text, err, out
 from flask_migrate_mongo.model import Direction, Outcome, StepState, Verdict
-from flask_migrate_mongo.runner import Observer
+from flask_migrate_mongo.options import Observer
 from flask_migrate_mongo.server import elapsed
 
 from . import words

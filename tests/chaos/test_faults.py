@@ -10,7 +10,7 @@ import pytest
 
 from flask_migrate_mongo.errors import ConnectionFailedError, MigrateError
 from flask_migrate_mongo.model import RunReport, StepState
-from flask_migrate_mongo.runner import Options
+from flask_migrate_mongo.options import Options
 from tests.conftest import APPNAME, uri_with
 from tests.integration.test_lease import until
 from tests.server.lossy_proxy import LossyProxy

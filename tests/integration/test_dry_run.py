@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flask_migrate_mongo.model import Effects, ErrorInfo, Outcome, RunReport, StepState, Verdict
-from flask_migrate_mongo.runner import Options
+from flask_migrate_mongo.options import Options
 from tests.content import Difference, content, differences
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.dryrun import DryRun, Listener
 from flask_migrate_mongo.masking import NOTHING_MASKED
 from flask_migrate_mongo.model import Actor, History, Outcome, Sample, Trial, Verdict
+from flask_migrate_mongo.options import Options
 from flask_migrate_mongo.planning import plan_up
-from flask_migrate_mongo.runner import Options
 from tests.content import content
 from tests.server.launcher import TestServer
 

@@ -18,7 +18,7 @@ from flask_migrate_mongo.errors import (
     OutcomeNotRecordedError,
 )
 from flask_migrate_mongo.model import StepState
-from flask_migrate_mongo.runner import Options
+from flask_migrate_mongo.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,9 +20,9 @@ from flask_migrate_mongo.errors import (
 )
 from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Actor, Status, StepState
+from flask_migrate_mongo.options import Observer, Options
 from flask_migrate_mongo.planning import plan_up
 from flask_migrate_mongo.records import Run
-from flask_migrate_mongo.runner import Observer, Options
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
 from tests.server.launcher import TestServer

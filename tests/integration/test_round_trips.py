@@ -11,7 +11,7 @@ from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Direction, Plan, Step, StepState
-from flask_migrate_mongo.runner import Options
+from flask_migrate_mongo.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
