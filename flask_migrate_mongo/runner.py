@@ -47,13 +47,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Migrates one database from one folder."""
+    """Migrates one database from one folder.
+
+    `executor` makes what calls the migrations, which is needed to run them and not to look.
+    """
 
     folder: Folder
     server: Server
     history: MigrationHistory
     lease: Lease
-    executor: Executor
+    executor: Callable[[], Executor]
     switch: StopSwitch
     policy: planning.Policy
     wait: float = 0
@@ -173,6 +176,7 @@ class Runner:
             return RunReport(direction, (), executed=False, warnings=plan.warnings)
         from .leasedrun import LeasedRun  # noqa: PLC0415  (a look never comes here, and no lock waits for it)
 
+        executor = self.executor()
         found = found.keeping(step.version for step in plan.steps)
         wait = self.wait if options.wait is None else options.wait
         with (
@@ -182,9 +186,9 @@ class Runner:
             # Read again: another run may have finished while we waited for the lease.
             history, run = self._settle(grant, looked_empty=not history.records)
             plan = self._decide(decide, found.files, history)
-            functions = self._load(plan, found)
+            functions = self._load(plan, found, executor)
             tell(options.observer.planned, plan)
-            leased = LeasedRun(self.executor, self.history, grant, run, options, plan, history)
+            leased = LeasedRun(executor, self.history, grant, run, options, plan, history)
             return leased.carry_out(functions)
 
     def _dry_run(self, plan: Plan, found: Discovery, options: Options) -> RunReport:
@@ -210,10 +214,10 @@ class Runner:
     def _rehearse(self, plan: Plan, found: Discovery, options: Options) -> tuple[Outcome, ...]:
         from .dryrun import DryRun, Listener  # noqa: PLC0415  (only a dry run needs it)
 
-        limit, samples = options.dry_run_limit, options.samples
-        rehearsal = DryRun(self.executor, self.history.name, self.mask, limit, samples)
+        executor, limit, samples = self.executor(), options.dry_run_limit, options.samples
+        rehearsal = DryRun(executor, self.history.name, self.mask, limit, samples)
         rehearsal.check()
-        functions = self._load(plan, found)
+        functions = self._load(plan, found, executor)
         observer = options.observer
         listener = Listener(partial(tell, observer.started), partial(tell, observer.ended))
         with self.switch.installed():
@@ -233,10 +237,10 @@ class Runner:
             plan, self.policy, lambda: self.server.transactions_lacking
         )
 
-    def _load(self, plan: Plan, found: Discovery) -> Functions:
+    def _load(self, plan: Plan, found: Discovery, executor: Executor) -> Functions:
         # All before the first runs: a file that cannot be imported must not stop a run half-way.
         if any(step.file.transactional for step in plan.steps):
-            self.executor.check()
+            executor.check()
         return {step.version: self.folder.load(step, found) for step in plan.steps}
 
     def _settle(self, grant: Grant, *, looked_empty: bool = False) -> tuple[History, Run]:

@@ -196,7 +196,7 @@ def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
     found = runner.folder.discover()
     plan = plan_up(found.files, History(), policy=runner.policy)
     functions = {step.version: runner.folder.load(step, found) for step in plan.steps}
-    rehearsal = DryRun(runner.executor, "migrations", NOTHING_MASKED, 30, 0, documents)
+    rehearsal = DryRun(runner.executor(), "migrations", NOTHING_MASKED, 30, 0, documents)
     outcomes = rehearsal.carry_out(plan, functions, Listener(print, print), continue_on_error=False)
     return tuple(outcome.trial for outcome in outcomes)
 

@@ -127,9 +127,10 @@ def test_a_command_that_looks_imports_what_it_needs_and_in_a_pipe_no_rich(
     assert {"pymongo", "flask_migrate_mongo.runner"} <= modules
     assert of(modules, "rich") == set()
     only_to_run = (
-        "backfill.calls",
+        "backfill",
         "confinement",
         "dryrun",
+        "execution",
         "leasedrun",
         "patching",
         "transactions",
