@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from .config import Settings
     from .execution import Executor
     from .linting import Linter, LintReport
-    from .model import Direction, RunReport
+    from .model import Direction
     from .options import Options
+    from .outcomes import RunReport
     from .preview import Preview
     from .rehearsal import Rehearsal
     from .runner import Runner

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .linting import LintReport
-    from .model import RunReport
     from .options import Options
+    from .outcomes import RunReport
     from .rehearsal import Audience, Rehearsal
     from .render import Progress
     from .runner import Runner

@@ -16,8 +16,9 @@ from .errors import (
     capture,
 )
 from .history import Following
-from .model import Direction, Outcome, RunReport, Status, StepState, not_run
+from .model import Direction, Status
 from .options import tell
+from .outcomes import Outcome, RunReport, StepState, not_run
 from .server import elapsed
 from .stopping import Stopped, stopped
 

@@ -11,7 +11,8 @@ from .limits import DRY_RUN_SECONDS, SAMPLES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .model import Outcome, Plan, Progress, Step
+    from .model import Plan, Progress, Step
+    from .outcomes import Outcome
 
 _T = TypeVar("_T")
 

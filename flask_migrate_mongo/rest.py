@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
 
     from .assembly import Act
-    from .model import Direction, RunReport
+    from .model import Direction
+    from .outcomes import RunReport
     from .runs import StoredRun
 
 BODY_LIMIT = 16_384

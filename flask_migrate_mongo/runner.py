@@ -15,7 +15,7 @@ from .errors import (
     UnknownVersionError,
 )
 from .masking import NOTHING_MASKED
-from .model import Actor, Direction, History, RunReport, Status, StatusReport, not_run
+from .model import Actor, Direction, History, Status, StatusReport
 from .options import DEFAULTS, tell
 from .records import Run
 from .stopping import Stopped
@@ -27,16 +27,9 @@ if TYPE_CHECKING:
     from .history import MigrationHistory
     from .lease import Grant, Lease
     from .masking import Mask
-    from .model import (
-        Event,
-        LockState,
-        MigrationFile,
-        Outcome,
-        Plan,
-        Record,
-        Request,
-    )
+    from .model import Event, LockState, MigrationFile, Plan, Record, Request
     from .options import Options
+    from .outcomes import Outcome, RunReport
     from .server import Server
     from .source import Discovery, Folder
     from .stopping import StopSwitch
@@ -173,7 +166,7 @@ class Runner:
             return self._dry_run(plan, found, options)
         # A record that says `running` may belong to a dead run, which only a holder can tell.
         if not (plan.steps or history.running):
-            return RunReport(direction, (), executed=False, warnings=plan.warnings)
+            return _nothing_ran(plan)
         from .leasedrun import LeasedRun  # noqa: PLC0415  (a look never comes here, and no lock waits for it)
 
         executor = self.executor()
@@ -193,13 +186,7 @@ class Runner:
 
     def _dry_run(self, plan: Plan, found: Discovery, options: Options) -> RunReport:
         """Return what the plan would do; it holds no lease, since it leaves nothing behind."""
-        report = RunReport(
-            plan.direction,
-            not_run(plan.steps),
-            executed=False,
-            warnings=plan.warnings,
-            dry_run=True,
-        )
+        report = _nothing_ran(plan)._replace(dry_run=True)
         if not plan.steps:
             return report
         lacking = self.server.transactions_lacking
@@ -259,6 +246,13 @@ class Runner:
 
     def _actor(self, reason: str, run_id: str | None = None) -> Actor:
         return Actor.current(reason, app_version=self.app_version, run_id=run_id)
+
+
+def _nothing_ran(plan: Plan) -> RunReport:
+    from .outcomes import RunReport, not_run  # noqa: PLC0415  (a look never comes here)
+
+    steps = not_run(plan.steps)
+    return RunReport(plan.direction, steps, executed=False, warnings=plan.warnings)
 
 
 _NOTHING_LEFT = (

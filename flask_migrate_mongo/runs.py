@@ -15,7 +15,8 @@ from .stopping import Stopped
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .model import Direction, Outcome, Plan, Progress, RunReport, Step
+    from .model import Direction, Plan, Progress, Step
+    from .outcomes import Outcome, RunReport
     from .stopping import StopSwitch
 
 KEPT_DAYS = 30

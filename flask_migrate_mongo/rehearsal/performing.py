@@ -28,15 +28,8 @@ from .scratch import MARKER, Copied, Scratch, like, name_for, remove_leftovers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from flask_migrate_mongo.model import (
-        ErrorInfo,
-        History,
-        LockState,
-        MigrationFile,
-        Outcome,
-        RunReport,
-        Step,
-    )
+    from flask_migrate_mongo.model import ErrorInfo, History, LockState, MigrationFile, Step
+    from flask_migrate_mongo.outcomes import Outcome, RunReport
     from flask_migrate_mongo.runner import Runner
     from flask_migrate_mongo.stopping import StopSwitch
 

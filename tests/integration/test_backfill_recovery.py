@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flask_migrate_mongo.model import RunReport
+    from flask_migrate_mongo.outcomes import RunReport
     from tests.conftest import Failpoint
     from tests.project import Project
 

@@ -10,8 +10,9 @@ import pytest
 from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import Direction, Plan, Step, StepState
+from flask_migrate_mongo.model import Direction, Plan, Step
 from flask_migrate_mongo.options import Options
+from flask_migrate_mongo.outcomes import StepState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
