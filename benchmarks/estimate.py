@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from flask_migrate_mongo.model import RunReport
+    from flask_migrate_mongo.outcomes import RunReport
 
 TOLERATED = 2.0
 

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from .access import Authorize
     from .cache import Cache
     from .config import Settings
+    from .execution import Executor
     from .linting import Linter, LintReport
-    from .model import Direction, RunReport
+    from .model import Direction
+    from .options import Options
+    from .outcomes import RunReport
     from .preview import Preview
     from .rehearsal import Rehearsal
-    from .runner import Options, Runner
+    from .runner import Runner
     from .runs import Describe, RunStore
     from .server import Server
     from .source import Folder, Scaffold
@@ -93,8 +96,6 @@ class Assembly:
         )
 
     def _runner_on(self, server: Server, folder: Folder, switch: StopSwitch) -> Runner:
-        from .backfill import Defaults  # noqa: PLC0415
-        from .execution import Executor  # noqa: PLC0415
         from .history import MigrationHistory  # noqa: PLC0415
         from .lease import Lease  # noqa: PLC0415
         from .masking import Mask  # noqa: PLC0415
@@ -109,17 +110,7 @@ class Assembly:
             lease=Lease(
                 server, settings.lock_collection, ttl=settings.lock_ttl, sleep=switch.sleep
             ),
-            executor=Executor(
-                self.app,
-                server,
-                switch,
-                backfills=Defaults(
-                    batch_size=settings.backfill_batch_size,
-                    workers=settings.backfill_workers,
-                    max_per_second=settings.backfill_max_per_second,
-                    on_error=settings.backfill_on_error,
-                ),
-            ),
+            executor=partial(self._executor, server, switch),
             switch=switch,
             policy=Policy(
                 refuse_out_of_order=settings.out_of_order == "refuse",
@@ -130,6 +121,19 @@ class Assembly:
             mask=Mask.of(settings.redact),
             app_version=settings.app_version,
         )
+
+    def _executor(self, server: Server, switch: StopSwitch) -> Executor:
+        from .backfill import Defaults  # noqa: PLC0415
+        from .execution import Executor  # noqa: PLC0415
+
+        settings = self.settings
+        backfills = Defaults(
+            batch_size=settings.backfill_batch_size,
+            workers=settings.backfill_workers,
+            max_per_second=settings.backfill_max_per_second,
+            on_error=settings.backfill_on_error,
+        )
+        return Executor(self.app, server, switch, backfills=backfills)
 
     def runs(self) -> RunStore:
         """Return the store of the runs that nobody waits for, on the client of this process."""
@@ -161,7 +165,7 @@ class Assembly:
             self.runner().ask(Request.CANCEL, run_id=run_id)
 
     def _carry_out(self, run_id: str, act: Act, describe: Describe) -> None:
-        from .runner import Options  # noqa: PLC0415
+        from .options import Options  # noqa: PLC0415
         from .runs import Narrator, carry_out  # noqa: PLC0415
 
         with self.app.app_context():

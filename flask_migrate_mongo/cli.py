@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .linting import LintReport
-    from .model import RunReport
+    from .options import Options
+    from .outcomes import RunReport
     from .rehearsal import Audience, Rehearsal
     from .render import Progress
-    from .runner import Options, Runner
+    from .runner import Runner
 
 _JSON = "flask_migrate_mongo.json"
 
@@ -501,7 +502,7 @@ def _assembly() -> assembly.Assembly:
 def _options(**options: Any) -> Options:  # noqa: ANN401
     if not options["dry_run"]:
         _refuse("samples", "dry-run-limit", because="need --dry-run")
-    from .runner import Options  # noqa: PLC0415
+    from .options import Options  # noqa: PLC0415
 
     return Options(observer=_progress(), **options)
 

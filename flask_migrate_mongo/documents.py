@@ -15,21 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .linting import Finding, LintReport
-    from .model import (
-        Entry,
-        ErrorInfo,
-        Event,
-        LockState,
-        Outcome,
-        Prediction,
-        Progress,
-        Record,
-        RunReport,
-        Sample,
-        StatusReport,
-        Survey,
-        Trial,
-    )
+    from .model import Entry, ErrorInfo, Event, LockState, Progress, Record, StatusReport, Survey
+    from .outcomes import Outcome, Prediction, RunReport, Sample, Trial
     from .preview import Glance, Preview
     from .rehearsal import Performance, RehearsalReport, Turn
     from .rehearsal.estimation import Estimate

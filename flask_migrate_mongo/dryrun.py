@@ -27,7 +27,7 @@ from .execution import (
     log_of,
 )
 from .forecast import Forecast
-from .model import Expected, Outcome, Prediction, StepState, Trial, Verdict
+from .outcomes import Expected, Outcome, Prediction, StepState, Trial, Verdict
 from .server import elapsed
 from .stopping import Stopped
 from .transactions import is_transient, transaction

@@ -14,7 +14,7 @@ from pymongo.errors import OperationFailure
 from .commands import namespaces
 from .errors import TooLargeToRehearseError
 from .masking import differing
-from .model import Effects, Expected, Prediction, Sample
+from .outcomes import Effects, Expected, Prediction, Sample
 from .server import elapsed
 from .wire import outside, unheard
 

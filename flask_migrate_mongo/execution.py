@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from .confinement import Confinement
     from .history import Claim
-    from .model import Backfilled, Progress, Step
+    from .model import Progress, Step
+    from .outcomes import Backfilled
     from .server import Server
     from .stopping import StopSwitch
     from .transactions import Transactions

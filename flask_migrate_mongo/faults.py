@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from .linting import LintReport
-    from .model import RunReport, Survey
+    from .model import Survey
+    from .outcomes import RunReport
     from .rehearsal import RehearsalReport
 
 DONE = 0

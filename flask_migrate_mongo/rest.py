@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
 
     from .assembly import Act
-    from .model import Direction, RunReport
+    from .model import Direction
+    from .outcomes import RunReport
     from .runs import StoredRun
 
 BODY_LIMIT = 16_384
@@ -218,7 +219,7 @@ _BY_ACTION = {route.action: route for route in ROUTES}
 
 def _run(direction: Direction, act: Act, asked: dict[str, Any]) -> Response:
     """Run and answer when it is done, or, when that is preferred, at once."""
-    from .runner import Options  # noqa: PLC0415
+    from .options import Options  # noqa: PLC0415
 
     if _prefers_not_to_wait():
         return _accept(direction, lambda runner, options: act(runner, replace(options, **asked)))

@@ -8,14 +8,15 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from .errors import MigrateError, UnknownRunError
-from .runner import Observer
+from .options import Observer
 from .server import Document, Server, elapsed, translated
 from .stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .model import Direction, Outcome, Plan, Progress, RunReport, Step
+    from .model import Direction, Plan, Progress, Step
+    from .outcomes import Outcome, RunReport
     from .stopping import StopSwitch
 
 KEPT_DAYS = 30

@@ -20,13 +20,8 @@ from webargs.flaskparser import FlaskParser
 
 from .errors import InvalidRequestError, NotJsonError
 from .limits import LONGEST_DRY_RUN, MOST_SAMPLES
-from .model import (
-    Direction,
-    Expected,
-    Status,
-    StepState,
-    Verdict,
-)
+from .model import Direction, Status
+from .outcomes import Expected, StepState, Verdict
 from .runs import RunState
 
 if TYPE_CHECKING:

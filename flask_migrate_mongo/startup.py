@@ -18,15 +18,16 @@ from flask.helpers import get_debug_flag
 from werkzeug.exceptions import ServiceUnavailable
 
 from .errors import LockHeldError, MigrateError, RunStoppedError, capture
-from .model import Outcome, Status
-from .runner import Observer, Options
+from .model import Status
+from .options import Observer, Options
 from .server import elapsed
 
 if TYPE_CHECKING:
     from flask import Flask
 
     from .assembly import Assembly
-    from .model import RunReport, Step
+    from .model import Step
+    from .outcomes import Outcome, RunReport
     from .runner import Runner
 
 ALWAYS = "always"

@@ -19,7 +19,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, CursorNotFound, PyMongoError
 
 from flask_migrate_mongo.errors import BackfillError, RejectedError, redact
-from flask_migrate_mongo.model import Backfilled
+from flask_migrate_mongo.outcomes import Backfilled
 from flask_migrate_mongo.server import Document, elapsed, is_passing
 from flask_migrate_mongo.transactions import RETRY_SECONDS, Transactions, transaction
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 from pymongo.errors import ExecutionTimeout
 
 from flask_migrate_mongo.errors import BackfillError
-from flask_migrate_mongo.model import Backfilled, Progress, Request
+from flask_migrate_mongo.model import Progress, Request
+from flask_migrate_mongo.outcomes import Backfilled
 from flask_migrate_mongo.server import elapsed, translated
 from flask_migrate_mongo.transactions import Transactions
 

@@ -12,7 +12,7 @@ from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.errors import LeaseLostError
-from flask_migrate_mongo.model import Backfilled
+from flask_migrate_mongo.outcomes import Backfilled
 from flask_migrate_mongo.server import Document, translated
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from flask_migrate_mongo import wire
 from flask_migrate_mongo.errors import NotRehearsableError
-from flask_migrate_mongo.model import Expected, Prediction
+from flask_migrate_mongo.outcomes import Expected, Prediction
 from flask_migrate_mongo.server import is_passing
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pymongo.errors import CollectionInvalid, OperationFailure
 from pymongo.operations import IndexModel, SearchIndexModel
 
 from flask_migrate_mongo import wire
-from flask_migrate_mongo.model import Expected
+from flask_migrate_mongo.outcomes import Expected
 
 from .answering import Answering, of_what_is_committed
 from .foreseen import Foreseen
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from flask_migrate_mongo.model import Prediction
+    from flask_migrate_mongo.outcomes import Prediction
     from flask_migrate_mongo.server import Document
 
 

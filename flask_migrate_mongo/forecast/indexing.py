@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.errors import OperationFailure
 
 from flask_migrate_mongo import wire
-from flask_migrate_mongo.model import Expected
+from flask_migrate_mongo.outcomes import Expected
 
 from .definitions import already, as_kept, check, ordered, special
 from .duplicates import FIRST, Duplicates, KeySpace, Survey

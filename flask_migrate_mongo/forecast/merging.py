@@ -18,7 +18,7 @@ from pymongo import InsertOne, ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from flask_migrate_mongo import wire
-from flask_migrate_mongo.model import Expected
+from flask_migrate_mongo.outcomes import Expected
 
 from .foreseen import counted, refusal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flask_migrate_mongo.model import Expected
+from flask_migrate_mongo.outcomes import Expected
 
 from .foreseen import Shape, counted, refusal, view_refusal
 from .merging import copy

@@ -15,7 +15,7 @@ from flask_migrate_mongo.errors import (
     capture,
 )
 from flask_migrate_mongo.model import Actor
-from flask_migrate_mongo.runner import Observer, Options, Runner
+from flask_migrate_mongo.options import Observer, Options
 from flask_migrate_mongo.server import Server, translated
 from flask_migrate_mongo.source import Discovery, Folder
 from flask_migrate_mongo.wire import check_driver, tapped_everywhere, unheard
@@ -28,15 +28,9 @@ from .scratch import MARKER, Copied, Scratch, like, name_for, remove_leftovers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from flask_migrate_mongo.model import (
-        ErrorInfo,
-        History,
-        LockState,
-        MigrationFile,
-        Outcome,
-        RunReport,
-        Step,
-    )
+    from flask_migrate_mongo.model import ErrorInfo, History, LockState, MigrationFile, Step
+    from flask_migrate_mongo.outcomes import Outcome, RunReport
+    from flask_migrate_mongo.runner import Runner
     from flask_migrate_mongo.stopping import StopSwitch
 
     RunnerOn = Callable[[Server, Folder, StopSwitch], Runner]

@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from flask_migrate_mongo.console import Bar, Console, Text, err, out
-from flask_migrate_mongo.model import Direction, Outcome, StepState, Verdict
-from flask_migrate_mongo.runner import Observer
+from flask_migrate_mongo.model import Direction
+from flask_migrate_mongo.options import Observer
+from flask_migrate_mongo.outcomes import Outcome, StepState, Verdict
 from flask_migrate_mongo.server import elapsed
 
 from . import words
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.console import Cell
     from flask_migrate_mongo.model import Progress as Backfilling
-    from flask_migrate_mongo.model import RunReport, Step
+    from flask_migrate_mongo.model import Step
+    from flask_migrate_mongo.outcomes import RunReport
 
     Row = Sequence[Cell]
 

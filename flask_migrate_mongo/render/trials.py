@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo import showing
 from flask_migrate_mongo.console import Console, Text
-from flask_migrate_mongo.model import Expected, Outcome, Verdict
+from flask_migrate_mongo.outcomes import Expected, Outcome, Verdict
 
 from . import words
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flask_migrate_mongo.console import Cell
-    from flask_migrate_mongo.model import Effects, Prediction, RunReport, Sample, Trial
+    from flask_migrate_mongo.outcomes import Effects, Prediction, RunReport, Sample, Trial
 
     Row = Sequence[Cell]
 

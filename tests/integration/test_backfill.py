@@ -19,7 +19,7 @@ from flask_migrate_mongo.server import Server, elapsed
 from flask_migrate_mongo.transactions import transaction
 
 if TYPE_CHECKING:
-    from flask_migrate_mongo.model import RunReport
+    from flask_migrate_mongo.outcomes import RunReport
     from tests.project import Project
 
 VERSION = 20261101001

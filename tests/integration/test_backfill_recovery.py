@@ -30,8 +30,8 @@ from flask_migrate_mongo.errors import (
 )
 from flask_migrate_mongo.lease import LOCK_ID
 from flask_migrate_mongo.model import Request
+from flask_migrate_mongo.options import Options
 from flask_migrate_mongo.render import runs
-from flask_migrate_mongo.runner import Options
 from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
 from tests.server.lossy_proxy import LossyProxy
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flask_migrate_mongo.model import RunReport
+    from flask_migrate_mongo.outcomes import RunReport
     from tests.conftest import Failpoint
     from tests.project import Project
 

@@ -14,9 +14,10 @@ from pymongo import MongoClient
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.dryrun import DryRun, Listener
 from flask_migrate_mongo.masking import NOTHING_MASKED
-from flask_migrate_mongo.model import Actor, History, Outcome, Sample, Trial, Verdict
+from flask_migrate_mongo.model import Actor, History
+from flask_migrate_mongo.options import Options
+from flask_migrate_mongo.outcomes import Outcome, Sample, Trial, Verdict
 from flask_migrate_mongo.planning import plan_up
-from flask_migrate_mongo.runner import Options
 from tests.content import content
 from tests.server.launcher import TestServer
 
@@ -196,7 +197,7 @@ def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
     found = runner.folder.discover()
     plan = plan_up(found.files, History(), policy=runner.policy)
     functions = {step.version: runner.folder.load(step, found) for step in plan.steps}
-    rehearsal = DryRun(runner.executor, "migrations", NOTHING_MASKED, 30, 0, documents)
+    rehearsal = DryRun(runner.executor(), "migrations", NOTHING_MASKED, 30, 0, documents)
     outcomes = rehearsal.carry_out(plan, functions, Listener(print, print), continue_on_error=False)
     return tuple(outcome.trial for outcome in outcomes)
 

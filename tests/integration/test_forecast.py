@@ -24,7 +24,7 @@ from flask_migrate_mongo import wire
 from flask_migrate_mongo.confinement import confined
 from flask_migrate_mongo.errors import NotRehearsableError
 from flask_migrate_mongo.forecast import Forecast, RehearsedCollection, RehearsedDatabase
-from flask_migrate_mongo.model import Expected
+from flask_migrate_mongo.outcomes import Expected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from flask_migrate_mongo.commands import Command
-    from flask_migrate_mongo.model import Prediction
+    from flask_migrate_mongo.outcomes import Prediction
 
     Db = Database[dict[str, Any]]
     Act = Callable[[Any], object]

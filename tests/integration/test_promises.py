@@ -17,8 +17,8 @@ from flask_migrate_mongo.errors import (
     MissingFileError,
     OutcomeNotRecordedError,
 )
-from flask_migrate_mongo.model import StepState
-from flask_migrate_mongo.runner import Options
+from flask_migrate_mongo.options import Options
+from flask_migrate_mongo.outcomes import StepState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,10 +20,11 @@ from flask_migrate_mongo.errors import (
     RunStoppedError,
 )
 from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import Actor, Status, StepState
+from flask_migrate_mongo.model import Actor, Status
+from flask_migrate_mongo.options import Observer, Options
+from flask_migrate_mongo.outcomes import StepState
 from flask_migrate_mongo.planning import plan_up
 from flask_migrate_mongo.records import Run
-from flask_migrate_mongo.runner import Observer, Options
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
 from tests.server.launcher import TestServer
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flask_migrate_mongo.model import History, Outcome, Plan, RunReport
+    from flask_migrate_mongo.model import History, Plan
+    from flask_migrate_mongo.outcomes import Outcome, RunReport
     from flask_migrate_mongo.runner import Runner
 
 FIRST, VERSION, LAST = 20261101000, 20261101001, 20261101002

@@ -12,8 +12,9 @@ from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo import records
 from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import Direction, Plan, Step, StepState
-from flask_migrate_mongo.runner import Options
+from flask_migrate_mongo.model import Direction, Plan, Step
+from flask_migrate_mongo.options import Options
+from flask_migrate_mongo.outcomes import StepState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -23,8 +23,9 @@ from tests.integration.test_lease import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask_migrate_mongo.model import RunReport
-    from flask_migrate_mongo.runner import Options, Runner
+    from flask_migrate_mongo.options import Options
+    from flask_migrate_mongo.outcomes import RunReport
+    from flask_migrate_mongo.runner import Runner
     from tests.project import Project
 
 pytestmark = pytest.mark.skipif(not detached.CAN_FORK, reason="there is no fork here")

@@ -11,8 +11,9 @@ from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.errors import LockHeldError
-from flask_migrate_mongo.model import Actor, RunReport, StepState
-from flask_migrate_mongo.runner import Observer, Options
+from flask_migrate_mongo.model import Actor
+from flask_migrate_mongo.options import Observer, Options
+from flask_migrate_mongo.outcomes import RunReport, StepState
 
 if TYPE_CHECKING:
     from tests.conftest import Failpoint

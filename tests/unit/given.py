@@ -8,19 +8,21 @@ from typing import Any
 
 from flask_migrate_mongo.model import (
     Direction,
-    Effects,
     ErrorInfo,
-    Expected,
     History,
     LockState,
     MigrationFile,
-    Outcome,
-    Prediction,
     Record,
-    RunReport,
-    Sample,
     Status,
     Step,
+)
+from flask_migrate_mongo.outcomes import (
+    Effects,
+    Expected,
+    Outcome,
+    Prediction,
+    RunReport,
+    Sample,
     StepState,
     Trial,
     Verdict,

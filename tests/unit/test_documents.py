@@ -13,14 +13,11 @@ from flask_migrate_mongo.model import (
     Entry,
     ErrorInfo,
     Event,
-    Outcome,
-    RunReport,
     Status,
     StatusReport,
-    StepState,
     Survey,
-    not_run,
 )
+from flask_migrate_mongo.outcomes import Outcome, RunReport, StepState, not_run
 from flask_migrate_mongo.planning import survey
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded

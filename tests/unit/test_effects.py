@@ -9,7 +9,7 @@ import pytest
 from flask_migrate_mongo.commands import Command, namespaces
 from flask_migrate_mongo.effects import Budget
 from flask_migrate_mongo.errors import TooLargeToRehearseError
-from flask_migrate_mongo.model import Effects
+from flask_migrate_mongo.outcomes import Effects
 
 
 def test_a_budget_admits_what_is_left_and_not_one_more() -> None:

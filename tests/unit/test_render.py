@@ -14,19 +14,8 @@ from hypothesis import strategies as st
 
 from flask_migrate_mongo import render
 from flask_migrate_mongo.errors import LeaseLostError, LockHeldError
-from flask_migrate_mongo.model import (
-    Direction,
-    ErrorInfo,
-    Event,
-    Outcome,
-    RunReport,
-    Status,
-    StatusReport,
-    StepState,
-    Trial,
-    Verdict,
-    not_run,
-)
+from flask_migrate_mongo.model import Direction, ErrorInfo, Event, Status, StatusReport
+from flask_migrate_mongo.outcomes import Outcome, RunReport, StepState, Trial, Verdict, not_run
 from flask_migrate_mongo.planning import survey
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded

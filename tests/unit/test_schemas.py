@@ -13,13 +13,8 @@ from werkzeug.test import EnvironBuilder
 
 from flask_migrate_mongo import documents, model, rest, schemas
 from flask_migrate_mongo.errors import InvalidRequestError, LockHeldError, NotJsonError
-from flask_migrate_mongo.model import (
-    Event,
-    Outcome,
-    RunReport,
-    StatusReport,
-    StepState,
-)
+from flask_migrate_mongo.model import Event, StatusReport
+from flask_migrate_mongo.outcomes import Outcome, RunReport, StepState
 from flask_migrate_mongo.planning import survey
 
 from .given import NOW, a_file, a_lock, a_record, a_step, recorded
