@@ -237,11 +237,12 @@ def start(bench: Bench) -> Iterator[Measurement]:
     """Start the application's command line, with the extension and without."""
     for work, argument in (("help", "--help"), ("routes", "routes")):
         with arena(bench, work) as here:
-            mine = here.site(peers.OURS.name, 0)
+            mine, without = here.site(peers.OURS.name, 0), here.site("bare", 0)
             projects.lay_out(peers.OURS, mine)
             starts = [
                 _flask(report.US, bench.ours.program, mine, argument),
-                bare(bench, here.site("bare", 0), argument),
+                bare(bench, without, argument),
+                _flask(report.BESIDE, bench.ours.program, without, argument),
             ]
             outcomes = interleaved(starts, Rounds(bench.sizes.starts))
         yield _measured(work, f"`flask {argument}`", outcomes)

@@ -22,6 +22,7 @@ END = "<!-- to here -->"
 US = peers.OURS.name
 ROUTES = "`flask routes` of the same application, and one round trip"
 BARE = "the application without it"
+BESIDE = "the application without it, in the same environment"
 LOOP = "`find` and `update_one`"
 BULK = "cursor and `bulk_write`, unsafe"
 UPDATE_MANY = "one `update_many`, cannot be resumed"
