@@ -21,6 +21,7 @@ END = "<!-- to here -->"
 
 US = peers.OURS.name
 ROUTES = "`flask routes` of the same application, and one round trip"
+ALONE = "the same commands alone"
 BARE = "the application without it"
 BESIDE = "the application without it, in the same environment"
 LOOP = "`find` and `update_one`"
