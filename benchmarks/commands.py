@@ -12,7 +12,7 @@ from pymongo import MongoClient
 
 from tests.server.launcher import TestServer
 
-from . import peers, projects, proxy, report
+from . import floor, peers, projects, proxy, report
 from .measuring import Competitor, FailedError, Outcome, Rounds, Series, interleaved
 from .peers import Installed, Site
 from .report import Measurement
@@ -74,8 +74,13 @@ class Bench:
 
     @property
     def everybody(self) -> tuple[Installed, ...]:
-        """Us, also in other circumstances, and the peers."""
-        return (self.ours, *self.variants, *self.others)
+        """Us, also in other circumstances, what is below us, and the peers."""
+        return (self.ours, *self.variants, self.floor, *self.others)
+
+    @property
+    def floor(self) -> Installed:
+        """Our commands alone, in our environment."""
+        return replace(self.ours, peer=floor.PEER)
 
 
 class Arena:
@@ -105,7 +110,8 @@ class Arena:
             self.bench.samples[name] = projects.sampled(competitor, site, self.client)
         site = self.site(name, count, port)
         projects.lay_out(competitor.peer, site)
-        return projects.Project(competitor, site, self.client, self.bench.samples[name])
+        kind = floor.Floor if competitor.peer is floor.PEER else projects.Project
+        return kind(competitor, site, self.client, self.bench.samples[name])
 
     def compared(
         self,
@@ -113,9 +119,10 @@ class Arena:
         count: int,
         task: Callable[[projects.Project], Competitor],
         port: int | None = None,
+        also: Sequence[Competitor] = (),
     ) -> tuple[Outcome, ...]:
-        """Time one task of each, in turn."""
-        ready: list[Competitor] = []
+        """Time one task of each, in turn, and `also` what has no project."""
+        ready = list(also)
         failed: list[Outcome] = []
         for competitor in who:
             try:
@@ -149,19 +156,16 @@ def status(bench: Bench) -> Iterator[Measurement]:
     for count in bench.sizes.status:
         work = f"status {count}"
         with arena(bench, work) as here:
-            looking: list[Competitor] = []
-            failed: list[Series] = []
-            for competitor in bench.everybody:
-                try:
-                    looking.append(here.project(competitor, count).status(count))
-                except FailedError as exc:
-                    failed.append(Series(competitor.peer.name, failure=str(exc)))
+            outcomes = here.compared(bench.everybody, count, _looking(count), also=(_routes(here),))
             ping = round_trip(here.client)
-            outcomes = interleaved((*looking, _routes(here)), bench.rounds)
-        series = [
+        series = (
             _longer(o.seconds, ping) if o.name == report.ROUTES else o.seconds for o in outcomes
-        ]
-        yield Measurement(work, f"`status`, {count:,} applied", (*series, *failed))
+        )
+        yield Measurement(work, f"`status`, {count:,} applied", tuple(series))
+
+
+def _looking(applied: int) -> Callable[[projects.Project], Competitor]:
+    return lambda project: project.status(applied)
 
 
 def _routes(here: Arena) -> Competitor:
@@ -197,7 +201,8 @@ def down(bench: Bench) -> Iterator[Measurement]:
     """Undo N migrations that did nothing."""
     for count in bench.sizes.runs:
         with arena(bench, f"down {count}") as here:
-            outcomes = here.compared(bench.competitors, count, lambda p: p.down())
+            who = (*bench.competitors, bench.floor)
+            outcomes = here.compared(who, count, lambda p: p.down())
         yield _measured(f"down {count}", f"`down` of {count:,}", outcomes)
 
 
@@ -237,11 +242,12 @@ def start(bench: Bench) -> Iterator[Measurement]:
     """Start the application's command line, with the extension and without."""
     for work, argument in (("help", "--help"), ("routes", "routes")):
         with arena(bench, work) as here:
-            mine = here.site(peers.OURS.name, 0)
+            mine, without = here.site(peers.OURS.name, 0), here.site("bare", 0)
             projects.lay_out(peers.OURS, mine)
             starts = [
                 _flask(report.US, bench.ours.program, mine, argument),
-                bare(bench, here.site("bare", 0), argument),
+                bare(bench, without, argument),
+                _flask(report.BESIDE, bench.ours.program, without, argument),
             ]
             outcomes = interleaved(starts, Rounds(bench.sizes.starts))
         yield _measured(work, f"`flask {argument}`", outcomes)

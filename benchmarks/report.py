@@ -21,7 +21,9 @@ END = "<!-- to here -->"
 
 US = peers.OURS.name
 ROUTES = "`flask routes` of the same application, and one round trip"
+ALONE = "the same commands alone"
 BARE = "the application without it"
+BESIDE = "the application without it, in the same environment"
 LOOP = "`find` and `update_one`"
 BULK = "cursor and `bulk_write`, unsafe"
 UPDATE_MANY = "one `update_many`, cannot be resumed"
