@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,12 +50,14 @@ class Route(NamedTuple):
 _BREADTH = {scope: breadth for breadth, scope in enumerate(Scope)}
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A token, of which only the digest is kept, and what it allows."""
 
-    digest: bytes = field(repr=False)
+    digest: bytes
     scope: Scope
+
+    def __repr__(self) -> str:
+        return f"Token({self.scope.value})"
 
 
 def tokens(value: object) -> tuple[Token, ...]:
@@ -105,8 +106,7 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(NamedTuple):
     """Lets requests in: those with a token of ours, and those that the application vouches for."""
 
     tokens: tuple[Token, ...] = ()
