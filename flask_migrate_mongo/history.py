@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
-    from .model import Actor, ErrorInfo, Event, Record, Request, Step
+    from .model import Actor, Event, Record, Request, Step
     from .records import Change, Due, Run, Update
 
 _ONE_REPLY = 1_000_000
@@ -169,37 +169,14 @@ class MigrationHistory:
             self._ensure_reached(step, run, change)
 
     def mark_interrupted(self, dead: Record, run: Run, at: datetime) -> None:
-        """Say of a record that a dead run left `running` that it was interrupted.
-
-        An interrupted up() counts as failed; an interrupted down() leaves the migration applied.
-        """
-        error = {
-            "type": "Interrupted",
-            "message": records.last_seen(dead),
-            "traceback": None,
-        }
-        undoing = dead.direction is Direction.DOWN
-        fields: Document = {
-            "status": (Status.COMPLETED if undoing else Status.FAILED).value,
-            "error": None if undoing else error,
-            "metadata.interrupted": not undoing,
-            "updatedAt": at,
-        }
-        event = records.new_event(
-            "interrupted",
-            run.actor,
-            at,
-            direction=dead.direction.value,
-            error=error,
-            ofRun=dead.run_id,
-        )
+        """Say of a record that a dead run left `running` that it was interrupted."""
         if dead.run_id is not None and dead.backfilled_by is not None:
             self._fence_ranges(dead.run_id)
         with translated():
             # Matches nothing when that run, alive after all, commits at this very moment.
             self._records.update_one(
                 {"version": str(dead.version), "status": "running", "metadata.runId": dead.run_id},
-                {"$set": fields, **records.push(event)},
+                records.interrupted(dead, run, at).update(),
             )
 
     def _fence_ranges(self, run_id: str) -> None:
@@ -232,21 +209,22 @@ class MigrationHistory:
             raise NoRunError
         return records.read(found)
 
-    def mark_running(
-        self, due: Due, run: Run, *, at: datetime, session: ClientSession | None
+    def mark(
+        self, step: Step, run: Run, change: Change, session: ClientSession | None = None
     ) -> None:
-        """Say that the step starts. Raises LeaseLostError when the record is no longer this run's.
+        """Say that the step starts, or how it ended; with a session, in its transaction.
 
-        The session is the one that the step's transaction will run in: whoever finds this run dead
-        can end it.
+        Raises LeaseLostError when the record is no longer this run's.
         """
-        self._transition(due.step, run, records.starting(due, run, at=at, session=session))
-
-    def mark_done(
-        self, step: Step, run: Run, done: Change, session: ClientSession | None = None
-    ) -> None:
-        """Say that the step succeeded; with a session, in its transaction. Raises LeaseLostError."""
-        self._transition(step, run, done, session)
+        options: dict[str, Any] = {} if session is None else {"session": session}
+        condition = records.condition(step, run, change)
+        with translated():
+            matched = self._records.update_one(condition, change.update(), **options).matched_count
+        if matched:
+            return
+        if session is not None:
+            raise _taken_over(step)
+        self._ensure_reached(step, run, change)
 
     def hand_over(self, step: Step, run: Run, done: Change, following: Due) -> bool:
         """Say, in one command, that a plain step succeeded and that the plain one after it starts.
@@ -282,27 +260,6 @@ class MigrationHistory:
         change = records.Change(due.status, at, event, {})
         with translated():
             self._records.update_one(records.condition(step, run, change), change.update())
-
-    def mark_failed(
-        self, step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime
-    ) -> None:
-        """Say that the step failed. Raises LeaseLostError.
-
-        A failed down() leaves the migration applied, with the failure in its trail.
-        """
-        event = records.new_event(
-            "failed",
-            run.actor,
-            at,
-            direction=step.direction.value,
-            error=error._asdict(),
-            executionTime=took_ms,
-        )
-        if step.direction is Direction.DOWN:
-            self._transition(step, run, records.Change(Status.COMPLETED, at, event, {}))
-        else:
-            fields = {"error": error._asdict(), "executionTime": took_ms}
-            self._transition(step, run, records.Change(Status.FAILED, at, event, fields))
 
     def stands(self, step: Step, run: Run) -> bool:
         """Whether this run's success of the step is recorded, as a majority of the servers sees it."""
@@ -348,19 +305,6 @@ class MigrationHistory:
             ).matched_count
         if not changed:
             raise LeaseLostError(f"the record of {record.version} changed meanwhile")
-
-    def _transition(
-        self, step: Step, run: Run, change: records.Change, session: ClientSession | None = None
-    ) -> None:
-        options: dict[str, Any] = {} if session is None else {"session": session}
-        condition = records.condition(step, run, change)
-        with translated():
-            matched = self._records.update_one(condition, change.update(), **options).matched_count
-        if matched:
-            return
-        if session is not None:
-            raise _taken_over(step)
-        self._ensure_reached(step, run, change)
 
     def _ensure_reached(self, step: Step, run: Run, change: records.Change) -> None:
         """Tell an earlier try of ours, whose answer was lost, from being fenced off."""

@@ -130,7 +130,8 @@ class LeasedRun:
 
     def _start(self, due: Due, *, at: datetime, session: ClientSession | None) -> None:
         if due.position:
-            self.store.mark_running(due, self.run, at=at, session=session)
+            start = records.starting(due, self.run, at=at, session=session)
+            self.store.mark(due.step, self.run, start)
         elif not self.store.claim(self.dues, self.run, at=at, session=session):
             self.dues = tuple(due._replace(is_fresh=False) for due in self.dues)
 
@@ -138,7 +139,7 @@ class LeasedRun:
         """Record the success of a plain step, together with the start of the next where one command can."""
         store, following = self.store, self._following(due)
         if following is None:
-            self._persist(partial(store.mark_done, due.step, self.run, done))
+            self._persist(partial(store.mark, due.step, self.run, done))
         else:
             both = partial(store.hand_over, due.step, self.run, done, following)
             self.announced = following if self._persist(both) else None
@@ -173,15 +174,9 @@ class LeasedRun:
         ends_run: MigrateError | None = None
         try:
             self.grant.ensure()
-            failed = partial(
-                self.store.mark_failed,
-                step,
-                self.run,
-                outcome.error,
-                took_ms=took_ms,
-                at=self.grant.now(),
-            )
-            self._persist(failed)
+            at = self.grant.now()
+            failed = records.failed(step, self.run, outcome.error, took_ms=took_ms, at=at)
+            self._persist(partial(self.store.mark, step, self.run, failed))
             self.executor.switch.check()
         except MigrateError as exc:
             # The step's own failure stays in the outcome; this one only ends the run.
@@ -236,7 +231,7 @@ class _StepLedger:
             leased.record_done(self._due, done)
         else:
             # Not tried again: a failure ends this attempt of the transaction.
-            leased.store.mark_done(self._step, leased.run, done, session)
+            leased.store.mark(self._step, leased.run, done, session)
 
     def claimed(self) -> Claim:
         self._backfilled = True

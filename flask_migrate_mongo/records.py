@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from .model import Direction, ErrorInfo, Event, History, Progress, Record, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -89,7 +89,11 @@ class Change(NamedTuple):
 
 
 def starting(due: Due, run: Run, *, at: datetime, session: ClientSession | None) -> Change:
-    """Return what becomes of a record when its step starts."""
+    """Return what becomes of a record when its step starts.
+
+    The session is the one that the step's transaction will run in: whoever finds this run dead can
+    end it.
+    """
     step = due.step
     fields: Document = {"metadata.startedAt": at}
     if not due.is_fresh:
@@ -149,6 +153,40 @@ def done(step: Step, run: Run, *, took_ms: int, at: datetime, backfilled: bool) 
     return Change(target, at, event, fields)
 
 
+def failed(step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime) -> Change:
+    """Return what becomes of a record when its step has failed.
+
+    A failed down() leaves the migration applied, with the failure in its trail.
+    """
+    said = {"error": error._asdict(), "executionTime": took_ms}
+    event = new_event("failed", run.actor, at, direction=step.direction.value, **said)
+    if step.direction is Direction.DOWN:
+        return Change(Status.COMPLETED, at, event, {})
+    return Change(Status.FAILED, at, event, said)
+
+
+def interrupted(dead: Record, run: Run, at: datetime) -> Change:
+    """Return what becomes of a record that a dead run left `running`.
+
+    An interrupted up() counts as failed; an interrupted down() leaves the migration applied.
+    """
+    undoing = dead.direction is Direction.DOWN
+    error = {"type": "Interrupted", "message": _last_seen(dead), "traceback": None}
+    event = new_event(
+        "interrupted",
+        run.actor,
+        at,
+        direction=dead.direction.value,
+        error=error,
+        ofRun=dead.run_id,
+    )
+    fields: Document = {
+        "error": None if undoing else error,
+        "metadata.interrupted": not undoing,
+    }
+    return Change(Status.COMPLETED if undoing else Status.FAILED, at, event, fields)
+
+
 def _before(target: Status, direction: Direction) -> object:
     """Return the condition on the state that a record must be in to reach the target."""
     if target is not Status.RUNNING:
@@ -174,8 +212,7 @@ def claiming(step: Step, run: Run) -> Update:
     return condition, {"$set": claimed}
 
 
-def last_seen(dead: Record) -> str:
-    """Return what is known of the run that left a record `running`."""
+def _last_seen(dead: Record) -> str:
     started = f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC" if dead.started_at else "an unknown time"
     who = dead.holder or "an unknown process"
     return f"run {dead.run_id} by {who}, started at {started}, ended without recording an outcome"
@@ -257,9 +294,10 @@ def read_rows(documents: Iterable[Document]) -> History:
     return History(tuple(_read(document["row"]) for document in documents))
 
 
-def _read(row: Sequence[object]) -> Record:
-    pairs = zip(row, _FIELDS, strict=True)
-    return Record._make(value if reads is None else reads(value) for value, (_, reads) in pairs)
+def _read(row: list[Any]) -> Record:
+    for place, reads in _READERS:
+        row[place] = reads(row[place])
+    return Record._make(row)
 
 
 def _at(document: Document, path: str) -> object:
@@ -314,6 +352,8 @@ _FIELDS: tuple[tuple[str, Callable[[Any], Any] | None], ...] = (
     ("metadata.progress", _progress),
 )
 """Where a record's fields are stored, in their order, and what reads each."""
+
+_READERS = [(place, reads) for place, (_, reads) in enumerate(_FIELDS) if reads is not None]
 
 ROW: Document = {"_id": 0, "row": [f"${path}" for path, _ in _FIELDS]}
 """The projection to what is read of a record: values without their names, null for those that are not there."""

@@ -283,7 +283,7 @@ def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
             plan = Plan(Direction.UP, (step,))
             other.history.claim(records.dues(plan, history), run, at=grant.now(), session=None)
             done = records.done(step, run, took_ms=1, at=grant.now(), backfilled=False)
-            other.history.mark_done(step, run, done)
+            other.history.mark(step, run, done)
         report = waiting.result(timeout=60)
     assert (report.outcomes, report.error) == ((), None)
     assert project.db.done.count_documents({}) == 0
