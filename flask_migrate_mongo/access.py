@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,14 +51,12 @@ class Route(NamedTuple):
 _BREADTH = {scope: breadth for breadth, scope in enumerate(Scope)}
 
 
-class Token(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Token:
     """A token, of which only the digest is kept, and what it allows."""
 
-    digest: bytes
+    digest: bytes = field(repr=False)
     scope: Scope
-
-    def __repr__(self) -> str:
-        return f"Token({self.scope.value})"
 
 
 def tokens(value: object) -> tuple[Token, ...]:
@@ -106,7 +105,8 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
-class Gate(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gate:
     """Lets requests in: those with a token of ours, and those that the application vouches for."""
 
     tokens: tuple[Token, ...] = ()

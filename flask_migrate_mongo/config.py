@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,10 +57,11 @@ class Setting(NamedTuple):
         return self.name.removeprefix("MIGRATE_").lower()
 
 
-class Settings(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
     """Every setting, parsed. Relative paths are relative to the application's root path."""
 
-    mongo_uri: str | None
+    mongo_uri: str | None = field(repr=False)  # It holds a password.
     database: str | None
     directory: Path
     template: Path | None
@@ -89,13 +91,6 @@ class Settings(NamedTuple):
     backfill_workers: int
     backfill_max_per_second: float | None
     backfill_on_error: str
-
-    def __repr__(self) -> str:
-        # The URI holds a password.
-        shown = (
-            f"{name}={value!r}" for name, value in zip(self._fields[1:], self[1:], strict=True)
-        )
-        return f"Settings({', '.join(shown)})"
 
 
 def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:

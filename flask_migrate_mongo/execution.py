@@ -142,6 +142,7 @@ class Executor:
                 Site(self.server, self.switch, hold, book, log, tell, self.sleep, self.backfills)
             )
 
+        # Two threads must not make two of them: each counts the calls from 0.
         making = threading.Lock()
 
         def backfill(*arguments: Any, **options: Any) -> Backfilled:  # noqa: ANN401  (passed on)

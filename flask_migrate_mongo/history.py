@@ -120,7 +120,8 @@ class MigrationHistory:
 
         Whoever held the lease before can write none of them from here on. It is one command when
         none of the records was there before, or all of them. May be tried again. Returns whether
-        all that should be fresh are; otherwise none can be relied on to be. Raises LeaseLostError.
+        all fresh records are this claim's; if not, a start has to write everything. Raises
+        LeaseLostError.
         """
         first = dues[0]
         start = records.starting(first, run, at=at, session=session)
@@ -159,9 +160,7 @@ class MigrationHistory:
             writes = [UpdateOne(*each) for each in updates]
             return self._records.bulk_write(writes).matched_count if writes else 0
 
-    def _update_and_reach(
-        self, before: list[Update], step: Step, run: Run, change: records.Change
-    ) -> None:
+    def _update_and_reach(self, before: list[Update], step: Step, run: Run, change: Change) -> None:
         """Make the updates, and the change after them. Raises LeaseLostError."""
         updates = [*before, (records.condition(step, run, change), change.update())]
         # The server only tells the sum.
@@ -306,7 +305,7 @@ class MigrationHistory:
         if not changed:
             raise LeaseLostError(f"the record of {record.version} changed meanwhile")
 
-    def _ensure_reached(self, step: Step, run: Run, change: records.Change) -> None:
+    def _ensure_reached(self, step: Step, run: Run, change: Change) -> None:
         """Tell an earlier try of ours, whose answer was lost, from being fenced off."""
         if not self._is_mine(step, run, change.target):
             raise _taken_over(step)

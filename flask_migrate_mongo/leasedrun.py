@@ -44,7 +44,7 @@ RETRY_PAUSE = 0.25
 
 _T = TypeVar("_T")
 
-_log = logging.getLogger("flask_migrate_mongo.runner")
+_log = logging.getLogger("flask_migrate_mongo.leasedrun")
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_log = logging.getLogger("flask_migrate_mongo.runner")
+_log = logging.getLogger("flask_migrate_mongo.options")
 
 
 class Observer:

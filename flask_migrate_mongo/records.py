@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from .model import Direction, ErrorInfo, Event, History, Progress, Record, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -48,7 +48,7 @@ class Run(NamedTuple):
 class Due(NamedTuple):
     """A step whose turn comes: its place in the plan, and its record as it was before the run.
 
-    The record is fresh when the claim of this run has inserted it.
+    The record is fresh when the claim of this run inserts it.
     """
 
     step: Step
@@ -98,13 +98,13 @@ def starting(due: Due, run: Run, *, at: datetime, session: ClientSession | None)
     fields: Document = {"metadata.startedAt": at}
     if not due.is_fresh:
         said = {**_who(run), **_what(due), "request": None, "session": None}
-        fields |= {f"metadata.{name}": value for name, value in said.items()}
+        fields |= {"error": None, **{f"metadata.{name}": value for name, value in said.items()}}
     if session is not None:
         fields["metadata.session"] = session.session_id["id"]
     if step.direction is Direction.UP:
-        fields["batch"] = run.batch
-        if not due.is_fresh:
-            fields |= {**_titles(step), "error": None}
+        # Not before it starts: what is resolved by hand was not applied as the file said.
+        fields |= {"batch": run.batch, "metadata.checksum": step.file.checksum}
+        fields |= {} if due.is_fresh else _titles(step)
     event = new_event("started", run.actor, at, direction=step.direction.value)
     return Change(Status.RUNNING, at, event, fields)
 
@@ -126,7 +126,6 @@ def _what(due: Due) -> Document:
     return {
         "direction": step.direction.value,
         "position": due.position,
-        "checksum": step.file.checksum,
         "outOfOrder": step.out_of_order,
         "allowed": [{"code": each.code, "reason": each.reason} for each in step.file.allowances],
     }
@@ -286,7 +285,7 @@ def _error(document: object) -> ErrorInfo | None:
 
 def read(document: Document) -> Record:
     """Return a record as it was stored, by this package or by another tool."""
-    return _read([_at(document, path) for path, _ in _FIELDS])
+    return _read([value_at(document, path) for path, _ in _FIELDS.values()])
 
 
 def read_rows(documents: Iterable[Document]) -> History:
@@ -300,7 +299,8 @@ def _read(row: list[Any]) -> Record:
     return Record._make(row)
 
 
-def _at(document: Document, path: str) -> object:
+def value_at(document: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401  (whatever is stored)
+    """Return what is at a path of a document; None when nothing is."""
     found: Any = document
     for name in path.split("."):
         found = (found or {}).get(name)
@@ -327,33 +327,37 @@ def _number(value: Any) -> int:  # noqa: ANN401
     return value or 0
 
 
-_FIELDS: tuple[tuple[str, Callable[[Any], Any] | None], ...] = (
-    ("version", int),
-    ("name", _text),
-    ("status", Status),
-    ("description", _text),
-    ("metadata.direction", lambda value: Direction(value or "up")),
-    ("appliedAt", None),
-    ("rolledBackAt", None),
-    ("updatedAt", None),
-    ("executionTime", None),
-    ("error", _error),
-    ("reversible", bool),
-    ("batch", _number),
-    ("metadata.position", _number),
-    ("metadata.checksum", None),
-    ("metadata.runId", None),
-    ("metadata.fence", _number),
-    ("metadata.interrupted", bool),
-    ("metadata.holder", None),
-    ("metadata.startedAt", None),
-    ("metadata.session", None),
-    ("metadata.checkpoint.checksum", None),
-    ("metadata.progress", _progress),
-)
-"""Where a record's fields are stored, in their order, and what reads each."""
+_FIELDS: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
+    "version": ("version", int),
+    "name": ("name", _text),
+    "status": ("status", Status),
+    "description": ("description", _text),
+    "direction": ("metadata.direction", lambda value: Direction(value or "up")),
+    "applied_at": ("appliedAt", None),
+    "rolled_back_at": ("rolledBackAt", None),
+    "updated_at": ("updatedAt", None),
+    "execution_ms": ("executionTime", None),
+    "error": ("error", _error),
+    "reversible": ("reversible", bool),
+    "batch": ("batch", _number),
+    "position": ("metadata.position", _number),
+    "checksum": ("metadata.checksum", None),
+    "run_id": ("metadata.runId", None),
+    "fence": ("metadata.fence", _number),
+    "interrupted": ("metadata.interrupted", bool),
+    "holder": ("metadata.holder", None),
+    "started_at": ("metadata.startedAt", None),
+    "session": ("metadata.session", None),
+    "backfilled_by": ("metadata.checkpoint.checksum", None),
+    "progress": ("metadata.progress", _progress),
+}
+"""Where the fields of a Record are stored, in their order, and what reads each."""
 
-_READERS = [(place, reads) for place, (_, reads) in enumerate(_FIELDS) if reads is not None]
+assert tuple(_FIELDS) == Record._fields  # noqa: S101  (values are told apart by their place alone)
 
-ROW: Document = {"_id": 0, "row": [f"${path}" for path, _ in _FIELDS]}
+_READERS = [
+    (place, reads) for place, (_, reads) in enumerate(_FIELDS.values()) if reads is not None
+]
+
+ROW: Document = {"_id": 0, "row": [f"${path}" for path, _ in _FIELDS.values()]}
 """The projection to what is read of a record: values without their names, null for those that are not there."""

@@ -13,6 +13,7 @@ from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.errors import LeaseLostError
 from flask_migrate_mongo.outcomes import Backfilled
+from flask_migrate_mongo.records import value_at
 from flask_migrate_mongo.server import Document, translated
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Slot:
             found = self.collection.find_one(self.condition, {self.path: 1, self.request_path: 1})
         if found is None:
             raise _fenced_off()
-        return Checkpoint.read(_at(found, self.path)), _at(found, self.request_path)
+        return Checkpoint.read(value_at(found, self.path)), value_at(found, self.request_path)
 
     def advance(
         self,
@@ -152,7 +153,7 @@ class Slot:
                 **options,
             )
         if found is not None:
-            request: str | None = _at(found, self.request_path)
+            request: str | None = value_at(found, self.request_path)
             return request
         # Fenced off, or else an earlier try succeeded and its answer was lost.
         if session is not None or not self.stands(after):
@@ -164,7 +165,7 @@ class Slot:
         settled = self.collection.with_options(read_concern=ReadConcern("majority"))
         with translated():
             found = settled.find_one(self.condition, {self.path: 1}) or {}
-        stored = _at(found, self.path) or {}
+        stored = value_at(found, self.path) or {}
         return (stored.get("batches"), stored.get("by")) == (after.batches, after.by)
 
 
@@ -298,13 +299,6 @@ class Notebook:
             matched = self._records.update_one(self.claim.condition, update).matched_count
         if not matched:
             raise _fenced_off()
-
-
-def _at(document: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401
-    found: Any = document
-    for name in path.split("."):
-        found = (found or {}).get(name)
-    return found
 
 
 def _fenced_off() -> LeaseLostError:

@@ -447,6 +447,17 @@ def test_a_record_says_of_a_second_run_what_it_said_of_the_first(project: Projec
     assert said(project, 1) == {**first, "batch": 2}
 
 
+def test_what_never_started_and_was_done_by_hand_has_not_drifted(project: Project) -> None:
+    project.write("1_fails", "def up(db): raise ValueError('no')\n")
+    project.write_inserts(2)
+    project.runner().up()
+    project.write("2_insert", "def up(db): pass\ndef down(db): pass\n")
+    runner = project.runner()
+    runner.resolve(2, applied=True, reason="done in the shell")
+    assert runner.status().survey.drifted == ()
+    assert states(runner.down()) == {2: StepState.ROLLED_BACK}
+
+
 def said(project: Project, version: int) -> dict[str, Any]:
     """Return what a record says of its step, but for what each step has of its own."""
     own = {"_id", "version", "createdAt", "rolledBackAt", "appliedAt", "updatedAt", "executionTime"}
