@@ -67,6 +67,35 @@ def test_the_drivers_threads_are_not_waited_for_and_exit_handlers_run(
     }
 
 
+SLOPPY_APP = """
+import gc
+from flask import Flask
+from flask_migrate_mongo import MongoMigrate
+
+app = Flask(__name__)
+MongoMigrate(app)
+# In a cycle with the application, and never closed: the collector alone finalizes it.
+app.notes = open({out!r}, "w")
+app.notes.write("kept")
+app.itself = app
+"""
+
+
+def test_what_the_application_consists_of_is_not_looked_through_until_the_end(
+    project: Project,
+) -> None:
+    out = project.root / "notes"
+    (project.root / "app.py").write_text(SLOPPY_APP.format(out=str(out)), encoding="utf-8")
+    source = "import gc\n\ndef up(db):\n    db.seen.insert_one({'frozen': gc.get_freeze_count()})\n"
+    project.write("1_look", source)
+    run = project.run("up")
+    assert run.returncode == 0, run.stderr
+    seen = project.db.seen.find_one({})
+    assert seen is not None
+    assert seen["frozen"] > 10_000
+    assert out.read_text(encoding="utf-8") == "kept"
+
+
 JOINING_APP = """
 import atexit, threading
 from flask import Flask
