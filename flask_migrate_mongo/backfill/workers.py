@@ -263,8 +263,8 @@ class Team:
                 for future in done:
                     _check(future)
                 self._tell(look(self.checkpoints()))
-        except BaseException:
-            self._end(waiting)
+        except BaseException as exc:
+            self._end(waiting, lost=isinstance(exc, WorkerLostError))
             raise
 
     def reopen_last(self) -> None:
@@ -286,10 +286,12 @@ class Team:
                 self._ranges.update_many(self._ours, {"$set": {"request": request}})
             self._told = request
 
-    def _end(self, waiting: set[Future[bool]]) -> None:
+    def _end(self, waiting: set[Future[bool]], *, lost: bool) -> None:
         for future in waiting:
             future.cancel()
         try:
+            if lost:
+                self._end_sessions()
             self._tell(Request.CANCEL.value)
             wait(waiting, timeout=LAST_BATCH_SECONDS)
             # Whoever still works, unheard of, commits nothing more.
@@ -298,6 +300,13 @@ class Team:
         except MigrateError as exc:
             # Not raised: what ended the backfill is what matters.
             _log.warning("The workers were not told to stop: %s", exc)
+
+    def _end_sessions(self) -> None:
+        """End what a dead worker may have begun: its transaction would keep a range for up to 60 s."""
+        with translated():
+            found = list(self._ranges.find(self._ours, {"session": 1}))
+        for session in {each["session"] for each in found if each.get("session")}:
+            self._server.kill_session(session)
 
     @property
     def _ours(self) -> dict[str, Any]:
