@@ -69,7 +69,7 @@ test-all: ## Run unit and door tests on every Python from 3.10 to 3.13 that is i
 .PHONY: test-version
 test-version: $(VENV)-$(VERSION)/.installed
 	@printf '\nPython %s\n' '$(VERSION)'
-	$(VENV)-$(VERSION)/bin/pytest -n 2 -q tests/unit tests/doors
+	$(VENV)-$(VERSION)/bin/pytest -n 2 -q tests/unit tests/interfaces
 
 $(VENV)-$(VERSION)/.installed: pyproject.toml setup.cfg
 	@echo "Installing into $(@D) ..."

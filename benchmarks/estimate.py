@@ -22,7 +22,8 @@ from flask import Flask  # noqa: E402
 from pymongo import MongoClient  # noqa: E402
 
 from example_app import data  # noqa: E402
-from flask_migrate_mongo import MongoMigrate, assembly  # noqa: E402
+from flask_migrate_mongo import MongoMigrate  # noqa: E402
+from flask_migrate_mongo import state as assembly  # noqa: E402
 from flask_migrate_mongo.rehearsal import RehearsalReport, Request  # noqa: E402
 from tests.server.launcher import TestServer  # noqa: E402
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-    from flask_migrate_mongo.outcomes import RunReport
+    from flask_migrate_mongo.model.reports import RunReport
 
 TOLERATED = 2.0
 

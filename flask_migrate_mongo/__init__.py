@@ -1,6 +1,6 @@
 """Migrations for Flask applications on MongoDB."""
 
-from .errors import MigrateError
 from .extension import MongoMigrate
+from .model.errors import MigrateError
 
 __all__ = ["MigrateError", "MongoMigrate"]

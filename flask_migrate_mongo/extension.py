@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from . import assembly, config
-from .cli import db_migrate
-from .errors import ConfigurationError
+from . import settings as config
+from . import state as assembly
+from .interfaces.cli import db_migrate
+from .model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flask import Blueprint, Flask
 
-    from .access import Authorize
-    from .runner import Runner
+    from .engine.runner import Runner
+    from .interfaces.rest.access import Authorize
 
 
 class MongoMigrate:
@@ -54,14 +55,14 @@ class MongoMigrate:
         app.cli.add_command(db_migrate)
         app.extensions[assembly.KEY] = state
         if state.settings.on_start:
-            from . import startup  # noqa: PLC0415  (most processes start without it)
+            from .interfaces import startup  # noqa: PLC0415  (most processes start without it)
 
             startup.begin(state)
 
     @property
     def blueprint(self) -> Blueprint:
         """The REST API, to be registered by hand, with MIGRATE_API = False, where it belongs."""
-        from .rest import blueprint  # noqa: PLC0415  (not every application has the API)
+        from .interfaces.rest.views import blueprint  # noqa: PLC0415  (not every application has the API)
 
         return blueprint
 

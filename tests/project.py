@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from click.testing import Result
     from pymongo.database import Database
 
-    from flask_migrate_mongo.runner import Runner
+    from flask_migrate_mongo.engine.runner import Runner
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,10 +18,10 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, CursorNotFound, PyMongoError
 
-from flask_migrate_mongo.errors import BackfillError, RejectedError, redact
-from flask_migrate_mongo.outcomes import Backfilled
-from flask_migrate_mongo.server import Document, elapsed, is_passing
-from flask_migrate_mongo.transactions import RETRY_SECONDS, Transactions, transaction
+from flask_migrate_mongo.driver.server import Document, elapsed, is_passing
+from flask_migrate_mongo.driver.transactions import RETRY_SECONDS, Transactions, transaction
+from flask_migrate_mongo.model.errors import BackfillError, RejectedError, redact
+from flask_migrate_mongo.model.reports import Backfilled
 
 from .checkpoints import IDS, Checkpoint, Key, Phase, Slot
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.cursor import RawBatchCursor
 
-    from flask_migrate_mongo.server import Server
+    from flask_migrate_mongo.driver.server import Server
 
 Update = Mapping[str, Any] | list[Mapping[str, Any]]
 Change = Update | Callable[[Document], Update | None]

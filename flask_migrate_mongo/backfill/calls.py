@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from pymongo.errors import ExecutionTimeout
 
-from flask_migrate_mongo.errors import BackfillError
-from flask_migrate_mongo.model import Progress, Request
-from flask_migrate_mongo.outcomes import Backfilled
-from flask_migrate_mongo.server import elapsed, translated
-from flask_migrate_mongo.transactions import Transactions
+from flask_migrate_mongo.driver.server import elapsed, translated
+from flask_migrate_mongo.driver.transactions import Transactions
+from flask_migrate_mongo.model.errors import BackfillError
+from flask_migrate_mongo.model.reports import Backfilled
+from flask_migrate_mongo.model.values import Progress, Request
 
 from .batches import Gate, Range, Reader, Work, Worker, Writer, counted, session_on, too_many
 from .checkpoints import Call, Checkpoint, Key, Notebook, Phase
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
-    from flask_migrate_mongo.server import Document, Server
-    from flask_migrate_mongo.stopping import StopSwitch
+    from flask_migrate_mongo.driver.server import Document, Server
+    from flask_migrate_mongo.process.signals import StopSwitch
 
     from . import Defaults
     from .batches import Batch, Change

@@ -11,10 +11,10 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
-from flask_migrate_mongo.errors import LeaseLostError
-from flask_migrate_mongo.outcomes import Backfilled
-from flask_migrate_mongo.records import value_at
-from flask_migrate_mongo.server import Document, translated
+from flask_migrate_mongo.driver.server import Document, translated
+from flask_migrate_mongo.model.errors import LeaseLostError
+from flask_migrate_mongo.model.reports import Backfilled
+from flask_migrate_mongo.store.records import value_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from flask_migrate_mongo.history import Claim
+    from flask_migrate_mongo.store.history import Claim
 
 IDS: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO

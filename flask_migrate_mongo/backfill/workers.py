@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import bson
 import pymongo
 
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.driver.transactions import Transactions
+from flask_migrate_mongo.files.source import Parcel, parcel
+from flask_migrate_mongo.model.errors import (
     BackfillError,
     LeaseLostError,
     MigrateError,
     WorkerLostError,
 )
-from flask_migrate_mongo.model import Request
-from flask_migrate_mongo.server import Server, translated
-from flask_migrate_mongo.source import Parcel, parcel
-from flask_migrate_mongo.transactions import Transactions
+from flask_migrate_mongo.model.values import Request
 
 from .batches import (
     Gate,

@@ -1,15 +1,7 @@
 """Rehearses migrations: up, down and up again, for real, on samples in a scratch database."""
 
 from .estimation import Estimate
-from .performing import (
-    SAMPLE,
-    Audience,
-    Performance,
-    Rehearsal,
-    RehearsalReport,
-    Request,
-    Turn,
-)
+from .performing import SAMPLE, Audience, Performance, Rehearsal, RehearsalReport, Request, Turn
 
 __all__ = [
     "SAMPLE",

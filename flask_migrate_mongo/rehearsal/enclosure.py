@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.commands import BY_FULL_NAME, namespaces, written_by
-from flask_migrate_mongo.errors import EscapesRehearsalError
-from flask_migrate_mongo.wire import outside
+from flask_migrate_mongo.driver.commands import BY_FULL_NAME, namespaces, written_by
+from flask_migrate_mongo.driver.listener import outside
+from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
 if TYPE_CHECKING:
-    from flask_migrate_mongo.commands import Command
+    from flask_migrate_mongo.driver.commands import Command
 
 EVERYTHING = "*"
 """Stands for every collection, among the names that a command touches."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flask_migrate_mongo import planning
-from flask_migrate_mongo.commands import read_by
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.driver.commands import read_by
+from flask_migrate_mongo.driver.listener import check_driver, tapped_everywhere, unheard
+from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.engine.options import Observer, Options
+from flask_migrate_mongo.files.source import Discovery, Folder
+from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
     LeaseLostError,
     RehearsalUnsupportedError,
     RunStoppedError,
     capture,
 )
-from flask_migrate_mongo.model import Actor
-from flask_migrate_mongo.options import Observer, Options
-from flask_migrate_mongo.server import Server, translated
-from flask_migrate_mongo.source import Discovery, Folder
-from flask_migrate_mongo.wire import check_driver, tapped_everywhere, unheard
+from flask_migrate_mongo.model.values import Actor
+from flask_migrate_mongo.planning import plans as planning
 
 from .comparison import Differences, Mask, Snapshot, compare, take
 from .enclosure import EVERYTHING, Enclosure
@@ -28,10 +28,10 @@ from .scratch import MARKER, Copied, Scratch, like, name_for, remove_leftovers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from flask_migrate_mongo.model import ErrorInfo, History, LockState, MigrationFile, Step
-    from flask_migrate_mongo.outcomes import Outcome, RunReport
-    from flask_migrate_mongo.runner import Runner
-    from flask_migrate_mongo.stopping import StopSwitch
+    from flask_migrate_mongo.engine.runner import Runner
+    from flask_migrate_mongo.model.reports import Outcome, RunReport
+    from flask_migrate_mongo.model.values import ErrorInfo, History, LockState, MigrationFile, Step
+    from flask_migrate_mongo.process.signals import StopSwitch
 
     RunnerOn = Callable[[Server, Folder, StopSwitch], Runner]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from flask_migrate_mongo.errors import DatabaseError, ScratchTakenError, SettingError, redact
-from flask_migrate_mongo.server import Server, translated
+from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.model.errors import DatabaseError, ScratchTakenError, SettingError, redact
 
 from .comparison import RAW, identity, indexes, listed
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
     from pymongo.database import Database
 
-    from flask_migrate_mongo.model import Actor
+    from flask_migrate_mongo.model.values import Actor
 
 MARKER = "_rehearsal"
 """The collection that says whose a scratch database is; it is there before anything else."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo.lease import LOCK_ID
+from flask_migrate_mongo.store.lease import LOCK_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable

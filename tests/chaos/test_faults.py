@@ -8,9 +8,9 @@ import pymongo
 import pymongo.monitoring
 import pytest
 
-from flask_migrate_mongo.errors import ConnectionFailedError, MigrateError
-from flask_migrate_mongo.options import Options
-from flask_migrate_mongo.outcomes import RunReport, StepState
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.errors import ConnectionFailedError, MigrateError
+from flask_migrate_mongo.model.reports import RunReport, StepState
 from tests.conftest import APPNAME, uri_with
 from tests.integration.test_lease import until
 from tests.server.lossy_proxy import LossyProxy

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from flask_migrate_mongo.lease import LOCK_ID
+from flask_migrate_mongo.store.lease import LOCK_ID
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
 

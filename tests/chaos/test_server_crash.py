@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 import pytest
 
-from flask_migrate_mongo.lease import LOCK_ID
+from flask_migrate_mongo.store.lease import LOCK_ID
 from tests.chaos.test_kills import PEOPLE, PLAIN, TRANSACTIONAL, agree, write
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project

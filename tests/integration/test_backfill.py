@@ -14,12 +14,12 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.backfill import Defaults
 from flask_migrate_mongo.backfill.calls import Rehearsal
-from flask_migrate_mongo.confinement import confined
-from flask_migrate_mongo.server import Server, elapsed
-from flask_migrate_mongo.transactions import transaction
+from flask_migrate_mongo.driver.confinement import confined
+from flask_migrate_mongo.driver.server import Server, elapsed
+from flask_migrate_mongo.driver.transactions import transaction
 
 if TYPE_CHECKING:
-    from flask_migrate_mongo.outcomes import RunReport
+    from flask_migrate_mongo.model.reports import RunReport
     from tests.project import Project
 
 VERSION = 20261101001

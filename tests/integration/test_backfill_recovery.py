@@ -18,9 +18,11 @@ from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId
 from bson.binary import UuidRepresentation
 from pymongo import MongoClient, monitoring
 
-from flask_migrate_mongo import MongoMigrate, render
+from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo import reports as render
 from flask_migrate_mongo.backfill.checkpoints import Checkpoint, Key, Slot
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.errors import (
     HalfBackfilledError,
     InterruptedRefusedError,
     LeaseLostError,
@@ -28,10 +30,9 @@ from flask_migrate_mongo.errors import (
     NoRunError,
     RunStoppedError,
 )
-from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import Request
-from flask_migrate_mongo.options import Options
-from flask_migrate_mongo.render import runs
+from flask_migrate_mongo.model.values import Request
+from flask_migrate_mongo.reports import runs
+from flask_migrate_mongo.store.lease import LOCK_ID
 from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
 from tests.server.lossy_proxy import LossyProxy
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flask_migrate_mongo.outcomes import RunReport
+    from flask_migrate_mongo.model.reports import RunReport
     from tests.conftest import Failpoint
     from tests.project import Project
 

@@ -18,9 +18,10 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 from werkzeug.local import LocalProxy
 
-from flask_migrate_mongo import MigrateError, MongoMigrate, assembly
-from flask_migrate_mongo.errors import ConfigurationError, NoDatabaseError, SettingError
-from flask_migrate_mongo.model import Actor
+from flask_migrate_mongo import MigrateError, MongoMigrate
+from flask_migrate_mongo import state as assembly
+from flask_migrate_mongo.model.errors import ConfigurationError, NoDatabaseError, SettingError
+from flask_migrate_mongo.model.values import Actor
 from tests.conftest import APPNAME, uri_with
 
 if TYPE_CHECKING:

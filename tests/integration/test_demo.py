@@ -19,8 +19,8 @@ from pymongo import MongoClient
 import example_app
 from example_app import data, embedded
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.errors import NotReversibleError
-from flask_migrate_mongo.source import Folder
+from flask_migrate_mongo.files.source import Folder
+from flask_migrate_mongo.model.errors import NotReversibleError
 from tests.conftest import uri_with
 from tests.project import ROOT
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from pymongo.database import Database
 
-    from flask_migrate_mongo.runner import Runner
+    from flask_migrate_mongo.engine.runner import Runner
 
 EXAMPLE = ROOT / "example_app" / "migrations"
 OURS = {"migrations", "migration_locks"}

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flask_migrate_mongo.options import Options
-from flask_migrate_mongo.outcomes import Effects, Outcome, RunReport, StepState, Verdict
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.reports import Effects, Outcome, RunReport, StepState, Verdict
 from tests.content import Difference, content, differences
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flask_migrate_mongo.model import ErrorInfo
+    from flask_migrate_mongo.model.values import ErrorInfo
     from tests.project import Project
 
 OURS = {"migrations", "migration_locks"}

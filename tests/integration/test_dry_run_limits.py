@@ -12,12 +12,12 @@ import pytest
 from pymongo import MongoClient
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.dryrun import DryRun, Listener
-from flask_migrate_mongo.masking import NOTHING_MASKED
-from flask_migrate_mongo.model import Actor, History
-from flask_migrate_mongo.options import Options
-from flask_migrate_mongo.outcomes import Outcome, Sample, Trial, Verdict
-from flask_migrate_mongo.planning import plan_up
+from flask_migrate_mongo.dry_run.dry_run import DryRun, Listener
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.masking import NOTHING_MASKED
+from flask_migrate_mongo.model.reports import Outcome, Sample, Trial, Verdict
+from flask_migrate_mongo.model.values import Actor, History
+from flask_migrate_mongo.planning.plans import plan_up
 from tests.content import content
 from tests.server.launcher import TestServer
 

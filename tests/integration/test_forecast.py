@@ -20,19 +20,19 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, WriteConcern
 from pymongo.collation import Collation
 from pymongo.errors import CollectionInvalid, DuplicateKeyError, InvalidName, OperationFailure
 
-from flask_migrate_mongo import wire
-from flask_migrate_mongo.confinement import confined
-from flask_migrate_mongo.errors import NotRehearsableError
-from flask_migrate_mongo.forecast import Forecast, RehearsedCollection, RehearsedDatabase
-from flask_migrate_mongo.outcomes import Expected
+from flask_migrate_mongo.driver import listener as wire
+from flask_migrate_mongo.driver.confinement import confined
+from flask_migrate_mongo.dry_run.forecast import Forecast, RehearsedCollection, RehearsedDatabase
+from flask_migrate_mongo.model.errors import NotRehearsableError
+from flask_migrate_mongo.model.reports import Expected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pymongo.database import Database
 
-    from flask_migrate_mongo.commands import Command
-    from flask_migrate_mongo.outcomes import Prediction
+    from flask_migrate_mongo.driver.commands import Command
+    from flask_migrate_mongo.model.reports import Prediction
 
     Db = Database[dict[str, Any]]
     Act = Callable[[Any], object]

@@ -11,14 +11,14 @@ import pytest
 from bson import encode
 from pymongo import MongoClient, monitoring
 
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     DriftError,
     MissingFileError,
     OutcomeNotRecordedError,
 )
-from flask_migrate_mongo.options import Options
-from flask_migrate_mongo.outcomes import StepState
+from flask_migrate_mongo.model.reports import StepState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo import MongoClient
 
-from flask_migrate_mongo import records
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.engine.options import Observer, Options
+from flask_migrate_mongo.model.errors import (
     InterruptedRefusedError,
     InvalidRequestError,
     LeaseLostError,
     NotResolvableError,
     RunStoppedError,
 )
-from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import Actor, Status
-from flask_migrate_mongo.options import Observer, Options
-from flask_migrate_mongo.outcomes import StepState
-from flask_migrate_mongo.planning import plan_up
-from flask_migrate_mongo.records import Run
+from flask_migrate_mongo.model.reports import StepState
+from flask_migrate_mongo.model.values import Actor, Status
+from flask_migrate_mongo.planning.plans import plan_up
+from flask_migrate_mongo.store import records
+from flask_migrate_mongo.store.lease import LOCK_ID
+from flask_migrate_mongo.store.records import Run
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
 from tests.server.launcher import TestServer
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flask_migrate_mongo.model import History, Plan
-    from flask_migrate_mongo.outcomes import Outcome, RunReport
-    from flask_migrate_mongo.runner import Runner
+    from flask_migrate_mongo.engine.runner import Runner
+    from flask_migrate_mongo.model.reports import Outcome, RunReport
+    from flask_migrate_mongo.model.values import History, Plan
 
 FIRST, VERSION, LAST = 20261101000, 20261101001, 20261101002
 

@@ -16,8 +16,9 @@ from flask import Flask
 from pymongo import MongoClient
 
 from example_app import data
-from flask_migrate_mongo import MongoMigrate, assembly
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo import state as assembly
+from flask_migrate_mongo.model.errors import (
     AccessDeniedError,
     EscapesRehearsalError,
     InvalidRequestError,
@@ -26,7 +27,7 @@ from flask_migrate_mongo.errors import (
     SettingError,
     TransactionsUnsupportedError,
 )
-from flask_migrate_mongo.model import Actor
+from flask_migrate_mongo.model.values import Actor
 from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Request
 from flask_migrate_mongo.rehearsal.comparison import RAW, compare, take
 from flask_migrate_mongo.rehearsal.scratch import MARKER, prefix_for
@@ -897,7 +898,7 @@ def test_a_user_who_may_not_write_to_other_databases_is_told_so(
 
 
 def test_afterwards_the_driver_is_as_it_was(project: Project, people: Db) -> None:
-    from flask_migrate_mongo import wire  # noqa: PLC0415
+    from flask_migrate_mongo.driver import listener as wire  # noqa: PLC0415
 
     before = [vars(owner)[name] for owner, name in wire.PATCHES.names]
     project.write("1_active", WELL)

@@ -10,16 +10,16 @@ import pytest
 from bson.codec_options import CodecOptions
 from pymongo import MongoClient, monitoring
 
-from flask_migrate_mongo import records
-from flask_migrate_mongo.lease import LOCK_ID
-from flask_migrate_mongo.model import Direction, Plan, Step
-from flask_migrate_mongo.options import Options
-from flask_migrate_mongo.outcomes import StepState
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.reports import StepState
+from flask_migrate_mongo.model.values import Direction, Plan, Step
+from flask_migrate_mongo.store import records
+from flask_migrate_mongo.store.lease import LOCK_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from flask_migrate_mongo.runner import Runner
+    from flask_migrate_mongo.engine.runner import Runner
     from tests.project import Project
 
 SIZES = (0, 1, 3, 30)

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo import assembly, detached, documents
-from flask_migrate_mongo.errors import MissingFileError, UnknownRunError
-from flask_migrate_mongo.model import Direction
-from flask_migrate_mongo.runs import Describe, RunState, RunStore, StoredRun
-from flask_migrate_mongo.server import Server
+from flask_migrate_mongo import state as assembly
+from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.interfaces import documents
+from flask_migrate_mongo.model.errors import MissingFileError, UnknownRunError
+from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.process import detached
+from flask_migrate_mongo.store.runs import Describe, RunState, RunStore, StoredRun
 from tests.integration.test_lease import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask_migrate_mongo.options import Options
-    from flask_migrate_mongo.outcomes import RunReport
-    from flask_migrate_mongo.runner import Runner
+    from flask_migrate_mongo.engine.options import Options
+    from flask_migrate_mongo.engine.runner import Runner
+    from flask_migrate_mongo.model.reports import RunReport
     from tests.project import Project
 
 pytestmark = pytest.mark.skipif(not detached.CAN_FORK, reason="there is no fork here")

@@ -11,15 +11,15 @@ import pytest
 from pymongo.common import BaseObject
 from pymongo.write_concern import WriteConcern
 
-from flask_migrate_mongo import confinement
-from flask_migrate_mongo.errors import TransactionsUnsupportedError, UnsupportedDriverError
-from flask_migrate_mongo.outcomes import StepState
+from flask_migrate_mongo.driver import confinement
+from flask_migrate_mongo.model.errors import TransactionsUnsupportedError, UnsupportedDriverError
+from flask_migrate_mongo.model.reports import StepState
 from tests.conftest import APPNAME, uri_with
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-    from flask_migrate_mongo.outcomes import Outcome
+    from flask_migrate_mongo.model.reports import Outcome
     from tests.conftest import Failpoint
     from tests.project import Project
 

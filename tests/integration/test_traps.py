@@ -10,10 +10,10 @@ import pytest
 from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.errors import LockHeldError
-from flask_migrate_mongo.model import Actor
-from flask_migrate_mongo.options import Observer, Options
-from flask_migrate_mongo.outcomes import RunReport, StepState
+from flask_migrate_mongo.engine.options import Observer, Options
+from flask_migrate_mongo.model.errors import LockHeldError
+from flask_migrate_mongo.model.reports import RunReport, StepState
+from flask_migrate_mongo.model.values import Actor
 
 if TYPE_CHECKING:
     from tests.conftest import Failpoint

@@ -10,14 +10,14 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, MongoClient, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from flask_migrate_mongo import wire
+from flask_migrate_mongo.driver import listener as wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pymongo.database import Database
 
-    from flask_migrate_mongo.commands import Command
+    from flask_migrate_mongo.driver.commands import Command
 
     Db = Database[dict[str, Any]]
 

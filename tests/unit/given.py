@@ -6,17 +6,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from flask_migrate_mongo.model import (
-    Direction,
-    ErrorInfo,
-    History,
-    LockState,
-    MigrationFile,
-    Record,
-    Status,
-    Step,
-)
-from flask_migrate_mongo.outcomes import (
+from flask_migrate_mongo.model.reports import (
     Effects,
     Expected,
     Outcome,
@@ -26,6 +16,16 @@ from flask_migrate_mongo.outcomes import (
     StepState,
     Trial,
     Verdict,
+)
+from flask_migrate_mongo.model.values import (
+    Direction,
+    ErrorInfo,
+    History,
+    LockState,
+    MigrationFile,
+    Record,
+    Status,
+    Step,
 )
 
 NOW = datetime(2026, 11, 22, 10, 30, 5, 123456, tzinfo=timezone.utc)

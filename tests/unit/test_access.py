@@ -10,9 +10,8 @@ import pytest
 from flask import Flask, Request
 from werkzeug.test import EnvironBuilder
 
-from flask_migrate_mongo.access import SHORTEST, Gate, Scope, tokens
-from flask_migrate_mongo.config import SETTINGS, read
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.interfaces.rest.access import SHORTEST, Gate, Scope, tokens
+from flask_migrate_mongo.model.errors import (
     ApiClosedError,
     ConfigurationError,
     ForbiddenError,
@@ -20,6 +19,7 @@ from flask_migrate_mongo.errors import (
     SettingError,
     UnauthenticatedError,
 )
+from flask_migrate_mongo.settings import SETTINGS, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo import cache as room
-from flask_migrate_mongo import source
-from flask_migrate_mongo.cache import Cache, Stamp
-from flask_migrate_mongo.errors import FileChangedError, SourceError
-from flask_migrate_mongo.model import Direction, Step
-from flask_migrate_mongo.source import Discovery, Folder
+from flask_migrate_mongo.files import cache as room
+from flask_migrate_mongo.files import source
+from flask_migrate_mongo.files.cache import Cache, Stamp
+from flask_migrate_mongo.files.source import Discovery, Folder
+from flask_migrate_mongo.model.errors import FileChangedError, SourceError
+from flask_migrate_mongo.model.values import Direction, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_migrate_mongo.access import tokens
-from flask_migrate_mongo.config import A_YEAR, MINIMAL_TTL, SETTINGS, Settings, read
-from flask_migrate_mongo.errors import SettingError
+from flask_migrate_mongo.interfaces.rest.access import tokens
+from flask_migrate_mongo.model.errors import SettingError
+from flask_migrate_mongo.settings import A_YEAR, MINIMAL_TTL, SETTINGS, Settings, read
 
 ROOT = Path("/shop/package")
 A_TOKEN = "0123456789abcdef"

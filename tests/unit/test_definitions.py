@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.forecast.definitions import already, as_kept, check, special
+from flask_migrate_mongo.dry_run.forecast.definitions import already, as_kept, check, special
 
 Index = dict[str, Any]
 

@@ -7,8 +7,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from flask_migrate_mongo import documents, errors
-from flask_migrate_mongo.model import (
+from flask_migrate_mongo.interfaces import documents
+from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
+from flask_migrate_mongo.model.values import (
     Direction,
     Entry,
     ErrorInfo,
@@ -17,8 +19,7 @@ from flask_migrate_mongo.model import (
     StatusReport,
     Survey,
 )
-from flask_migrate_mongo.outcomes import Outcome, RunReport, StepState, not_run
-from flask_migrate_mongo.planning import survey
+from flask_migrate_mongo.planning.plans import survey
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from flask_migrate_mongo.commands import Command, namespaces
-from flask_migrate_mongo.effects import Budget
-from flask_migrate_mongo.errors import TooLargeToRehearseError
-from flask_migrate_mongo.outcomes import Effects
+from flask_migrate_mongo.driver.commands import Command, namespaces
+from flask_migrate_mongo.dry_run.effects import Budget
+from flask_migrate_mongo.model.errors import TooLargeToRehearseError
+from flask_migrate_mongo.model.reports import Effects
 
 
 def test_a_budget_admits_what_is_left_and_not_one_more() -> None:

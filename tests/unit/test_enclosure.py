@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.commands import Command
+from flask_migrate_mongo.driver.commands import Command
 from flask_migrate_mongo.rehearsal.enclosure import (
     EVERYTHING,
     Enclosure,

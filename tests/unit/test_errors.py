@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_migrate_mongo import errors
-from flask_migrate_mongo.errors import TRACEBACK_LIMIT, MigrateError, capture, redact, wording
+from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.errors import TRACEBACK_LIMIT, MigrateError, capture, redact, wording
 
 from .given import a_lock
 

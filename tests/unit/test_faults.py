@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo import errors
-from flask_migrate_mongo.errors import MigrateError
-from flask_migrate_mongo.faults import DONE, FAULTS, check_code, exit_code, fault_of
-from flask_migrate_mongo.model import Direction
-from flask_migrate_mongo.outcomes import Outcome, RunReport, StepState
-from flask_migrate_mongo.planning import survey
+from flask_migrate_mongo.interfaces.faults import DONE, FAULTS, check_code, exit_code, fault_of
+from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.errors import MigrateError
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
+from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.planning.plans import survey
 
 from .given import a_file, a_record, a_step, recorded
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_migrate_mongo import allowances
-from flask_migrate_mongo.errors import InvalidRequestError
-from flask_migrate_mongo.linting import (
+from flask_migrate_mongo.files import suppressions as allowances
+from flask_migrate_mongo.files.source import Folder, read
+from flask_migrate_mongo.lint import (
     BY_CODE,
     RULES,
     Collections,
@@ -23,9 +23,9 @@ from flask_migrate_mongo.linting import (
     named_collections,
     reading,
 )
-from flask_migrate_mongo.linting.calls import Migration
-from flask_migrate_mongo.model import Allowance, Direction
-from flask_migrate_mongo.source import Folder, read
+from flask_migrate_mongo.lint.calls import Migration
+from flask_migrate_mongo.model.errors import InvalidRequestError
+from flask_migrate_mongo.model.values import Allowance, Direction
 
 from .given import a_file
 from .linted import DOWN, HEAD, NAME, codes, confined, found, lint, up

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flask_migrate_mongo.masking import NOTHING_MASKED, Mask, differing
+from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask, differing
 
 MASK = Mask.of(["Password", "user.pin", "cards"])
 

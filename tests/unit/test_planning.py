@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.model.errors import (
     DriftError,
     HalfBackfilledError,
     InterruptedRefusedError,
@@ -19,8 +19,8 @@ from flask_migrate_mongo.errors import (
     OutOfOrderError,
     TransactionsUnsupportedError,
 )
-from flask_migrate_mongo.model import Direction, History, MigrationFile, Record, Status
-from flask_migrate_mongo.planning import (
+from flask_migrate_mongo.model.values import Direction, History, MigrationFile, Record, Status
+from flask_migrate_mongo.planning.plans import (
     Policy,
     check_transactions,
     page,
@@ -33,7 +33,7 @@ from flask_migrate_mongo.planning import (
 from .given import NOW, a_file, a_record, recorded
 
 if TYPE_CHECKING:
-    from flask_migrate_mongo.model import Entry, Plan
+    from flask_migrate_mongo.model.values import Entry, Plan
 
 ALLOW = Policy()
 UNDOING = a_record(2, Status.RUNNING, direction=Direction.DOWN)

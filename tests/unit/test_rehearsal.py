@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flask_migrate_mongo.errors import InvalidRequestError
-from flask_migrate_mongo.faults import rehearsal_code
-from flask_migrate_mongo.model import ErrorInfo
+from flask_migrate_mongo.interfaces.faults import rehearsal_code
+from flask_migrate_mongo.model.errors import InvalidRequestError
+from flask_migrate_mongo.model.values import ErrorInfo
 from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Turn
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
 from flask_migrate_mongo.rehearsal.performing import choose

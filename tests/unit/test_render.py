@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_migrate_mongo import render
-from flask_migrate_mongo.errors import LeaseLostError, LockHeldError
-from flask_migrate_mongo.model import Direction, ErrorInfo, Event, Status, StatusReport
-from flask_migrate_mongo.outcomes import Outcome, RunReport, StepState, Trial, Verdict, not_run
-from flask_migrate_mongo.planning import survey
+from flask_migrate_mongo import reports as render
+from flask_migrate_mongo.model.errors import LeaseLostError, LockHeldError
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict, not_run
+from flask_migrate_mongo.model.values import Direction, ErrorInfo, Event, Status, StatusReport
+from flask_migrate_mongo.planning.plans import survey
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask_migrate_mongo.model import LockState
+    from flask_migrate_mongo.model.values import LockState
 
 ESC = "\x1b[31mred\x1b]0;title\a\r\n\u202e"
 WRITTEN_OUT = r"\x1b[31mred\x1b]0;title\x07\r\n\u202e"

@@ -11,8 +11,8 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.mongo_client import MongoClient
 
-from flask_migrate_mongo.linting import BY_CODE, RULES
-from flask_migrate_mongo.linting import values as known
+from flask_migrate_mongo.lint import BY_CODE, RULES
+from flask_migrate_mongo.lint import values as known
 from tests.project import ROOT
 
 from .linted import DOWN, HEAD, NAME, confined, found, plain, up
@@ -397,7 +397,7 @@ def test_the_methods_of_a_client_are_methods() -> None:
 
 
 def test_the_example_has_no_findings() -> None:
-    from flask_migrate_mongo.linting import Linter, Ownership  # noqa: PLC0415
+    from flask_migrate_mongo.lint import Linter, Ownership  # noqa: PLC0415
 
     files = sorted((ROOT / "example_app" / "migrations").glob("*.py"))
     report = Linter(Ownership.of("example_app", ROOT / "example_app")).lint(files)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.errors import ConfigurationError, InvalidRequestError
-from flask_migrate_mongo.model import Direction, Step
-from flask_migrate_mongo.source import Folder, Scaffold, load, next_version, read, slugify
+from flask_migrate_mongo.files.source import Folder, Scaffold, load, next_version, read, slugify
+from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError
+from flask_migrate_mongo.model.values import Direction, Step
 
 from .given import NOW
 

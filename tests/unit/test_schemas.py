@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
-from flask_migrate_mongo import documents, model, rest, schemas
-from flask_migrate_mongo.errors import InvalidRequestError, LockHeldError, NotJsonError
-from flask_migrate_mongo.model import Event, StatusReport
-from flask_migrate_mongo.outcomes import Outcome, RunReport, StepState
-from flask_migrate_mongo.planning import survey
+from flask_migrate_mongo.interfaces import documents, schemas
+from flask_migrate_mongo.interfaces.rest import views as rest
+from flask_migrate_mongo.model import values as model
+from flask_migrate_mongo.model.errors import InvalidRequestError, LockHeldError, NotJsonError
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
+from flask_migrate_mongo.model.values import Event, StatusReport
+from flask_migrate_mongo.planning.plans import survey
 
 from .given import NOW, a_file, a_lock, a_record, a_step, recorded
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bson import Decimal128, Int64, MinKey, ObjectId
 
-from flask_migrate_mongo import showing
+from flask_migrate_mongo.dry_run import showing
 
 ID = ObjectId("6b02f65a75136b4c091d546a")
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo.errors import (
+from flask_migrate_mongo.files.source import Discovery, Folder, call, checksum, load, read
+from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DuplicateVersionError,
     FileChangedError,
@@ -20,8 +21,7 @@ from flask_migrate_mongo.errors import (
     SourceError,
     StepError,
 )
-from flask_migrate_mongo.model import Direction, Step
-from flask_migrate_mongo.source import Discovery, Folder, call, checksum, load, read
+from flask_migrate_mongo.model.values import Direction, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

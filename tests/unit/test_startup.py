@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flask_migrate_mongo.startup import Surroundings, _program, serves, wanted
+from flask_migrate_mongo.interfaces.startup import Surroundings, _program, serves, wanted
 
 
 def around(program: str = "app", *arguments: str, **facts: Any) -> Surroundings:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo.errors import RunStoppedError
-from flask_migrate_mongo.stopping import SIGNALS, Stopped, StopSwitch
+from flask_migrate_mongo.model.errors import RunStoppedError
+from flask_migrate_mongo.process.signals import SIGNALS, Stopped, StopSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

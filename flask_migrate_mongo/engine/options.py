@@ -1,0 +1,64 @@
+"""What a caller says of a run: how it goes about its plan, and who hears of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, SAMPLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask_migrate_mongo.model.reports import Outcome
+    from flask_migrate_mongo.model.values import Plan, Progress, Step
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger("flask_migrate_mongo.options")
+
+
+class Observer:
+    """Hears of a run while it happens; a door overrides what it wants to show."""
+
+    def planned(self, plan: Plan) -> None:
+        """Hear of the plan as it was made under the lease, before its first step starts."""
+
+    def started(self, step: Step) -> None:
+        """Hear of a step whose function is about to be called."""
+
+    def progressed(self, step: Step, progress: Progress) -> None:
+        """Hear of a batch of the step's backfill that was committed."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Hear of a step that ended, whether its outcome could be recorded or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run goes about its plan; `wait` is in seconds, None stands for the setting.
+
+    `run_id` is given when the run was announced under that name before it began. A `dry_run` lasts at most
+    `dry_run_limit` seconds, and shows so many `samples` of each step's documents.
+    """
+
+    wait: float | None = None
+    run_id: str | None = None
+    continue_on_error: bool = False
+    dry_run: bool = False
+    dry_run_limit: float = DRY_RUN_SECONDS
+    samples: int = SAMPLES
+    observer: Observer = field(default_factory=Observer)
+
+
+DEFAULTS = Options()
+
+
+def tell(hear: Callable[[_T], None], what: _T) -> None:
+    """Tell an observer something; whatever it raises is logged."""
+    # A door that cannot show it, a closed pipe say, must not end the run half-way.
+    try:
+        hear(what)
+    except (Exception, SystemExit):  # noqa: BLE001  (whatever an observer raises)
+        _log.debug("The observer failed", exc_info=True)

@@ -1,0 +1,324 @@
+"""The start-up door: an application that serves applies first what is pending."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+from flask.cli import FlaskGroup
+from flask.helpers import get_debug_flag
+from werkzeug.exceptions import ServiceUnavailable
+
+from flask_migrate_mongo.driver.server import elapsed
+from flask_migrate_mongo.engine.options import Observer, Options
+from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
+from flask_migrate_mongo.model.values import Status
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from flask_migrate_mongo.engine.runner import Runner
+    from flask_migrate_mongo.model.reports import Outcome, RunReport
+    from flask_migrate_mongo.model.values import Step
+    from flask_migrate_mongo.state import Assembly
+
+ALWAYS = "always"
+"""The value of MIGRATE_ON_START that asks for it wherever the application is set up."""
+
+GUNICORN_BOOT_ERROR = 3
+"""With it a worker of gunicorn says that it failed to boot; after another one it is started again."""
+
+STOPPED_EXIT_CODE = 128 + signal.SIGTERM
+BUSY_SECONDS = 10
+"""After how long a client that was refused should ask again."""
+
+_NO_SERVERS = frozenset(
+    {
+        *("", "flask", "unittest", "pytest", "py.test", "ipython", "bpython", "ptpython"),
+        *(
+            "ipykernel_launcher",
+            "celery",
+            "rq",
+            "dramatiq",
+            "huey_consumer",
+            "mypy",
+            "sphinx-build",
+        ),
+    }
+)
+"""Programs that load an application for something else than serving it; "" is the interpreter's prompt."""
+
+_ONLY_CHECKED = frozenset({"--check-config", "--print-config"})
+"""Options with which gunicorn loads the application and ends."""
+
+_log = logging.getLogger("flask_migrate_mongo.startup")
+
+
+# --- where it runs
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What tells whether this process is going to serve the application.
+
+    `command` is the Flask command under way: None outside of Flask's command line, "" while none is
+    chosen yet. `reloader` says that this command serves in a child, `reloaded` that this is the child.
+    """
+
+    program: str
+    arguments: tuple[str, ...] = ()
+    command: str | None = None
+    reloader: bool = False
+    reloaded: bool = False
+    testing: bool = False
+
+    @classmethod
+    def current(cls, app: Flask) -> Surroundings:
+        """Return those of this process."""
+        command, reloader = _flask_command()
+        return cls(
+            program=_program(sys.argv[0] if sys.argv else ""),
+            arguments=tuple(sys.argv[1:]),
+            command=command,
+            reloader=reloader,
+            reloaded=os.environ.get("WERKZEUG_RUN_MAIN") == "true",
+            testing=app.testing or "pytest" in sys.modules,
+        )
+
+
+def wanted(on_start: bool | str, around: Surroundings) -> bool:  # noqa: FBT001  (a setting's value)
+    """Whether the start-up run belongs into this process."""
+    if on_start == ALWAYS:
+        return "db-migrate" not in around.arguments
+    return bool(on_start) and serves(around)
+
+
+def serves(around: Surroundings) -> bool:
+    """Whether a process of these surroundings is going to serve; an unknown program does."""
+    if around.testing:
+        return False
+    if around.command is not None:
+        # The reloader's parent loads the application, too, but only its child serves.
+        return around.command == "run" and (around.reloaded or not around.reloader)
+    return around.program not in _NO_SERVERS and _ONLY_CHECKED.isdisjoint(around.arguments)
+
+
+def _program(path: str) -> str:
+    """Return the name of a program: of its package, when it was started by `python -m`."""
+    path = path.rpartition(" -m ")[2]  # unittest shows itself as "python -m unittest"
+    pure = PurePath(path)
+    name = pure.parent.name if pure.name == "__main__.py" else pure.name
+    return name.removesuffix(".exe").removesuffix(".py")
+
+
+def _flask_command() -> tuple[str | None, bool]:
+    """Return the Flask command under way, if any, and whether it restarts itself in a child."""
+    context = click.get_current_context(silent=True)
+    if context is None or not _is_of_flask(context):
+        return None, False
+    if isinstance(context.command, FlaskGroup):
+        return "", False
+    reloader = context.params.get("reload")
+    return context.command.name, get_debug_flag() if reloader is None else bool(reloader)
+
+
+def _is_of_flask(context: click.Context) -> bool:
+    above = context.parent
+    return isinstance(context.command, FlaskGroup) or (above is not None and _is_of_flask(above))
+
+
+# --- when it runs
+
+
+def begin(state: Assembly) -> None:
+    """Migrate now, or before the first request, if this process serves.
+
+    Raises SystemExit when the application shall not serve without.
+    """
+    if not wanted(state.settings.on_start, Surroundings.current(state.app)):
+        return
+    if state.settings.on_start_mode == "first-request":
+        # First, since the application's own hooks may need what is migrated.
+        hooks = state.app.before_request_funcs.setdefault(None, [])
+        hooks.insert(0, _Gate(state).wait)
+    else:
+        _migrate_now(state)
+
+
+def _migrate_now(state: Assembly) -> None:
+    try:
+        with state.app.app_context():
+            failure = _migrate(state)
+    finally:
+        # A server may fork from here on: no child shall have inherited an open client of ours.
+        state.close()
+    if failure and failure.stopped:
+        raise SystemExit(STOPPED_EXIT_CODE)
+    if failure and state.settings.on_start_fail_hard:
+        _end(failure)
+
+
+def _end(failure: Failure) -> NoReturn:
+    reason = " ".join(failure.reason.split())
+    click.echo(f"The application does not start: {reason}", err=True)
+    # Not an exception: the reloader's child would catch it, and serve it as a page.
+    raise SystemExit(GUNICORN_BOOT_ERROR if _program(sys.argv[0]) == "gunicorn" else 1)
+
+
+class _Gate:
+    """Holds every request back until the first of them has migrated."""
+
+    def __init__(self, state: Assembly) -> None:
+        self._state = state
+        self._mutex = threading.Lock()
+        self._is_open = False
+        self._closed_by: Failure | None = None
+
+    def wait(self) -> None:
+        """Let the request pass; raises ServiceUnavailable when none shall be served."""
+        if not self._is_open:
+            with self._mutex:
+                self._decide()
+        if self._closed_by is not None:
+            raise ServiceUnavailable(
+                "The database of this application is not up to date. Its log says why.",
+                retry_after=BUSY_SECONDS,
+            )
+
+    def _decide(self) -> None:
+        if self._is_open or self._closed_by is not None:
+            return
+        failure = _migrate(self._state)
+        if failure and (failure.stopped or self._state.settings.on_start_fail_hard):
+            self._closed_by = failure
+        else:
+            self._is_open = True
+
+
+# --- what runs
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why not everything could be applied; `stopped` when a signal asked the process to end."""
+
+    reason: str
+    trace: str | None = None
+    stopped: bool = False
+
+
+class _Progress(Observer):
+    """Writes each step into the log."""
+
+    def started(self, step: Step) -> None:
+        _log.info("%s (%s) ...", step.version, step.file.name)
+
+    def ended(self, outcome: Outcome) -> None:
+        step = outcome.step
+        _log.info("%s (%s): %s", step.version, step.file.name, outcome.state.value)
+
+
+def _migrate(state: Assembly) -> Failure | None:
+    """Apply what is pending, or wait for who does; what stood in the way is logged, once, and kept."""
+    try:
+        failure = _attempt(state)
+    except Exception as exc:  # noqa: BLE001  (an application that may serve all the same does, whatever it is)
+        failure = _raised(exc)
+    state.startup_failure = failure.reason if failure else None
+    if failure:
+        trace = f"\n{failure.trace.rstrip()}" if failure.trace else ""
+        _log.error("Not everything could be applied: %s%s", failure.reason, trace)
+    if failure and failure.stopped:
+        # The server's own handlers are back, and have yet to hear of it.
+        signal.raise_signal(signal.SIGTERM)
+    return failure
+
+
+def _attempt(state: Assembly) -> Failure | None:
+    runner = state.runner()
+    try:
+        with runner.switch.installed():
+            failure = _up(runner, wait=state.settings.on_start_wait)
+            runner.switch.check()
+    except RunStoppedError as exc:
+        return Failure(str(exc), stopped=True)
+    return failure
+
+
+def _up(runner: Runner, *, wait: float) -> Failure | None:
+    """Run `up`; while somebody else has the lock, wait and look again."""
+    deadline = elapsed() + wait
+    while True:
+        try:
+            return _judge(runner.up(Options(wait=0, observer=_Progress())))
+        except LockHeldError as exc:
+            held = exc
+        if elapsed() >= deadline:
+            return Failure(_late(held, wait))
+        failure = _outlast(runner, held.lock.run_id, deadline)
+        if failure:
+            return failure
+
+
+def _outlast(runner: Runner, run_id: str, deadline: float) -> Failure | None:
+    """Wait until this run has let go of the lock, and return in what it failed.
+
+    A migration that failed there is not tried again by each of the processes that waited.
+    """
+    _log.info("Waiting for the run of another process ...")
+    while (left := deadline - elapsed()) > 0:
+        # Jittered, so that many processes do not ask at the same instants.
+        runner.switch.sleep(min(left, random.uniform(0.1, 0.5)))  # noqa: S311
+        lock = runner.lock()
+        if lock is None:
+            return _failure_of(runner, run_id)
+        if lock.run_id != run_id or not lock.is_live:
+            break
+    return None
+
+
+def _failure_of(runner: Runner, run_id: str) -> Failure | None:
+    for record in runner.history.load().records:
+        if record.run_id == run_id and record.status is Status.FAILED:
+            cause = record.error.message if record.error else "its record does not say why"
+            return Failure(_failed(record.version, record.name, f"in another process: {cause}"))
+    return None
+
+
+def _judge(report: RunReport) -> Failure | None:
+    for warning in report.warnings:
+        _log.warning("%s", warning)
+    for outcome in report.failures:
+        assert outcome.error is not None  # noqa: S101
+        cause = f"{outcome.error.type}: {outcome.error.message}"
+        reason = _failed(outcome.step.version, outcome.step.file.name, cause)
+        return Failure(reason, outcome.error.traceback)
+    return _raised(report.error) if report.error else None
+
+
+def _raised(exc: Exception) -> Failure:
+    info = capture(exc)
+    ours = isinstance(exc, MigrateError)
+    return Failure(info.message if ours else f"{info.type}: {info.message}", info.traceback)
+
+
+def _failed(version: int, name: str, cause: str) -> str:
+    return (
+        f"{version} ({name}) failed, {cause.rstrip('.')}. Mend it, then start the application again or run "
+        "`flask db-migrate up`."
+    )
+
+
+def _late(held: LockHeldError, wait: float) -> str:
+    return (
+        f"Another process still migrates after {wait:g} s (MIGRATE_ON_START_WAIT). {held} When it is done, "
+        "start the application again."
+    )

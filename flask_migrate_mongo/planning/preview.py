@@ -1,0 +1,78 @@
+"""What `up` would run, looked at without running it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask_migrate_mongo.driver.server import translated
+from flask_migrate_mongo.files.source import content_of
+from flask_migrate_mongo.lint import named_collections
+from flask_migrate_mongo.model.values import Direction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from flask_migrate_mongo.driver.server import Server
+    from flask_migrate_mongo.engine.runner import Runner
+    from flask_migrate_mongo.lint import Finding, Linter
+    from flask_migrate_mongo.model.values import Plan, StatusReport, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What can be told of a step without running it.
+
+    `collections` are those that up() names, with how many documents are in each: None for one that does not exist
+    yet. Without `complete` there may be others, whose names are worked out while it runs.
+    """
+
+    step: Step
+    collections: Mapping[str, int | None]
+    complete: bool
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would run, and what there is besides: drift, missing files, the lock."""
+
+    plan: Plan
+    glances: tuple[Glance, ...]
+    status: StatusReport
+
+
+def preview(runner: Runner, linter: Linter) -> Preview:
+    """Look at what `up` would run: no lock, no writes, no migration's code.
+
+    Raises what would refuse the plan.
+    """
+    plan, status = runner.plan()
+    findings: dict[Path, list[Finding]] = defaultdict(list)
+    for finding in linter.lint(step.file.path for step in plan.steps).findings:
+        findings[finding.path].append(finding)
+    named = [named_collections(content_of(s.file.path), Direction.UP) for s in plan.steps]
+    sizes = _sizes(runner.server, frozenset[str]().union(*(each.names for each in named)))
+    glances = tuple(
+        Glance(
+            step,
+            {name: sizes[name] for name in sorted(found.names)},
+            found.complete,
+            tuple(findings[step.file.path]),
+        )
+        for step, found in zip(plan.steps, named, strict=True)
+    )
+    return Preview(plan, glances, status)
+
+
+def _sizes(server: Server, names: frozenset[str]) -> dict[str, int | None]:
+    """Return how many documents the collections have, as the server estimates it."""
+    database = server.database
+    with translated():
+        there = set(database.list_collection_names()) if names else set()
+        return {
+            name: database[name].estimated_document_count() if name in there else None
+            for name in names
+        }

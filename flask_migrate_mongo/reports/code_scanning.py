@@ -1,0 +1,123 @@
+"""What lint found, as other programs take it: GitHub's workflow commands, and SARIF."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flask_migrate_mongo.lint import BY_CODE, RULES, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flask_migrate_mongo.lint import Finding, LintReport, Rule
+
+Document = dict[str, Any]
+
+_COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
+_LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
+_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_INDEX = {code: index for index, code in enumerate(BY_CODE)}
+
+
+# --- GitHub
+
+
+def github(report: LintReport) -> Iterator[str]:
+    """Yield one workflow command for each finding."""
+    for finding in report.findings:
+        where = {
+            "file": finding.shown_path.as_posix(),
+            "line": str(finding.line),
+            "endLine": str(finding.end_line),
+            "col": str(finding.column),
+            "title": f"{finding.rule.code} {finding.rule.title}",
+        }
+        properties = ",".join(f"{name}={_property(value)}" for name, value in where.items())
+        message = _escaped(f"{finding.message}\n{finding.help}")
+        yield f"::{_COMMANDS[finding.rule.severity]} {properties}::{message}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+
+
+# --- SARIF
+
+
+def sarif(report: LintReport) -> Document:
+    """Return a SARIF 2.1.0 log of one run, with what comments allow as suppressed results."""
+    driver = {
+        "name": "flask db-migrate lint",
+        "version": version("flask-migrate-mongo"),
+        "rules": [_rule(rule) for rule in RULES],
+    }
+    findings = sorted((*report.findings, *report.allowed), key=lambda f: (f.path, f.line, f.column))
+    run = {
+        "tool": {"driver": driver},
+        "columnKind": "unicodeCodePoints",
+        "results": list(_results(findings)),
+    }
+    return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _rule(rule: Rule) -> Document:
+    return {
+        "id": rule.code,
+        "shortDescription": {"text": rule.title},
+        "help": {
+            "text": rule.help(),
+            "markdown": f"{rule.safer}\n\n```python\n{rule.code_for()}\n```",
+        },
+        # An URI has to be absolute: this one names the page among the documents.
+        "helpUri": f"urn:flask-migrate-mongo:docs/rules/{rule.code}.md",
+        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+    }
+
+
+def _results(findings: list[Finding]) -> Iterator[Document]:
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for finding in findings:
+        same = (finding.rule.code, finding.path.name, finding.source)
+        seen[same] += 1
+        yield _result(finding, _fingerprint(*same, str(seen[same])))
+
+
+def _fingerprint(*parts: str) -> str:
+    """Return what stays the same while lines move: of rule, file, text of the line, and which of these."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def _result(finding: Finding, fingerprint: str) -> Document:
+    region = {
+        "startLine": finding.line,
+        "startColumn": finding.column,
+        "endLine": finding.end_line,
+    }
+    location = {"artifactLocation": _artifact(finding.shown_path), "region": region}
+    result: Document = {
+        "ruleId": finding.rule.code,
+        "ruleIndex": _INDEX[finding.rule.code],
+        "level": _LEVELS[finding.rule.severity],
+        "message": {"text": f"{finding.message}\n\n{finding.help}"},
+        "locations": [{"physicalLocation": location}],
+        "partialFingerprints": {"migrationLine/v1": fingerprint},
+    }
+    if finding.allowed is not None:
+        result["suppressions"] = [{"kind": "inSource", "justification": finding.allowed}]
+    return result
+
+
+def _artifact(path: Path) -> Document:
+    if path.is_absolute():
+        return {"uri": path.as_uri()}
+    uri = quote(path.as_posix().encode("utf-8", "surrogateescape"))
+    return {"uri": uri, "uriBaseId": "%SRCROOT%"}

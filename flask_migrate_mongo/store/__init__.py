@@ -1,0 +1,5 @@
+"""What is kept in the database: records, the lease, and the runs nobody waits for.
+
+Exports `MigrationHistory`, `Lease` and `RunStore`. They speak of runs and records, never of queries. May use
+pymongo through the driver folder.
+"""

@@ -1,0 +1,400 @@
+"""The lease: one document that at most one run holds, on the server's clock."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import random
+import threading
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from flask_migrate_mongo.driver.server import Document, Server, elapsed, translated
+from flask_migrate_mongo.model.errors import (
+    ConnectionFailedError,
+    LeaseLostError,
+    LockHeldError,
+    MigrateError,
+    NotConfirmedError,
+)
+from flask_migrate_mongo.model.values import Actor, Event, LockState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pymongo.collection import Collection
+
+LOCK_ID = ObjectId(b"migrate-lock")
+"""The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
+
+_SIGHTING: list[Document] = [
+    {"$match": {"_id": LOCK_ID}},
+    {"$project": {"_id": 0, "lock": "$$ROOT", "now": "$$NOW"}},
+]
+"""Finds the lock, and with it the server's time, without which nobody knows whether it still holds."""
+
+BEATS_PER_TTL = 3
+EVENTS_KEPT = 100
+
+_log = logging.getLogger("flask_migrate_mongo.lease")
+
+
+class Lease:
+    """The lock of one database. `ttl` is in seconds."""
+
+    def __init__(
+        self,
+        server: Server,
+        collection: str,
+        *,
+        ttl: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._server = server
+        self._locks = server.collection(collection)
+        self._ttl = ttl
+        self._sleep = sleep
+
+    @contextlib.contextmanager
+    def hold(self, actor: Actor, *, wait: float = 0) -> Iterator[Grant]:
+        """Hold the lease for the block, renewed by a thread of its own; at the end let it go.
+
+        Waits up to `wait` seconds while somebody else has it. Raises LockHeldError.
+        """
+        try:
+            grant = self._acquire_within(actor, wait)
+        except ConnectionFailedError:
+            # Taken, perhaps, and never heard of: nobody should have to wait until it expires.
+            _free(self._locks, actor, self._ttl)
+            raise
+        try:
+            with grant.beating():
+                yield grant
+        finally:
+            grant.release()
+
+    def inspect(self) -> LockState | None:
+        """Return who holds the lock, live or expired; None when nobody does."""
+        return self.state(self._look())
+
+    @property
+    def sighting(self) -> Document:
+        """The stage that adds the lock to another collection's pipeline, for `state` to read."""
+        return {"$unionWith": {"coll": self._locks.name, "pipeline": _SIGHTING}}
+
+    def state(self, seen: Document | None) -> LockState | None:
+        """Return who holds the lock, as it was seen."""
+        return _state(seen["lock"], seen["now"]) if seen and seen["lock"].get("locked") else None
+
+    def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
+        """Release whoever's lock, raise the fence, and leave an event; return what it was.
+
+        Only the holder that was looked at is released: a new one that came in between stays.
+        Raises NotConfirmedError, which says who holds it, unless `confirmed`.
+        """
+        seen = self.inspect()
+        if seen is None:
+            return None
+        if not confirmed:
+            raise NotConfirmedError(seen)
+        event = {
+            "event": "unlocked",
+            "at": seen.seen_at,
+            "by": actor.label,
+            "of": seen.holder,
+            "ofRun": seen.run_id,
+        }
+        with translated():
+            self._locks.update_one(
+                {"_id": LOCK_ID, "locked": True, "runId": seen.run_id},
+                {
+                    "$set": {"locked": False, "updatedAt": seen.seen_at},
+                    "$inc": {"fence": 1},
+                    "$push": {"events": {"$each": [event], "$slice": -EVENTS_KEPT}},
+                },
+            )
+        return seen
+
+    def events(self) -> tuple[Event, ...]:
+        """Return what was forced, oldest first."""
+        with translated():
+            found = self._locks.find_one({"_id": LOCK_ID}, {"events": 1}) or {}
+        return tuple(
+            Event(e["event"], e["at"], version=None, details={"by": e["by"], "of": e["of"]})
+            for e in found.get("events", ())
+        )
+
+    def _acquire_within(self, actor: Actor, wait: float) -> Grant:
+        deadline = elapsed() + wait
+        while True:
+            try:
+                return self._acquire(actor)
+            except LockHeldError:
+                left = deadline - elapsed()
+                if not left > 0:  # Written so that nan, too, ends the wait.
+                    raise
+                # Jittered, so that many waiting processes do not ask at the same instants.
+                self._sleep(min(left, random.uniform(0.1, 0.6)))  # noqa: S311
+
+    def _acquire(self, actor: Actor) -> Grant:
+        asked_at = elapsed()
+        taken = self._take_free(actor) if self._server.is_real else None
+        if taken is None:
+            taken = self._take_late(actor)
+        renewal = Renewal(asked_at, taken["lockedAt"])
+        return Grant(self._server, self._locks, actor, taken["fence"], self._ttl, renewal)
+
+    def _take_free(self, actor: Actor) -> Document | None:
+        """Take the lock if it is free, in one command, which also tells the server's time."""
+        fields = {name: {"$literal": value} for name, value in _holder(actor).items()}
+        moments = dict.fromkeys(("lockedAt", "heartbeatAt", "updatedAt"), "$$NOW")
+        taken = {
+            **fields,
+            **moments,
+            "expiresAt": {"$add": ["$$NOW", round(self._ttl * 1000)]},
+            "fence": {"$add": [{"$ifNull": ["$fence", 0]}, 1]},
+            "createdAt": {"$ifNull": ["$createdAt", "$$NOW"]},
+        }
+        return self._put_in({"locked": False}, [{"$set": taken}])
+
+    def _take_late(self, actor: Actor) -> Document:
+        """Take the lock if it has expired, or is free by now. Raises LockHeldError."""
+        seen = self._look()
+        now = seen["now"] if seen else self._server.now()
+        found = seen["lock"] if seen else {}
+        if not _holds_off(found, now):
+            found = self._take_expired(actor, now) or (self._look() or {"lock": {}})["lock"]
+        # Asked and not guessed: it is ours after all when the server took it and its answer was lost.
+        if found.get("runId") != actor.run_id or not found.get("locked"):
+            raise LockHeldError(_state(found, now))
+        return found
+
+    def _take_expired(self, actor: Actor, now: datetime) -> Document | None:
+        # Expiry is compared with the server's own time as a plain date: $expr, and with it $$NOW,
+        # is refused in the filter of an upsert.
+        moments = dict.fromkeys(("lockedAt", "heartbeatAt", "updatedAt"), now)
+        expires = {"expiresAt": now + timedelta(seconds=self._ttl)}
+        return self._put_in(
+            {"$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
+            {
+                "$set": {**_holder(actor), **moments, **expires},
+                "$inc": {"fence": 1},
+                "$setOnInsert": {"createdAt": now},
+            },
+        )
+
+    def _put_in(self, condition: Document, update: Document | list[Document]) -> Document | None:
+        """Take the lock on a condition; None when that does not hold, or was not said to."""
+        with translated():
+            try:
+                return self._locks.find_one_and_update(
+                    {"_id": LOCK_ID, **condition},
+                    update,
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+            except DuplicateKeyError:
+                return None
+
+    def _look(self) -> Document | None:
+        """Return the lock, held or free, and the server's time; None when there never was one."""
+        with translated():
+            if self._server.is_real:
+                return next(self._locks.aggregate(_SIGHTING), None)
+            found = self._locks.find_one({"_id": LOCK_ID})
+        return {"lock": found, "now": self._server.now()} if found else None
+
+
+class Renewal(NamedTuple):
+    """When the lease was last renewed: on the clock of `elapsed`, asked before the server was."""
+
+    asked_at: float
+    server_time: datetime
+
+
+class Grant:
+    """A lease that is held, until it is released, lost or forced away."""
+
+    def __init__(
+        self,
+        server: Server,
+        locks: Collection[Document],
+        actor: Actor,
+        fence: int,
+        ttl: float,
+        renewal: Renewal,
+    ) -> None:
+        self.actor = actor
+        self.fence = fence
+        self.failed_beats = 0
+        self._server = server
+        self._locks = locks
+        self._ttl = ttl
+        self._renewal = renewal
+        self._lost: str | None = None
+        self._done = threading.Event()
+        self._mutex = threading.Lock()
+
+    @property
+    def deadline(self) -> float:
+        """When the lease ends unless renewed, on the clock of `elapsed`."""
+        with self._mutex:
+            return self._renewal.asked_at + self._ttl
+
+    def now(self) -> datetime:
+        """Return the server's time, as of the last renewal plus what has passed since."""
+        with self._mutex:
+            return self._renewal.server_time + timedelta(seconds=elapsed() - self._renewal.asked_at)
+
+    def ensure(self) -> None:
+        """Raise LeaseLostError unless the lease is still held.
+
+        The server is asked only when the time is up without a renewal. That alone loses nothing:
+        as long as nobody else has taken the lease, a late renewal finds it as it was.
+        """
+        if self._lost is None and elapsed() >= self.deadline:
+            self._renew_late()
+        if self._lost is not None:
+            raise LeaseLostError(self._lost)
+
+    def _renew_late(self) -> None:
+        try:
+            self.renew()
+        except LeaseLostError:
+            pass  # It is known to be lost by now, and why.
+        except MigrateError as exc:
+            self._lost = f"it could not be renewed for {self._ttl:g} s ({exc})"
+
+    def verify(self) -> None:
+        """Ask the server whether the lease is still ours, and renew it. Raises LeaseLostError.
+
+        While the server does not answer, the lease counts as held until it would have expired.
+        """
+        self.ensure()
+        try:
+            self.renew()
+        except ConnectionFailedError as exc:
+            _log.warning("The lease could not be verified: %s", exc)
+        self.ensure()
+
+    def raise_fence(self, above: int) -> None:
+        """Lift the fence over that of records from before the lock document was deleted."""
+        with translated():
+            self._locks.update_one(self._mine, {"$set": {"fence": above + 1}})
+        self.fence = above + 1
+
+    def renew(self) -> None:
+        """Renew the lease once. Raises LeaseLostError when it is no longer ours."""
+        # In an empty context: it must not join the session that a step has bound to this one.
+        contextvars.Context().run(self._renew, self._server, self._locks)
+
+    def _renew(self, server: Server, locks: Collection[Document]) -> None:
+        asked_at = elapsed()
+        now = server.now()
+        fields = {
+            "heartbeatAt": now,
+            "expiresAt": now + timedelta(seconds=self._ttl),
+            "updatedAt": now,
+        }
+        with translated():
+            renewed = locks.update_one(self._mine, {"$set": fields}).matched_count
+        if not renewed:
+            self._lost = "another run took it over, or it was released by force"
+            raise LeaseLostError(self._lost)
+        with self._mutex:
+            self._renewal = max(self._renewal, Renewal(asked_at, now))
+
+    def release(self) -> None:
+        """Let the lease go, if it is still ours; a failure is logged and leaves it to expire."""
+        _free(self._locks, self.actor, self._ttl)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Renew in the background for the length of the block."""
+        # An empty context: the thread must not inherit a session that a step has bound.
+        thread = threading.Thread(
+            target=contextvars.Context().run,
+            args=(self._beat,),
+            name="migrate-heartbeat",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            thread.join(timeout=1)
+
+    @property
+    def _mine(self) -> Document:
+        return _held_by(self.actor)
+
+    def _beat(self) -> None:
+        with self._server.spare() as server:
+            self._beat_through(server, server.collection(self._locks.name))
+
+    def _beat_through(self, server: Server, locks: Collection[Document]) -> None:
+        interval = self._ttl / BEATS_PER_TTL
+        pause = interval
+        while not self._done.wait(pause):
+            try:
+                self._renew(server, locks)
+                pause = interval
+            except LeaseLostError as exc:
+                _log.error("%s", exc)
+                return
+            except Exception as exc:  # noqa: BLE001  (whatever it is, the next beat may succeed)
+                self.failed_beats += 1
+                pause = interval / BEATS_PER_TTL
+                _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
+
+
+def _holder(actor: Actor) -> Document:
+    return {
+        "locked": True,
+        "lockedBy": actor.label,
+        "reason": actor.reason,
+        "host": actor.host,
+        "pid": actor.pid,
+        "runId": actor.run_id,
+    }
+
+
+def _holds_off(lock: Document, now: datetime) -> bool:
+    return bool(lock.get("locked")) and _state(lock, now).is_live
+
+
+def _held_by(actor: Actor) -> Document:
+    return {"_id": LOCK_ID, "locked": True, "runId": actor.run_id}
+
+
+def _free(locks: Collection[Document], actor: Actor, ttl: float) -> None:
+    try:
+        with translated():
+            locks.update_one(
+                _held_by(actor), {"$set": {"locked": False}, "$currentDate": {"updatedAt": True}}
+            )
+    except MigrateError as exc:
+        # Not raised: it would mask how the run itself ended.
+        _log.warning("The lock was not released and ends by itself in at most %g s: %s", ttl, exc)
+
+
+def _state(found: Document, now: datetime) -> LockState:
+    return LockState(
+        holder=found.get("lockedBy") or "unknown",
+        host=found.get("host") or "unknown",
+        pid=found.get("pid") or 0,
+        run_id=found.get("runId") or "",
+        reason=found.get("reason") or "unknown",
+        fence=found.get("fence") or 0,
+        locked_at=found.get("lockedAt") or now,
+        heartbeat_at=found.get("heartbeatAt") or found.get("lockedAt") or now,
+        expires_at=found.get("expiresAt") or now,
+        seen_at=now,
+    )

@@ -1,0 +1,253 @@
+"""Runs that nobody waits for: what is known of them, kept in a collection of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from flask_migrate_mongo.driver.server import Document, Server, elapsed, translated
+from flask_migrate_mongo.engine.options import Observer
+from flask_migrate_mongo.model.errors import MigrateError, UnknownRunError
+from flask_migrate_mongo.process.signals import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flask_migrate_mongo.model.reports import Outcome, RunReport
+    from flask_migrate_mongo.model.values import Direction, Plan, Progress, Step
+    from flask_migrate_mongo.process.signals import StopSwitch
+
+KEPT_DAYS = 30
+"""Days after which a run's document goes; the migrations' own records keep what it did."""
+
+SILENT_SECONDS = 360
+"""Seconds without a word after which a run that holds no lock is taken for dead.
+
+More than a request may ask to wait for the lock, since a run that waits is silent too.
+"""
+
+
+TOUCH_SECONDS = 1
+"""Seconds between two writes of how far a run is."""
+
+
+class RunState(str, Enum):
+    """Where a run stands; the values are those stored."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self not in {RunState.QUEUED, RunState.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """What is known of a run. `report` and `error` are documents as the doors print them.
+
+    `events` are documents of `sequence` (from 1 on), `event`, `at`, and what belongs to it.
+    """
+
+    run_id: str
+    direction: str
+    state: RunState
+    detached: bool
+    created_at: datetime
+    updated_at: datetime
+    current: Document | None = None
+    report: Document | None = None
+    error: Document | None = None
+    cancel_requested: bool = False
+    events: tuple[Document, ...] = field(default=())
+
+
+class RunStore:
+    """The runs of one database. Each write is one atomic update of one document."""
+
+    def __init__(self, server: Server, collection: str) -> None:
+        self._server = server
+        self._runs = server.collection(collection)
+
+    def create(self, run_id: str, direction: Direction, *, detached: bool) -> None:
+        """Write down that a run was asked for."""
+        now = self._server.now()
+        document: Document = {
+            "_id": run_id,
+            "direction": direction.value,
+            "state": RunState.QUEUED.value,
+            "detached": detached,
+            "current": None,
+            "report": None,
+            "error": None,
+            "cancelRequested": False,
+            "events": [],
+            "createdAt": now,
+            "updatedAt": now,
+        }
+        with translated():
+            self._runs.create_index("createdAt", expireAfterSeconds=KEPT_DAYS * 24 * 3600)
+            self._runs.insert_one(document)
+
+    def get(self, run_id: str, *, holder: Callable[[], str | None]) -> StoredRun:
+        """Read a run. Raises UnknownRunError.
+
+        `holder` tells which run holds the lock: one that does not, and has been silent, is lost.
+        """
+        with translated():
+            found = self._runs.find_one({"_id": run_id})
+        if found is None:
+            raise UnknownRunError(run_id)
+        run = _stored(found)
+        return run if run.state.is_over else self._unless_lost(run, holder)
+
+    def _unless_lost(self, run: StoredRun, holder: Callable[[], str | None]) -> StoredRun:
+        silent = self._server.now() - run.updated_at
+        if silent < timedelta(seconds=SILENT_SECONDS) or holder() == run.run_id:
+            return run
+        self.note(run.run_id, "lost", unless_over=True, state=RunState.LOST.value, current=None)
+        with translated():
+            return _stored(self._runs.find_one({"_id": run.run_id}) or {})
+
+    def note(self, run_id: str, event: str, *, unless_over: bool = False, **fields: object) -> None:
+        """Set fields of a run and append the event that says so, which carries them as well."""
+        now = self._server.now()
+        condition: Document = {"_id": run_id}
+        if unless_over:
+            condition["state"] = {"$in": [RunState.QUEUED.value, RunState.RUNNING.value]}
+        told = {key: value for key, value in fields.items() if key in {"state", "current", "step"}}
+        entry = {"event": event, "at": now, **told}
+        stored = {key: value for key, value in fields.items() if key != "step"}
+        with translated():
+            self._runs.update_one(
+                condition,
+                {
+                    "$set": {**stored, "updatedAt": now},
+                    "$push": {"events": entry},
+                },
+            )
+
+    def touch(self, run_id: str, current: Document) -> None:
+        """Say how far the step is that runs; no event tells of it."""
+        now = self._server.now()
+        with translated():
+            self._runs.update_one({"_id": run_id}, {"$set": {"current": current, "updatedAt": now}})
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to stop before its next step. Raises UnknownRunError."""
+        with translated():
+            found = self._runs.update_one({"_id": run_id}, {"$set": {"cancelRequested": True}})
+        if not found.matched_count:
+            raise UnknownRunError(run_id)
+
+    def is_cancelled(self, run_id: str) -> bool:
+        """Whether a run was asked to stop."""
+        with translated():
+            found = self._runs.find_one({"_id": run_id}, {"cancelRequested": 1}) or {}
+        return bool(found.get("cancelRequested"))
+
+
+class Narrator(Observer):
+    """Tells the store what a run is doing, and the run that it was asked to stop."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        run_id: str,
+        switch: StopSwitch,
+        describe: Describe,
+    ) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._switch = switch
+        self._describe = describe
+        self._touched = 0.0
+
+    def planned(self, plan: Plan) -> None:  # noqa: ARG002
+        """Say that the lock is held and the plan made."""
+        self._store.note(self._run_id, "planned", state=RunState.RUNNING.value)
+        self._look()
+
+    def started(self, step: Step) -> None:
+        """Say which migration runs."""
+        current = {"version": str(step.version), "name": step.file.name}
+        self._store.note(self._run_id, "started", current=current)
+
+    def progressed(self, step: Step, progress: Progress) -> None:
+        """Say how far its backfill is, not more often than anyone reads it."""
+        if elapsed() - self._touched < TOUCH_SECONDS:
+            return
+        self._touched = elapsed()
+        current = {"version": str(step.version), "name": step.file.name}
+        self._store.touch(self._run_id, {**current, "progress": self._describe.progress(progress)})
+
+    def ended(self, outcome: Outcome) -> None:
+        """Say what became of it."""
+        self._store.note(self._run_id, "ended", current=None, step=self._describe.outcome(outcome))
+        self._look()
+
+    def _look(self) -> None:
+        if self._store.is_cancelled(self._run_id):
+            self._switch.throw("a request to cancel it")
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """How values become documents: the doors' own functions, handed down."""
+
+    outcome: Callable[[Outcome], Document]
+    report: Callable[[RunReport], Document]
+    problem: Callable[[MigrateError], Document]
+    progress: Callable[[Progress], Document]
+
+
+def carry_out(
+    store: RunStore, run_id: str, act: Callable[[], RunReport], describe: Describe
+) -> None:
+    """Carry a run out, and write down how it ended, whatever that is."""
+    try:
+        report = act()
+    except MigrateError as exc:
+        store.note(run_id, "refused", state=RunState.REFUSED.value, error=describe.problem(exc))
+        return
+    except BaseException as exc:
+        error = MigrateError(f"The run ended with {type(exc).__name__}.")
+        store.note(run_id, "failed", state=RunState.FAILED.value, error=describe.problem(error))
+        raise
+    state = _ended(report, cancelled=store.is_cancelled(run_id))
+    store.note(run_id, state.value, state=state.value, current=None, report=describe.report(report))
+
+
+def _ended(report: RunReport, *, cancelled: bool) -> RunState:
+    # A backfill that is cancelled stops inside its migration, which counts as failed for that.
+    own = [f for f in report.failures if f.error is None or f.error.type != Stopped.__name__]
+    if own:
+        return RunState.FAILED
+    if report.error is not None:
+        return RunState.CANCELLED if cancelled else RunState.FAILED
+    return RunState.SUCCEEDED
+
+
+def _stored(document: Document) -> StoredRun:
+    events: Sequence[Any] = document.get("events") or ()
+    return StoredRun(
+        run_id=document["_id"],
+        direction=document["direction"],
+        state=RunState(document["state"]),
+        detached=bool(document.get("detached")),
+        created_at=document["createdAt"],
+        updated_at=document["updatedAt"],
+        current=document.get("current"),
+        report=document.get("report"),
+        error=document.get("error"),
+        cancel_requested=bool(document.get("cancelRequested")),
+        events=tuple({"sequence": n, **event} for n, event in enumerate(events, 1)),
+    )

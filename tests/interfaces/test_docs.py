@@ -1,0 +1,252 @@
+"""The documents say what the code does: tables agree with it, examples run, links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from flask_migrate_mongo.driver import confinement
+from flask_migrate_mongo.driver import listener as wire
+from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.interfaces.cli import db_migrate
+from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.values import LockState
+from flask_migrate_mongo.settings import SETTINGS, Setting
+from tests.project import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.project import Project
+
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+REFERENCE = ROOT / "docs" / "reference.md"
+
+_EXAMPLE = re.compile(r"^```python file=(\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+_FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+# --- the tables of the reference; each function gives the line that has to be there
+
+
+def setting_row(setting: Setting) -> str:
+    default = "none" if setting.default is None else f"`{setting.default}`"
+    return f"| `{setting.name}` | {default} | {setting.accepts} | {setting.purpose} |"
+
+
+def parameter_row(parameter: click.Parameter, context: click.Context) -> str:
+    """Return an option as `--help` shows it, an argument by its name."""
+    if not isinstance(parameter, click.Option):
+        need = "needed" if parameter.required else "optional"
+        return f"| `{parameter.make_metavar(context)}` | {need} |"
+    shown = parameter.get_help_record(context)
+    assert shown is not None, f"{parameter.name} is hidden"
+    usage, text = (part.replace("|", "\\|") for part in shown)
+    return f"| `{usage}` | {' '.join(text.split())} |"
+
+
+def command_section(name: str, command: click.Command) -> str:
+    """Return the heading of a command, its first sentence and its parameters."""
+    context = click.Context(command, info_name=name)
+    rows = [parameter_row(parameter, context) for parameter in command.params]
+    summary = (command.help or "").partition("\n\n")[0].replace("\n", " ")
+    table = "\n".join(["| | |", "|---|---|", *rows])
+    return f"### `flask db-migrate {name}`\n\n{summary}\n\n{table}\n"
+
+
+def error_row(kind: type[errors.MigrateError]) -> str:
+    fault = faults.FAULTS[kind]
+    meaning = (kind.__doc__ or "").partition("\n")[0]
+    return f"| `{kind.code}` | {fault.exit_code} | {fault.http_status} | {meaning} |"
+
+
+def error_kinds(
+    kind: type[errors.MigrateError] = errors.MigrateError,
+) -> Iterator[type[errors.MigrateError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from error_kinds(below)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_is_in_the_reference(setting: Setting) -> None:
+    assert setting_row(setting) in REFERENCE.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", sorted(db_migrate.commands))
+def test_every_command_is_in_the_reference_with_each_of_its_options(name: str) -> None:
+    assert command_section(name, db_migrate.commands[name]) in REFERENCE.read_text()
+
+
+@pytest.mark.parametrize("kind", list(error_kinds()), ids=lambda kind: kind.code)
+def test_every_error_is_in_the_reference(kind: type[errors.MigrateError]) -> None:
+    assert error_row(kind) in REFERENCE.read_text().splitlines()
+
+
+def test_the_reference_has_no_command_and_no_setting_that_does_not_exist() -> None:
+    text = REFERENCE.read_text()
+    commands = re.findall(r"^### `flask db-migrate ([a-z-]+)`$", text, re.MULTILINE)
+    assert sorted(commands) == sorted(db_migrate.commands)
+    known = {setting.name for setting in SETTINGS}
+    for page in PAGES:
+        named = set(re.findall(r"\bMIGRATE_[A-Z_]+\b", page.read_text()))
+        assert named <= known, page.name
+
+
+def test_every_option_that_a_page_names_exists() -> None:
+    known = {
+        option
+        for command in db_migrate.commands.values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    for page in PAGES:
+        for match in re.finditer(r"flask db-migrate [^`\n]*", page.read_text()):
+            line = match[0]
+            named = set(re.findall(r"(?<!\S)--[a-z-]+", line)) - {"--help"}
+            assert named <= known, f"{page.name}: {line}"
+
+
+def test_the_names_of_the_driver_that_are_relied_on_are_documented() -> None:
+    text = (ROOT / "docs" / "compatibility.md").read_text()
+    patched = (*confinement.PATCHES.names, *wire.PATCHES.names)
+    relied_on = {f"{owner.__name__}.{name}" for owner, name in patched}
+    relied_on |= {"periodic_executor._EXECUTORS"}
+    documented = set(re.findall(r"^\| `(\w+\.\w+)` \|", text, re.MULTILINE))
+    assert documented == relied_on
+
+
+# --- the JSON documents
+
+
+USERS_OWN = {"effects", "id", "before", "after"}
+"""Fields that hold names and values of the user's own."""
+
+
+def fields(document: object) -> Iterator[str]:
+    """Return the name of every field, at any depth."""
+    if isinstance(document, dict):
+        for name, value in document.items():
+            yield name
+            yield from () if name in USERS_OWN else fields(value)
+    elif isinstance(document, list):
+        for value in document:
+            yield from fields(value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("up",),
+        ("down", "--dry-run"),
+        ("up", "--dry-run"),
+        ("history",),
+        ("history", "--events"),
+        ("lock-status",),
+        ("force-unlock",),
+        ("create", "a name"),
+        ("rehearse",),
+        ("down", "--steps", "0"),
+        ("plan",),
+    ],
+    ids=" ".join,
+)
+def test_every_field_of_a_json_document_is_in_the_reference(
+    project: Project, command: tuple[str, ...]
+) -> None:
+    project.write_inserts(20261101001)
+    assert project.invoke("up").exit_code == 0
+    project.write_inserts(20261101002)
+    project.write("20261101003_fails", "def up(db):\n    raise ValueError('no')\n")
+    if command != ("up",):
+        project.invoke("up")
+    text = REFERENCE.read_text()
+    printed = json.loads(project.invoke(*command, "--json").stdout)
+    assert [name for name in fields(printed) if f"`{name}`" not in text] == []
+
+
+def test_every_field_that_a_lock_is_shown_with_is_in_the_reference() -> None:
+    now = datetime(2026, 11, 22, tzinfo=timezone.utc)
+    lock = LockState("holder", "host", 1, "run", "up", 1, now, now, now, now)
+    shown = list(fields(documents.lock_status(lock)))
+    assert len(shown) > 10
+    assert [name for name in shown if f"`{name}`" not in REFERENCE.read_text()] == []
+
+
+# --- the examples
+
+
+def examples(page: Path) -> list[tuple[str, str]]:
+    """Return the files that a page shows, with their content."""
+    return _EXAMPLE.findall(page.read_text())
+
+
+def test_the_pages_show_examples_that_run() -> None:
+    shown = {page.name for page in PAGES if examples(page)}
+    assert {"README.md", "migrations.md", "database.md"} <= shown
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if examples(page)], ids=lambda page: page.name
+)
+def test_the_examples_of_a_page_run_up_and_down(project: Project, page: Path) -> None:
+    project.db.airports.insert_one({"_id": "EDDF", "lon": 8.5, "lat": 50.0, "elevation": 364.0})
+    project.db.users.insert_many([{"email": "Ada@Example.org "}, {"email": None}])
+    before = {name: list(project.db[name].find()) for name in ("airports", "users")}
+    for name, source in examples(page):
+        (project.root / name).write_text(source, encoding="utf-8")
+    project.write_inserts(20260101001)
+    up = project.run("up")
+    assert up.returncode == 0, up.stdout + up.stderr
+    steps = len(list(project.migrations.glob("*.py")))
+    down = project.run("down", "--steps", str(steps))
+    assert down.returncode == 0, down.stdout + down.stderr
+    assert {name: list(project.db[name].find()) for name in before} == before
+
+
+def test_the_ways_to_hand_over_a_database_all_lead_to_it(project: Project) -> None:
+    apps = [name for name, _ in examples(ROOT / "docs" / "database.md") if name.startswith("app")]
+    assert len(apps) >= 3
+    project.write_inserts(20261101001)
+    for name, source in examples(ROOT / "docs" / "database.md"):
+        if name not in apps:
+            continue
+        (project.root / "app.py").write_text(source, encoding="utf-8")
+        for direction, left in (("up", 1), ("down", 0)):
+            run = project.run(direction)
+            assert run.returncode == 0, f"{name}: {run.stderr}"
+            assert project.db.done.count_documents({}) == left, name
+
+
+# --- the links
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that the page's headings make."""
+    headings = _HEADING.findall(_FENCED.sub("", page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_the_pages_leads_somewhere(page: Path) -> None:
+    for link in _LINK.findall(_FENCED.sub("", page.read_text())):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_the_commands_of_the_help_are_those_of_an_application(project: Project) -> None:
+    assert project.app().cli.commands["db-migrate"] is db_migrate

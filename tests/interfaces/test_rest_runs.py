@@ -1,0 +1,187 @@
+"""Runs through the API that nobody waits for: accepted, followed, cancelled, survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flask_migrate_mongo.process import detached
+from tests.integration.test_lease import until
+from tests.integration.test_runs import FIRST, SECOND, gate
+from tests.interfaces.test_rest import PREFIX, READ, RUN, api
+from tests.interfaces.test_rest_http import CURL, curl, needs_curl, served
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.interfaces.test_rest import Api
+    from tests.project import Project
+
+pytestmark = pytest.mark.skipif(not detached.CAN_FORK, reason="there is no fork here")
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+def accept(asked: Api, path: str = "/up") -> dict[str, Any]:
+    """Ask for a run, and return its document when it is over."""
+    accepted = asked("POST", path, headers=ASYNC)
+    assert accepted.status_code == 202, accepted.get_data(as_text=True)
+    assert accepted.headers["Preference-Applied"] == "respond-async"
+    location = accepted.headers["Location"]
+    assert location == f"{PREFIX}/runs/{accepted.get_json()['runId']}"
+    until(lambda: asked("GET", location).get_json()["report"] is not None, seconds=30)
+    document: dict[str, Any] = asked("GET", location).get_json()
+    return document
+
+
+def test_a_run_is_accepted_and_its_report_is_found_at_its_location(project: Project) -> None:
+    project.write_inserts(FIRST, SECOND)
+    run = accept(api(project, RUN), "/up?continueOnError=true")
+    assert (run["state"], run["detached"], run["error"]) == ("succeeded", True, None)
+    assert [step["state"] for step in run["report"]["steps"]] == ["applied", "applied"]
+    assert project.record(FIRST)["metadata"]["pid"] != os.getpid()
+    undone = accept(api(project, RUN), "/down?steps=2")
+    assert [step["state"] for step in undone["report"]["steps"]] == ["rolled-back"] * 2
+
+
+def test_a_dry_run_that_nobody_waits_for_leaves_nothing(project: Project) -> None:
+    project.write_inserts(FIRST)
+    run = accept(api(project, RUN), "/up?dryRun=true")
+    assert run["state"] == "succeeded"
+    assert run["report"]["steps"][0]["verdict"] == "would succeed"
+    assert project.db.done.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("preference", ["wait=10", "respond-asynchronously", ""])
+def test_without_the_preference_the_answer_is_the_run(project: Project, preference: str) -> None:
+    project.write_inserts(FIRST)
+    answer = api(project, RUN)("POST", "/up", headers={"Prefer": preference})
+    assert answer.status_code == 200
+    assert answer.get_json()["steps"][0]["state"] == "applied"
+
+
+def test_who_may_only_read_can_follow_a_run_and_neither_start_nor_cancel_it(
+    project: Project,
+) -> None:
+    project.write_inserts(FIRST)
+    reader = api(project, READ)
+    assert reader("POST", "/up", headers=ASYNC).status_code == 403
+    run = accept(api(project, RUN))
+    assert reader("GET", f"/runs/{run['runId']}").status_code == 200
+    assert reader("GET", f"/runs/{run['runId']}/events").status_code == 200
+    assert reader("POST", f"/runs/{run['runId']}/cancel").status_code == 403
+
+
+def test_a_run_that_is_not_known_is_not_found(project: Project) -> None:
+    for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
+        for name in ("0" * 32, "none", "$ne"):
+            answer = api(project, RUN)(method, f"/runs/{name}{path}")
+            assert answer.status_code == 404
+            assert answer.get_json()["code"] in {"unknown-run", "not-found"}
+
+
+def test_the_stream_tells_everything_once_and_goes_on_where_a_reader_left(
+    project: Project,
+) -> None:
+    project.write_inserts(FIRST)
+    asked = api(project, RUN)
+    run = accept(asked)
+    path = f"/runs/{run['runId']}/events"
+    whole = asked("GET", path)
+    assert whole.mimetype == "text/event-stream"
+    told = told_by(whole.get_data(as_text=True))
+    assert [event["event"] for event in told] == ["planned", "started", "ended", "succeeded"]
+    assert told[1]["current"] == {"version": str(FIRST), "name": "insert"}
+    assert told[2]["step"]["state"] == "applied"
+    rest_of_it = asked("GET", path, headers={"Last-Event-ID": "3"})
+    assert [e["sequence"] for e in told_by(rest_of_it.get_data(as_text=True))] == [4]
+
+
+def told_by(stream: str) -> list[dict[str, Any]]:
+    blocks = [
+        dict(line.split(": ", 1) for line in b.splitlines()) for b in stream.split("\n\n") if b
+    ]
+    for block in blocks:
+        data = json.loads(block["data"])
+        assert (block["id"], block["event"]) == (str(data["sequence"]), data["event"])
+    return [json.loads(block["data"]) for block in blocks]
+
+
+def test_a_cancelled_run_stops_before_its_next_migration(project: Project, tmp_path: Path) -> None:
+    mark, go = gate(project, tmp_path)
+    project.write_inserts(SECOND)
+    asked = api(project, RUN)
+    run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
+    until(mark.exists, seconds=30)
+    cancelled = asked("POST", f"/runs/{run_id}/cancel")
+    assert cancelled.get_json()["cancelRequested"] is True
+    go.touch()
+    until(lambda: asked("GET", f"/runs/{run_id}").get_json()["report"] is not None, seconds=30)
+    assert asked("GET", f"/runs/{run_id}").get_json()["state"] == "cancelled"
+    assert project.statuses() == {FIRST: "completed", SECOND: "pending"}
+    assert asked("POST", f"/runs/{run_id}/cancel").get_json()["state"] == "cancelled"
+
+
+@needs_curl
+@pytest.mark.parametrize("server", ["gunicorn", "waitress"])
+def test_a_run_outlives_the_web_server_that_started_it(
+    project: Project, tmp_path: Path, server: str
+) -> None:
+    assert CURL is not None
+    mark, go = gate(project, tmp_path)
+    with served(project, server) as web:
+        status, run = curl(web, "/up", "-X", "POST", "-H", "Prefer: respond-async", token=RUN)
+        assert status == 202
+        until(mark.exists, seconds=30)
+        os.killpg(web.process.pid, signal.SIGKILL)
+        web.process.wait()
+    go.touch()
+    with served(project, server) as web:
+
+        def seen() -> dict[str, Any]:
+            document: dict[str, Any] = curl(web, f"/runs/{run['runId']}", token=READ)[1]
+            return document
+
+        until(lambda: seen()["report"] is not None, seconds=30)
+        assert seen()["state"] == "succeeded"
+    assert project.statuses() == {FIRST: "completed"}
+    assert project.db.people.count_documents({}) == 1
+
+
+def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: Project) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(600)])
+    project.write(
+        f"{FIRST}_backfill",
+        """
+        import time
+
+        def slow(doc):
+            time.sleep(0.01)
+            return {"$inc": {"n": 1}}
+
+        def up(db, ctx):
+            ctx.backfill("people", slow, batch_size=10)
+        """,
+    )
+    asked = api(project, RUN)
+    run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
+
+    def seen() -> dict[str, Any]:
+        document: dict[str, Any] = asked("GET", f"/runs/{run_id}").get_json()
+        return document
+
+    until(lambda: "progress" in (seen()["current"] or {}), seconds=30)
+    progress = seen()["current"]["progress"]
+    assert (progress["collection"], progress["total"]) == ("people", 600)
+    assert 0 < progress["done"] < 600
+    assert asked("POST", f"/runs/{run_id}/cancel").status_code == 200
+    until(lambda: seen()["report"] is not None, seconds=30)
+    assert seen()["state"] == "cancelled"
+    assert 0 < project.db.people.count_documents({"n": 1}) < 600
+    assert "cancelled" in project.trail(FIRST)
+    assert asked("POST", "/up").status_code == 200
+    assert project.db.people.count_documents({"n": 1}) == 600
