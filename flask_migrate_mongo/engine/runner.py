@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -86,11 +86,8 @@ class Runner:
         return planning.plan_up(files, history, policy=self.policy, allow_drift=allow_drift)
 
     def _look(self) -> tuple[History, LockState | None]:
-        """Read the history and the lock, on a real server in one command."""
-        if not self.server.is_real:
-            return self.history.load(), self.lease.inspect()
-        history, seen = self.history.load_with(self.lease.sighting)
-        return history, self.lease.state(seen)
+        """Read the history and the lock."""
+        return self.history.load(), self.lease.inspect()
 
     def records(
         self, *, limit: int = 50, skip: int = 0, status: Status | None = None
@@ -196,13 +193,14 @@ class Runner:
 
     def _dry_run(self, plan: Plan, found: Discovery, options: Options) -> RunReport:
         """Return what the plan would do; it holds no lease, since it leaves nothing behind."""
-        report = _nothing_ran(plan)._replace(dry_run=True)
+        report = replace(_nothing_ran(plan), dry_run=True)
         if not plan.steps:
             return report
         lacking = self.server.transactions_lacking
         if lacking is not None:
-            return report._replace(warnings=(_plan_only(lacking), *plan.warnings))
-        return report._replace(
+            return replace(report, warnings=(_plan_only(lacking), *plan.warnings))
+        return replace(
+            report,
             outcomes=self._rehearse(plan, found, options),
             executed=True,
             warnings=(*plan.warnings, *_beside(self.lease.inspect())),

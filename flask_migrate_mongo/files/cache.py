@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from itertools import starmap
 from pathlib import Path
@@ -138,13 +138,13 @@ def _decoded(folder: Path, data: bytes) -> Known:
 
 
 def _contained(file: MigrationFile) -> list[Any]:
-    _folder, _file_name, *contained = file
+    _folder, _file_name, *contained = astuple(file)
     return contained
 
 
 def _file(folder: Path, name: str, contained: list[Any]) -> MigrationFile:
     *values, allowances = contained
-    return MigrationFile._make((folder, name, *values, tuple(starmap(Allowance, allowances))))
+    return MigrationFile(*[folder, name, *values, tuple(starmap(Allowance, allowances))])
 
 
 def _digest(content: bytes) -> bytes:

@@ -394,7 +394,7 @@ def _recorded_error(entry: Entry) -> Document | None:
 
 
 def _error(error: ErrorInfo | None) -> Document | None:
-    return error._asdict() if error else None
+    return asdict(error) if error else None
 
 
 def _record(record: Record) -> Document:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,7 +61,8 @@ class Expected(str, Enum):
     UNKNOWN = "unknown"
 
 
-class Prediction(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prediction:
     """What an operation would do that was not made, since no transaction can take it back.
 
     `detail` is a sentence that says what is expected and why. `facts` are the figures behind it, under camelCase
@@ -89,7 +90,8 @@ class Effects:
         return Effects(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Sample:
     """A document before and after a step: None where it did not exist, and only the fields that differ."""
 
     collection: str
@@ -98,7 +100,8 @@ class Sample(NamedTuple):
     after: Mapping[str, Any] | None
 
 
-class Trial(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Trial:
     """What a dry run found out about a step; `reason` says why, where the verdict alone does not.
 
     `effects` are by collection, up to where the step ended. `depends_on` are the versions before it whose predicted
@@ -113,7 +116,8 @@ class Trial(NamedTuple):
     depends_on: tuple[int, ...] = ()
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Outcome:
     """What became of one step; `took_ms` is None when it did not start, `trial` when it was no dry run."""
 
     step: Step
@@ -129,7 +133,8 @@ class Outcome(NamedTuple):
         return would_fail or self.state is StepState.FAILED
 
 
-class RunReport(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RunReport:
     """What a run did, whether it succeeded, failed or was stopped half-way.
 
     A dry run that was `executed` called the migrations and took back what they did; one that was not is

@@ -1,21 +1,18 @@
-"""The frozen values that travel between the rooms.
-
-Most are named tuples: every command defines them all, in a third of the time of dataclasses, and some make thousands.
-"""
+"""Frozen values that the folders share."""
 
 from __future__ import annotations
 
 import os
 import platform
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003  (`get_type_hints` looks it up)
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
     from pathlib import Path
 
 
@@ -49,7 +46,8 @@ class Request(str, Enum):
         return {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[self.value]
 
 
-class Allowance(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Allowance:
     """A finding of lint that a comment in the file allows, and why."""
 
     code: str
@@ -57,7 +55,8 @@ class Allowance(NamedTuple):
     line: int
 
 
-class MigrationFile(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MigrationFile:
     """A migration as its file describes it, read from the syntax tree alone."""
 
     folder: Path
@@ -82,15 +81,30 @@ class MigrationFile(NamedTuple):
         return self.transactional or self.idempotent
 
 
-class ErrorInfo(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
     """An exception as it is recorded: bounded, with the secrets of URIs masked."""
 
     type: str
     message: str
     traceback: str | None = None
 
+    @classmethod
+    def read(cls, stored: object) -> ErrorInfo | None:
+        """Read an error as it is stored; another tool's record may hold a plain text."""
+        if not stored:
+            return None
+        if not isinstance(stored, Mapping):
+            return cls(type="Error", message=str(stored))
+        return cls(
+            type=str(stored.get("type") or "Error"),
+            message=str(stored.get("message") or ""),
+            traceback=stored.get("traceback"),
+        )
 
-class Progress(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class Progress:
     """How far a backfill is; `total` is an estimate, and None when there is none."""
 
     collection: str
@@ -99,32 +113,84 @@ class Progress(NamedTuple):
     per_second: float | None = None
     seconds_left: float | None = None
 
+    @classmethod
+    def read(cls, stored: Mapping[str, Any] | None) -> Progress | None:
+        """Read the progress as a record keeps it."""
+        if not stored:
+            return None
+        return cls(
+            collection=stored["collection"],
+            done=stored["done"],
+            total=stored.get("total"),
+            per_second=stored.get("perSecond"),
+            seconds_left=stored.get("secondsLeft"),
+        )
 
-class Record(NamedTuple):
-    """One version's entry in the history, without its events."""
 
-    version: int
-    name: str
-    status: Status
-    description: str = ""
-    direction: Direction = Direction.UP
-    applied_at: datetime | None = None
-    rolled_back_at: datetime | None = None
-    updated_at: datetime | None = None
-    execution_ms: int | None = None
-    error: ErrorInfo | None = None
-    reversible: bool = False
-    batch: int = 0
-    position: int = 0
-    checksum: str | None = None
-    run_id: str | None = None
-    fence: int = 0
-    interrupted: bool = False
-    holder: str | None = None
-    started_at: datetime | None = None
-    session: bytes | None = None
-    backfilled_by: str | None = None
-    progress: Progress | None = None
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How one field of a record is stored and shown.
+
+    `path` is its place in the stored document. `read` makes the value of what is stored there; without it the
+    stored value is the value. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
+    `history`, None for none. With `in_status`, `status` shows it too, for applied migrations.
+    """
+
+    path: str
+    read: Callable[[Any], object] | None = None
+    shown: str | None = None
+    heading: str | None = None
+    in_status: bool = False
+
+
+def _text(stored: object) -> str:
+    return str(stored or "")
+
+
+def _direction(stored: str | None) -> Direction:
+    return Direction(stored or Direction.UP.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One version's entry in the history, without its events.
+
+    This is the one table of a record's fields: where each is stored, how it is read, how it is shown.
+    """
+
+    version: Annotated[int, Column("version", int, "version", "Version")]
+    name: Annotated[str, Column("name", _text, "name", "Name")] = ""
+    description: Annotated[str, Column("description", _text, "description")] = ""
+    status: Annotated[Status, Column("status", Status, "status", "Status")]
+    applied_at: Annotated[
+        datetime | None,
+        Column("appliedAt", shown="appliedAt", heading="Applied at (UTC)", in_status=True),
+    ] = None
+    rolled_back_at: Annotated[
+        datetime | None,
+        Column("rolledBackAt", shown="rolledBackAt", heading="Rolled back at (UTC)"),
+    ] = None
+    execution_ms: Annotated[
+        int | None,
+        Column("executionTime", shown="executionTime", heading="Took", in_status=True),
+    ] = None
+    error: Annotated[ErrorInfo | None, Column("error", ErrorInfo.read, "error")] = None
+    reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False
+    batch: Annotated[
+        int | None, Column("batch", shown="batch", heading="Batch", in_status=True)
+    ] = None
+    updated_at: Annotated[datetime | None, Column("updatedAt", shown="updatedAt")] = None
+    direction: Annotated[Direction, Column("metadata.direction", _direction)] = Direction.UP
+    position: Annotated[int | None, Column("metadata.position")] = None
+    checksum: Annotated[str | None, Column("metadata.checksum")] = None
+    run_id: Annotated[str | None, Column("metadata.runId")] = None
+    fence: Annotated[int | None, Column("metadata.fence")] = None
+    interrupted: Annotated[bool, Column("metadata.interrupted", bool)] = False
+    holder: Annotated[str | None, Column("metadata.holder")] = None
+    started_at: Annotated[datetime | None, Column("metadata.startedAt")] = None
+    session: Annotated[bytes | None, Column("metadata.session")] = None
+    backfilled_by: Annotated[str | None, Column("metadata.checkpoint.checksum")] = None
+    progress: Annotated[Progress | None, Column("metadata.progress", Progress.read)] = None
 
     @property
     def is_applied(self) -> bool:
@@ -136,7 +202,13 @@ class Record(NamedTuple):
     def order(self) -> tuple[int, int, float, int]:
         """When it was applied, as a key: within a batch by position, since clocks can tie or step back."""
         applied = self.applied_at.timestamp() if self.applied_at else 0.0
-        return (self.batch, self.position, applied, self.version)
+        return (self.batch or 0, self.position or 0, applied, self.version)
+
+
+COLUMNS: Mapping[str, Column] = {
+    name: get_args(hint)[1] for name, hint in get_type_hints(Record, include_extras=True).items()
+}
+"""The columns of a record's fields, by the field's name."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +240,12 @@ class History:
     @property
     def next_batch(self) -> int:
         """The number of the batch that the next `up` applies."""
-        return max((record.batch for record in self.records), default=0) + 1
+        return max((record.batch or 0 for record in self.records), default=0) + 1
 
     @property
     def fence(self) -> int:
         """The highest fence that any record was claimed under."""
-        return max((record.fence for record in self.records), default=0)
+        return max((record.fence or 0 for record in self.records), default=0)
 
     def is_applied(self, version: int) -> bool:
         """Whether this version is applied."""
@@ -181,7 +253,8 @@ class History:
         return record is not None and record.is_applied
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Step:
     """One migration of a plan."""
 
     file: MigrationFile
@@ -195,7 +268,8 @@ class Step(NamedTuple):
         return self.file.version
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Plan:
     """What would run, in this order, and what the reader should know before it does."""
 
     direction: Direction
@@ -203,7 +277,8 @@ class Plan(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """A version as `status` shows it: its file, its record, or both."""
 
     version: int
@@ -230,7 +305,8 @@ class Entry(NamedTuple):
         )
 
 
-class Survey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Survey:
     """Every known version, sorted into what is applied, pending, failed and running."""
 
     applied: tuple[Entry, ...]
@@ -264,7 +340,8 @@ class Survey(NamedTuple):
         return len(self.applied) == self.total and not self.drifted and not self.missing
 
 
-class StatusReport(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StatusReport:
     """What `status` found: the survey, the lock as it was, and files it passed over."""
 
     survey: Survey
@@ -272,7 +349,8 @@ class StatusReport(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-class Actor(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Actor:
     """Which process, on which machine, for whom, a run belongs to."""
 
     run_id: str
@@ -312,7 +390,8 @@ def _user() -> str:
         return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
-class LockState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LockState:
     """The lock document at one moment of the server's clock."""
 
     holder: str
@@ -332,7 +411,8 @@ class LockState(NamedTuple):
         return self.expires_at > self.seen_at
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Event:
     """One entry of the trail. `version` is None for what happened to the lock."""
 
     kind: str

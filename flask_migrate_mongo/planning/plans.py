@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.errors import (
     DriftError,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 _UNDONE = frozenset({Status.PENDING, Status.ROLLED_BACK})
 
 
-class Policy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Policy:
     """What a project has decided about the cases that have more than one right answer."""
 
     refuse_out_of_order: bool = False

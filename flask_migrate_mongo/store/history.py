@@ -76,19 +76,8 @@ class MigrationHistory:
     def load(self) -> History:
         """Read all records, in one command as long as they fit into one reply."""
         with translated():
-            if not self._server.is_real:  # mongomock does not compute in a projection
-                return History(tuple(map(records.read, self._records.find())))
-            found = self._records.find({}, records.ROW).batch_size(_ONE_REPLY)
-            return records.read_rows(found)
-
-    def load_with(self, stage: Document) -> tuple[History, Document | None]:
-        """Read all records and, in the same command, the one document that a `$unionWith` adds."""
-        pipeline = [{"$project": records.ROW}, stage]
-        with translated():
-            found = list(self._records.aggregate(pipeline, batchSize=_ONE_REPLY))
-        # Wherever it is among them: the server promises no order.
-        beside = next((each for each in found if "row" not in each), None)
-        return records.read_rows(each for each in found if each is not beside), beside
+            found = self._records.find({}, records.PROJECTION).batch_size(_ONE_REPLY)
+            return History(tuple(map(records.read, found)))
 
     def events(self, version: int | None = None) -> tuple[Event, ...]:
         """Read the trail of one version, or of all, oldest first."""

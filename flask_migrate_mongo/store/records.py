@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from flask_migrate_mongo.model.values import (
+    COLUMNS,
+    Column,
     Direction,
     ErrorInfo,
     Event,
     History,
-    Progress,
     Record,
     Status,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
@@ -165,7 +167,7 @@ def failed(step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime
 
     A failed down() leaves the migration applied, with the failure in its trail.
     """
-    said = {"error": error._asdict(), "executionTime": took_ms}
+    said = {"error": asdict(error), "executionTime": took_ms}
     event = new_event("failed", run.actor, at, direction=step.direction.value, **said)
     if step.direction is Direction.DOWN:
         return Change(Status.COMPLETED, at, event, {})
@@ -275,97 +277,27 @@ def read_event(version: str, document: Document) -> Event:
         at=document["at"],
         version=int(version),
         details=details,
-        error=_error(document.get("error")),
-    )
-
-
-def _error(document: object) -> ErrorInfo | None:
-    if not document:
-        return None
-    if not isinstance(document, dict):  # Another tool's record may hold a plain text.
-        return ErrorInfo(type="Error", message=str(document))
-    return ErrorInfo(
-        type=str(document.get("type") or "Error"),
-        message=str(document.get("message") or ""),
-        traceback=document.get("traceback"),
+        error=ErrorInfo.read(document.get("error")),
     )
 
 
 def read(document: Document) -> Record:
-    """Return a record as it was stored, by this package or by another tool."""
-    return _read([value_at(document, path) for path, _ in _FIELDS.values()])
+    """Read a record as it is stored, by this package or by another tool."""
+    return Record(**{name: _value(document, column) for name, column in COLUMNS.items()})
 
 
-def read_rows(documents: Iterable[Document]) -> History:
-    """Return the history from what the projection `ROW` has made of the records."""
-    return History(tuple(_read(document["row"]) for document in documents))
-
-
-def _read(row: list[Any]) -> Record:
-    for place, reads in _READERS:
-        row[place] = reads(row[place])
-    return Record._make(row)
+def _value(document: Document, column: Column) -> Any:  # noqa: ANN401
+    stored = value_at(document, column.path)
+    return stored if column.read is None else column.read(stored)
 
 
 def value_at(document: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401  (whatever is stored)
-    """Return what is at a path of a document; None when nothing is."""
+    """Find what is at a path of a document; None when nothing is."""
     found: Any = document
     for name in path.split("."):
         found = (found or {}).get(name)
     return found
 
 
-def _progress(document: Document | None) -> Progress | None:
-    if not document:
-        return None
-    return Progress(
-        collection=document["collection"],
-        done=document["done"],
-        total=document.get("total"),
-        per_second=document.get("perSecond"),
-        seconds_left=document.get("secondsLeft"),
-    )
-
-
-def _text(value: Any) -> str:  # noqa: ANN401  (whatever another tool has stored)
-    return value or ""
-
-
-def _number(value: Any) -> int:  # noqa: ANN401
-    return value or 0
-
-
-_FIELDS: dict[str, tuple[str, Callable[[Any], Any] | None]] = {
-    "version": ("version", int),
-    "name": ("name", _text),
-    "status": ("status", Status),
-    "description": ("description", _text),
-    "direction": ("metadata.direction", lambda value: Direction(value or "up")),
-    "applied_at": ("appliedAt", None),
-    "rolled_back_at": ("rolledBackAt", None),
-    "updated_at": ("updatedAt", None),
-    "execution_ms": ("executionTime", None),
-    "error": ("error", _error),
-    "reversible": ("reversible", bool),
-    "batch": ("batch", _number),
-    "position": ("metadata.position", _number),
-    "checksum": ("metadata.checksum", None),
-    "run_id": ("metadata.runId", None),
-    "fence": ("metadata.fence", _number),
-    "interrupted": ("metadata.interrupted", bool),
-    "holder": ("metadata.holder", None),
-    "started_at": ("metadata.startedAt", None),
-    "session": ("metadata.session", None),
-    "backfilled_by": ("metadata.checkpoint.checksum", None),
-    "progress": ("metadata.progress", _progress),
-}
-"""Where the fields of a Record are stored, in their order, and what reads each."""
-
-assert tuple(_FIELDS) == Record._fields  # noqa: S101  (values are told apart by their place alone)
-
-_READERS = [
-    (place, reads) for place, (_, reads) in enumerate(_FIELDS.values()) if reads is not None
-]
-
-ROW: Document = {"_id": 0, "row": [f"${path}" for path, _ in _FIELDS.values()]}
-"""The projection to what is read of a record: values without their names, null for those that are not there."""
+PROJECTION: Document = {"_id": 0, **dict.fromkeys((c.path for c in COLUMNS.values()), 1)}
+"""What is read of a record: all but its events and other long parts."""

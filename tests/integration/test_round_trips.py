@@ -85,18 +85,18 @@ def apply(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_status_is_one_command(project: Project, commands: Commands, size: int) -> None:
+def test_status_is_two_commands(project: Project, commands: Commands, size: int) -> None:
     write(project, size)
     runner = project.runner()
     apply(runner)
     commands.taken()
     report = runner.status()
-    assert commands.taken() == ["aggregate"]
+    assert commands.taken() == ["find", "aggregate"]
     assert (len(report.survey.applied), report.lock) == (size, None)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_status_is_one_command_while_the_lock_is_held(
+def test_status_is_two_commands_while_the_lock_is_held(
     project: Project, commands: Commands, size: int
 ) -> None:
     write(project, size)
@@ -105,7 +105,7 @@ def test_status_is_one_command_while_the_lock_is_held(
     with runner.lease.hold(runner._actor("a test")):
         commands.taken()
         report = runner.status()
-        assert commands.taken() == ["aggregate"]
+        assert commands.taken() == ["find", "aggregate"]
     assert len(report.survey.applied) == size
     assert report.lock is not None
     assert report.lock.is_live
@@ -113,20 +113,7 @@ def test_status_is_one_command_while_the_lock_is_held(
     assert abs((runner.server.now() - report.lock.seen_at).total_seconds()) < 60
 
 
-def test_what_comes_beside_the_records_is_told_from_them_in_any_order(project: Project) -> None:
-    write(project, 2)
-    runner = project.runner()
-    apply(runner)
-    stored = list(project.db.migrations.find())
-    project.db.migrations.delete_many({})
-    project.db.migrations.insert_many([{"version": "the lock"}, *stored])
-    lock = {"$cond": [{"$in": ["the lock", "$row"]}, {"lock": {"locked": False}}, "$$ROOT"]}
-    history, beside = runner.history.load_with({"$replaceWith": lock})
-    assert beside == {"lock": {"locked": False}}
-    assert sorted(history.by_version) == [1, 2]
-
-
-def test_a_record_reads_the_same_from_its_row_and_from_its_document(project: Project) -> None:
+def test_a_record_reads_the_same_with_and_without_the_projection(project: Project) -> None:
     write(project, 3)
     project.write("20260101009_fails", 'def up(db):\n    raise ValueError("No")\n')
     runner = project.runner()

@@ -49,7 +49,7 @@ def a_file(version: int, **changes: Any) -> MigrationFile:
 def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) -> Record:
     """Return the record of an unchanged migration, by default one that was applied."""
     values = {"name": f"change {version}", "reversible": True, "checksum": f"sum of {version}"}
-    return Record(version, status=status, **{**values, **changes})
+    return Record(version=version, status=status, **{**values, **changes})
 
 
 def a_step(version: int, direction: Direction = Direction.UP, **changes: Any) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -122,7 +123,7 @@ def test_the_status_of_an_empty_project_has_every_part() -> None:
 
 
 def test_a_lock_that_expired_locks_nothing() -> None:
-    report = everything()._replace(lock=a_lock(expires_in=-1))
+    report = replace(everything(), lock=a_lock(expires_in=-1))
     assert documents.status(report)["locked"] is None
 
 
@@ -248,7 +249,7 @@ def test_a_run_says_what_became_of_every_step() -> None:
     outcomes = (
         Outcome(a_step(1, transactional=True), StepState.APPLIED, 12),
         Outcome(
-            a_step(2, reversible=False)._replace(out_of_order=True), StepState.FAILED, 3, ERROR
+            replace(a_step(2, reversible=False), out_of_order=True), StepState.FAILED, 3, ERROR
         ),
         *not_run([a_step(3)]),
     )

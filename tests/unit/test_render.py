@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def a_status(*, name: str = "change", lock: LockState | None = None) -> StatusRe
         a_record(1, applied_at=NOW, execution_ms=12),
         a_record(2, applied_at=NOW, execution_ms=61_234),
         a_record(3, name=name, applied_at=NOW),
-        a_record(4, Status.FAILED, error=ERROR._replace(message=name), interrupted=True),
+        a_record(4, Status.FAILED, error=replace(ERROR, message=name), interrupted=True),
         a_record(5, Status.RUNNING),
     )
     return StatusReport(survey(files, history), lock, (f"8_{name}.js",))
@@ -398,7 +399,7 @@ def test_a_release_says_whose_lock_it_was(streams: Streams) -> None:
 
 def test_a_run_that_did_everything_says_how_much_and_how_long(streams: Streams) -> None:
     streams.open()
-    render.run(a_run(APPLIED, APPLIED._replace(step=a_step(2), took_ms=1_000)))
+    render.run(a_run(APPLIED, replace(APPLIED, step=a_step(2), took_ms=1_000)))
     assert streams.out.splitlines() == [
         "Version  Name      State    Took",
         "1        change 1  applied  12 ms",
@@ -450,7 +451,7 @@ def test_a_run_in_which_nothing_was_done_says_so(streams: Streams) -> None:
     streams.open()
     render.run(a_run(FAILED))
     assert "Nothing was applied." in streams.out
-    down = FAILED._replace(step=a_step(2, Direction.DOWN))
+    down = replace(FAILED, step=a_step(2, Direction.DOWN))
     render.run(RunReport(Direction.DOWN, (down,), executed=True))
     assert "Nothing was rolled back." in streams.out
     assert streams.out.endswith("then run `flask db-migrate down` again.\n")
@@ -458,7 +459,7 @@ def test_a_run_in_which_nothing_was_done_says_so(streams: Streams) -> None:
 
 def test_an_error_that_was_recorded_without_its_traceback_is_shown(streams: Streams) -> None:
     streams.open()
-    render.run(a_run(FAILED._replace(error=ErrorInfo("ValueError", "x"))))
+    render.run(a_run(replace(FAILED, error=ErrorInfo("ValueError", "x"))))
     assert streams.err == "2 failed: ValueError: x\n"
 
 
@@ -472,7 +473,7 @@ def test_a_run_that_something_ended_says_what_it_was(streams: Streams) -> None:
 def test_a_plan_is_shown_as_one_and_says_that_nothing_was_executed(streams: Streams) -> None:
     streams.open()
     steps = [
-        a_step(1)._replace(out_of_order=True),
+        replace(a_step(1), out_of_order=True),
         a_step(2, transactional=True, reversible=False),
     ]
     render.run(a_run(*not_run(steps), executed=False, warnings=("Look.",)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -497,7 +498,7 @@ def test_a_file_that_changes_after_it_was_checked_is_imported_as_it_was_checked(
     write: Callable[..., Path],
 ) -> None:
     planned = step(write(BOTH))
-    planned = planned._replace(file=planned.file._replace(folder=Rewritten(planned.file.folder)))
+    planned = replace(planned, file=replace(planned.file, folder=Rewritten(planned.file.folder)))
     assert load(planned)(None) == "up"
     assert "saved meanwhile" in planned.file.path.read_text()
 
