@@ -23,8 +23,9 @@ from pymongo import MongoClient  # noqa: E402
 
 from example_app import data  # noqa: E402
 from flask_migrate_mongo import MongoMigrate  # noqa: E402
-from flask_migrate_mongo import state as assembly  # noqa: E402
+from flask_migrate_mongo import state as app_state  # noqa: E402
 from flask_migrate_mongo.rehearsal import RehearsalReport, Request  # noqa: E402
+from flask_migrate_mongo.wiring import rehearsing, running  # noqa: E402
 from tests.server.launcher import TestServer  # noqa: E402
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def one_round(db: Database[dict[str, Any]]) -> tuple[RehearsalReport, RunReport]
     app = Flask("demo", root_path=str(ROOT / "example_app"))
     MongoMigrate(app, db)
     with app.app_context():
-        rehearsed = assembly.of(app).rehearsal().run(Request())
-        return rehearsed, assembly.of(app).runner().up()
+        rehearsed = rehearsing.rehearsal(app_state.of(app)).run(Request())
+        return rehearsed, running.runner(app_state.of(app)).up()
 
 
 def compared(rehearsed: RehearsalReport, measured: RunReport) -> Iterator[tuple[str, float, float]]:

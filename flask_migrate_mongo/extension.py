@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from . import settings as config
-from . import state as assembly
+from . import state as app_state
 from .interfaces.cli import db_migrate
+from .interfaces.rest import blueprint
 from .model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flask import Blueprint, Flask
 
     from .engine.runner import Runner
-    from .interfaces.rest.access import Authorize
+    from .model.access import Authorize
 
 
 class MongoMigrate:
@@ -47,13 +48,13 @@ class MongoMigrate:
         Nothing is kept on this object, so one MongoMigrate serves any number of applications.
         Raises SettingError; the application is then left as it was.
         """
-        state = assembly.Assembly(app, config.read(app), self._mongo if mongo is None else mongo)
+        state = app_state.AppState(app, config.read(app), self._mongo if mongo is None else mongo)
         state.authorize = _callable(self._authorize if authorize is None else authorize)
         # Not a second time, for an application that is set up again.
         if state.settings.api and self.blueprint.name not in app.blueprints:
             app.register_blueprint(self.blueprint, url_prefix=state.settings.url_prefix)
         app.cli.add_command(db_migrate)
-        app.extensions[assembly.KEY] = state
+        app.extensions[app_state.KEY] = state
         if state.settings.on_start:
             from .interfaces import startup  # noqa: PLC0415  (most processes start without it)
 
@@ -62,14 +63,14 @@ class MongoMigrate:
     @property
     def blueprint(self) -> Blueprint:
         """The REST API, to be registered by hand, with MIGRATE_API = False, where it belongs."""
-        from .interfaces.rest.views import blueprint  # noqa: PLC0415  (not every application has the API)
-
         return blueprint
 
     def runner(self, app: Flask | None = None) -> Runner:
         """Return the runner of an application, by default the current one, for use from code."""
-        state = assembly.current() if app is None else assembly.of(app)
-        return state.runner()
+        state = app_state.current() if app is None else app_state.of(app)
+        from .wiring import running  # noqa: PLC0415  (most processes run no migration)
+
+        return running.runner(state)
 
 
 def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (whatever was handed over)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .model.access import tokens
 from .model.errors import SettingError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from .interfaces.rest.access import Token
+    from .model.access import Token
 
 MINIMAL_TTL = 2
 """Seconds: below it the heartbeats would leave no room for a single slow answer."""
@@ -187,12 +188,6 @@ def _rate(value: object) -> float:
     if rate == 0:
         raise ValueError
     return rate
-
-
-def _tokens(value: object) -> tuple[Token, ...]:
-    from .interfaces.rest.access import tokens  # noqa: PLC0415  (not every application has tokens)
-
-    return tokens(value)
 
 
 def _flag(value: object) -> bool:
@@ -409,7 +404,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "MIGRATE_API_TOKEN",
         None,
-        _tokens,
+        tokens,
         "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
         'or a mapping of tokens to "read", "run" or "admin"',
         "Who may use the REST API; a single token may do everything.",

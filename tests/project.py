@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.dry_run.dry_runner import DryRunner
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 APP = """
 from flask import Flask
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.dry_run.dry_runner import DryRunner
 
 app = Flask(__name__)
 MongoMigrate(app)
@@ -72,6 +74,10 @@ class Project:
     def runner(self, **settings: object) -> Runner:
         """Return the runner of a new application."""
         return MongoMigrate().runner(self.app(**settings))
+
+    def dry_runner(self, **settings: object) -> DryRunner:
+        """Make the dry runner of a new application."""
+        return DryRunner(self.runner(**settings))
 
     def invoke(self, *args: str, **settings: object) -> Result:
         """Run `flask db-migrate …` in this process."""

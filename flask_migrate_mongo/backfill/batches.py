@@ -18,10 +18,11 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, CursorNotFound, PyMongoError
 
-from flask_migrate_mongo.driver.server import Document, elapsed, is_passing
+from flask_migrate_mongo.driver.server import Document, is_passing
 from flask_migrate_mongo.driver.transactions import RETRY_SECONDS, Transactions, transaction
 from flask_migrate_mongo.model.errors import BackfillError, RejectedError, redact
 from flask_migrate_mongo.model.reports import Backfilled
+from flask_migrate_mongo.process.clock import elapsed
 
 from .checkpoints import IDS, Checkpoint, Key, Phase, Slot
 

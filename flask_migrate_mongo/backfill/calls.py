@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from pymongo.errors import ExecutionTimeout
 
-from flask_migrate_mongo.driver.server import elapsed, translated
+from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Progress, Request
+from flask_migrate_mongo.process.clock import elapsed
 
 from .batches import Gate, Range, Reader, Work, Worker, Writer, counted, session_on, too_many
 from .checkpoints import Call, Checkpoint, Key, Notebook, Phase

@@ -12,11 +12,10 @@ from pymongo.errors import PyMongoError
 from flask_migrate_mongo.backfill.calls import Rehearsal, refused
 from flask_migrate_mongo.driver import listener as wire
 from flask_migrate_mongo.driver.confinement import confined
-from flask_migrate_mongo.driver.server import elapsed
 from flask_migrate_mongo.driver.transactions import is_transient, transaction
+from flask_migrate_mongo.engine.context import Context
 from flask_migrate_mongo.engine.executor import (
     NO_SUCH_TRANSACTION,
-    Context,
     caught,
     code_of,
     log_of,
@@ -35,6 +34,7 @@ from flask_migrate_mongo.model.reports import (
     Trial,
     Verdict,
 )
+from flask_migrate_mongo.process.clock import elapsed
 from flask_migrate_mongo.process.signals import Stopped
 
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder, masked

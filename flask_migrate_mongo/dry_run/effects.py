@@ -13,10 +13,10 @@ from pymongo.errors import OperationFailure
 
 from flask_migrate_mongo.driver.commands import namespaces
 from flask_migrate_mongo.driver.listener import outside, unheard
-from flask_migrate_mongo.driver.server import elapsed
 from flask_migrate_mongo.model.errors import TooLargeToRehearseError
 from flask_migrate_mongo.model.masking import differing
 from flask_migrate_mongo.model.reports import Effects, Expected, Prediction, Sample
+from flask_migrate_mongo.process.clock import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -39,14 +39,13 @@ class Observer:
 class Options:
     """How a run goes about its plan; `wait` is in seconds, None stands for the setting.
 
-    `run_id` is given when the run was announced under that name before it began. A `dry_run` lasts at most
+    `run_id` is given if the run was announced under that id before it began. A dry run lasts at most
     `dry_run_limit` seconds, and shows so many `samples` of each step's documents.
     """
 
     wait: float | None = None
     run_id: str | None = None
     continue_on_error: bool = False
-    dry_run: bool = False
     dry_run_limit: float = DRY_RUN_SECONDS
     samples: int = SAMPLES
     observer: Observer = field(default_factory=Observer)
@@ -55,10 +54,10 @@ class Options:
 DEFAULTS = Options()
 
 
-def tell(hear: Callable[[_T], None], what: _T) -> None:
-    """Tell an observer something; whatever it raises is logged."""
-    # A door that cannot show it, a closed pipe say, must not end the run half-way.
+def notify(receive: Callable[[_T], None], what: _T) -> None:
+    """Notify an observer; what it raises is logged."""
+    # An interface that cannot show it, for instance because a pipe is closed, must not end the run.
     try:
-        hear(what)
+        receive(what)
     except (Exception, SystemExit):  # noqa: BLE001  (whatever an observer raises)
         _log.debug("The observer failed", exc_info=True)

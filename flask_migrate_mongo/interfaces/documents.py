@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         StatusReport,
         Survey,
     )
-    from flask_migrate_mongo.planning.preview import Glance, Preview
+    from flask_migrate_mongo.planning.preview import PlannedStep, Preview
     from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Turn
     from flask_migrate_mongo.rehearsal.estimation import Estimate
     from flask_migrate_mongo.store.runs import StoredRun
@@ -151,7 +151,7 @@ def plan(found: Preview) -> Document:
     """Return what `up` would run, and what there is to know before."""
     survey, held = found.status.survey, found.status.lock
     return {
-        "steps": [_glance(glance) for glance in found.glances],
+        "steps": [_step(step) for step in found.planned],
         "drifted": [_base(entry) for entry in survey.drifted],
         "missing": [_base(entry) for entry in survey.missing],
         "ignored": list(found.status.ignored),
@@ -160,22 +160,22 @@ def plan(found: Preview) -> Document:
     }
 
 
-def _glance(glance: Glance) -> Document:
-    file = glance.step.file
+def _step(step: PlannedStep) -> Document:
+    file = step.step.file
     return {
         "version": str(file.version),
         "name": file.name,
         "transactional": file.transactional,
         "idempotent": file.idempotent,
         "reversible": file.reversible,
-        "outOfOrder": glance.step.out_of_order,
-        "interrupted": glance.step.interrupted,
+        "outOfOrder": step.step.out_of_order,
+        "interrupted": step.step.interrupted,
         "collections": [
             {"collection": name, "documents": documents}
-            for name, documents in glance.collections.items()
+            for name, documents in step.collections.items()
         ],
-        "collectionsComplete": glance.complete,
-        "findings": [_finding(finding) for finding in glance.findings],
+        "collectionsComplete": step.complete,
+        "findings": [_finding(finding) for finding in step.findings],
     }
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from flask import Request
 
-    from flask_migrate_mongo.interfaces.rest.access import Route
+    from flask_migrate_mongo.interfaces.rest.routes import Route
 
 VERSION = r"[0-9]{1,30}"
 RUN_ID = r"[0-9a-f]{32}"
@@ -606,7 +606,7 @@ def _operation(route: Route) -> dict[str, Any]:
     told = OPERATIONS[route.action]
     operation: dict[str, Any] = {
         "operationId": route.action,
-        "summary": (route.view.__doc__ or "").strip(),
+        "summary": route.summary,
         "description": f"Needs the scope `{route.scope.value}`.",
         "parameters": _parameters(route, told),
         "responses": _responses(route, told),

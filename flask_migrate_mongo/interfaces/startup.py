@@ -17,10 +17,11 @@ from flask.cli import FlaskGroup
 from flask.helpers import get_debug_flag
 from werkzeug.exceptions import ServiceUnavailable
 
-from flask_migrate_mongo.driver.server import elapsed
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
 from flask_migrate_mongo.model.values import Status
+from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.wiring.running import runner as make_runner
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
     from flask_migrate_mongo.model.values import Step
-    from flask_migrate_mongo.state import Assembly
+    from flask_migrate_mongo.state import AppState
 
 ALWAYS = "always"
 """The value of MIGRATE_ON_START that asks for it wherever the application is set up."""
@@ -138,7 +139,7 @@ def _is_of_flask(context: click.Context) -> bool:
 # --- when it runs
 
 
-def begin(state: Assembly) -> None:
+def begin(state: AppState) -> None:
     """Migrate now, or before the first request, if this process serves.
 
     Raises SystemExit when the application shall not serve without.
@@ -153,7 +154,7 @@ def begin(state: Assembly) -> None:
         _migrate_now(state)
 
 
-def _migrate_now(state: Assembly) -> None:
+def _migrate_now(state: AppState) -> None:
     try:
         with state.app.app_context():
             failure = _migrate(state)
@@ -176,7 +177,7 @@ def _end(failure: Failure) -> NoReturn:
 class _Gate:
     """Holds every request back until the first of them has migrated."""
 
-    def __init__(self, state: Assembly) -> None:
+    def __init__(self, state: AppState) -> None:
         self._state = state
         self._mutex = threading.Lock()
         self._is_open = False
@@ -226,7 +227,7 @@ class _Progress(Observer):
         _log.info("%s (%s): %s", step.version, step.file.name, outcome.state.value)
 
 
-def _migrate(state: Assembly) -> Failure | None:
+def _migrate(state: AppState) -> Failure | None:
     """Apply what is pending, or wait for who does; what stood in the way is logged, once, and kept."""
     try:
         failure = _attempt(state)
@@ -242,8 +243,8 @@ def _migrate(state: Assembly) -> Failure | None:
     return failure
 
 
-def _attempt(state: Assembly) -> Failure | None:
-    runner = state.runner()
+def _attempt(state: AppState) -> Failure | None:
+    runner = make_runner(state)
     try:
         with runner.switch.installed():
             failure = _up(runner, wait=state.settings.on_start_wait)

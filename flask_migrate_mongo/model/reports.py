@@ -9,10 +9,12 @@ from dataclasses import astuple, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from .values import Direction
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .values import Direction, ErrorInfo, Step
+    from .values import ErrorInfo, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class StepState(str, Enum):
     FAILED = "failed"
     UNKNOWN = "unknown"
     NOT_RUN = "not-run"
+
+    @classmethod
+    def after(cls, step: Step) -> StepState:
+        """Name the state of a step that succeeded."""
+        return cls.APPLIED if step.direction is Direction.UP else cls.ROLLED_BACK
 
 
 class Verdict(str, Enum):
@@ -125,6 +132,11 @@ class Outcome:
     took_ms: int | None = None
     error: ErrorInfo | None = None
     trial: Trial | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the migration is applied, or rolled back."""
+        return self.state in {StepState.APPLIED, StepState.ROLLED_BACK}
 
     @property
     def failed(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from flask_migrate_mongo.model.errors import (
     DriftError,
@@ -42,6 +42,42 @@ class Policy:
     refuse_out_of_order: bool = False
     stop_on_interrupted: bool = False
     prefer_transactions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpTarget:
+    """What an `up` shall reach: everything pending is applied."""
+
+    allow_drift: bool = False
+
+    @property
+    def direction(self) -> Direction:
+        """The direction of its steps."""
+        return Direction.UP
+
+    def plan(self, files: Sequence[MigrationFile], history: History, policy: Policy) -> Plan:
+        """Plan it; see `plan_up`."""
+        return plan_up(files, history, policy=policy, allow_drift=self.allow_drift)
+
+
+@dataclass(frozen=True, slots=True)
+class DownTarget:
+    """What a `down` shall reach: the last `steps` applied migrations are rolled back."""
+
+    steps: int = 1
+    allow_drift: bool = False
+
+    @property
+    def direction(self) -> Direction:
+        """The direction of its steps."""
+        return Direction.DOWN
+
+    def plan(self, files: Sequence[MigrationFile], history: History, policy: Policy) -> Plan:  # noqa: ARG002
+        """Plan it; see `plan_down`."""
+        return plan_down(files, history, steps=self.steps, allow_drift=self.allow_drift)
+
+
+Target: TypeAlias = UpTarget | DownTarget
 
 
 def pending(files: Iterable[MigrationFile], history: History) -> tuple[MigrationFile, ...]:

@@ -11,18 +11,21 @@ from flask_migrate_mongo.files.source import content_of
 from flask_migrate_mongo.lint import named_collections
 from flask_migrate_mongo.model.values import Direction
 
+from .plans import UpTarget
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from flask_migrate_mongo.driver.server import Server
-    from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.lint import Finding, Linter
     from flask_migrate_mongo.model.values import Plan, StatusReport, Step
 
+    from .inspector import Inspector
+
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class PlannedStep:
     """What can be told of a step without running it.
 
     `collections` are those that up() names, with how many documents are in each: None for one that does not exist
@@ -40,23 +43,23 @@ class Preview:
     """What would run, and what there is besides: drift, missing files, the lock."""
 
     plan: Plan
-    glances: tuple[Glance, ...]
+    planned: tuple[PlannedStep, ...]
     status: StatusReport
 
 
-def preview(runner: Runner, linter: Linter) -> Preview:
+def preview(inspector: Inspector, linter: Linter) -> Preview:
     """Look at what `up` would run: no lock, no writes, no migration's code.
 
     Raises what would refuse the plan.
     """
-    plan, status = runner.plan()
+    plan, status = inspector.plan(UpTarget())
     findings: dict[Path, list[Finding]] = defaultdict(list)
     for finding in linter.lint(step.file.path for step in plan.steps).findings:
         findings[finding.path].append(finding)
     named = [named_collections(content_of(s.file.path), Direction.UP) for s in plan.steps]
-    sizes = _sizes(runner.server, frozenset[str]().union(*(each.names for each in named)))
-    glances = tuple(
-        Glance(
+    sizes = _sizes(inspector.server, frozenset[str]().union(*(each.names for each in named)))
+    planned = tuple(
+        PlannedStep(
             step,
             {name: sizes[name] for name in sorted(found.names)},
             found.complete,
@@ -64,7 +67,7 @@ def preview(runner: Runner, linter: Linter) -> Preview:
         )
         for step, found in zip(plan.steps, named, strict=True)
     )
-    return Preview(plan, glances, status)
+    return Preview(plan, planned, status)
 
 
 def _sizes(server: Server, names: frozenset[str]) -> dict[str, int | None]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flask_migrate_mongo.lint import Finding, LintReport
-    from flask_migrate_mongo.planning.preview import Glance, Preview
+    from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 
     from .console import Cell
 
@@ -29,13 +29,13 @@ def plan(found: Preview) -> None:
     console, survey = out(), found.status.survey
     for warning in found.plan.warnings:
         words.say(err(), f"Warning: {words.printable(warning)}", "yellow")
-    if found.glances:
+    if found.planned:
         words.say(console, "Would run, in this order:")
         headers = ("Version", "Name", "How", "Undo", "Notes", "Collections")
-        console.table(headers, map(_glance_row, found.glances))
+        console.table(headers, map(_step_row, found.planned))
     else:
         words.say(console, words.nothing(Direction.UP))
-    for finding in (each for glance in found.glances for each in glance.findings):
+    for finding in (each for step in found.planned for each in step.findings):
         _finding(console, finding, finding.shown_path)
     for entry in survey.drifted:
         words.say(console, f"Changed since it was applied: {words.named_entry(entry)}.", "yellow")
@@ -45,7 +45,7 @@ def plan(found: Preview) -> None:
         )
     if found.status.lock is not None:
         lock(found.status.lock)
-    if found.glances:
+    if found.planned:
         words.say(console, "See what they do to the data: flask db-migrate up --dry-run")
 
 
@@ -89,17 +89,17 @@ def _found(report: LintReport) -> str:
     return f"Found {where}: {shown}.{allowed}"
 
 
-def _glance_row(glance: Glance) -> Row:
-    step = glance.step
+def _step_row(planned: PlannedStep) -> Row:
+    step = planned.step
     notes = {"out of order": step.out_of_order, "interrupted": step.interrupted}
-    named = [_sized(name, documents) for name, documents in glance.collections.items()]
+    named = [_sized(name, documents) for name, documents in planned.collections.items()]
     return (
         str(step.version),
         words.printable(step.file.name),
         "in a transaction" if step.file.transactional else "plain",
         "reversible" if step.file.reversible else "not reversible",
         ", ".join(note for note, holds in notes.items() if holds),
-        ", ".join([*named, *([] if glance.complete else ["others"])]),
+        ", ".join([*named, *([] if planned.complete else ["others"])]),
     )
 
 

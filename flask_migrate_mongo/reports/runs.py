@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from flask_migrate_mongo.driver.server import elapsed
 from flask_migrate_mongo.engine.options import Observer
 from flask_migrate_mongo.model.reports import Outcome, StepState, Verdict
 from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.process.clock import elapsed
 
 from . import words
 from .console import Bar, Console, Text, err, out

@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from flask_migrate_mongo.driver.server import Document, Server, elapsed, translated
+from flask_migrate_mongo.driver.server import Document, Server, translated
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     LeaseLostError,
@@ -24,6 +24,7 @@ from flask_migrate_mongo.model.errors import (
     NotConfirmedError,
 )
 from flask_migrate_mongo.model.values import Actor, Event, LockState
+from flask_migrate_mongo.process.clock import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,13 +34,16 @@ if TYPE_CHECKING:
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
 
-_SIGHTING: list[Document] = [
+_LOCK_AND_TIME: list[Document] = [
     {"$match": {"_id": LOCK_ID}},
     {"$project": {"_id": 0, "lock": "$$ROOT", "now": "$$NOW"}},
 ]
-"""Finds the lock, and with it the server's time, without which nobody knows whether it still holds."""
+"""Reads the lock together with the server's time, without which nobody knows whether it has expired."""
 
 BEATS_PER_TTL = 3
+RECENT_SECONDS = 1
+"""How long ago the server has confirmed the lease at most when a step starts under it."""
+
 EVENTS_KEPT = 100
 
 _log = logging.getLogger("flask_migrate_mongo.lease")
@@ -80,17 +84,9 @@ class Lease:
             grant.release()
 
     def inspect(self) -> LockState | None:
-        """Return who holds the lock, live or expired; None when nobody does."""
-        return self.state(self._look())
-
-    @property
-    def sighting(self) -> Document:
-        """The stage that adds the lock to another collection's pipeline, for `state` to read."""
-        return {"$unionWith": {"coll": self._locks.name, "pipeline": _SIGHTING}}
-
-    def state(self, seen: Document | None) -> LockState | None:
-        """Return who holds the lock, as it was seen."""
-        return _state(seen["lock"], seen["now"]) if seen and seen["lock"].get("locked") else None
+        """Read who holds the lock, live or expired; None when nobody does."""
+        seen = self._look()
+        return _state(*seen) if seen and seen[0].get("locked") else None
 
     def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
         """Release whoever's lock, raise the fence, and leave an event; return what it was.
@@ -144,71 +140,47 @@ class Lease:
 
     def _acquire(self, actor: Actor) -> Grant:
         asked_at = elapsed()
-        taken = self._take_free(actor) if self._server.is_real else None
+        now = self._server.now()
+        taken = self._take(actor, now)
         if taken is None:
-            taken = self._take_late(actor)
+            # Asked and not guessed: it is ours after all if the server took it and its reply was lost.
+            taken, now = self._look() or ({}, now)
+            if taken.get("runId") != actor.run_id or not taken.get("locked"):
+                raise LockHeldError(_state(taken, now))
         renewal = Renewal(asked_at, taken["lockedAt"])
         return Grant(self._server, self._locks, actor, taken["fence"], self._ttl, renewal)
 
-    def _take_free(self, actor: Actor) -> Document | None:
-        """Take the lock if it is free, in one command, which also tells the server's time."""
-        fields = {name: {"$literal": value} for name, value in _holder(actor).items()}
-        moments = dict.fromkeys(("lockedAt", "heartbeatAt", "updatedAt"), "$$NOW")
-        taken = {
-            **fields,
-            **moments,
-            "expiresAt": {"$add": ["$$NOW", round(self._ttl * 1000)]},
-            "fence": {"$add": [{"$ifNull": ["$fence", 0]}, 1]},
-            "createdAt": {"$ifNull": ["$createdAt", "$$NOW"]},
-        }
-        return self._put_in({"locked": False}, [{"$set": taken}])
+    def _take(self, actor: Actor, now: datetime) -> Document | None:
+        """Take the lock if it is free or expired; None if it is held, or the reply was lost.
 
-    def _take_late(self, actor: Actor) -> Document:
-        """Take the lock if it has expired, or is free by now. Raises LockHeldError."""
-        seen = self._look()
-        now = seen["now"] if seen else self._server.now()
-        found = seen["lock"] if seen else {}
-        if not _holds_off(found, now):
-            found = self._take_expired(actor, now) or (self._look() or {"lock": {}})["lock"]
-        # Asked and not guessed: it is ours after all when the server took it and its answer was lost.
-        if found.get("runId") != actor.run_id or not found.get("locked"):
-            raise LockHeldError(_state(found, now))
-        return found
-
-    def _take_expired(self, actor: Actor, now: datetime) -> Document | None:
-        # Expiry is compared with the server's own time as a plain date: $expr, and with it $$NOW,
-        # is refused in the filter of an upsert.
+        Expiry is compared with the server's own time as a plain date, since `$expr`, and with it
+        `$$NOW`, is refused in the filter of an upsert.
+        """
         moments = dict.fromkeys(("lockedAt", "heartbeatAt", "updatedAt"), now)
         expires = {"expiresAt": now + timedelta(seconds=self._ttl)}
-        return self._put_in(
-            {"$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
-            {
-                "$set": {**_holder(actor), **moments, **expires},
-                "$inc": {"fence": 1},
-                "$setOnInsert": {"createdAt": now},
-            },
-        )
-
-    def _put_in(self, condition: Document, update: Document | list[Document]) -> Document | None:
-        """Take the lock on a condition; None when that does not hold, or was not said to."""
         with translated():
             try:
                 return self._locks.find_one_and_update(
-                    {"_id": LOCK_ID, **condition},
-                    update,
+                    {"_id": LOCK_ID, "$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
+                    {
+                        "$set": {**_holder(actor), **moments, **expires},
+                        "$inc": {"fence": 1},
+                        "$setOnInsert": {"createdAt": now},
+                    },
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
             except DuplicateKeyError:
                 return None
 
-    def _look(self) -> Document | None:
-        """Return the lock, held or free, and the server's time; None when there never was one."""
+    def _look(self) -> tuple[Document, datetime] | None:
+        """Read the lock, held or free, and the server's time; None if there never was a lock."""
         with translated():
             if self._server.is_real:
-                return next(self._locks.aggregate(_SIGHTING), None)
+                seen = next(self._locks.aggregate(_LOCK_AND_TIME), None)
+                return (seen["lock"], seen["now"]) if seen else None
             found = self._locks.find_one({"_id": LOCK_ID})
-        return {"lock": found, "now": self._server.now()} if found else None
+        return (found, self._server.now()) if found else None
 
 
 class Renewal(NamedTuple):
@@ -262,6 +234,15 @@ class Grant:
             self._renew_late()
         if self._lost is not None:
             raise LeaseLostError(self._lost)
+
+    def ensure_recent(self) -> None:
+        """Raise LeaseLostError unless the server has confirmed the lease within the last second."""
+        with self._mutex:
+            age = elapsed() - self._renewal.asked_at
+        if age > RECENT_SECONDS:
+            self.verify()
+        else:
+            self.ensure()
 
     def _renew_late(self) -> None:
         try:
@@ -364,10 +345,6 @@ def _holder(actor: Actor) -> Document:
         "pid": actor.pid,
         "runId": actor.run_id,
     }
-
-
-def _holds_off(lock: Document, now: datetime) -> bool:
-    return bool(lock.get("locked")) and _state(lock, now).is_live
 
 
 def _held_by(actor: Actor) -> Document:

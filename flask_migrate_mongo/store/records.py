@@ -1,9 +1,9 @@
-"""A record as it is stored: what it says, and what the steps of a run make of it."""
+"""How a record is read, and how each event of a migration changes it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from flask_migrate_mongo.model.values import (
     COLUMNS,
@@ -11,293 +11,235 @@ from flask_migrate_mongo.model.values import (
     Direction,
     ErrorInfo,
     Event,
-    History,
     Record,
     Status,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from datetime import datetime
 
-    from pymongo.client_session import ClientSession
-
     from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.values import Actor, Plan, Step
+    from flask_migrate_mongo.model.values import Actor, Step
 
 EVENTS_KEPT = 400
 """Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
 
-# A checkpoint's `_id`s are whatever the application's are: dates, say, that Python does not have.
-WITHOUT_EVENTS = {
-    "metadata.events": 0,
-    "metadata.checkpoint.calls": 0,
-    "metadata.rejected": 0,
-    "_id": 0,
-}
+PROJECTION: Document = {"_id": 0, **dict.fromkeys((c.path for c in COLUMNS.values()), 1)}
+"""What is read of a record: all but its events and other long parts."""
 
-Update: TypeAlias = "tuple[Document, Document]"
-"""Which record, and what becomes of it."""
-
-# What a step that is over, well or by hand, leaves behind of its backfills.
-NO_BACKFILL: Document = {
-    "metadata.checkpoint": None,
-    "metadata.progress": None,
-    "metadata.request": None,
-}
+_NO_BACKFILL = dict.fromkeys(("metadata.checkpoint", "metadata.progress", "metadata.request"), "")
+"""What a migration that ended, well or by hand, no longer needs of its backfills."""
 
 
-class Run(NamedTuple):
+# --- reading
+
+
+def read(document: Document) -> Record:
+    """Read a record as it is stored, by this package or by another tool."""
+    values: dict[str, Any] = {name: _value(document, col) for name, col in COLUMNS.items()}
+    return Record(**values)
+
+
+def _value(document: Document, column: Column) -> object:
+    stored = value_at(document, column.path)
+    return stored if column.read is None else column.read(stored)
+
+
+def value_at(document: Document, path: str) -> Any:  # noqa: ANN401  (whatever is stored)
+    """Find what is at a path of a document; None when nothing is."""
+    found: Any = document
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def read_events(document: Document) -> Iterable[Event]:
+    """Read the events of a stored record, the oldest first."""
+    for stored in (document.get("metadata") or {}).get("events") or ():
+        details = {k: v for k, v in stored.items() if k not in {"event", "at", "error"}}
+        yield Event(
+            kind=stored["event"],
+            at=stored["at"],
+            version=int(document["version"]),
+            details=details,
+            error=ErrorInfo.read(stored.get("error")),
+        )
+
+
+# --- changing
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
     """One run as the history knows it: who acts, under which fence, as which batch."""
 
     actor: Actor
     fence: int
     batch: int
 
+    def event(self, kind: str, at: datetime, **details: object) -> Document:
+        """Build the part of an update that appends an event to the event log."""
+        return push(self.actor, kind, at, **details)
 
-class Due(NamedTuple):
-    """A step whose turn comes: its place in the plan, and its record as it was before the run.
 
-    The record is fresh when the claim of this run inserts it.
+def push(actor: Actor, kind: str, at: datetime, **details: object) -> Document:
+    """Build the part of an update that appends an event to the event log."""
+    event = {"event": kind, "at": at, "runId": actor.run_id, "by": actor.label, **details}
+    return {"$push": {"metadata.events": {"$each": [event], "$slice": -EVENTS_KEPT}}}
+
+
+def paths(**values: object) -> Document:
+    """Build a document of stored paths from values by the names of a record's fields."""
+    return {COLUMNS[name].path: value for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordUpdate:
+    """One atomic change of one record: which record, in which state, and the update.
+
+    `target` is the state that it leads to.
     """
 
-    step: Step
-    position: int
-    before: Record | None
-    is_fresh: bool
-
-    @property
-    def status(self) -> Status:
-        """What the record says until the step starts."""
-        return self.before.status if self.before else Status.PENDING
+    condition: Document
+    update: Document
+    target: Status
 
 
-def dues(plan: Plan, history: History) -> tuple[Due, ...]:
-    """Return the steps of a plan, with what was recorded of them under the lease."""
-    known = history.by_version
-    return tuple(
-        Due(step, position, known.get(step.version), is_fresh=step.version not in known)
-        for position, step in enumerate(plan.steps)
+def claimed_by(step: Step, run: Run) -> Document:
+    """Build the condition that only a record matches which this run has claimed and not ended."""
+    return paths(version=str(step.version), run_id=run.actor.run_id, status=Status.RUNNING.value)
+
+
+def start(
+    step: Step, run: Run, *, position: int, at: datetime, session: bytes | None
+) -> RecordUpdate:
+    """Claim the record of a step and mark it as running.
+
+    A record with a fence that is not lower, or that is running or ended meanwhile, does not match.
+    """
+    values = {
+        **paths(
+            status=Status.RUNNING.value,
+            run_id=run.actor.run_id,
+            fence=run.fence,
+            direction=step.direction.value,
+            holder=run.actor.label,
+            started_at=at,
+            session=session,
+            error=None,
+            updated_at=at,
+        ),
+        "metadata.host": run.actor.host,
+        "metadata.pid": run.actor.pid,
+        "metadata.user": run.actor.user,
+        "metadata.appVersion": run.actor.app_version,
+        "metadata.request": None,
+    }
+    ready: object = Status.COMPLETED.value
+    if step.direction is Direction.UP:
+        values |= _described(step, run, position)
+        ready = {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+    fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
+    return RecordUpdate(
+        paths(version=str(step.version), status=ready, fence={"$not": {"$gte": run.fence}}),
+        {
+            "$set": values,
+            "$setOnInsert": fresh,
+            **run.event("started", at, direction=step.direction.value),
+        },
+        Status.RUNNING,
     )
 
 
-class Change(NamedTuple):
-    """A record's next state, what else is set with it, and the event that says so."""
-
-    target: Status
-    at: datetime
-    event: Document
-    fields: Document
-
-    def update(self) -> Document:
-        """Return the update that makes the change in a stored record."""
-        return {"$set": self.result(), **push(self.event)}
-
-    def result(self) -> Document:
-        """Return what the record says afterwards, by paths, without its trail."""
-        return {**self.fields, "status": self.target.value, "updatedAt": self.at}
-
-
-def starting(due: Due, run: Run, *, at: datetime, session: ClientSession | None) -> Change:
-    """Return what becomes of a record when its step starts.
-
-    The session is the one that the step's transaction will run in: whoever finds this run dead can
-    end it.
-    """
-    step = due.step
-    fields: Document = {"metadata.startedAt": at}
-    if not due.is_fresh:
-        said = {**_who(run), **_what(due), "request": None, "session": None}
-        fields |= {"error": None, **{f"metadata.{name}": value for name, value in said.items()}}
-    if session is not None:
-        fields["metadata.session"] = session.session_id["id"]
-    if step.direction is Direction.UP:
-        # Not before it starts: what is resolved by hand was not applied as the file said.
-        fields |= {"batch": run.batch, "metadata.checksum": step.file.checksum}
-        fields |= {} if due.is_fresh else _titles(step)
-    event = new_event("started", run.actor, at, direction=step.direction.value)
-    return Change(Status.RUNNING, at, event, fields)
-
-
-def _who(run: Run) -> Document:
+def _described(step: Step, run: Run, position: int) -> Document:
+    """Build what an `up` records of the file; a `down` leaves it as it was applied."""
+    file = step.file
     return {
-        "holder": run.actor.label,
-        "host": run.actor.host,
-        "pid": run.actor.pid,
-        "user": run.actor.user,
-        "appVersion": run.actor.app_version,
+        **paths(
+            name=file.name,
+            description=file.description,
+            reversible=file.reversible,
+            checksum=file.checksum,
+            batch=run.batch,
+            position=position,
+        ),
+        "metadata.outOfOrder": step.out_of_order,
+        "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.allowances],
     }
 
 
-def _what(due: Due) -> Document:
-    step = due.step
-    if step.direction is Direction.DOWN:  # What was applied, and in which order, stays.
-        return {"direction": step.direction.value}
-    return {
-        "direction": step.direction.value,
-        "position": due.position,
-        "outOfOrder": step.out_of_order,
-        "allowed": [{"code": each.code, "reason": each.reason} for each in step.file.allowances],
-    }
-
-
-def _titles(step: Step) -> Document:
-    return {
-        "name": step.file.name,
-        "description": step.file.description,
-        "reversible": step.file.reversible,
-    }
-
-
-def done(step: Step, run: Run, *, took_ms: int, at: datetime, backfilled: bool) -> Change:
-    """Return what becomes of a record when its step has succeeded, with or without a backfill."""
-    fields: Document = {"executionTime": took_ms, **(NO_BACKFILL if backfilled else {})}
+def complete(step: Step, run: Run, *, took_ms: int, at: datetime) -> RecordUpdate:
+    """Mark a step as successful: the migration is applied, or rolled back."""
     if step.direction is Direction.UP:
         kind, target = "completed", Status.COMPLETED
-        fields |= {"appliedAt": at, "metadata.interrupted": False}
+        values = paths(applied_at=at, interrupted=False)
     else:
         kind, target = "rolled-back", Status.ROLLED_BACK
-        fields |= {"rolledBackAt": at}
-    event = new_event(kind, run.actor, at, direction=step.direction.value, executionTime=took_ms)
-    return Change(target, at, event, fields)
+        values = paths(rolled_back_at=at)
+    values |= paths(status=target.value, execution_ms=took_ms, updated_at=at)
+    event = run.event(kind, at, direction=step.direction.value, executionTime=took_ms)
+    update = {"$set": values, "$unset": _NO_BACKFILL, **event}
+    return RecordUpdate(claimed_by(step, run), update, target)
 
 
-def failed(step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime) -> Change:
-    """Return what becomes of a record when its step has failed.
-
-    A failed down() leaves the migration applied, with the failure in its trail.
-    """
-    said = {"error": asdict(error), "executionTime": took_ms}
-    event = new_event("failed", run.actor, at, direction=step.direction.value, **said)
+def fail(step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime) -> RecordUpdate:
+    """Mark a step as failed. If `down()` fails, the migration stays marked as applied."""
+    details = {"error": asdict(error), "executionTime": took_ms}
+    event = run.event("failed", at, direction=step.direction.value, **details)
+    target, values = Status.FAILED, details
     if step.direction is Direction.DOWN:
-        return Change(Status.COMPLETED, at, event, {})
-    return Change(Status.FAILED, at, event, said)
+        target, values = Status.COMPLETED, {}
+    update = {"$set": {**values, **paths(status=target.value, updated_at=at)}, **event}
+    return RecordUpdate(claimed_by(step, run), update, target)
 
 
-def interrupted(dead: Record, run: Run, at: datetime) -> Change:
-    """Return what becomes of a record that a dead run left `running`.
+def interrupt(dead: Record, run: Run, at: datetime) -> RecordUpdate:
+    """Mark a record left `running` by a crashed run as interrupted.
 
-    An interrupted up() counts as failed; an interrupted down() leaves the migration applied.
+    An interrupted `up()` counts as failed; after an interrupted `down()` the migration stays applied.
     """
     undoing = dead.direction is Direction.DOWN
     error = {"type": "Interrupted", "message": _last_seen(dead), "traceback": None}
-    event = new_event(
-        "interrupted",
-        run.actor,
-        at,
-        direction=dead.direction.value,
-        error=error,
-        ofRun=dead.run_id,
+    target = Status.COMPLETED if undoing else Status.FAILED
+    values = paths(
+        status=target.value,
+        error=None if undoing else error,
+        interrupted=not undoing,
+        updated_at=at,
     )
-    fields: Document = {
-        "error": None if undoing else error,
-        "metadata.interrupted": not undoing,
-    }
-    return Change(Status.COMPLETED if undoing else Status.FAILED, at, event, fields)
-
-
-def _before(target: Status, direction: Direction) -> object:
-    """Return the condition on the state that a record must be in to reach the target."""
-    if target is not Status.RUNNING:
-        return Status.RUNNING.value
-    if direction is Direction.DOWN:
-        return Status.COMPLETED.value
-    return {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
-
-
-def condition(step: Step, run: Run, change: Change) -> Document:
-    """Return which record, in which state, a run may change: its own, where the change begins."""
-    return {
-        "version": str(step.version),
-        "metadata.runId": run.actor.run_id,
-        "status": _before(change.target, step.direction),
-    }
-
-
-def claiming(step: Step, run: Run) -> Update:
-    """Return how a record is claimed: unless it has a fence, and not a lower one."""
-    claimed = {"metadata.runId": run.actor.run_id, "metadata.fence": run.fence}
-    condition = {"version": str(step.version), "metadata.fence": {"$not": {"$gte": run.fence}}}
-    return condition, {"$set": claimed}
+    details = {"direction": dead.direction.value, "error": error, "ofRun": dead.run_id}
+    return RecordUpdate(
+        paths(version=str(dead.version), status=Status.RUNNING.value, run_id=dead.run_id),
+        {"$set": values, **run.event("interrupted", at, **details)},
+        target,
+    )
 
 
 def _last_seen(dead: Record) -> str:
     started = f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC" if dead.started_at else "an unknown time"
-    who = dead.holder or "an unknown process"
-    return f"run {dead.run_id} by {who}, started at {started}, ended without recording an outcome"
-
-
-def fresh(due: Due, run: Run, at: datetime) -> Document:
-    """Return the record of a step that never had one, as the run claims it: all but that it starts."""
-    claimed = {"runId": run.actor.run_id, "fence": run.fence}
-    return {
-        "version": str(due.step.version),
-        "status": Status.PENDING.value,
-        **_titles(due.step),
-        "appliedAt": None,
-        "rolledBackAt": None,
-        "executionTime": None,
-        "error": None,
-        "batch": None,
-        "metadata": {**claimed, **_who(run), **_what(due), "events": []},
-        "createdAt": at,
-        "updatedAt": at,
-    }
-
-
-def apply(change: Change, document: Document) -> None:
-    """Make the change in a document that is not stored yet."""
-    for path, value in change.result().items():
-        parent, _, name = path.rpartition(".")
-        (document[parent] if parent else document)[name] = value
-    document["metadata"]["events"].append(change.event)
-
-
-def push(event: Document) -> Document:
-    """Return the part of an update that appends an event to the trail."""
-    return {"$push": {"metadata.events": {"$each": [event], "$slice": -EVENTS_KEPT}}}
-
-
-def new_event(kind: str, actor: Actor, at: datetime, **details: object) -> Document:
-    """Return an event as the trail keeps it."""
-    return {"event": kind, "at": at, "runId": actor.run_id, "by": actor.label, **details}
-
-
-def events_of(document: Document) -> Iterable[Document]:
-    """Return the events of a stored record."""
-    events: Iterable[Document] = (document.get("metadata") or {}).get("events") or ()
-    return events
-
-
-def read_event(version: str, document: Document) -> Event:
-    """Return an event as it was stored."""
-    details = {k: v for k, v in document.items() if k not in {"event", "at", "error"}}
-    return Event(
-        kind=document["event"],
-        at=document["at"],
-        version=int(version),
-        details=details,
-        error=ErrorInfo.read(document.get("error")),
+    holder = dead.holder or "an unknown process"
+    return (
+        f"run {dead.run_id} by {holder}, started at {started}, ended without recording an outcome"
     )
 
 
-def read(document: Document) -> Record:
-    """Read a record as it is stored, by this package or by another tool."""
-    return Record(**{name: _value(document, column) for name, column in COLUMNS.items()})
-
-
-def _value(document: Document, column: Column) -> Any:  # noqa: ANN401
-    stored = value_at(document, column.path)
-    return stored if column.read is None else column.read(stored)
-
-
-def value_at(document: Mapping[str, Any], path: str) -> Any:  # noqa: ANN401  (whatever is stored)
-    """Find what is at a path of a document; None when nothing is."""
-    found: Any = document
-    for name in path.split("."):
-        found = (found or {}).get(name)
-    return found
-
-
-PROJECTION: Document = {"_id": 0, **dict.fromkeys((c.path for c in COLUMNS.values()), 1)}
-"""What is read of a record: all but its events and other long parts."""
+def resolve(record: Record, run: Run, *, applied: bool, reason: str, at: datetime) -> RecordUpdate:
+    """Set by hand whether a migration is applied; the reason goes into its event log."""
+    target = Status.COMPLETED if applied else Status.PENDING
+    values = paths(
+        status=target.value,
+        applied_at=at if applied else None,
+        error=None,
+        batch=run.batch if applied else record.batch,
+        interrupted=False,
+        run_id=run.actor.run_id,
+        fence=run.fence,
+        updated_at=at,
+    )
+    event = run.event("resolved", at, applied=applied, reason=reason)
+    return RecordUpdate(
+        paths(version=str(record.version), status=record.status.value),
+        {"$set": values, "$unset": _NO_BACKFILL, **event},
+        target,
+    )

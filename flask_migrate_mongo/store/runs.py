@@ -7,17 +7,13 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from flask_migrate_mongo.driver.server import Document, Server, elapsed, translated
-from flask_migrate_mongo.engine.options import Observer
-from flask_migrate_mongo.model.errors import MigrateError, UnknownRunError
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.driver.server import Document, Server, translated
+from flask_migrate_mongo.model.errors import UnknownRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import Direction, Plan, Progress, Step
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.model.values import Direction
 
 KEPT_DAYS = 30
 """Days after which a run's document goes; the migrations' own records keep what it did."""
@@ -27,10 +23,6 @@ SILENT_SECONDS = 360
 
 More than a request may ask to wait for the lock, since a run that waits is silent too.
 """
-
-
-TOUCH_SECONDS = 1
-"""Seconds between two writes of how far a run is."""
 
 
 class RunState(str, Enum):
@@ -153,87 +145,6 @@ class RunStore:
         with translated():
             found = self._runs.find_one({"_id": run_id}, {"cancelRequested": 1}) or {}
         return bool(found.get("cancelRequested"))
-
-
-class Narrator(Observer):
-    """Tells the store what a run is doing, and the run that it was asked to stop."""
-
-    def __init__(
-        self,
-        store: RunStore,
-        run_id: str,
-        switch: StopSwitch,
-        describe: Describe,
-    ) -> None:
-        self._store = store
-        self._run_id = run_id
-        self._switch = switch
-        self._describe = describe
-        self._touched = 0.0
-
-    def planned(self, plan: Plan) -> None:  # noqa: ARG002
-        """Say that the lock is held and the plan made."""
-        self._store.note(self._run_id, "planned", state=RunState.RUNNING.value)
-        self._look()
-
-    def started(self, step: Step) -> None:
-        """Say which migration runs."""
-        current = {"version": str(step.version), "name": step.file.name}
-        self._store.note(self._run_id, "started", current=current)
-
-    def progressed(self, step: Step, progress: Progress) -> None:
-        """Say how far its backfill is, not more often than anyone reads it."""
-        if elapsed() - self._touched < TOUCH_SECONDS:
-            return
-        self._touched = elapsed()
-        current = {"version": str(step.version), "name": step.file.name}
-        self._store.touch(self._run_id, {**current, "progress": self._describe.progress(progress)})
-
-    def ended(self, outcome: Outcome) -> None:
-        """Say what became of it."""
-        self._store.note(self._run_id, "ended", current=None, step=self._describe.outcome(outcome))
-        self._look()
-
-    def _look(self) -> None:
-        if self._store.is_cancelled(self._run_id):
-            self._switch.throw("a request to cancel it")
-
-
-@dataclass(frozen=True, slots=True)
-class Describe:
-    """How values become documents: the doors' own functions, handed down."""
-
-    outcome: Callable[[Outcome], Document]
-    report: Callable[[RunReport], Document]
-    problem: Callable[[MigrateError], Document]
-    progress: Callable[[Progress], Document]
-
-
-def carry_out(
-    store: RunStore, run_id: str, act: Callable[[], RunReport], describe: Describe
-) -> None:
-    """Carry a run out, and write down how it ended, whatever that is."""
-    try:
-        report = act()
-    except MigrateError as exc:
-        store.note(run_id, "refused", state=RunState.REFUSED.value, error=describe.problem(exc))
-        return
-    except BaseException as exc:
-        error = MigrateError(f"The run ended with {type(exc).__name__}.")
-        store.note(run_id, "failed", state=RunState.FAILED.value, error=describe.problem(error))
-        raise
-    state = _ended(report, cancelled=store.is_cancelled(run_id))
-    store.note(run_id, state.value, state=state.value, current=None, report=describe.report(report))
-
-
-def _ended(report: RunReport, *, cancelled: bool) -> RunState:
-    # A backfill that is cancelled stops inside its migration, which counts as failed for that.
-    own = [f for f in report.failures if f.error is None or f.error.type != Stopped.__name__]
-    if own:
-        return RunState.FAILED
-    if report.error is not None:
-        return RunState.CANCELLED if cancelled else RunState.FAILED
-    return RunState.SUCCEEDED
 
 
 def _stored(document: Document) -> StoredRun:

@@ -15,8 +15,9 @@ from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.backfill import Defaults
 from flask_migrate_mongo.backfill.calls import Rehearsal
 from flask_migrate_mongo.driver.confinement import confined
-from flask_migrate_mongo.driver.server import Server, elapsed
+from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.driver.transactions import transaction
+from flask_migrate_mongo.process.clock import elapsed
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.model.reports import RunReport
@@ -191,7 +192,7 @@ def test_a_backfill_that_is_done_leaves_no_checkpoint(project: Project) -> None:
     write(project, 'backfill("people", {"$inc": {"n": 1}}, batch_size=5)')
     up(project)
     metadata = project.record(VERSION)["metadata"]
-    assert [metadata[name] for name in ("checkpoint", "progress", "request")] == [None] * 3
+    assert not {"checkpoint", "progress", "request"} & metadata.keys()
 
 
 def test_what_was_undone_without_a_backfill_begins_anew(project: Project) -> None:

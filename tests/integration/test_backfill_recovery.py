@@ -19,7 +19,6 @@ from bson.binary import UuidRepresentation
 from pymongo import MongoClient, monitoring
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo import reports as render
 from flask_migrate_mongo.backfill.checkpoints import Checkpoint, Key, Slot
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.errors import (
@@ -216,7 +215,7 @@ def test_a_file_that_backfills_no_more_leaves_nothing_of_the_backfill(project: P
     project.write(f"{VERSION}_increment", "def up(db):\n    pass\n")
     assert project.invoke("up", "--allow-drift").exit_code == 0
     metadata = project.record(VERSION)["metadata"]
-    assert (metadata["checkpoint"], metadata["progress"]) == (None, None)
+    assert not {"checkpoint", "progress"} & metadata.keys()
 
 
 def test_it_begins_again_when_it_was_resolved_as_not_applied(project: Project) -> None:
@@ -280,8 +279,8 @@ def test_a_batch_costs_four_round_trips(
         assert report.failures == ()
     sent = Counter(commands.sent)
     assert sent["getMore"] <= 11
-    # And: the lock released, the backfill begun, the step done.
-    assert sent["update"] == 10 + 3
+    # And: the lock released, the backfill begun, the step started and done.
+    assert sent["update"] == 10 + 4
     assert sent["findAndModify"] <= 10 + 3
     assert sent["commitTransaction"] == 10
     assert sent["find"] - (11 if where else 0) <= 12
@@ -495,7 +494,7 @@ def test_there_is_nothing_to_ask_for_without_a_backfill(project: Project) -> Non
 
     def ask() -> None:
         try:
-            project.runner().ask(Request.PAUSE)
+            project.runner().request(Request.PAUSE)
         except NoRunError as exc:
             asked.append(exc)
 
@@ -559,8 +558,8 @@ def test_a_pause_that_was_asked_for_is_not_one_of_the_next_run(project: Project)
 
     def pause_and_stop(doc: Any) -> None:
         if doc["_id"] == 20:
-            project.runner().ask(Request.PAUSE)
-            project.runner().ask(Request.CANCEL)
+            project.runner().request(Request.PAUSE)
+            project.runner().request(Request.CANCEL)
 
     report = project.runner(HOOK=pause_and_stop).up()
     assert isinstance(report.error, RunStoppedError)
@@ -641,5 +640,5 @@ def test_without_a_terminal_a_line_tells_it_now_and_then(
     fill(project)
     write(project)
     monkeypatch.setattr(runs, "LINE_SECONDS", 0)
-    assert project.runner().up(Options(observer=render.Progress())).failures == ()
+    assert project.runner().up(Options(observer=runs.Progress())).failures == ()
     assert "people: 20 of about 40, " in capsys.readouterr().err

@@ -18,8 +18,9 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 from werkzeug.local import LocalProxy
 
-from flask_migrate_mongo import MigrateError, MongoMigrate
-from flask_migrate_mongo import state as assembly
+from flask_migrate_mongo import MigrateError, MongoMigrate, database
+from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.database import database_of
 from flask_migrate_mongo.model.errors import ConfigurationError, NoDatabaseError, SettingError
 from flask_migrate_mongo.model.values import Actor
 from tests.conftest import APPNAME, uri_with
@@ -46,7 +47,7 @@ def invoke(app: Flask, *args: str) -> Result:
 def found(app: Flask) -> Database[Any]:
     """Return the database that the application's migrations would change."""
     with app.app_context():
-        return assembly.of(app).database()
+        return database_of(app_state.of(app))
 
 
 def pymongo(app: Flask | None = None) -> Any:
@@ -303,7 +304,7 @@ def test_the_uri_of_the_config_goes_before_that_of_the_environment(
     app = bare(project, MONGO_URI=project.uri)
     MongoMigrate(app)
     assert found(app).name == project.db.name
-    assembly.of(app).close()
+    app_state.of(app).close()
 
 
 def test_the_uri_of_the_environment_is_enough(
@@ -377,7 +378,7 @@ def test_the_applications_own_client_is_used_and_left_open(project: Project) -> 
     MongoMigrate(app, mongo)
     assert found(app).client is mongo.cx
     applies(app, project)
-    assert assembly.of(app)._own is None
+    assert app_state.of(app).own_client is None
     assert mongo.db.done.count_documents({}) == 1
     mongo.cx.close()
 
@@ -387,20 +388,20 @@ def test_a_client_of_ours_is_made_when_a_command_needs_it_and_closed_after_it(
 ) -> None:
     app = bare(project, MONGO_URI=project.uri)
     MongoMigrate(app)
-    state = assembly.of(app)
+    state = app_state.of(app)
     made: list[MongoClient[Any]] = []
-    connect = assembly._connect
+    connect = database._connect
 
     def counted(uri: str) -> MongoClient[Any]:
         made.append(connect(uri))
         return made[-1]
 
-    monkeypatch.setattr(assembly, "_connect", counted)
+    monkeypatch.setattr(database, "_connect", counted)
     assert invoke(app, "create", "x").exit_code == 0
     assert made == []
     invoke(app, "status")
     assert len(made) == 1
-    assert state._own is None
+    assert state.own_client is None
     with pytest.raises(Exception, match="after close"):
         made[0].admin.command("ping")
 
@@ -411,7 +412,7 @@ def test_one_process_has_one_client_of_ours_however_often_it_is_asked_for(
     app = bare(project, MONGO_URI=project.uri)
     MongoMigrate(app)
     assert found(app).client is found(app).client
-    assembly.of(app).close()
+    app_state.of(app).close()
 
 
 def test_our_client_looks_for_a_server_for_seconds_unless_the_uri_says_otherwise(
@@ -423,7 +424,7 @@ def test_our_client_looks_for_a_server_for_seconds_unless_the_uri_says_otherwise
     for app, seconds in ((plain, 5), (patient, 70)):
         MongoMigrate(app)
         assert found(app).client.options.server_selection_timeout == seconds
-        assembly.of(app).close()
+        app_state.of(app).close()
 
 
 def in_process(project: Project, source: str) -> list[Any]:
@@ -452,15 +453,17 @@ def in_process(project: Project, source: str) -> list[Any]:
 FORKED = """
 import json, os
 from flask import Flask
-from flask_migrate_mongo import MongoMigrate, assembly
+from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.database import database_of
 
 app = Flask("shop", root_path=os.environ["ROOT_PATH"])
 migrate = MongoMigrate(app)
-state = assembly.of(app)
+state = app_state.of(app)
 {before}
 child = os.fork()
 if child == 0:
-    mine = state.database().client
+    mine = database_of(state).client
     report = migrate.runner(app).up()
     print(json.dumps({{"own": mine is not {parents}, "applied": len(report.outcomes)}}), flush=True)
     state.close()
@@ -481,7 +484,7 @@ def test_a_client_of_ours_is_made_after_the_fork(project: Project) -> None:
 
 def test_a_client_that_was_made_before_a_fork_is_not_used_after_it(project: Project) -> None:
     project.write_inserts(1)
-    before = "before = state.database().client\nbefore.admin.command('ping')"
+    before = "before = database_of(state).client\nbefore.admin.command('ping')"
     child, parent = in_process(project, FORKED.format(before=before, parents="before"))
     assert child == {"own": True, "applied": 1}
     assert parent == {"child": 0, "applied": 1}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.reports import Effects, Outcome, RunReport, StepState, Verdict
+from flask_migrate_mongo.wiring import running
 from tests.content import Difference, content, differences
 
 if TYPE_CHECKING:
@@ -421,12 +422,11 @@ def shop(project: Project) -> Project:
     return project
 
 
-def run(project: Project, **options: Any) -> RunReport:
+def run(project: Project, *, dry_run: bool = False) -> RunReport:
     app = project.app()
     app.extensions["shop_db"] = project.db
-    from flask_migrate_mongo import MongoMigrate  # noqa: PLC0415
-
-    return MongoMigrate().runner(app).up(Options(**options))
+    with app.app_context():
+        return running.acting(app_state.current(), dry_run=dry_run).up()
 
 
 def sums(effects: Mapping[str, Effects]) -> Difference:

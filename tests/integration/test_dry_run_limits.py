@@ -13,6 +13,7 @@ from pymongo import MongoClient
 
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.dry_run.dry_run import DryRun, Listener
+from flask_migrate_mongo.dry_run.dry_runner import DryRunner
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.masking import NOTHING_MASKED
 from flask_migrate_mongo.model.reports import Outcome, Sample, Trial, Verdict
@@ -76,7 +77,7 @@ def up(db):
 
 
 def dry(project: Project, **options: Any) -> tuple[Outcome, ...]:
-    return project.runner().up(Options(dry_run=True, **options)).outcomes
+    return project.dry_runner().up(Options(**options)).outcomes
 
 
 def trial(project: Project, **options: Any) -> Trial:
@@ -197,7 +198,7 @@ def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
     found = runner.folder.discover()
     plan = plan_up(found.files, History(), policy=runner.policy)
     functions = {step.version: runner.folder.load(step, found) for step in plan.steps}
-    rehearsal = DryRun(runner.executor(), "migrations", NOTHING_MASKED, 30, 0, documents)
+    rehearsal = DryRun(runner.executor, "migrations", NOTHING_MASKED, 30, 0, documents)
     outcomes = rehearsal.carry_out(plan, functions, Listener(print, print), continue_on_error=False)
     return tuple(outcome.trial for outcome in outcomes)
 
@@ -404,7 +405,7 @@ def test_which_fields_are_masked_is_a_setting(project: Project) -> None:
         "1_new", "def up(db): db.people.insert_one({'_id': 1, 'IBAN': 'x', 'token': 'y'})"
     )
     runner = project.runner(MIGRATE_REDACT=["iban"])
-    (outcome,) = runner.up(Options(dry_run=True)).outcomes
+    (outcome,) = DryRunner(runner).up().outcomes
     assert outcome.trial
     assert outcome.trial.samples[0].after == {"_id": 1, "IBAN": "***", "token": "y"}
 
@@ -420,7 +421,7 @@ def test_down_is_rehearsed_too(project: Project) -> None:
     project.write_inserts(1, 2)
     project.runner().up()
     before = content(project.db)
-    report = project.runner().down(Options(dry_run=True), steps=2)
+    report = project.dry_runner().down(steps=2)
     assert [
         (o.step.version, o.trial and o.trial.effects["done"].deleted) for o in report.outcomes
     ] == [
@@ -437,7 +438,7 @@ def test_it_runs_while_somebody_holds_the_lock_and_says_so(project: Project) -> 
     project.write_inserts(1)
     with project.runner().lease.hold(Actor.current("a test")):
         before = content(project.db)
-        report = project.runner().up(Options(dry_run=True))
+        report = project.dry_runner().up()
         assert content(project.db) == before
     assert [o.trial and o.trial.verdict for o in report.outcomes] == [Verdict.SUCCEEDS]
     assert len(report.warnings) == 1
@@ -463,7 +464,7 @@ def test_without_transactions_it_is_a_plan_alone_and_says_so_first(
 def test_on_mongomock_it_is_a_plan_alone(project: Project) -> None:
     project.write_inserts(1)
     mock: Any = mongomock.MongoClient().shop
-    report = MongoMigrate().runner(project.app(mock)).up(Options(dry_run=True))
+    report = DryRunner(MongoMigrate().runner(project.app(mock))).up()
     assert not report.executed
     assert "mongomock has no sessions" in report.warnings[0]
     assert mock.list_collection_names() == []

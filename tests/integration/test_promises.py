@@ -11,7 +11,6 @@ import pytest
 from bson import encode
 from pymongo import MongoClient, monitoring
 
-from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     DriftError,
@@ -119,8 +118,8 @@ def test_promise_5_a_failure_to_record_does_not_mask_the_failure_itself(
     project: Project, failpoint: Failpoint
 ) -> None:
     project.write(f"{FIRST}_fails", "def up(db):\n    raise ValueError('first cause')\n")
-    # The record is inserted as running, so that the first update says that the step failed.
-    failpoint("update", times=1, errorCode=8)
+    # The first update records the start, the second one the failure.
+    failpoint("update", skip=1, times=1, errorCode=8)
     report = project.runner().up()
     (outcome,) = report.outcomes
     assert outcome.state is StepState.FAILED
@@ -133,7 +132,7 @@ def test_promise_5_an_outcome_is_recorded_through_an_outage(
     project: Project, failpoint: Failpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     project.write_inserts(FIRST)
-    failpoint("update", times=3, closeConnection=True)
+    failpoint("update", skip=1, times=3, closeConnection=True)
     report = project.runner().up()
     assert report.error is None
     assert project.statuses() == {FIRST: "completed"}
@@ -144,7 +143,7 @@ def test_promise_5_an_outcome_that_cannot_be_recorded_is_said_loudly(
     project: Project, failpoint: Failpoint
 ) -> None:
     project.write_inserts(FIRST, SECOND)
-    failpoint("update", times=10_000, errorCode=91)
+    failpoint("update", skip=1, times=10_000, errorCode=91)
     report = project.runner(MIGRATE_LOCK_TTL=2).up()
     assert isinstance(report.error, OutcomeNotRecordedError)
     assert isinstance(report.error.__cause__, ConnectionFailedError)
@@ -159,8 +158,8 @@ def test_promise_6_a_dry_run_leaves_everything_as_it_was(project: Project) -> No
     project.runner().up()
     project.write_inserts(SECOND)
     before = content(project.db)
-    up = project.runner().up(Options(dry_run=True))
-    down = project.runner().down(Options(dry_run=True))
+    up = project.dry_runner().up()
+    down = project.dry_runner().down()
     assert [o.step.version for o in up.outcomes] == [SECOND]
     assert [o.step.version for o in down.outcomes] == [FIRST]
     assert up.executed

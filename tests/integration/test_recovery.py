@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +20,8 @@ from flask_migrate_mongo.model.errors import (
     RunStoppedError,
 )
 from flask_migrate_mongo.model.reports import StepState
-from flask_migrate_mongo.model.values import Actor, Status
-from flask_migrate_mongo.planning.plans import plan_up
-from flask_migrate_mongo.store import records
-from flask_migrate_mongo.store.lease import LOCK_ID
+from flask_migrate_mongo.model.values import Actor, Direction, Status, Step
+from flask_migrate_mongo.store.lease import LOCK_ID, RECENT_SECONDS
 from flask_migrate_mongo.store.records import Run
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import History, Plan
+    from flask_migrate_mongo.model.values import Plan
 
 FIRST, VERSION, LAST = 20261101000, 20261101001, 20261101002
 
@@ -222,7 +220,7 @@ def test_looking_does_not_settle_anything(project: Project) -> None:
     project.runner().status()
     project.runner().records()
     project.runner().events()
-    project.runner().up(Options(dry_run=True))
+    project.dry_runner().up()
     assert project.record(VERSION) == before
 
 
@@ -273,7 +271,7 @@ def test_a_stopped_process_records_what_happened_and_releases(
     assert process.returncode == 1
     assert f"Stopped by {number.name}" in stderr
     assert project.runner().lock() is None
-    assert project.statuses() == {FIRST: "completed", VERSION: "failed", LAST: "pending"}
+    assert project.statuses() == {FIRST: "completed", VERSION: "failed"}
     assert project.record(VERSION)["error"]["type"] == "Stopped"
     assert halves(project) == ([] if transactional else [1])
 
@@ -447,17 +445,6 @@ def test_a_record_says_of_a_second_run_what_it_said_of_the_first(project: Projec
     assert said(project, 1) == {**first, "batch": 2}
 
 
-def test_what_never_started_and_was_done_by_hand_has_not_drifted(project: Project) -> None:
-    project.write("1_fails", "def up(db): raise ValueError('no')\n")
-    project.write_inserts(2)
-    project.runner().up()
-    project.write("2_insert", "def up(db): pass\ndef down(db): pass\n")
-    runner = project.runner()
-    runner.resolve(2, applied=True, reason="done in the shell")
-    assert runner.status().survey.drifted == ()
-    assert states(runner.down()) == {2: StepState.ROLLED_BACK}
-
-
 def said(project: Project, version: int) -> dict[str, Any]:
     """Return what a record says of its step, but for what each step has of its own."""
     own = {"_id", "version", "createdAt", "rolledBackAt", "appliedAt", "updatedAt", "executionTime"}
@@ -467,7 +454,7 @@ def said(project: Project, version: int) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name not in own and value is not None}
 
 
-# --- a success, and the start of the next step, recorded in one command
+# --- between two steps
 
 
 class Meanwhile(Observer):
@@ -482,17 +469,15 @@ class Meanwhile(Observer):
             self._act()
 
 
-def test_a_stop_between_steps_takes_back_that_the_next_one_has_started(project: Project) -> None:
+def test_a_stop_between_steps_records_nothing_of_the_next_one(project: Project) -> None:
     project.write_inserts(1, 2)
     runner = project.runner()
     stop = Meanwhile(1, lambda: runner.switch.throw("a test"))
     report = runner.up(Options(observer=stop))
     assert isinstance(report.error, RunStoppedError)
     assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
-    assert project.statuses() == {1: "completed", 2: "pending"}
-    assert project.trail(2) == ["started", "withdrawn"]
+    assert project.statuses() == {1: "completed"}
     assert states(project.runner().up()) == {2: StepState.APPLIED}
-    assert project.trail(2) == ["started", "withdrawn", "started", "completed"]
 
 
 def test_a_stop_between_steps_of_a_down_leaves_the_next_one_applied(project: Project) -> None:
@@ -503,17 +488,7 @@ def test_a_stop_between_steps_of_a_down_leaves_the_next_one_applied(project: Pro
     report = runner.down(Options(observer=stop), steps=2)
     assert became(report) == {2: StepState.ROLLED_BACK, 1: StepState.NOT_RUN}
     assert project.statuses() == {1: "completed", 2: "rolled-back"}
-    assert project.trail(1)[2:] == ["started", "withdrawn"]
-    assert states(project.runner().down(steps=1)) == {1: StepState.ROLLED_BACK}
-
-
-def test_what_was_undone_before_is_undone_again_when_it_does_not_start(project: Project) -> None:
-    project.write_inserts(1, 2)
-    runner = project.runner()
-    runner.up()
-    runner.down(steps=2)
-    runner.up(Options(observer=Meanwhile(1, lambda: runner.switch.throw("a test"))))
-    assert project.statuses() == {1: "completed", 2: "rolled-back"}
+    assert project.trail(1) == ["started", "completed"]
 
 
 def test_what_has_failed_before_keeps_its_error_until_it_starts(project: Project) -> None:
@@ -541,22 +516,27 @@ def test_a_lock_that_is_forced_between_steps_starts_nothing_more(
     assert isinstance(report.error, LeaseLostError)
     assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
     assert project.db.done.count_documents({"version": 2}) == 0
-    # It is nobody's any more: what is recorded of it is for the next run to settle.
-    assert project.trail(2) == ["started", "unlocked"]
+    assert project.statuses() == {1: "completed"}
 
 
-def test_after_a_stop_inside_a_step_the_next_one_is_not_said_to_start(project: Project) -> None:
-    project.write("1_is_stopped", "def up(ctx): ctx.app.config['STOP']()\n")
-    project.write_inserts(2)
-    runner: Runner = project.runner(STOP=lambda: runner.switch.throw("a test"))
-    report = runner.up()
+def test_a_lock_that_was_forced_over_a_second_ago_is_noticed_without_a_heartbeat(
+    project: Project,
+) -> None:
+    def force() -> None:
+        project.runner().force_unlock(confirmed=True)
+        time.sleep(RECENT_SECONDS + 0.1)
+
+    project.write_inserts(1, 2)
+    report = project.runner(MIGRATE_LOCK_TTL=600).up(Options(observer=Meanwhile(1, force)))
+    assert isinstance(report.error, LeaseLostError)
     assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
-    assert project.trail(2) == []
+    assert project.statuses() == {1: "completed"}
 
 
 @pytest.mark.parametrize("times", [1, 4], ids=["once", "beyond the driver's own retry"])
-def test_handing_over_again_after_the_answer_was_lost_is_no_loss(
-    project: Project, mongo_uri: str, times: int
+@pytest.mark.parametrize("skip", [4, 6], ids=["of a start", "of a success"])
+def test_a_record_whose_reply_was_lost_is_written_once(
+    project: Project, mongo_uri: str, skip: int, times: int
 ) -> None:
     project.write_inserts(1, 2, 3)
     port = int(mongo_uri.split("/")[2].rpartition(":")[2])
@@ -564,8 +544,8 @@ def test_handing_over_again_after_the_answer_was_lost_is_no_loss(
         uri = f"mongodb://127.0.0.1:{proxy.port}/{project.db.name}?directConnection=true"
         with MongoClient[dict[str, Any]](uri) as client:
             project.db = client[project.db.name]
-            # find, findAndModify, createIndexes, insert, the insert of the first step; then it is handed over.
-            proxy.lose(skip=5, times=times)
+            # find, findAndModify, createIndexes, find, update: the start of the first step; then its insert.
+            proxy.lose(skip=skip, times=times)
             report = project.runner().up()
             assert proxy.lost == ["update"] * times
             trails = {tuple(project.trail(version)) for version in (1, 2, 3)}
@@ -583,12 +563,10 @@ def test_a_record_that_its_own_migration_deletes_leaves_the_next_one_pending(
     assert isinstance(report.error, LeaseLostError)
     assert "its record is gone" in str(report.error)
     assert became(report) == {1: StepState.UNKNOWN, 2: StepState.NOT_RUN}
-    assert project.statuses() == {2: "pending"}
-    assert project.trail(2) == ["started", "withdrawn"]
+    assert project.statuses() == {}
 
 
-def test_what_the_server_refuses_of_the_two_is_named(project: Project) -> None:
-    """The driver calls whatever happens in a command of several writes `batch op errors`."""
+def test_a_success_that_the_server_refuses_to_record_is_a_failure(project: Project) -> None:
     project.write(
         "1_forbids",
         """
@@ -603,10 +581,10 @@ def test_what_the_server_refuses_of_the_two_is_named(project: Project) -> None:
     assert error is not None
     assert error.type == "DatabaseError"
     assert "failed validation" in error.message
-    assert project.statuses() == {1: "failed", 2: "pending"}
+    assert project.statuses() == {1: "failed"}
 
 
-def test_a_success_stands_when_the_server_refuses_the_start_of_the_next(project: Project) -> None:
+def test_a_step_whose_start_the_server_refuses_is_not_run(project: Project) -> None:
     project.write(
         "1_forbids",
         """
@@ -619,69 +597,65 @@ def test_a_success_stands_when_the_server_refuses_the_start_of_the_next(project:
     report = project.runner().up()
     assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
     assert "failed validation" in str(report.error)
-    assert project.statuses() == {1: "completed", 2: "pending"}
+    assert project.statuses() == {1: "completed"}
     assert project.db.done.count_documents({}) == 0
 
 
-def test_a_step_that_was_taken_over_between_is_not_run(project: Project) -> None:
-    """The first is recorded all the same: nobody has touched that one."""
-    project.write(
-        "1_is_overtaken",
-        """
-        def up(db):
-            db.migrations.update_one({"version": "2"}, {"$set": {"metadata.runId": "another"}})
-        """,
-    )
-    project.write_inserts(2)
-    report = project.runner().up()
-    assert isinstance(report.error, LeaseLostError)
-    assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
-    assert project.statuses() == {1: "completed", 2: "pending"}
-    assert project.db.done.count_documents({}) == 0
+# --- claiming the record of a step
 
 
-# --- claiming the records of a plan
+def start(runner: Runner, step: Step, run: Run) -> None:
+    at = datetime.now(timezone.utc)
+    runner.history.mark_started(step, run, position=0, at=at, session=None)
 
 
-def plan_of(runner: Runner, history: History) -> Plan:
-    return plan_up(runner.folder.discover().files, history, runner.policy)
-
-
-@pytest.mark.parametrize("undone", [(), (1,), (1, 2)], ids=["all new", "one new", "none new"])
-def test_claiming_again_after_the_answer_was_lost_is_no_loss(
-    project: Project, undone: tuple[int, ...]
+@pytest.mark.parametrize("rolled_back", [False, True], ids=["new", "rolled back"])
+def test_recording_a_start_again_after_the_reply_was_lost_changes_nothing(
+    project: Project, *, rolled_back: bool
 ) -> None:
     runner = project.runner()
-    project.write_inserts(*undone)
-    if undone:
+    project.write_inserts(1)
+    if rolled_back:
         runner.up()
-        runner.down(steps=len(undone))
-    project.write_inserts(1, 2)
+        runner.down()
+    (file,) = runner.folder.discover().files
     with runner.lease.hold(runner._actor("a test")) as grant:
-        history, run = runner._settle(grant, looked_empty=not undone)
-        plan = plan_of(runner, history)
+        _, run = runner._settle(grant)
         for _ in range(2):
-            runner.history.claim(records.dues(plan, history), run, at=grant.now(), session=None)
-    assert project.statuses() == {1: "running", 2: "rolled-back" if 2 in undone else "pending"}
-    assert project.trail(1).count("started") == 1 + (1 in undone) * 2
-    assert {project.record(v)["metadata"]["runId"] for v in (1, 2)} == {run.actor.run_id}
+            start(runner, Step(file, Direction.UP), run)
+    assert project.statuses() == {1: "running"}
+    assert project.trail(1).count("started") == 1 + rolled_back * 2
+    assert project.record(1)["metadata"]["runId"] == run.actor.run_id
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_a_claim_of_records_that_a_later_run_has_taken_starts_nothing(
-    project: Project, *, known: bool
+@pytest.mark.parametrize("rolled_back", [False, True], ids=["new", "rolled back"])
+def test_a_step_that_a_later_run_has_started_is_not_started(
+    project: Project, *, rolled_back: bool
 ) -> None:
-    project.write_inserts(1, 2)
+    project.write_inserts(1)
     runner = project.runner()
-    if known:
+    if rolled_back:
         runner.up()
-        runner.down(steps=2)
+        runner.down()
+    (file,) = runner.folder.discover().files
+    step = Step(file, Direction.UP)
     with runner.lease.hold(runner._actor("a test")) as grant:
-        history, run = runner._settle(grant, looked_empty=not known)
-        later = Run(Actor.current("later"), fence=run.fence + 1, batch=run.batch)
-        plan = plan_of(runner, history)
-        runner.history.claim(records.dues(plan, history), later, at=grant.now(), session=None)
+        _, run = runner._settle(grant)
+        start(runner, step, Run(Actor.current("later"), fence=run.fence + 1, batch=run.batch))
         before = list(project.db.migrations.find())
         with pytest.raises(LeaseLostError, match="taken over 1"):
-            runner.history.claim(records.dues(plan, history), run, at=grant.now(), session=None)
+            start(runner, step, run)
+    assert list(project.db.migrations.find()) == before
+
+
+def test_a_step_that_a_later_run_has_failed_is_not_started(project: Project) -> None:
+    project.write("1_fails", "def up(db):\n    raise ValueError('no')\n")
+    runner = project.runner()
+    (file,) = runner.folder.discover().files
+    with runner.lease.hold(runner._actor("a test")) as grant:
+        _, earlier = runner._settle(grant)
+    runner.up()
+    before = list(project.db.migrations.find())
+    with pytest.raises(LeaseLostError, match="taken over 1"):
+        start(runner, Step(file, Direction.UP), earlier)
     assert list(project.db.migrations.find()) == before

@@ -17,7 +17,7 @@ from pymongo import MongoClient
 
 from example_app import data
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo import state as assembly
+from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.errors import (
     AccessDeniedError,
     EscapesRehearsalError,
@@ -31,6 +31,7 @@ from flask_migrate_mongo.model.values import Actor
 from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Request
 from flask_migrate_mongo.rehearsal.comparison import RAW, compare, take
 from flask_migrate_mongo.rehearsal.scratch import MARKER, prefix_for
+from flask_migrate_mongo.wiring import rehearsing
 from tests.conftest import APPNAME, uri_with
 from tests.project import ROOT, Project
 
@@ -70,7 +71,7 @@ def rehearse(project: Project, *args: Any, settings: Any = None, **request: Any)
     """Rehearse in this process."""
     app = project.app(**(settings or {}))
     with app.app_context():
-        return assembly.of(app).rehearsal().run(Request(*args, **request))
+        return rehearsing.rehearsal(app_state.of(app)).run(Request(*args, **request))
 
 
 def one(project: Project, *args: Any, **request: Any) -> Performance:
@@ -312,7 +313,7 @@ def test_the_example_passes_on_the_real_airports(tmp_path: Path, db: Db, mongo_u
         app = Flask("demo", root_path=str(ROOT / "example_app"))
         MongoMigrate(app, client[db.name])
         with app.app_context():
-            report = assembly.of(app).rehearsal().run(Request())
+            report = rehearsing.rehearsal(app_state.of(app)).run(Request())
         assert client[db.name].list_collection_names() == ["airports"]
     assert not report.failures
     assert [p.file.name for p in report.irreversible] == ["Archive local airfields"]
@@ -819,7 +820,7 @@ def test_a_long_name_of_a_database_leaves_room_for_the_scratch_one(
     app = project.app(mongo=long)
     try:
         with app.app_context():
-            report = assembly.of(app).rehearsal().run(Request())
+            report = rehearsing.rehearsal(app_state.of(app)).run(Request())
         assert report.database is not None
         assert len(report.database) == 63
         assert not report.failures
@@ -852,7 +853,7 @@ def test_it_is_refused_on_mongomock(project: Project) -> None:
 
     app = project.app(mongo=mongomock.MongoClient().shop)
     with app.app_context(), pytest.raises(RehearsalUnsupportedError, match="no server"):
-        assembly.of(app).rehearsal().run(Request())
+        rehearsing.rehearsal(app_state.of(app)).run(Request())
 
 
 def test_a_pool_of_one_connection_is_enough(tmp_path: Path, people: Db, mongo_uri: str) -> None:

@@ -122,9 +122,9 @@ def test_promise_2_data_and_record_are_one_commit(project: Project, failpoint: F
 def test_the_record_that_cannot_be_written_takes_the_data_with_it(
     project: Project, failpoint: Failpoint
 ) -> None:
-    # The updates of a run in turn: the completion of the step, its failure.
+    # The updates of a run in turn: the start of the step, its completion, its failure.
     write(project, "db.people.insert_one({'x': 1})")
-    failpoint("update", times=1, errorCode=8, errorLabels=[])
+    failpoint("update", skip=1, times=1, errorCode=8, errorLabels=[])
     assert_untouched(project, apply(project), "DatabaseError", "refused a command")
 
 
@@ -346,8 +346,8 @@ def test_a_transient_fault_runs_the_transaction_again(
         "db.people.update_many({}, {'$inc': {'x': 1}})",
     )
     calls: list[int] = []
-    # The record is inserted as running, so that the first update is the migration's own.
-    failpoint("update", times=2, errorCode=code, errorLabels=["TransientTransactionError"])
+    # The first update records the start, the second one is the migration's own.
+    failpoint("update", skip=1, times=2, errorCode=code, errorLabels=["TransientTransactionError"])
     (outcome,) = project.runner(CALLS=calls).up().outcomes
     assert outcome.state is StepState.APPLIED, outcome.error
     assert len(calls) == 3

@@ -86,8 +86,10 @@ def test_two_processes_at_once_apply_each_migration_once(project: Project) -> No
 @pytest.mark.parametrize(
     ("skip", "which"),
     [
-        (0, "the success of the first and the start of the second"),
-        (1, "the success of the second"),
+        (0, "the start of the first"),
+        (1, "the success of the first"),
+        (2, "the start of the second"),
+        (3, "the success of the second"),
     ],
 )
 def test_the_lock_does_not_leak_when_writing_the_history_fails(
@@ -106,7 +108,7 @@ def test_the_lock_does_not_leak_when_the_history_cannot_be_claimed(
     project: Project, failpoint: Failpoint
 ) -> None:
     project.write_inserts(1)
-    failpoint("insert", errorCode=DOCUMENT_VALIDATION_FAILURE)
+    failpoint("update", errorCode=DOCUMENT_VALIDATION_FAILURE)
     assert project.invoke("up").exit_code == 6
     assert project.runner().lock() is None
     assert done(project) == []
@@ -370,7 +372,7 @@ def test_the_first_error_is_kept_when_recording_it_fails_too(
     project: Project, failpoint: Failpoint
 ) -> None:
     project.write("1_bad", "def up(db): raise ValueError('the first cause')\n")
-    failpoint("update", errorCode=DOCUMENT_VALIDATION_FAILURE)
+    failpoint("update", skip=1, errorCode=DOCUMENT_VALIDATION_FAILURE)
     result = project.invoke("up", "--json")
     report: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == 1
@@ -383,7 +385,7 @@ def test_the_first_error_is_printed_when_recording_it_fails_too(
     project: Project, failpoint: Failpoint
 ) -> None:
     project.write("1_bad", "def up(db): raise ValueError('the first cause')\n")
-    failpoint("update", errorCode=DOCUMENT_VALIDATION_FAILURE)
+    failpoint("update", skip=1, errorCode=DOCUMENT_VALIDATION_FAILURE)
     result = project.invoke("up")
     assert "1 failed: ValueError: the first cause" in result.stderr
     assert "Error: The server refused a command" in result.stderr
@@ -393,7 +395,7 @@ def test_a_failure_that_could_not_be_recorded_is_interrupted_and_runs_again(
     project: Project, failpoint: Failpoint
 ) -> None:
     project.write("1_bad", "def up(db): raise ValueError('the first cause')\n")
-    failpoint("update", errorCode=DOCUMENT_VALIDATION_FAILURE)
+    failpoint("update", skip=1, errorCode=DOCUMENT_VALIDATION_FAILURE)
     project.invoke("up")
     project.write("1_bad", "def up(db): db.done.insert_one({'version': 1})\n")
     result = project.invoke("up")
@@ -405,7 +407,7 @@ def test_a_transaction_that_could_not_be_recorded_keeps_no_data(
     project: Project, failpoint: Failpoint
 ) -> None:
     project.write("1_tx", "transactional = True\ndef up(db): db.done.insert_one({'version': 1})\n")
-    failpoint("update", errorCode=DOCUMENT_VALIDATION_FAILURE)
+    failpoint("update", skip=1, errorCode=DOCUMENT_VALIDATION_FAILURE)
     report: RunReport = project.runner().up()
     assert report.outcomes[0].state is StepState.FAILED
     assert (done(project), project.statuses()) == ([], {1: "failed"})

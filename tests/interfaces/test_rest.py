@@ -16,7 +16,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.files.source import Folder
-from flask_migrate_mongo.interfaces.rest import views as rest
+from flask_migrate_mongo.interfaces.rest import blueprint, routes
 from flask_migrate_mongo.model.errors import ConfigurationError
 from flask_migrate_mongo.model.values import Actor
 from tests.unit.test_scaffold import ODD_NAMES, normalised
@@ -39,7 +39,7 @@ ENDPOINTS = [
         PREFIX + route.path.replace("<version>", "1").replace("<run_id>", "0" * 32),
         route.scope.value,
     )
-    for route in rest.ROUTES
+    for route in routes.ROUTES
 ]
 SCOPES = ["read", "run", "admin"]
 
@@ -566,10 +566,10 @@ def test_an_application_gets_the_blueprint_its_rules_and_one_hook_and_nothing_el
 
     without, having = project.app(MIGRATE_API=False), project.app()
     assert state(having) == state(without)
-    assert list(having.blueprints) == [rest.blueprint.name]
+    assert list(having.blueprints) == [blueprint.name]
     assert len(having.before_request_funcs[None]) == 1
     added = having.view_functions.keys() - without.view_functions.keys()
-    assert {name.partition(".")[0] for name in added} == {rest.blueprint.name}
+    assert {name.partition(".")[0] for name in added} == {blueprint.name}
     assert all(rule.startswith(PREFIX) for rule in rules(having) if "static" not in rule)
 
 

@@ -21,7 +21,7 @@ from pymongo import MongoClient
 from pymongo.monitoring import CommandListener
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo import state as assembly
+from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.interfaces.startup import Surroundings, serves
 from flask_migrate_mongo.model.values import Actor
 from tests.serving import Serving, flask_run, free_port, gunicorn, serving, waitress
@@ -386,7 +386,7 @@ def test_with_fail_hard_a_preloading_gunicorn_ends_before_it_forks(shop: Project
 
 
 def failure_of(app: Flask) -> str | None:
-    return assembly.of(app).startup_failure
+    return app_state.of(app).startup_failure
 
 
 def always(project: Project, mongo: object = None, **settings: object) -> Flask:

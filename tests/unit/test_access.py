@@ -10,7 +10,8 @@ import pytest
 from flask import Flask, Request
 from werkzeug.test import EnvironBuilder
 
-from flask_migrate_mongo.interfaces.rest.access import SHORTEST, Gate, Scope, tokens
+from flask_migrate_mongo.interfaces.rest.access import Gate
+from flask_migrate_mongo.model.access import SHORTEST, Scope, tokens
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
     ConfigurationError,

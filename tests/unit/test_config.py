@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_migrate_mongo.interfaces.rest.access import tokens
+from flask_migrate_mongo.model.access import tokens
 from flask_migrate_mongo.model.errors import SettingError
 from flask_migrate_mongo.settings import A_YEAR, MINIMAL_TTL, SETTINGS, Settings, read
 

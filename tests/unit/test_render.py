@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_migrate_mongo import reports as render
 from flask_migrate_mongo.model.errors import LeaseLostError, LockHeldError
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict, not_run
 from flask_migrate_mongo.model.values import Direction, ErrorInfo, Event, Status, StatusReport
 from flask_migrate_mongo.planning.plans import survey
+from flask_migrate_mongo.reports import runs, states, words
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
@@ -118,25 +118,25 @@ def odd(name: str) -> dict[str, Callable[[], None]]:
     error = ErrorInfo("ValueError", name, name)
     lock = a_lock(holder=name, reason=name)
     failed = Outcome(step, StepState.FAILED, 1, error)
-    progress = render.Progress()
+    progress = runs.Progress()
 
     def start() -> None:
         progress.started(step)
         progress.close()
 
     return {
-        "status": lambda: render.status(a_status(name=name, lock=lock)),
-        "records": lambda: render.records([a_record(1, name=name)]),
-        "events": lambda: render.events(
+        "status": lambda: states.status(a_status(name=name, lock=lock)),
+        "records": lambda: states.records([a_record(1, name=name)]),
+        "events": lambda: states.events(
             [an_event(name), Event("failed", NOW, None, {}, error)],
         ),
-        "lock": lambda: render.lock(lock),
-        "expired": lambda: render.lock(a_lock(holder=name, reason=name, expires_in=-1)),
-        "unlocked": lambda: render.unlocked(lock),
-        "run": lambda: render.run(a_run(failed, warnings=(name,), error=LeaseLostError(name))),
-        "plan": lambda: render.run(a_run(*not_run([step]), executed=False)),
-        "dry run": lambda: render.run(a_dry_run(name)),
-        "error": lambda: render.error(ValueError(name)),
+        "lock": lambda: states.lock(lock),
+        "expired": lambda: states.lock(a_lock(holder=name, reason=name, expires_in=-1)),
+        "unlocked": lambda: states.unlocked(lock),
+        "run": lambda: runs.run(a_run(failed, warnings=(name,), error=LeaseLostError(name))),
+        "plan": lambda: runs.run(a_run(*not_run([step]), executed=False)),
+        "dry run": lambda: runs.run(a_dry_run(name)),
+        "error": lambda: words.error(ValueError(name)),
         "started": start,
         "ended": lambda: progress.ended(failed),
     }
@@ -176,12 +176,12 @@ def test_what_could_steer_a_terminal_is_written_out(
 
 @given(st.text(st.characters()))
 def test_what_is_printable_is_one_line_of_nothing_but_visible_characters(text: str) -> None:
-    assert render.printable(text).isprintable()
+    assert words.printable(text).isprintable()
 
 
 def test_a_name_of_two_lines_takes_one_row(streams: Streams) -> None:
     streams.open()
-    render.records([a_record(1, name="one\ntwo"), a_record(2)])
+    states.records([a_record(1, name="one\ntwo"), a_record(2)])
     header, first, second = streams.out.splitlines()
     assert first.startswith(r"1        one\ntwo  completed")
     assert second.startswith("2        change 2  completed")
@@ -212,14 +212,14 @@ def test_on_a_narrow_terminal_nothing_is_lost(streams: Streams, report: str, col
 
 def test_a_table_that_fits_a_terminal_has_a_rule_and_colours(streams: Streams) -> None:
     streams.open(tty=True)
-    render.records([a_record(1, applied_at=NOW)])
+    states.records([a_record(1, applied_at=NOW)])
     assert "\x1b[32mcompleted" in streams.out
     assert "──────" in streams.out
 
 
 def test_a_long_name_is_wrapped_on_a_terminal_and_the_rest_is_not(streams: Streams) -> None:
     streams.open(tty=True, columns=100)
-    render.records([a_record(20261122001, name="word " * 50, applied_at=NOW)])
+    states.records([a_record(20261122001, name="word " * 50, applied_at=NOW)])
     lines = plain(streams.out).splitlines()
     assert max(map(len, lines)) <= 100
     assert any("20261122001" in line and "2026-11-22 10:30:05" in line for line in lines)
@@ -227,7 +227,7 @@ def test_a_long_name_is_wrapped_on_a_terminal_and_the_rest_is_not(streams: Strea
 
 def test_columns_are_aligned_by_what_a_terminal_shows(streams: Streams) -> None:
     streams.open()
-    render.records([a_record(1, name="索引"), a_record(2, name="a" * 6)])
+    states.records([a_record(1, name="索引"), a_record(2, name="a" * 6)])
     _, first, second = streams.out.splitlines()
     assert first == "1        索引    completed"
     assert second == "2        aaaaaa  completed"
@@ -238,13 +238,13 @@ def test_no_colour_is_used_where_none_is_wanted(
 ) -> None:
     streams.open(tty=True)
     monkeypatch.setenv("NO_COLOR", "1")
-    render.records([a_record(1)])
+    states.records([a_record(1)])
     assert "\x1b[3" not in streams.out
 
 
 def test_markup_in_names_is_no_markup(streams: Streams) -> None:
     streams.open()
-    render.records([a_record(1, name="[bold]x[/bold] :rocket: [/]")])
+    states.records([a_record(1, name="[bold]x[/bold] :rocket: [/]")])
     assert "[bold]x[/bold] :rocket: [/]" in streams.out
 
 
@@ -257,10 +257,10 @@ def test_progress_that_nobody_can_read_any_more_ends_nothing(
 
     streams.open()
     monkeypatch.setattr(streams.stderr, when, broken)
-    progress = render.Progress()
+    progress = runs.Progress()
     progress.started(APPLIED.step)
     progress.ended(APPLIED)
-    render.error(ValueError("x"))
+    words.error(ValueError("x"))
 
 
 # --- status
@@ -268,7 +268,7 @@ def test_progress_that_nobody_can_read_any_more_ends_nothing(
 
 def test_status_shows_every_version_with_what_is_true_of_it(streams: Streams) -> None:
     streams.open()
-    render.status(a_status())
+    states.status(a_status())
     rows = [line.split("  ") for line in streams.out.splitlines()]
     cells = {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in rows}
     assert cells["Version"] == ["Name", "State", "Applied at (UTC)", "Took", "Notes"]
@@ -283,7 +283,7 @@ def test_status_shows_every_version_with_what_is_true_of_it(streams: Streams) ->
 
 def test_status_sums_up_and_names_errors_and_passed_over_files(streams: Streams) -> None:
     streams.open()
-    render.status(a_status())
+    states.status(a_status())
     assert streams.out.splitlines()[-3:] == [
         "4 failed: ValueError: change",
         "6 migrations: 3 applied, 1 pending, 1 failed, 1 running.",
@@ -293,25 +293,25 @@ def test_status_sums_up_and_names_errors_and_passed_over_files(streams: Streams)
 
 def test_status_of_one_migration_counts_it_in_the_singular(streams: Streams) -> None:
     streams.open()
-    render.status(StatusReport(survey([a_file(1)], recorded()), None))
+    states.status(StatusReport(survey([a_file(1)], recorded()), None))
     assert streams.out.splitlines()[-1] == "1 migration: 0 applied, 1 pending, 0 failed."
 
 
 def test_status_marks_what_is_out_of_order(streams: Streams) -> None:
     streams.open()
-    render.status(StatusReport(survey([a_file(1), a_file(2)], recorded(a_record(2))), None))
+    states.status(StatusReport(survey([a_file(1), a_file(2)], recorded(a_record(2))), None))
     assert re.search(r"^1 .* pending .* out of order$", streams.out, re.MULTILINE)
 
 
 def test_status_shows_a_failure_of_which_no_error_was_recorded(streams: Streams) -> None:
     streams.open()
-    render.status(StatusReport(survey([a_file(1)], recorded(a_record(1, Status.FAILED))), None))
+    states.status(StatusReport(survey([a_file(1)], recorded(a_record(1, Status.FAILED))), None))
     assert streams.out.splitlines()[-1] == "1 migration: 0 applied, 0 pending, 1 failed."
 
 
 def test_status_of_an_empty_project_says_how_to_begin(streams: Streams) -> None:
     streams.open()
-    render.status(StatusReport(survey([], recorded()), None))
+    states.status(StatusReport(survey([], recorded()), None))
     assert streams.out.splitlines() == [
         "0 migrations: 0 applied, 0 pending, 0 failed.",
         'Make the first one: flask db-migrate create "add user index"',
@@ -320,7 +320,7 @@ def test_status_of_an_empty_project_says_how_to_begin(streams: Streams) -> None:
 
 def test_status_ends_with_the_lock_when_there_is_one(streams: Streams) -> None:
     streams.open()
-    render.status(a_status(lock=a_lock()))
+    states.status(a_status(lock=a_lock()))
     assert "The lock is held by anna@web-1:4711 (up)" in streams.out.splitlines()[-2]
 
 
@@ -330,7 +330,7 @@ def test_status_ends_with_the_lock_when_there_is_one(streams: Streams) -> None:
 def test_records_are_shown_with_their_times(streams: Streams) -> None:
     streams.open()
     later = NOW + timedelta(hours=1)
-    render.records([a_record(7, Status.ROLLED_BACK, applied_at=NOW, rolled_back_at=later, batch=3)])
+    states.records([a_record(7, Status.ROLLED_BACK, applied_at=NOW, rolled_back_at=later, batch=3)])
     _, row = streams.out.splitlines()
     at, undone_at = "2026-11-22 10:30:05", "2026-11-22 11:30:05"
     assert re.split(r"\s{2,}", row) == ["7", "change 7", "rolled-back", at, undone_at, "3"]
@@ -338,14 +338,14 @@ def test_records_are_shown_with_their_times(streams: Streams) -> None:
 
 def test_an_empty_history_and_an_empty_trail_say_so(streams: Streams) -> None:
     streams.open()
-    render.records([])
-    render.events([])
+    states.records([])
+    states.events([])
     assert streams.out == "Nothing is recorded.\nNothing has happened yet.\n"
 
 
 def test_events_are_shown_with_who_did_what_and_why(streams: Streams) -> None:
     streams.open()
-    render.events(
+    states.events(
         [
             Event("completed", NOW, 7, {"by": "anna", "executionTime": 5, "direction": "up"}),
             Event("failed", NOW, 8, {"by": "bob"}, ERROR),
@@ -364,14 +364,14 @@ def test_events_are_shown_with_who_did_what_and_why(streams: Streams) -> None:
 
 def test_a_free_lock_is_said_to_be_free(streams: Streams) -> None:
     streams.open()
-    render.lock(None)
-    render.unlocked(None)
+    states.lock(None)
+    states.unlocked(None)
     assert streams.out == "The lock is free.\nNothing to do: the lock is free.\n"
 
 
 def test_a_live_lock_says_whose_it_is_until_when_and_what_to_do(streams: Streams) -> None:
     streams.open()
-    render.lock(a_lock())
+    states.lock(a_lock())
     assert streams.out == (
         "The lock is held by anna@web-1:4711 (up), since 2026-11-22 10:28:35 UTC, last heartbeat "
         "2026-11-22 10:29:35 UTC.\n"
@@ -382,7 +382,7 @@ def test_a_live_lock_says_whose_it_is_until_when_and_what_to_do(streams: Streams
 
 def test_an_expired_lock_is_not_said_to_be_held(streams: Streams) -> None:
     streams.open()
-    render.lock(a_lock(expires_in=-10))
+    states.lock(a_lock(expires_in=-10))
     first, second = streams.out.splitlines()
     assert first.startswith("The lock was left by anna@web-1:4711 (up)")
     assert second == "It expired at 2026-11-22 10:29:55 UTC and holds nobody off any more."
@@ -390,7 +390,7 @@ def test_an_expired_lock_is_not_said_to_be_held(streams: Streams) -> None:
 
 def test_a_release_says_whose_lock_it_was(streams: Streams) -> None:
     streams.open()
-    render.unlocked(a_lock())
+    states.unlocked(a_lock())
     assert streams.out == "Released the lock of anna@web-1:4711 (up).\n"
 
 
@@ -399,7 +399,7 @@ def test_a_release_says_whose_lock_it_was(streams: Streams) -> None:
 
 def test_a_run_that_did_everything_says_how_much_and_how_long(streams: Streams) -> None:
     streams.open()
-    render.run(a_run(APPLIED, replace(APPLIED, step=a_step(2), took_ms=1_000)))
+    runs.run(a_run(APPLIED, replace(APPLIED, step=a_step(2), took_ms=1_000)))
     assert streams.out.splitlines() == [
         "Version  Name      State    Took",
         "1        change 1  applied  12 ms",
@@ -412,7 +412,7 @@ def test_a_run_that_did_everything_says_how_much_and_how_long(streams: Streams) 
 def test_a_run_down_of_one_is_told_in_the_singular_and_has_no_batch(streams: Streams) -> None:
     streams.open()
     done = Outcome(a_step(1, Direction.DOWN), StepState.ROLLED_BACK, 5)
-    render.run(RunReport(Direction.DOWN, (done,), executed=True))
+    runs.run(RunReport(Direction.DOWN, (done,), executed=True))
     assert streams.out.splitlines()[-1] == "Rolled back 1 migration in 5 ms."
 
 
@@ -428,7 +428,7 @@ def test_a_run_with_nothing_to_do_says_so(
     streams: Streams, direction: Direction, said: str, *, executed: bool
 ) -> None:
     streams.open()
-    render.run(RunReport(direction, (), executed=executed))
+    runs.run(RunReport(direction, (), executed=executed))
     assert (streams.out, streams.err) == (said, "")
 
 
@@ -436,7 +436,7 @@ def test_a_run_that_failed_half_way_says_what_was_done_what_failed_and_what_is_l
     streams: Streams,
 ) -> None:
     streams.open()
-    render.run(a_run(APPLIED, FAILED, *LEFT))
+    runs.run(a_run(APPLIED, FAILED, *LEFT))
     assert streams.out.splitlines()[-3:] == [
         "Applied 1 migration as batch 3 in 12 ms.",
         "Not run: 3, 4.",
@@ -449,23 +449,23 @@ def test_a_run_that_failed_half_way_says_what_was_done_what_failed_and_what_is_l
 
 def test_a_run_in_which_nothing_was_done_says_so(streams: Streams) -> None:
     streams.open()
-    render.run(a_run(FAILED))
+    runs.run(a_run(FAILED))
     assert "Nothing was applied." in streams.out
     down = replace(FAILED, step=a_step(2, Direction.DOWN))
-    render.run(RunReport(Direction.DOWN, (down,), executed=True))
+    runs.run(RunReport(Direction.DOWN, (down,), executed=True))
     assert "Nothing was rolled back." in streams.out
     assert streams.out.endswith("then run `flask db-migrate down` again.\n")
 
 
 def test_an_error_that_was_recorded_without_its_traceback_is_shown(streams: Streams) -> None:
     streams.open()
-    render.run(a_run(replace(FAILED, error=ErrorInfo("ValueError", "x"))))
+    runs.run(a_run(replace(FAILED, error=ErrorInfo("ValueError", "x"))))
     assert streams.err == "2 failed: ValueError: x\n"
 
 
 def test_a_run_that_something_ended_says_what_it_was(streams: Streams) -> None:
     streams.open()
-    render.run(a_run(APPLIED, *LEFT, error=LeaseLostError("why")))
+    runs.run(a_run(APPLIED, *LEFT, error=LeaseLostError("why")))
     assert streams.err == f"Error: {LeaseLostError('why')}\n"
     assert "Mend the migration" not in streams.out
 
@@ -476,7 +476,7 @@ def test_a_plan_is_shown_as_one_and_says_that_nothing_was_executed(streams: Stre
         replace(a_step(1), out_of_order=True),
         a_step(2, transactional=True, reversible=False),
     ]
-    render.run(a_run(*not_run(steps), executed=False, warnings=("Look.",)))
+    runs.run(a_run(*not_run(steps), executed=False, warnings=("Look.",)))
     assert streams.out.splitlines() == [
         "Would run, in this order (up):",
         "Version  Name      How               Undo            Notes",
@@ -489,7 +489,7 @@ def test_a_plan_is_shown_as_one_and_says_that_nothing_was_executed(streams: Stre
 
 def test_a_dry_run_tells_verdict_effects_predictions_and_samples(streams: Streams) -> None:
     streams.open()
-    render.run(a_dry_run("goods"))
+    runs.run(a_dry_run("goods"))
     assert streams.out.splitlines() == [
         "1 goods: would fail: ValueError: goods (250 ms, 8,040 documents/s)",
         "  Traceback",
@@ -510,7 +510,7 @@ def test_a_dry_run_tells_verdict_effects_predictions_and_samples(streams: Stream
 
 def test_progress_of_a_dry_run_tells_verdicts(streams: Streams) -> None:
     streams.open()
-    progress = render.Progress()
+    progress = runs.Progress()
     succeeds = Outcome(a_step(1), StepState.NOT_RUN, 5, trial=Trial(Verdict.SUCCEEDS, None, {}))
     for outcome in (succeeds, *a_dry_run().outcomes):
         progress.ended(outcome)
@@ -523,14 +523,14 @@ def test_progress_of_a_dry_run_tells_verdicts(streams: Streams) -> None:
 
 def test_the_table_is_left_out_on_a_terminal_that_showed_the_progress(streams: Streams) -> None:
     streams.open(tty=True)
-    render.run(a_run(APPLIED))
+    runs.run(a_run(APPLIED))
     assert plain(streams.out) == "Applied 1 migration as batch 3 in 12 ms.\n"
 
 
 def test_an_error_keeps_its_lines_and_goes_to_stderr(streams: Streams) -> None:
     streams.open()
-    render.error(LockHeldError(a_lock()))
-    render.error(ValueError("one\n  two"))
+    words.error(LockHeldError(a_lock()))
+    words.error(ValueError("one\n  two"))
     assert streams.out == ""
     assert streams.err == f"Error: {LockHeldError(a_lock())}\nError: one\n  two\n"
 
@@ -555,7 +555,7 @@ def test_each_step_is_shown_as_it_starts_and_as_it_ends(
     streams: Streams, state: StepState, encoding: str, line: str
 ) -> None:
     streams.open(encoding=encoding)
-    progress = render.Progress()
+    progress = runs.Progress()
     progress.started(a_step(1))
     assert streams.err == "1 change 1 ...\n"
     progress.ended(Outcome(a_step(1), state, 12))
@@ -565,13 +565,13 @@ def test_each_step_is_shown_as_it_starts_and_as_it_ends(
 
 def test_a_step_that_never_started_is_shown_without_a_time(streams: Streams) -> None:
     streams.open()
-    render.Progress().ended(LEFT[0])
+    runs.Progress().ended(LEFT[0])
     assert streams.err == "- 3 change 3: not-run\n"
 
 
 def test_on_a_terminal_a_spinner_runs_and_gives_the_cursor_back(streams: Streams) -> None:
     streams.open(tty=True)
-    progress = render.Progress()
+    progress = runs.Progress()
     progress.started(a_step(1))
     assert streams.err.count("\x1b[?25l") == 1
     progress.ended(APPLIED)
@@ -583,7 +583,7 @@ def test_progress_that_is_closed_before_the_step_ended_gives_the_cursor_back(
     streams: Streams,
 ) -> None:
     streams.open(tty=True)
-    progress = render.Progress()
+    progress = runs.Progress()
     progress.started(a_step(1))
     progress.close()
     assert "\x1b[?25h" in streams.err
@@ -596,5 +596,5 @@ def test_forced_colours_in_a_pipe_bring_no_spinner(
 ) -> None:
     streams.open()
     monkeypatch.setenv("FORCE_COLOR", "1")
-    render.Progress().started(a_step(1))
+    runs.Progress().started(a_step(1))
     assert plain(streams.err) == streams.err == "1 change 1 ...\n"

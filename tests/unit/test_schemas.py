@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from werkzeug.test import EnvironBuilder
 
 from flask_migrate_mongo.interfaces import documents, schemas
-from flask_migrate_mongo.interfaces.rest import views as rest
+from flask_migrate_mongo.interfaces.rest import routes
 from flask_migrate_mongo.model import values as model
 from flask_migrate_mongo.model.errors import InvalidRequestError, LockHeldError, NotJsonError
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
@@ -215,18 +215,18 @@ def test_a_schema_refuses_what_it_does_not_know() -> None:
 
 
 def test_every_route_is_described_and_nothing_else() -> None:
-    assert list(schemas.OPERATIONS) == [route.action for route in rest.ROUTES]
-    spec = schemas.openapi("/prefix", rest.ROUTES)
+    assert list(schemas.OPERATIONS) == [route.action for route in routes.ROUTES]
+    spec = schemas.openapi("/prefix", routes.ROUTES)
     assert spec["openapi"] == "3.1.0"
     assert spec["servers"] == [{"url": "/prefix"}]
     described = {(m.upper(), path) for path, found in spec["paths"].items() for m in found}
     assert described == {
-        (r.method, r.path.replace("<", "{").replace(">", "}")) for r in rest.ROUTES
+        (r.method, r.path.replace("<", "{").replace(">", "}")) for r in routes.ROUTES
     }
 
 
 def test_every_operation_says_how_it_may_end() -> None:
-    for found in schemas.openapi("", rest.ROUTES)["paths"].values():
+    for found in schemas.openapi("", routes.ROUTES)["paths"].values():
         for operation in found.values():
             assert {"400", "401", "403", "500", "503"} <= set(operation["responses"])
             assert operation["summary"]

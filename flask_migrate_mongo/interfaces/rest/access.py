@@ -1,113 +1,29 @@
-"""Who may use the REST door: tokens with a scope each, and the application's own login."""
+"""Who may use the API: callers with a token, and those that the application's own login admits."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from flask import request
+
+from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.model.access import Authorize, Scope, Token, digest_of
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
     ConfigurationError,
     ForbiddenError,
+    MigrateError,
     UnauthenticatedError,
 )
 
+from .routes import ROUTES, Route
+
 if TYPE_CHECKING:
-    from flask import Request, Response
+    from flask import Request
 
-Authorize = Callable[[str, "Request"], object]
-"""The application's own answer to whether a request may do an action: True or False."""
-
-SHORTEST = 16
-"""Characters: what is shorter can be guessed."""
-
-# The characters that RFC 6750 allows in a bearer token; no comma and no colon is among them.
-_TOKEN = rf"[A-Za-z0-9\-._~+/]{{{SHORTEST},}}=*"
-_ENTRY = r"(?:(?P<scope>[^:]*):)?(?P<secret>[^:]*)"
-
-
-class Scope(str, Enum):
-    """What a caller may do; each includes those before it."""
-
-    READ = "read"
-    RUN = "run"
-    ADMIN = "admin"
-
-    def includes(self, other: Scope) -> bool:
-        """Whether who has this scope may do what needs the other one."""
-        return _BREADTH[self] >= _BREADTH[other]
-
-
-class Route(NamedTuple):
-    """One endpoint: the action, the request that asks for it, the scope it needs, its view."""
-
-    action: str
-    method: str
-    path: str
-    scope: Scope
-    view: Callable[..., Response]
-
-
-_BREADTH = {scope: breadth for breadth, scope in enumerate(Scope)}
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token, of which only the digest is kept, and what it allows."""
-
-    digest: bytes = field(repr=False)
-    scope: Scope
-
-
-def tokens(value: object) -> tuple[Token, ...]:
-    """Read tokens from a text or a mapping of tokens to scopes.
-
-    A text is one token, with every right, or `read:TOKEN,run:TOKEN,admin:TOKEN`. Raises ValueError
-    or TypeError, neither of which shows a token.
-    """
-    pairs = value.items() if isinstance(value, Mapping) else _pairs(value)
-    found = {_digest(_checked(secret)): _widest(scopes) for secret, scopes in pairs}
-    if not found or len(found) < len(pairs):
-        raise ValueError
-    return tuple(Token(digest, scope) for digest, scope in found.items())
-
-
-def _pairs(value: object) -> list[tuple[str, str]]:
-    if not isinstance(value, str):
-        raise TypeError
-    entries = [re.fullmatch(_ENTRY, entry.strip()) for entry in value.split(",")]
-    if None in entries:
-        raise ValueError
-    return [(e["secret"], e["scope"] or Scope.ADMIN.value) for e in entries if e]
-
-
-def _checked(secret: object) -> str:
-    if not isinstance(secret, str) or not re.fullmatch(_TOKEN, secret):
-        raise ValueError
-    return secret
-
-
-def _widest(scopes: object) -> Scope:
-    named = [scopes] if isinstance(scopes, str) else scopes
-    if not isinstance(named, Iterable):
-        raise TypeError
-    # Looked up by hand: the message of Scope(name) would show the name, which may be the token.
-    known = [_SCOPES.get(name) if isinstance(name, str) else None for name in named]
-    if not known or None in known:
-        raise ValueError
-    return max((scope for scope in known if scope), key=_BREADTH.__getitem__)
-
-
-_SCOPES = {scope.value: scope for scope in Scope}
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+_BY_ACTION = {route.action: route for route in ROUTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +54,7 @@ class Gate:
 
     def _scope_of(self, given: str | None) -> Scope | None:
         # Every token is compared, in constant time, so that the time taken tells nothing of any.
-        digest, found = _digest(given or ""), None
+        digest, found = digest_of(given or ""), None
         for token in self.tokens:
             if hmac.compare_digest(digest, token.digest):
                 found = token.scope
@@ -179,3 +95,23 @@ def _check_same_site(request: Request) -> None:
             "`X-Requested-With: fetch`."
         )
         raise ForbiddenError(msg)
+
+
+def current_route() -> Route:
+    """Find the endpoint that the current request is for."""
+    return _BY_ACTION[str(request.endpoint).rpartition(".")[2]]
+
+
+def gate() -> Gate:
+    """Make the gate of the current application."""
+    state = app_state.current()
+    return Gate(state.settings.api_token or (), state.authorize)
+
+
+def is_outsider() -> bool:
+    """Whether the current request may not read."""
+    try:
+        gate().admit("health", Scope.READ, request)
+    except MigrateError:
+        return True
+    return False

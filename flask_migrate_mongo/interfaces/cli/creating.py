@@ -1,0 +1,30 @@
+"""The command that creates a file."""
+
+from __future__ import annotations
+
+import click
+
+from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.files.source import Folder, Scaffold
+
+from .output import as_json, command, print_json
+
+
+@command()
+@click.argument("name")
+@click.option("--transactional", is_flag=True, help="Make one that runs in a transaction.")
+@as_json
+def create(name: str, *, transactional: bool, as_json: bool) -> None:
+    """Make a new migration file called NAME and print its path.
+
+    Its number follows both the newest file and today's date. Next, write its up() and down().
+
+    Example: flask db-migrate create "add user index"
+    """
+    settings = app_state.current().settings
+    scaffold = Scaffold(Folder(settings.directory), settings.version_format, settings.template)
+    path = scaffold.create(name, transactional=transactional)
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        click.echo(path)

@@ -1,0 +1,72 @@
+"""Commands that look: no lock, no writes, no migration code."""
+
+from __future__ import annotations
+
+import click
+
+from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.model.values import Status
+from flask_migrate_mongo.reports import states
+from flask_migrate_mongo.wiring.looking import inspector
+
+from .output import as_json, command, print_json, refuse, show, state
+
+
+@command()
+@as_json
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 4 unless everything is applied as its file says.",
+)
+@click.pass_context
+def status(ctx: click.Context, *, as_json: bool, check: bool) -> None:
+    """Show what is applied, pending and failed, and the lock.
+
+    Executes no migration's code and takes no lock.
+    """
+    report = inspector(state()).status()
+    if as_json:
+        print_json(documents.status(report))
+    else:
+        states.status(report)
+    ctx.exit(faults.check_code(report.survey) if check else faults.DONE)
+
+
+_STATUSES = ("pending", "running", "completed", "failed", "rolled-back")
+
+
+@command()
+@click.argument("version", type=int, required=False)
+@click.option(
+    "--limit", type=int, default=50, show_default=True, metavar="N", help="Show at most N."
+)
+@click.option(
+    "--skip", type=int, default=0, show_default=True, metavar="N", help="Leave out the newest N."
+)
+@click.option("--status", type=click.Choice(_STATUSES), help="Only those in this state.")
+@click.option("--events", is_flag=True, help="Show everything that happened, the oldest first.")
+@as_json
+def history(
+    version: int | None, *, limit: int, skip: int, status: str | None, events: bool, as_json: bool
+) -> None:
+    """Show what is recorded, the newest first.
+
+    With VERSION it shows everything that happened to that migration.
+    """
+    look = inspector(state())
+    if events or version is not None:
+        refuse("limit", "skip", "status", because="choose records, not events")
+        trail = look.events(version)
+        show(documents.events, states.events, trail, as_json=as_json)
+    else:
+        wanted = None if status is None else Status(status)
+        page = look.records(limit=limit, skip=skip, status=wanted)
+        show(documents.history, states.records, page, as_json=as_json)
+
+
+@command("lock-status")
+@as_json
+def lock_status(*, as_json: bool) -> None:
+    """Show who holds the lock, since when and until when."""
+    show(documents.lock_status, states.lock, inspector(state()).lock(), as_json=as_json)

@@ -1,0 +1,22 @@
+"""The command that shows what `up` would run."""
+
+from __future__ import annotations
+
+from flask_migrate_mongo.interfaces import documents
+from flask_migrate_mongo.planning.preview import preview
+from flask_migrate_mongo.reports import plans
+from flask_migrate_mongo.wiring.linting import linter
+from flask_migrate_mongo.wiring.looking import inspector
+
+from .output import as_json, command, show, state
+
+
+@command()
+@as_json
+def plan(*, as_json: bool) -> None:
+    """Show what `up` would run, and what there is to know before.
+
+    Executes no migration's code, takes no lock and writes nothing.
+    """
+    found = state()
+    show(documents.plan, plans.plan, preview(inspector(found), linter(found)), as_json=as_json)

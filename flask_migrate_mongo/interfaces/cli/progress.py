@@ -1,0 +1,14 @@
+"""Shows the steps of a command while they run."""
+
+from __future__ import annotations
+
+import click
+
+from flask_migrate_mongo.reports.runs import Progress
+
+
+def progress() -> Progress:
+    """Make what shows the steps of this command while they run."""
+    shown = Progress()
+    click.get_current_context().call_on_close(shown.close)
+    return shown

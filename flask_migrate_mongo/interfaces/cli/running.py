@@ -1,0 +1,134 @@
+"""Commands that run migrations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
+from flask_migrate_mongo.reports import runs
+from flask_migrate_mongo.wiring import running
+
+from .output import as_json, command, refuse, show, state
+from .progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask_migrate_mongo.dry_run.dry_runner import DryRunner
+    from flask_migrate_mongo.engine.runner import Runner
+    from flask_migrate_mongo.model.reports import RunReport
+
+
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what `up` and `down` have in common."""
+    for option in (
+        as_json,
+        click.option(
+            "--wait",
+            type=click.FloatRange(min=0),
+            metavar="SECONDS",
+            help="Wait so long for somebody else's lock.  [default: MIGRATE_LOCK_WAIT]",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(0, MOST_SAMPLES),
+            default=SAMPLES,
+            show_default=True,
+            metavar="N",
+            help="With --dry-run: show so many documents of each migration, before and after.",
+        ),
+        click.option(
+            "--dry-run-limit",
+            type=click.FloatRange(min=0.1, max=LONGEST_DRY_RUN),
+            default=DRY_RUN_SECONDS,
+            show_default=True,
+            metavar="SECONDS",
+            help="With --dry-run: give up after so long.",
+        ),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Execute all of it in a transaction that is taken back, and show what it would do.",
+        ),
+        click.option(
+            "--allow-drift",
+            is_flag=True,
+            help="Go on with the file as it is now, though it has changed since.",
+        ),
+        click.option(
+            "--continue-on-error",
+            is_flag=True,
+            help="Go on with the next migration when one fails; the exit code is 1 all the same.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@command()
+@_run_options
+@click.pass_context
+def up(
+    ctx: click.Context,
+    /,
+    *,
+    as_json: bool,
+    allow_drift: bool,
+    **options: Any,  # noqa: ANN401  (click's)
+) -> None:
+    """Apply every pending migration, the lowest number first.
+
+    Stops at the first that fails: what was applied before it stays applied. A failed one is
+    pending: mend it and run `up` again.
+    """
+    report = _acting(options).up(_options(options), allow_drift=allow_drift)
+    _finish(ctx, report, as_json=as_json)
+
+
+@command()
+@_run_options
+@click.option(
+    "--steps",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many migrations to undo.",
+)
+@click.pass_context
+def down(
+    ctx: click.Context,
+    /,
+    *,
+    as_json: bool,
+    steps: int,
+    allow_drift: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Undo the migration that was applied last, or the last N.
+
+    In reverse order of application. Refused as a whole when one of them cannot be undone.
+    """
+    report = _acting(options).down(_options(options), steps=steps, allow_drift=allow_drift)
+    _finish(ctx, report, as_json=as_json)
+
+
+def _acting(options: dict[str, Any]) -> Runner | DryRunner:
+    dry_run = options.pop("dry_run")
+    if not dry_run:
+        refuse("samples", "dry-run-limit", because="need --dry-run")
+    return running.acting(state(), dry_run=dry_run)
+
+
+def _options(options: dict[str, Any]) -> Options:
+    return Options(observer=progress(), **options)
+
+
+def _finish(ctx: click.Context, report: RunReport, *, as_json: bool) -> None:
+
+    show(documents.run, runs.run, report, as_json=as_json)
+    ctx.exit(faults.exit_code(report))

@@ -1,0 +1,96 @@
+"""Answers: documents, and the one place where an error becomes a problem document."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import cast
+
+from flask import Response, current_app, got_request_exception, request
+from werkzeug.exceptions import HTTPException
+
+from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.model.errors import (
+    ApiClosedError,
+    ForbiddenError,
+    LockHeldError,
+    MethodNotAllowedError,
+    MigrateError,
+    NotReadyError,
+    UnauthenticatedError,
+)
+
+from .access import current_route, is_outsider
+
+RETRY_SECONDS = 30
+"""A holder can be done long before its lock ends, so asking again is worth it soon."""
+
+BAD_REQUEST = 400
+
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+_log = logging.getLogger("flask_migrate_mongo.rest")
+
+
+def answer(document: object, code: int = 200) -> Response:
+    """Make a JSON answer."""
+    # Not the application's own JSON provider, which may write times and names in its own way.
+    text = json.dumps(document, default=str)
+    kind = _JSON if code < BAD_REQUEST else _PROBLEM
+    return Response(text, code, HEADERS, content_type=kind)
+
+
+def explain(exc: Exception) -> Response:
+    """Answer to an error: the one place where one becomes a problem document."""
+    if isinstance(exc, HTTPException):
+        return _explain_foreign(exc)
+    error = _known(exc)
+    response = answer(documents.problem(error), faults.fault_of(error).http_status)
+    response.headers.update(_headers_of(error))
+    return response
+
+
+def _explain_foreign(exc: HTTPException) -> Response:
+    """Answer to what the application's own hooks, or Flask, have aborted the request with."""
+    if exc.response is not None:
+        return cast("Response", exc.response)
+    code = exc.code or 500
+    document = documents.http_problem(code, exc.name, exc.description or exc.name)
+    response = answer(document, code)
+    response.headers.update((k, v) for k, v in exc.get_headers() if k != "Content-Type")
+    return response
+
+
+def _known(exc: Exception) -> MigrateError:
+    """Return what is said of an error; what is none of ours is logged, and not shown."""
+    if not isinstance(exc, MigrateError):
+        _log.error("%s %r failed", request.method, request.path, exc_info=exc)
+        # Whoever watches the application's errors hears of this one too.
+        app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+        got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
+        return MigrateError("An error that was not foreseen. The log of the server has its cause.")
+    if isinstance(exc, ApiClosedError | UnauthenticatedError | ForbiddenError):
+        caller = (request.method, request.path, request.remote_addr)
+        _log.warning("Refused %r %r to %s: %s", *caller, exc.code)
+    if _hides(exc):
+        return NotReadyError("Not ready. A token that may read sees why.")
+    return exc
+
+
+def _hides(exc: MigrateError) -> bool:
+    found = request.endpoint is not None and current_route().action == "health"
+    return found and not isinstance(exc, ApiClosedError) and is_outsider()
+
+
+def _headers_of(error: MigrateError) -> dict[str, str]:
+    if isinstance(error, UnauthenticatedError):
+        reason = ', error="invalid_token"' if error.wrong else ""
+        return {"WWW-Authenticate": f'Bearer realm="migrations"{reason}'}
+    if isinstance(error, MethodNotAllowedError):
+        return {"Allow": ", ".join(error.allowed)}
+    if isinstance(error, LockHeldError):
+        left = (error.lock.expires_at - error.lock.seen_at).total_seconds()
+        return {"Retry-After": str(max(1, min(RETRY_SECONDS, round(left))))}
+    return {}

@@ -1,0 +1,62 @@
+"""What happens before a view: who may do what, and what a request may carry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask import Response, request
+from werkzeug.routing import RequestRedirect
+
+from flask_migrate_mongo.model.access import Scope
+from flask_migrate_mongo.model.errors import (
+    BodyTooLargeError,
+    ForbiddenError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    UnauthenticatedError,
+    UnknownPathError,
+)
+
+from .access import current_route, gate
+from .answers import explain
+
+if TYPE_CHECKING:
+    from .routes import Route
+
+BODY_LIMIT = 16_384
+"""Bytes: a name has at most a thousand characters, of at most twelve bytes each in JSON."""
+
+
+def enter() -> None:
+    """Let the request in to the view that it is for. Raises MigrateError."""
+    route = current_route()
+    try:
+        gate().admit(route.action, route.scope, request)
+    except (UnauthenticatedError, ForbiddenError):
+        # A load balancer has no token; what it is told is `ready`, and nothing else.
+        if route.action != "health":
+            raise
+    _check_body(route)
+
+
+def _check_body(route: Route) -> None:
+    chunked = "Transfer-Encoding" in request.headers
+    if chunked or (request.content_length or 0) > BODY_LIMIT:
+        raise BodyTooLargeError(BODY_LIMIT)
+    # A parameter in a body would be passed over in silence, and `dryRun` must not be.
+    if request.content_length and route.action != "create":
+        msg = "This takes no body. Put the parameters into the query string, `?dryRun=true`."
+        raise InvalidRequestError(msg)
+
+
+def stray() -> Response | None:
+    """Answer to a request that no route matches, or that uses a method which its path does not take."""
+    failure = request.routing_exception
+    if isinstance(failure, RequestRedirect):
+        return None
+    try:
+        gate().admit("status", Scope.READ, request)
+    except Exception as exc:  # noqa: BLE001  (whatever the application's `authorize` raises)
+        return explain(exc)
+    allowed = getattr(failure, "valid_methods", None)
+    return explain(MethodNotAllowedError(allowed) if allowed else UnknownPathError())

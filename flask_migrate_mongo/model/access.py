@@ -1,0 +1,93 @@
+"""Who may do what over REST: scopes, and tokens that allow one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Request
+
+Authorize = Callable[[str, "Request"], object]
+"""The application's own answer to whether a request may do an action: True or False."""
+
+SHORTEST = 16
+"""Characters: what is shorter can be guessed."""
+
+# The characters that RFC 6750 allows in a bearer token; no comma and no colon is among them.
+_TOKEN = rf"[A-Za-z0-9\-._~+/]{{{SHORTEST},}}=*"
+_ENTRY = r"(?:(?P<scope>[^:]*):)?(?P<secret>[^:]*)"
+
+
+class Scope(str, Enum):
+    """What a caller may do; each includes those before it."""
+
+    READ = "read"
+    RUN = "run"
+    ADMIN = "admin"
+
+    def includes(self, other: Scope) -> bool:
+        """Whether who has this scope may do what needs the other one."""
+        return _BREADTH[self] >= _BREADTH[other]
+
+
+_BREADTH = {scope: breadth for breadth, scope in enumerate(Scope)}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token, of which only the digest is kept, and what it allows."""
+
+    digest: bytes = field(repr=False)
+    scope: Scope
+
+
+def tokens(value: object) -> tuple[Token, ...]:
+    """Read tokens from a text or a mapping of tokens to scopes.
+
+    A text is one token, with every right, or `read:TOKEN,run:TOKEN,admin:TOKEN`. Raises ValueError
+    or TypeError, neither of which shows a token.
+    """
+    pairs = value.items() if isinstance(value, Mapping) else _pairs(value)
+    found = {digest_of(_checked(secret)): _widest(scopes) for secret, scopes in pairs}
+    if not found or len(found) < len(pairs):
+        raise ValueError
+    return tuple(Token(digest, scope) for digest, scope in found.items())
+
+
+def _pairs(value: object) -> list[tuple[str, str]]:
+    if not isinstance(value, str):
+        raise TypeError
+    entries = [re.fullmatch(_ENTRY, entry.strip()) for entry in value.split(",")]
+    if None in entries:
+        raise ValueError
+    return [(e["secret"], e["scope"] or Scope.ADMIN.value) for e in entries if e]
+
+
+def _checked(secret: object) -> str:
+    if not isinstance(secret, str) or not re.fullmatch(_TOKEN, secret):
+        raise ValueError
+    return secret
+
+
+def _widest(scopes: object) -> Scope:
+    named = [scopes] if isinstance(scopes, str) else scopes
+    if not isinstance(named, Iterable):
+        raise TypeError
+    # Looked up by hand: the message of Scope(name) would show the name, which may be the token.
+    known = [_SCOPES.get(name) if isinstance(name, str) else None for name in named]
+    if not known or None in known:
+        raise ValueError
+    return max((scope for scope in known if scope), key=_BREADTH.__getitem__)
+
+
+_SCOPES = {scope.value: scope for scope in Scope}
+
+
+def digest_of(secret: str) -> bytes:
+    """Hash a token: nothing else of it is kept."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,37 @@
+"""Makes the linter of an application, and the preview that shows its findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask_migrate_mongo.files.source import Folder
+from flask_migrate_mongo.lint import BY_CODE, Linter, LintReport, Ownership, chosen
+from flask_migrate_mongo.model.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flask_migrate_mongo.state import AppState
+
+
+def lint(
+    state: AppState, files: Sequence[str], *, select: Sequence[str], ignore: Sequence[str]
+) -> LintReport:
+    """Lint files; it needs no database.
+
+    Raises InvalidRequestError, and SettingError for a rule in the settings that does not exist.
+    """
+    paths = Folder(state.settings.directory).choose(files)
+    return linter(state, select, ignore).lint(paths)
+
+
+def linter(state: AppState, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Linter:
+    """Make a linter with the rules that a call selects and ignores, and the settings ignore."""
+    usual = state.settings.lint_ignore or ()
+    if not BY_CODE.keys() >= set(usual):
+        accepts = f"codes of these rules: {', '.join(BY_CODE)}"
+        raise SettingError("MIGRATE_LINT_IGNORE", usual, accepts)
+    rules = chosen(select, (*ignore, *(() if select else usual)))
+    is_own = Ownership.of(state.app.import_name, Path(state.app.root_path))
+    return Linter(is_own, rules)

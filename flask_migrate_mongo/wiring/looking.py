@@ -1,0 +1,59 @@
+"""Makes what looks at an application's migrations and creates files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask_migrate_mongo.database import database_of
+from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.files.cache import Cache
+from flask_migrate_mongo.files.source import Folder
+from flask_migrate_mongo.planning.inspector import Inspector
+from flask_migrate_mongo.planning.plans import Policy
+from flask_migrate_mongo.store.history import MigrationHistory
+from flask_migrate_mongo.store.lease import Lease
+from flask_migrate_mongo.store.runs import RunStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flask_migrate_mongo.settings import Settings
+    from flask_migrate_mongo.state import AppState
+
+
+def inspector(state: AppState) -> Inspector:
+    """Make an inspector of the application's database."""
+    settings = state.settings
+    server = Server(database_of(state))
+    return Inspector(
+        folder(state),
+        server,
+        MigrationHistory(server, settings.collection),
+        Lease(server, settings.lock_collection, ttl=settings.lock_ttl),
+        policy(settings),
+    )
+
+
+def runs(state: AppState) -> RunStore:
+    """Make the store of asynchronous runs, on the client of this process."""
+    return RunStore(Server(database_of(state)), state.settings.run_collection)
+
+
+def folder(state: AppState) -> Folder:
+    """Make the folder of the application's migrations."""
+    return Folder(state.settings.directory, _cache(state.settings.cache))
+
+
+def policy(settings: Settings) -> Policy:
+    """Make the policy that the settings ask for."""
+    return Policy(
+        refuse_out_of_order=settings.out_of_order == "refuse",
+        stop_on_interrupted=settings.interrupted == "stop",
+        prefer_transactions=settings.transactions == "preferred",
+    )
+
+
+def _cache(setting: bool | Path) -> Cache:  # noqa: FBT001  (a setting's value)
+    if isinstance(setting, bool):
+        return Cache.of_user() if setting else Cache()
+    return Cache(setting)
