@@ -18,8 +18,9 @@ from flask_migrate_mongo.model.errors import (
     OutcomeUnknownError,
     redact,
 )
+from flask_migrate_mongo.process.clock import elapsed
 
-from .server import elapsed, is_passing
+from .server import is_passing
 
 if TYPE_CHECKING:
     import logging

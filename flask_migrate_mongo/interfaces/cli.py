@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
-from flask.cli import AppGroup
+from flask.cli import AppGroup, FlaskGroup
 
 from flask_migrate_mongo import state as assembly
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
 from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
+from flask_migrate_mongo.process import exit_promptly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -510,11 +511,13 @@ def _rehearsal() -> Rehearsal:
 
 
 def _assembly() -> assembly.Assembly:
-    from flask_migrate_mongo.process.exit import leave_promptly  # noqa: PLC0415
-
     state = assembly.current()
-    click.get_current_context().call_on_close(state.close)
-    leave_promptly()
+    context = click.get_current_context()
+    context.call_on_close(state.close)
+    # Not for `app.test_cli_runner()`, whose process was started for something else. Registered when
+    # the command ends, since pymongo is imported by then.
+    if isinstance(context.find_root().command, FlaskGroup):
+        context.call_on_close(exit_promptly)
     return state
 
 
