@@ -73,12 +73,12 @@ class Assembly:
     def runner(self) -> Runner:
         """Return a runner for this application, on the client of this process."""
         # Late: an application that never migrates in this process need not pay for these.
-        from .driver.server import Server  # noqa: PLC0415
+        from .driver.mongomock import server_of  # noqa: PLC0415
         from .files.source import Folder  # noqa: PLC0415
         from .process.signals import StopSwitch  # noqa: PLC0415
 
         folder = Folder(self.settings.directory, _cache(self.settings.cache))
-        return self._runner_on(Server(self.database()), folder, StopSwitch())
+        return self._runner_on(server_of(self.database()), folder, StopSwitch())
 
     def rehearsal(self) -> Rehearsal:
         """Return what runs migrations in a scratch database, before they run for real."""
@@ -137,10 +137,10 @@ class Assembly:
 
     def runs(self) -> RunStore:
         """Return the store of the runs that nobody waits for, on the client of this process."""
-        from .driver.server import Server  # noqa: PLC0415
+        from .driver.mongomock import server_of  # noqa: PLC0415
         from .store.runs import RunStore  # noqa: PLC0415
 
-        return RunStore(Server(self.database()), self.settings.run_collection)
+        return RunStore(server_of(self.database()), self.settings.run_collection)
 
     def start(self, direction: Direction, act: Act, describe: Describe) -> str:
         """Start a run that outlives this process, and return its name.
