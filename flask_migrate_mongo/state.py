@@ -73,7 +73,7 @@ class Assembly:
     def runner(self) -> Runner:
         """Return a runner for this application, on the client of this process."""
         # Late: an application that never migrates in this process need not pay for these.
-        from .driver.mongomock import server_of  # noqa: PLC0415
+        from .driver import server_of  # noqa: PLC0415
         from .files.source import Folder  # noqa: PLC0415
         from .process.signals import StopSwitch  # noqa: PLC0415
 
@@ -137,7 +137,7 @@ class Assembly:
 
     def runs(self) -> RunStore:
         """Return the store of the runs that nobody waits for, on the client of this process."""
-        from .driver.mongomock import server_of  # noqa: PLC0415
+        from .driver import server_of  # noqa: PLC0415
         from .store.runs import RunStore  # noqa: PLC0415
 
         return RunStore(server_of(self.database()), self.settings.run_collection)

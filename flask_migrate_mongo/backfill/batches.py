@@ -15,7 +15,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError, CursorNotFound, PyMongoError
 
 from flask_migrate_mongo.driver.server import Document, is_passing
-from flask_migrate_mongo.driver.transactions import RETRY_SECONDS, Transactions, transaction
+from flask_migrate_mongo.driver.transactions import Transactions, transaction
 from flask_migrate_mongo.model.errors import BackfillError, RejectedError, redact
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.process.clock import elapsed
@@ -325,19 +325,15 @@ class Worker:
 
     def _read(self, checkpoint: Checkpoint) -> Batch | None:
         """Read the next batch; a cursor that was lost is opened again at the checkpoint."""
-        give_up = elapsed() + RETRY_SECONDS
-        tries = 0
-        while True:
+
+        def read() -> Batch | None:
             try:
                 return self.reader.next(self._left(checkpoint))
-            except PyMongoError as exc:
+            except PyMongoError:
                 self.reader.close()
-                passing = isinstance(exc, CursorNotFound) or is_passing(exc)
-                if not passing or elapsed() >= give_up:
-                    raise
-                tries += 1
-                _log.info("The cursor is opened again (%d): %s", tries, redact(str(exc)))
-                self.transactions.pause(tries)
+                raise
+
+        return self.transactions.repeat(read, _log, _can_reopen)
 
     def _left(self, checkpoint: Checkpoint) -> Range:
         last = checkpoint.phase is Phase.LAST
@@ -407,6 +403,10 @@ class Worker:
         )
         noted = self.gate.noted(after)
         return after, self.slot.advance(before, after, session, noted=noted)
+
+
+def _can_reopen(exc: BaseException) -> bool:
+    return isinstance(exc, CursorNotFound) or (isinstance(exc, PyMongoError) and is_passing(exc))
 
 
 def counted(
