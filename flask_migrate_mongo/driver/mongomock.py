@@ -72,7 +72,6 @@ class MongomockServer(Server):
         *,
         projection: Mapping[str, int] | None,
         batch_size: int,
-        session: ClientSession | None = None,  # noqa: ARG002
     ) -> Generator[list[Document], None, None]:
         """Yield documents in the order of `_id`, in batches."""
         found = collection.find(query, projection).sort("_id", 1)

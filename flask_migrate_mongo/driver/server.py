@@ -203,7 +203,6 @@ class Server:
         *,
         projection: Mapping[str, int] | None,
         batch_size: int,
-        session: ClientSession | None = None,
     ) -> Replies:
         """Open a cursor in the order of `_id`, which yields the replies as they are."""
         # Hinted: another index would have to sort, and a sort is limited to 100 MB.
@@ -213,7 +212,6 @@ class Server:
             batch_size=batch_size,
             sort=[("_id", 1)],
             hint=[("_id", 1)],
-            session=session,
         )
         return cursor
 
