@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import struct
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bson
 from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateMany, UpdateOne
-from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, CursorNotFound, PyMongoError
 
 from flask_migrate_mongo.driver.server import Document, is_passing
-from flask_migrate_mongo.driver.transactions import RETRY_SECONDS, Transactions, transaction
+from flask_migrate_mongo.driver.transactions import Transactions, transaction
 from flask_migrate_mongo.model.errors import BackfillError, RejectedError, redact
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.process.clock import elapsed
@@ -30,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pymongo.client_session import ClientSession
-    from pymongo.cursor import RawBatchCursor
+    from pymongo.collection import Collection
 
-    from flask_migrate_mongo.driver.server import Server
+    from flask_migrate_mongo.driver.server import Replies, Server
 
 Update = Mapping[str, Any] | list[Mapping[str, Any]]
 Change = Update | Callable[[Document], Update | None]
@@ -91,18 +87,16 @@ class Reader:
 
     def __init__(
         self,
-        collection: Collection[Any],
+        server: Server,
+        collection: Collection[Document],
         prepare: Prepare,
         work: Work,
-        session: ClientSession | None = None,
     ) -> None:
+        self._server = server
         self._collection = collection
         self._prepare = prepare
         self._work = work
-        self._options: dict[str, Any] = {} if session is None else {"session": session}
-        self._replies: Iterator[Any] | None = None
-        self._cursor: RawBatchCursor[Any] | None = None
-        self._opened_at: Key | None = None
+        self._replies: Replies | None = None
 
     def next(self, bounds: Range) -> Batch | None:
         """Return the next batch of the range; None when nothing is left in it.
@@ -121,27 +115,17 @@ class Reader:
 
     def close(self) -> None:
         """Close the cursor; the next batch opens another."""
-        cursor, self._cursor, self._replies = self._cursor, None, None
-        if cursor is not None:
-            cursor.close()
+        replies, self._replies = self._replies, None
+        if replies is not None:
+            replies.close()
 
-    def _open(self, bounds: Range) -> Iterator[Any]:
-        query = matching(self._work.where, _within(bounds))
-        projection = self._prepare.projection
-        size = self._work.batch_size
-        if not _is_real(self._collection):
-            found = self._collection.find(query, projection).sort("_id", 1)
-            return iter(lambda: list(islice(found, size)), [])
-        # Hinted: another index would have to sort, and a sort is limited to 100 MB.
-        self._cursor = self._collection.find_raw_batches(
-            query,
-            projection,
-            batch_size=size,
-            sort=[("_id", 1)],
-            hint=[("_id", 1)],
-            **self._options,
+    def _open(self, bounds: Range) -> Replies:
+        return self._server.read_in_order(
+            self._collection,
+            matching(self._work.where, _within(bounds)),
+            projection=self._prepare.projection,
+            batch_size=self._work.batch_size,
         )
-        return self._cursor
 
 
 def _within(bounds: Range) -> Document:
@@ -156,10 +140,6 @@ def matching(where: Mapping[str, Any], condition: Document) -> Document:
     if where.keys().isdisjoint(condition):
         return {**where, **condition}
     return {**condition, "$and": [where]}
-
-
-def _is_real(collection: object) -> bool:
-    return isinstance(collection, Collection)
 
 
 # --- what is to be written
@@ -256,40 +236,27 @@ class Written(NamedTuple):
 class Writer:
     """Writes batches to one collection."""
 
-    collection: Collection[Any]
+    server: Server
+    collection: Collection[Document]
     where: Mapping[str, Any]
     group: int
 
     def write(self, batch: Batch, session: ClientSession | None, *, probe: bool) -> Written:
         """Write a batch, and look with `probe` whether it still matches afterwards."""
-        changes = [entry for entry in batch if entry.update is not None]
+        changes = [(entry.id, entry.update) for entry in batch if entry.update is not None]
         if not changes:
             return Written(0, 0, stays=False)
-        options: dict[str, Any] = {} if session is None else {"session": session}
-        if _is_real(self.collection):
-            done = self.collection.bulk_write(self._operations(changes), **options)
-            matched, modified = done.matched_count, done.modified_count
-        else:
-            matched, modified = self._one_by_one(changes)
-        stays = probe and self._still_matches([entry.id for entry in changes], options)
+        groups = [changes[n : n + self.group] for n in range(0, len(changes), self.group)]
+        updates = [(self._these([id_ for id_, _ in group]), group[0][1]) for group in groups]
+        matched, modified = self.server.bulk_update(
+            self.collection, updates, many=self.group > 1, session=session
+        )
+        stays = probe and self._still_matches([id_ for id_, _ in changes], session)
         return Written(matched, modified, stays=stays)
 
-    def _operations(self, changes: Batch) -> list[UpdateOne | UpdateMany]:
-        if self.group == 1:
-            return [UpdateOne(self._these([e.id]), e.update) for e in changes]  # type: ignore[arg-type]
-        groups = (changes[n : n + self.group] for n in range(0, len(changes), self.group))
-        return [UpdateMany(self._these([e.id for e in g]), g[0].update) for g in groups]  # type: ignore[arg-type]
-
-    def _one_by_one(self, changes: Batch) -> tuple[int, int]:
-        done = [
-            self.collection.update_one(self._these([entry.id]), entry.update)  # type: ignore[arg-type]
-            for entry in changes
-        ]
-        return sum(d.matched_count for d in done), sum(d.modified_count for d in done)
-
-    def _still_matches(self, ids: list[Any], options: dict[str, Any]) -> bool:
-        found = self.collection.find_one(self._these(ids), {"_id": 1}, **options)
-        return found is not None
+    def _still_matches(self, ids: list[Any], session: ClientSession | None) -> bool:
+        options = {} if session is None else {"session": session}
+        return self.collection.find_one(self._these(ids), {"_id": 1}, **options) is not None
 
     def _these(self, ids: list[Any]) -> Document:
         # By equality, and not by range: a range of `_id`s holds documents of one type only.
@@ -298,16 +265,6 @@ class Writer:
 
 
 # --- a worker
-
-
-@contextlib.contextmanager
-def session_on(server: Server) -> Iterator[ClientSession | None]:
-    """Open the session that the batches' transactions run in; None where there are none."""
-    if server.transactions_lacking is None:
-        with server.database.client.start_session() as session:
-            yield session
-    else:
-        yield None
 
 
 class Gate:
@@ -368,19 +325,15 @@ class Worker:
 
     def _read(self, checkpoint: Checkpoint) -> Batch | None:
         """Read the next batch; a cursor that was lost is opened again at the checkpoint."""
-        give_up = elapsed() + RETRY_SECONDS
-        tries = 0
-        while True:
+
+        def read() -> Batch | None:
             try:
                 return self.reader.next(self._left(checkpoint))
-            except PyMongoError as exc:
+            except PyMongoError:
                 self.reader.close()
-                passing = isinstance(exc, CursorNotFound) or is_passing(exc)
-                if not passing or elapsed() >= give_up:
-                    raise
-                tries += 1
-                _log.info("The cursor is opened again (%d): %s", tries, redact(str(exc)))
-                self.transactions.pause(tries)
+                raise
+
+        return self.transactions.repeat(read, _log, _can_reopen)
 
     def _left(self, checkpoint: Checkpoint) -> Range:
         last = checkpoint.phase is Phase.LAST
@@ -450,6 +403,10 @@ class Worker:
         )
         noted = self.gate.noted(after)
         return after, self.slot.advance(before, after, session, noted=noted)
+
+
+def _can_reopen(exc: BaseException) -> bool:
+    return isinstance(exc, CursorNotFound) or (isinstance(exc, PyMongoError) and is_passing(exc))
 
 
 def counted(

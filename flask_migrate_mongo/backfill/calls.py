@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from pymongo.errors import ExecutionTimeout
 
-from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Progress, Request
 from flask_migrate_mongo.process.clock import elapsed
 
-from .batches import Gate, Range, Reader, Work, Worker, Writer, counted, session_on, too_many
+from .batches import Gate, Range, Reader, Work, Worker, Writer, counted, too_many
 from .checkpoints import Call, Checkpoint, Key, Notebook, Phase
 from .workers import Assignment, Team, portable, prepared, split
 
@@ -183,7 +182,7 @@ class Backfill(_Callable):
 
     def _run(self, order: Order, number: int) -> Backfilled:
         site = self._site
-        with session_on(site.server) as session:
+        with site.server.session() as session:
             call = self._begin(order, number, session)
             if call.checkpoint.phase is Phase.DONE:
                 return call.checkpoint.counts
@@ -209,7 +208,7 @@ class Backfill(_Callable):
     def _plan(self, order: Order, number: int) -> Call:
         server = self._site.server
         collection = handle(server, order.collection)
-        wanted = order.ranges if server.is_real else 1
+        wanted = order.ranges if server.allows_workers else 1
         bounds = split(collection, wanted) if wanted > 1 else []
         if bounds:
             self._site.notebook.open_ranges(number, bounds)
@@ -233,8 +232,8 @@ class Desk:
         prepare = prepared(order.change, order.work)
         collection = handle(site.server, order.collection)
         worker = Worker(
-            Reader(collection, prepare, order.work),
-            Writer(collection, order.work.where, prepare.group),
+            Reader(site.server, collection, prepare, order.work),
+            Writer(site.server, collection, order.work.where, prepare.group),
             order.work,
             site.notebook.slot(self.number),
             Alone(self),
@@ -455,8 +454,8 @@ class Rehearsal(_Callable):
         estimated = contextvars.Context().run(self._look, order)
         collection = self._server.handle(transactional=True)[order.collection]
         prepare = prepared(order.change, order.work)
-        reader = Reader(collection, prepare, order.work)
-        writer = Writer(collection, order.work.where, prepare.group)
+        reader = Reader(self._server, collection, prepare, order.work)
+        writer = Writer(self._server, collection, order.work.where, prepare.group)
         counts = Backfilled()
         try:
             for batch in islice(_batches(reader), self._batches):
@@ -551,11 +550,7 @@ _REFUSED = {
 
 def check_kind(server: Server, name: str) -> None:
     """Raise BackfillError for what no transaction can update."""
-    if not server.is_real:
-        return
-    with translated():
-        found = list(server.database.list_collections(filter={"name": name}))
-    for option in found[0]["options"] if found else ():
+    for option in server.collection_options(name):
         if option in _REFUSED:
             msg = f"{name} is {_REFUSED[option]}."
             raise BackfillError(msg)

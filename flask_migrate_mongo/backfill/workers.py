@@ -32,7 +32,6 @@ from .batches import (
     Work,
     Worker,
     Writer,
-    session_on,
 )
 from .checkpoints import Checkpoint, Key, Phase, Slot, exact
 
@@ -68,9 +67,7 @@ class Site:
     @classmethod
     def of(cls, server: Server) -> Site:
         """Return how this process came there."""
-        client = server.database.client
-        # Private: nothing public tells a client's credentials and TLS files.
-        options = {k: v for k, v in client._init_kwargs.items() if k != "event_listeners"}  # noqa: SLF001
+        options = {k: v for k, v in server.client_options.items() if k != "event_listeners"}
         return cls(options, server.database.name, server.database.codec_options)
 
 
@@ -133,14 +130,14 @@ def carry_out(site: Site, assignment: Assignment) -> bool:
 
 def carry_out_on(server: Server, assignment: Assignment) -> bool:
     """Work on a range; whether it is done, and not stopped before. Raises LeaseLostError."""
-    with session_on(server) as session:
+    with server.session() as session:
         own = _slot(server, assignment)
         _announce(server, assignment, None if session is None else session.session_id["id"])
         collection = server.handle(transactional=session is not None)[assignment.collection]
         prepare = assignment.prepare
         worker = Worker(
-            Reader(collection, prepare, assignment.work),
-            Writer(collection, assignment.work.where, prepare.group),
+            Reader(server, collection, prepare, assignment.work),
+            Writer(server, collection, assignment.work.where, prepare.group),
             assignment.work,
             own,
             _AsTold(),

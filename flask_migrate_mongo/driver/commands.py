@@ -1,33 +1,38 @@
-"""Commands as they go to a server, and which collections they are about."""
+"""Commands as they are sent to a server, and the collections that they name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .server import DocumentView
+
 BY_FULL_NAME = frozenset({"bulkWrite", "renameCollection"})
-"""Sent to `admin`, whatever database they are about."""
+"""Sent to `admin`, whichever databases they name."""
+
+_NAMING = {"$lookup": "from", "$graphLookup": "from", "$unionWith": "coll"}
+"""The stages that read another collection, and the field that names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as it goes to the server."""
+    """A command as it is sent to the server."""
 
     database: str
-    document: Mapping[str, Any]
+    document: DocumentView
 
     @property
     def name(self) -> str:
-        """What is to be done."""
+        """The operation."""
         return next(iter(self.document))
 
     @property
     def collection(self) -> str | None:
-        """The collection it names, if it names one."""
+        """The collection that it names; None if it names none."""
         key = "collection" if self.name == "getMore" else self.name
         found = self.document.get(key)
         return found if isinstance(found, str) else None
@@ -49,7 +54,7 @@ class Command:
 
 
 def namespaces(command: Command) -> set[str]:
-    """Return the collections, each with its database, that a command reads or writes."""
+    """List the collections, each with its database, that a command reads or writes."""
     if command.name == "bulkWrite":
         return {str(info["ns"]) for info in command.document.get("nsInfo", ())}
     if command.name == "renameCollection":
@@ -60,37 +65,30 @@ def namespaces(command: Command) -> set[str]:
 
 
 def written_by(pipeline: object, database: str) -> Iterator[str]:
-    """Yield what a pipeline writes to: only its own stages can, none of those within them."""
+    """Yield the collections that a pipeline writes, which only its outermost stages can do."""
     for stage in pipeline if isinstance(pipeline, list | tuple) else ():
         if "$out" in stage:
-            yield _full(stage["$out"], database)
+            yield _full_name(stage["$out"], database)
         if "$merge" in stage:
             merge = stage["$merge"]
-            yield _full(merge["into"] if isinstance(merge, Mapping) else merge, database)
+            yield _full_name(merge["into"] if isinstance(merge, Mapping) else merge, database)
 
 
 def read_by(part: object, database: str) -> Iterator[str]:
-    """Yield what the stages of a pipeline read besides, at any depth."""
+    """Yield the other collections that the stages of a pipeline read, at any depth."""
     if isinstance(part, list | tuple):
         for each in part:
             yield from read_by(each, database)
     elif isinstance(part, Mapping):
         for name, value in part.items():
-            if name in _NAMING:
-                yield from _named(value, _NAMING[name], database)
+            if key := _NAMING.get(name):
+                target = value.get(key) if isinstance(value, Mapping) else value
+                if target is not None:
+                    yield _full_name(target, database)
             yield from read_by(value, database)
 
 
-_NAMING = {"$lookup": "from", "$graphLookup": "from", "$unionWith": "coll"}
-
-
-def _named(given: object, key: str, database: str) -> Iterator[str]:
-    found = given.get(key) if isinstance(given, Mapping) else given
-    if found is not None:
-        yield _full(found, database)
-
-
-def _full(target: object, database: str) -> str:
+def _full_name(target: object, database: str) -> str:
     if isinstance(target, Mapping):
         return f"{target.get('db', database)}.{target.get('coll')}"
     return f"{database}.{target}"

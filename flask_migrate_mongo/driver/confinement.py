@@ -1,9 +1,9 @@
-"""Keeps a migration's code inside its transaction, and notices what has ended that transaction.
+"""Keeps a migration's code inside its transaction, and detects failures that end that transaction.
 
-pymongo's `ClientSession.bind()` puts every operation of the current context into the session. What
-it leaves open is closed here, for the length of a step and for code of that step alone: write
-concerns that it still sends, sessions of the migration's own, and threads, whose context is
-another. Nothing public of pymongo does this; a name that is gone is refused before anything runs.
+pymongo's `ClientSession.bind()` puts every operation of the current context into the session. Three
+ways out remain, and are closed here while a step runs, for the code of that step alone: write concerns
+that pymongo still sends, sessions that the migration opens, and threads, which have a context of their
+own. pymongo has no public name for this, so `check_confinement_support` runs before any step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import pymongo
 from pymongo.client_session import ClientSession
@@ -28,144 +28,154 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-_PROMISED = (
-    "It would not be part of the transaction, and would stay when that is rolled back. Leave it "
-    "out, or delete `transactional = True` if this migration needs no transaction."
+_T = TypeVar("_T")
+_MaybeSession = ClientSession | None
+
+_REMEDY = (
+    "Its writes would not be part of the transaction, and would stay after a rollback. Remove this, or "
+    "delete `transactional = True` if the migration needs no transaction."
 )
-_OURS_TO_CALL = (
-    "start_transaction",
-    "commit_transaction",
-    "abort_transaction",
-    "end_session",
-)
+_RESERVED = ("start_transaction", "commit_transaction", "abort_transaction", "end_session")
 
 
 class Confinement:
-    """A session whose transaction a migration's code runs in."""
+    """A session with the transaction that a migration's code runs in.
+
+    `failure` is the first failed operation, which has ended the transaction; `escape` is the first
+    attempt to leave the transaction. Both are kept, since the migration may catch the errors.
+    """
 
     def __init__(self, session: ClientSession) -> None:
         self.session = session
         self.failure: PyMongoError | None = None
         self.escape: EscapesTransactionError | None = None
 
-    def note(self, failure: PyMongoError) -> None:
-        """Remember the first failure: whatever it was, the transaction did not survive it."""
-        self.failure = self.failure or failure
+    def refuse(self, message: str) -> EscapesTransactionError:
+        """Make the error for an attempt to leave the transaction, and keep the first one."""
+        error = EscapesTransactionError(message)
+        self.escape = self.escape or error
+        return error
 
 
-_inside: ContextVar[Confinement | None] = ContextVar("inside", default=None)
-_astray: ContextVar[Confinement | None] = ContextVar("astray", default=None)
+_confinement: ContextVar[Confinement | None] = ContextVar("confinement", default=None)
+"""The confinement of the code in this context."""
+
+_thread_of: ContextVar[Confinement | None] = ContextVar("thread_of", default=None)
+"""The confinement whose code started this thread, or submitted the task that it runs."""
+
 _submitting: ContextVar[bool] = ContextVar("submitting", default=False)
 
 
 @contextlib.contextmanager
 def confined(session: ClientSession) -> Iterator[Confinement]:
-    """Bind the session to the current context and keep what runs in the block inside it."""
+    """Bind the session to the current context, and keep the code of the block inside it."""
     confinement = Confinement(session)
     with PATCHES, _reserved(confinement), session.bind(end_session=False):
-        token = _inside.set(confinement)
+        token = _confinement.set(confinement)
         try:
             yield confinement
         finally:
-            _inside.reset(token)
+            _confinement.reset(token)
 
 
 @contextlib.contextmanager
 def _reserved(confinement: Confinement) -> Iterator[None]:
-    """Leave the beginning and the end of the session's transaction to us."""
+    """Refuse the methods that begin or end the session's transaction, inside the block."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise confinement.refuse(
+            "The migration tried to begin or end the transaction itself. The transaction begins before "
+            "up() or down() and is committed after it, together with the record. Remove this call."
+        )
+
     own = vars(confinement.session)
-    own.update(dict.fromkeys(_OURS_TO_CALL, functools.partial(_not_yours, confinement)))
+    own.update(dict.fromkeys(_RESERVED, refuse))
     try:
         yield
     finally:
-        for name in _OURS_TO_CALL:
+        for name in _RESERVED:
             del own[name]
 
 
-def _not_yours(confinement: Confinement, *_: object, **__: object) -> None:
-    error = EscapesTransactionError(
-        "The migration tried to begin or end the transaction itself. It is begun before up() and "
-        "committed together with the record after it: leave both out."
-    )
-    confinement.escape = confinement.escape or error
-    raise error
+# --- replacements of methods of pymongo and threading
 
 
-# --- what is put in the place of pymongo's, and of threading's
-
-
-def _check(client: object) -> None:
-    if stray := _astray.get():
-        raise _escaped(stray, "A thread that the migration started used the database.")
-    confinement = _inside.get()
+def _check_client(client: object) -> None:
+    if started_by := _thread_of.get():
+        message = "A thread that the migration started used the database."
+        raise started_by.refuse(f"{message} {_REMEDY}")
+    confinement = _confinement.get()
     if confinement is not None and client is not confinement.session.client:
-        raise _escaped(confinement, "The migration used another client than the application's.")
+        message = "The migration used another client than the application's."
+        raise confinement.refuse(f"{message} {_REMEDY}")
 
 
-def _check_found(session: ClientSession | None) -> None:
-    """Refuse an operation that would run in another session, given to it or bound over ours."""
-    confinement = _inside.get()
+def _check_session(session: _MaybeSession) -> None:
+    """Refuse an operation in another session, passed to it or bound over ours."""
+    confinement = _confinement.get()
     if confinement is not None and session is not confinement.session:
-        raise _escaped(confinement, "The migration used a session of its own.")
+        raise confinement.refuse(f"The migration used a session of its own. {_REMEDY}")
 
 
-def _escaped(confinement: Confinement, what: str) -> EscapesTransactionError:
-    # Kept as well as raised: a thread's errors reach nobody, and a migration may catch its own.
-    error = EscapesTransactionError(f"{what} {_PROMISED}")
-    confinement.escape = confinement.escape or error
-    return error
-
-
-def _ensure_session(original: Callable[..., Any]) -> Callable[..., Any]:
+def _ensure_session(original: Callable[..., _MaybeSession]) -> Callable[..., _MaybeSession]:
     @functools.wraps(original)
-    def ensure(client: object, session: ClientSession | None = None) -> Any:  # noqa: ANN401
-        _check(client)
+    def ensure(client: object, session: _MaybeSession = None) -> _MaybeSession:
+        _check_client(client)
         found = original(client, session)
-        _check_found(found)
+        _check_session(found)
         return found
 
     return ensure
 
 
-def _tmp_session(original: Callable[..., Any]) -> Callable[..., Any]:
+def _tmp_session(
+    original: Callable[..., contextlib.AbstractContextManager[_MaybeSession]],
+) -> Callable[..., contextlib.AbstractContextManager[_MaybeSession]]:
     @functools.wraps(original)
     @contextlib.contextmanager
-    def tmp(client: object, session: ClientSession | None, *rest: object) -> Iterator[Any]:
-        _check(client)
+    def tmp(client: object, session: _MaybeSession, *rest: object) -> Iterator[_MaybeSession]:
+        _check_client(client)
         try:
             with original(client, session, *rest) as found:
-                _check_found(found)
+                _check_session(found)
                 yield found
         except PyMongoError as exc:
-            if confinement := _inside.get():
-                confinement.note(exc)
+            if confinement := _confinement.get():
+                confinement.failure = confinement.failure or exc
             raise
 
     return tmp
 
 
-def _concern_for(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Find the concern as for an explicit session, which is to say: the transaction's own."""
+def _concern_for(original: Callable[..., _T]) -> Callable[..., _T]:
+    """Find the concern as for an explicit session: the transaction's own."""
 
     @functools.wraps(original)
-    def concern(owner: object, session: ClientSession | None) -> Any:  # noqa: ANN401
-        confinement = _inside.get()
+    def concern(owner: object, session: _MaybeSession) -> _T:
+        confinement = _confinement.get()
         return original(owner, session or (confinement.session if confinement else None))
 
     return concern
 
 
-def _start_thread(original: Callable[..., Any]) -> Callable[..., Any]:
+def _start_thread(original: Callable[[threading.Thread], None]) -> Callable[..., None]:
     @functools.wraps(original)
     def start(thread: threading.Thread) -> None:
-        # The driver's own threads do no work of the migration's, and a pool's are marked by task.
-        confinement = _inside.get() or _astray.get()
+        # The driver's own threads do no work of the migration, and `_submit` marks tasks of a pool.
+        confinement = _confinement.get() or _thread_of.get()
         if confinement is None or _submitting.get() or thread.name.startswith("pymongo_"):
             original(thread)
             return
-        PATCHES.__enter__()
-        run = functools.partial(_run_astray, confinement, thread.run, finally_=PATCHES.release)
-        vars(thread)["run"] = run
+        run = thread.run
+
+        def run_marked() -> None:
+            try:
+                _run_marked(confinement, run)
+            finally:
+                PATCHES.release()
+
+        PATCHES.acquire()
+        vars(thread)["run"] = run_marked
         try:
             original(thread)
         except BaseException:
@@ -175,43 +185,35 @@ def _start_thread(original: Callable[..., Any]) -> Callable[..., Any]:
     return start
 
 
-def _submit(original: Callable[..., Any]) -> Callable[..., Any]:
+def _submit(original: Callable[..., Future[_T]]) -> Callable[..., Future[_T]]:
     @functools.wraps(original)
     def submit(
-        pool: ThreadPoolExecutor,
-        task: Callable[..., Any],
-        /,
-        *args: object,
-        **kwargs: object,
-    ) -> Future[Any]:
-        confinement = _inside.get() or _astray.get()
+        pool: ThreadPoolExecutor, task: Callable[..., _T], /, *args: object, **kwargs: object
+    ) -> Future[_T]:
+        confinement = _confinement.get() or _thread_of.get()
         if confinement is None:
-            return original(pool, task, *args, **kwargs)  # type: ignore[no-any-return]
+            return original(pool, task, *args, **kwargs)
         token = _submitting.set(True)
         try:
-            future: Future[Any] = original(pool, _run_astray, confinement, task, *args, **kwargs)
+            future = original(pool, _run_marked, confinement, task, *args, **kwargs)
         finally:
             _submitting.reset(token)
-        PATCHES.__enter__()
+        PATCHES.acquire()
         future.add_done_callback(lambda _: PATCHES.release())
         return future
 
     return submit
 
 
-def _run_astray(
-    confinement: Confinement,
-    run: Callable[..., Any],
-    *args: Any,  # noqa: ANN401
-    finally_: Callable[[], None] = lambda: None,
-    **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    token = _astray.set(confinement)
+def _run_marked(
+    confinement: Confinement, run: Callable[..., _T], /, *args: object, **kwargs: object
+) -> _T:
+    """Run code in another thread, marked as started by the confined code."""
+    token = _thread_of.set(confinement)
     try:
         return run(*args, **kwargs)
     finally:
-        _astray.reset(token)
-        finally_()
+        _thread_of.reset(token)
 
 
 PATCHES = Patches(
@@ -225,10 +227,13 @@ PATCHES = Patches(
 )
 
 
-def check_driver() -> None:
-    """Raise UnsupportedDriverError when this pymongo lacks a name that confinement needs."""
-    bound = [(ClientSession, name) for name in ("bind", *_OURS_TO_CALL)]
+def check_confinement_support() -> None:
+    """Raise UnsupportedDriverError if this pymongo lacks a name that confinement needs."""
+    bound = [(ClientSession, name) for name in ("bind", *_RESERVED)]
     require(
         [*PATCHES.names, *bound],
-        "transactional migrations cannot be kept inside their transaction",
+        "transactional migrations cannot be confined to their transaction",
     )
+
+
+check_driver = check_confinement_support  # The old name, until engine/ uses the new one.

@@ -1,7 +1,7 @@
-"""The commands of migrations: seen, and refused if need be, before they are sent.
+"""Listeners that see each command of a migration before it is sent, and can refuse it.
 
-pymongo's own listeners are told when a client is made, and cannot refuse; so this takes the place
-of the one method that tells them, for as long as somebody listens.
+pymongo's own listeners are set when a client is made, and cannot refuse a command. So the methods that
+call them are replaced as long as one of ours listens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import functools
 import threading
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pymongo.monitoring import _EventListeners
 
@@ -18,76 +18,78 @@ from .commands import Command
 from .patches import Patches, Replacement, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
+
+    from .server import DocumentView
 
 _T = TypeVar("_T")
 
 
-class Tap(Protocol):
-    """Who listens."""
+class CommandListener(Protocol):
+    """Sees commands and their replies."""
 
     def sending(self, command: Command) -> None:
-        """Hear of a command before it is sent; what is raised here reaches the caller instead."""
+        """See a command before it is sent; an error raised here goes to the caller instead."""
 
-    def answered(self, command: Command, reply: Mapping[str, Any]) -> None:
-        """Hear of a reply that was no error, though single writes may have failed."""
+    def answered(self, command: Command, reply: DocumentView) -> None:
+        """See a reply that is no error, though single writes may have failed."""
 
 
-_listening: ContextVar[Tap | None] = ContextVar("listening", default=None)
-_deaf: ContextVar[bool] = ContextVar("deaf", default=False)
-_everywhere: list[Tap] = []
+_own_listener: ContextVar[CommandListener | None] = ContextVar("own_listener", default=None)
+_muted: ContextVar[bool] = ContextVar("muted", default=False)
+_process_listeners: list[CommandListener] = []
 
 
 @contextlib.contextmanager
-def tapped(tap: Tap) -> Iterator[None]:
-    """Tell the tap of the commands that are sent in the current context."""
+def listening(listener: CommandListener) -> Iterator[None]:
+    """Show the listener the commands of the current context."""
     with PATCHES:
-        token = _listening.set(tap)
+        token = _own_listener.set(listener)
         try:
             yield
         finally:
-            _listening.reset(token)
+            _own_listener.reset(token)
 
 
 @contextlib.contextmanager
-def tapped_everywhere(tap: Tap) -> Iterator[None]:
-    """Tell the tap of the commands of the whole process, of all its threads and clients."""
+def listening_everywhere(listener: CommandListener) -> Iterator[None]:
+    """Show the listener the commands of the whole process, of all its threads and clients."""
     with PATCHES:
-        _everywhere.append(tap)
+        _process_listeners.append(listener)
         try:
             yield
         finally:
-            _everywhere.remove(tap)
+            _process_listeners.remove(listener)
 
 
 @contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Keep the commands of the block from every tap: they are ours, not the migration's."""
-    token = _deaf.set(True)
+def without_listeners() -> Iterator[None]:
+    """Show the commands of the block to no listener: they are ours, not the migration's."""
+    token = _muted.set(True)
     try:
         yield
     finally:
-        _deaf.reset(token)
+        _muted.reset(token)
 
 
-def outside(action: Callable[[], _T]) -> _T:
-    """Call the action outside of the bound transaction, unheard."""
+def outside_transaction(action: Callable[[], _T]) -> _T:
+    """Call the action outside the bound transaction, and show its commands to no listener."""
 
-    def alone() -> _T:
-        with unheard():
+    def call() -> _T:
+        with without_listeners():
             return action()
 
-    return Context().run(alone)
+    return Context().run(call)
 
 
-def _taps() -> list[Tap]:
-    if _deaf.get():
+def _listeners() -> list[CommandListener]:
+    if _muted.get():
         return []
-    own = _listening.get()
-    return [*_everywhere, *([own] if own else [])]
+    own = _own_listener.get()
+    return [*_process_listeners, *([own] if own else [])]
 
 
-# --- what is put in the place of pymongo's
+# --- replacements of pymongo's methods
 
 _sent: dict[tuple[int, int], Command] = {}
 
@@ -97,28 +99,25 @@ def _key(request_id: int) -> tuple[int, int]:
 
 
 def _enabled(original: property) -> property:
-    def enabled(listeners: Any) -> bool:  # noqa: ANN401  (pymongo's private class)
-        return bool(_taps()) or original.fget(listeners)  # type: ignore[misc]
-
-    return property(enabled)
+    return property(lambda own: bool(_listeners()) or original.__get__(own))
 
 
 def _start(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def start(
-        listeners: object,
-        command: Mapping[str, Any],
+        own: object,
+        command: DocumentView,
         database: str,
         request_id: int,
         *rest: object,
         **named: object,
     ) -> None:
-        if taps := _taps():
+        if listeners := _listeners():
             sent = Command(database, command)
-            for tap in taps:
-                tap.sending(sent)
+            for listener in listeners:
+                listener.sending(sent)
             _sent[_key(request_id)] = sent
-        original(listeners, command, database, request_id, *rest, **named)
+        original(own, command, database, request_id, *rest, **named)
 
     return start
 
@@ -126,18 +125,18 @@ def _start(original: Callable[..., None]) -> Callable[..., None]:
 def _success(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def success(
-        listeners: object,
+        own: object,
         duration: object,
-        reply: Mapping[str, Any],
+        reply: DocumentView,
         name: str,
         request_id: int,
         *rest: object,
         **named: object,
     ) -> None:
-        original(listeners, duration, reply, name, request_id, *rest, **named)
+        original(own, duration, reply, name, request_id, *rest, **named)
         if sent := _sent.pop(_key(request_id), None):
-            for tap in _taps():
-                tap.answered(sent, reply)
+            for listener in _listeners():
+                listener.answered(sent, reply)
 
     return success
 
@@ -145,7 +144,7 @@ def _success(original: Callable[..., None]) -> Callable[..., None]:
 def _failure(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def failure(
-        listeners: object,
+        own: object,
         duration: object,
         failed: object,
         name: str,
@@ -154,7 +153,7 @@ def _failure(original: Callable[..., None]) -> Callable[..., None]:
         **named: object,
     ) -> None:
         _sent.pop(_key(request_id), None)
-        original(listeners, duration, failed, name, request_id, *rest, **named)
+        original(own, duration, failed, name, request_id, *rest, **named)
 
     return failure
 
@@ -167,6 +166,15 @@ PATCHES = Patches(
 )
 
 
-def check_driver() -> None:
-    """Raise UnsupportedDriverError when this pymongo lacks a name that listening needs."""
-    require(PATCHES.names, "migrations cannot be rehearsed")
+def check_listener_support() -> None:
+    """Raise UnsupportedDriverError if this pymongo lacks a name that listening needs."""
+    require(PATCHES.names, "commands cannot be checked before they are sent")
+
+
+# The old names, until their callers use the new ones.
+Tap = CommandListener
+tapped = listening
+tapped_everywhere = listening_everywhere
+unheard = without_listeners
+outside = outside_transaction
+check_driver = check_listener_support

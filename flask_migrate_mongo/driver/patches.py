@@ -1,10 +1,10 @@
-"""Names of the driver and of threading, replaced for as long as somebody needs it."""
+"""Names of pymongo and threading that are replaced while a block needs it."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pymongo
 
@@ -16,28 +16,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """A name of a class, and what makes its stand-in of the original."""
+    """A name of a class, and the function that makes its replacement from the original."""
 
     owner: type
     name: str
-    replace: Callable[[Any], Any]
+    replace: Callable[..., object]
 
 
 class Patches:
-    """Replacements that are in place while anybody uses them; counted, since uses may overlap."""
+    """Replacements that are in place while they have users; counted, since users may overlap."""
 
     def __init__(self, *replacements: Replacement) -> None:
-        self._replacements: Sequence[Replacement] = replacements
+        self._replacements = replacements
         self._mutex = threading.Lock()
         self._users = 0
-        self._originals: list[tuple[type, str, Any]] = []
+        self._originals: list[tuple[type, str, object]] = []
 
     @property
     def names(self) -> list[tuple[type, str]]:
-        """What is replaced."""
+        """The replaced names, each with its class."""
         return [(each.owner, each.name) for each in self._replacements]
 
     def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Add a user; for the first one, replace the names."""
         with self._mutex:
             self._users += 1
             if self._users == 1:
@@ -46,11 +53,8 @@ class Patches:
                     self._originals.append((each.owner, each.name, original))
                     setattr(each.owner, each.name, each.replace(original))
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
     def release(self) -> None:
-        """End one use; with the last one the originals are back."""
+        """Remove a user; after the last one, restore the originals."""
         with self._mutex:
             self._users -= 1
             if self._users == 0:
@@ -60,12 +64,11 @@ class Patches:
 
 
 def require(names: Sequence[tuple[type, str]], purpose: str) -> None:
-    """Raise UnsupportedDriverError, with the purpose that fails, when one of these is gone."""
-    gone = [f"{owner.__name__}.{name}" for owner, name in names if not hasattr(owner, name)]
-    if gone:
+    """Raise UnsupportedDriverError if one of the names is missing; `purpose` is what then fails."""
+    missing = [f"{owner.__name__}.{name}" for owner, name in names if not hasattr(owner, name)]
+    if missing:
         msg = (
-            f"pymongo {pymongo.version} has no {', '.join(gone)}, so {purpose}. Install a pymongo "
-            "from 4.17 on that this version of Flask-Migrate-Mongo was tested with: see "
-            "docs/compatibility.md."
+            f"pymongo {pymongo.version} has no {', '.join(missing)}, so {purpose}. Install a version "
+            "of pymongo that docs/compatibility.md lists."
         )
         raise UnsupportedDriverError(msg)

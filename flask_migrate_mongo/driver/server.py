@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pymongo
 from bson.codec_options import CodecOptions
-from pymongo import ReadPreference, errors
+from pymongo import ReadPreference, UpdateMany, UpdateOne, errors
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.model.errors import (
@@ -21,49 +21,69 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     redact,
 )
+from flask_migrate_mongo.process.clock import elapsed as elapsed  # noqa: PLC0414  (the old place)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
+    from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
+    from pymongo.cursor import RawBatchCursor
     from pymongo.database import Database
 
+# The types of stored documents, so that no other module needs `Any` for them.
 Document = dict[str, Any]
+DocumentView = Mapping[str, Any]
+Update = DocumentView | list[DocumentView]
+"""What an update sets, or a pipeline."""
 
 _log = logging.getLogger("flask_migrate_mongo.server")
 
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
 _ACCESS_CODES = frozenset({13, 18, 8000})
-# What the driver's retry rules, or a later try, can overcome: elections, shutdowns, network
+# Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
 # errors of the server's own, and conflicts with another write. From the error_codes.yml of mongod.
 _PASSING_CODES = frozenset(
     {6, 7, 89, 91, 112, 189, 251, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
 )
 
 
-class Server:
-    """What holds a database: a real server, or mongomock, which has neither clock nor sessions."""
+class Replies(Protocol):
+    """A cursor over batches of documents: as the server sends them, or as mongomock holds them."""
 
-    def __init__(self, database: Database[Any]) -> None:
+    def __next__(self) -> bytes | list[Document]: ...
+
+    def close(self) -> None:
+        """End the cursor."""
+
+
+class Server:
+    """A MongoDB server behind a database. `MongomockServer` overrides what mongomock lacks."""
+
+    sends_commands = True
+    """Whether a listener sees the commands of this process."""
+
+    allows_workers = True
+    """Whether several threads and processes can work on the database at once."""
+
+    is_real = True  # The old name, until store/ calls methods instead.
+
+    def __init__(self, database: Database[Document]) -> None:
         self.database = database
 
-    @property
-    def is_real(self) -> bool:
-        """Whether there is a server at all; any attribute exists on mongomock, so only the type tells."""
-        return isinstance(self.database.client, pymongo.MongoClient)
+    # --- facts
 
     def now(self) -> datetime:
-        """Return the primary's time, in UTC; without a server, this process's."""
-        if not self.is_real:
-            return datetime.now(timezone.utc)
-        return _utc(self._hello()["localTime"])
+        """Read the primary's time, in UTC."""
+        moment: datetime = self._hello()["localTime"]
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=timezone.utc)
+        return moment.astimezone(timezone.utc)
 
     @cached_property
     def transactions_lacking(self) -> str | None:
-        """Why this server has no transactions, or None when it has them."""
-        if not self.is_real:
-            return "mongomock has no sessions"
-        if self._is_known_to_have_transactions():
+        """Why this server has no transactions; None if it has them."""
+        if self._has_reported_transactions():
             return None
         hello = self._hello()
         if "logicalSessionTimeoutMinutes" not in hello:
@@ -72,29 +92,31 @@ class Server:
             return None
         return "it is a standalone, neither a replica set nor sharded"
 
-    def _is_known_to_have_transactions(self) -> bool:
-        """Whether the driver, as it connected, has seen what has them: asking again is a round trip."""
+    def _has_reported_transactions(self) -> bool:
+        """Whether the driver learned it when it connected, which saves a round trip."""
         topology = self.database.client.topology_description
         seen = {found.server_type_name for found in topology.server_descriptions().values()}
         return bool(topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS)
 
-    def _hello(self) -> Mapping[str, Any]:
+    def _hello(self) -> Document:
         with translated():
             return self.database.client.admin.command("hello")
 
     def transaction_seconds(self) -> float | None:
-        """Return how long the server lets a transaction last, or None when it does not tell."""
+        """Read how long a transaction may last; None if the server does not say."""
         name = "transactionLifetimeLimitSeconds"
         try:
             found = self.database.client.admin.command({"getParameter": 1, name: 1}).get(name)
-        except errors.OperationFailure:  # Only administrators may ask, and no router knows.
+        except errors.OperationFailure:  # Only administrators may ask, and mongos does not know it.
             return None
         return None if found is None else float(found)
 
-    def collection(self, name: str) -> Collection[Document]:
-        """Return one of our own collections: read from the primary, written to a majority.
+    # --- handles
 
-        The types and time zones of the application's own handle do not reach it.
+    def collection(self, name: str) -> Collection[Document]:
+        """Make a handle of one of our own collections: read from the primary, written to a majority.
+
+        The types and time zones of the application's own handle do not affect it.
         """
         with translated():
             return self.database.get_collection(
@@ -104,55 +126,115 @@ class Server:
                 write_concern=WriteConcern("majority"),
             )
 
-    def kill_session(self, session_id: bytes) -> None:
-        """End a dead run's session, and with it the open transaction whose locks would hold us up.
+    def handle(self, *, transactional: bool) -> Database[Document]:
+        """Make the handle that a migration receives, which reads from the primary.
 
-        Without it the server ends the transaction itself, 60 s after its start; so a refusal is
-        only logged.
+        In a transaction it has no write concern: the server accepts one on the commit only, and
+        pymongo would send it with each write of a bound session.
         """
-        try:
-            self.database.client.admin.command("killSessions", [{"id": session_id}])
-        except errors.PyMongoError as exc:
-            _log.warning("The transaction of a dead run was not ended at once: %s", _detail(exc))
-
-    @contextlib.contextmanager
-    def spare(self) -> Iterator[Server]:
-        """Give a handle that never waits for a migration to give back the pool's only connection.
-
-        A client of its own where the application's pool is limited to one connection; the
-        application's client otherwise.
-        """
-        client = self.database.client
-        if not self.is_real or client.options.pool_options.max_pool_size != 1:
-            yield self
-            return
-        # Private: nothing public tells a client's credentials and TLS files.
-        with type(client)(**{**client._init_kwargs, "connect": False}) as own:  # noqa: SLF001
-            yield Server(own[self.database.name])
-
-    def handle(self, *, transactional: bool) -> Database[Any]:
-        """Return the database as a migration gets it: read from the primary.
-
-        In a transaction it has no write concern of its own: the server accepts one on the commit
-        only, and pymongo sends it with each write of a bound session.
-        """
-        if not self.is_real:
-            return self.database
         concern = WriteConcern() if transactional else None
         return self.database.with_options(
             read_preference=ReadPreference.PRIMARY, write_concern=concern
         )
 
+    @property
+    def client_options(self) -> Document:
+        """The arguments that the application's client was made with."""
+        # Private: nothing public says a client's credentials and TLS files.
+        return self.database.client._init_kwargs  # noqa: SLF001
 
-def _utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc)
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[Server]:
+        """Give a server whose commands never wait for a connection that a migration uses.
+
+        Its client is the application's, or a separate one if that has only one connection.
+        """
+        client = self.database.client
+        if client.options.pool_options.max_pool_size != 1:
+            yield self
+            return
+        with type(client)(**{**self.client_options, "connect": False}) as own:
+            yield Server(own[self.database.name])
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[ClientSession | None]:
+        """Open a session for transactions; None if the server has none."""
+        if self.transactions_lacking is None:
+            with self.database.client.start_session() as session:
+                yield session
+        else:
+            yield None
+
+    def kill_session(self, session_id: bytes) -> None:
+        """End the session of a crashed run, and its open transaction, whose locks would block us.
+
+        The server ends the transaction itself 60 s after its start, so a refusal is only logged.
+        """
+        try:
+            self.database.client.admin.command("killSessions", [{"id": session_id}])
+        except errors.PyMongoError as exc:
+            _log.warning(
+                "The transaction of a crashed run could not be ended, and blocks what it wrote until "
+                "the server ends it: %s",
+                _detail(exc),
+            )
+
+    # --- reads and writes
+
+    def read_with_time(
+        self, collection: Collection[Document], query: Document
+    ) -> tuple[Document, datetime] | None:
+        """Read one document and the server's time at that moment; None if it does not exist."""
+        found = {"$project": {"_id": 0, "document": "$$ROOT", "now": "$$NOW"}}
+        with translated():
+            seen = next(collection.aggregate([{"$match": query}, {"$limit": 1}, found]), None)
+        return (seen["document"], seen["now"]) if seen else None
+
+    def collection_options(self, name: str) -> Document:
+        """Read the options that a collection was created with; empty if it does not exist."""
+        with translated():
+            found = list(self.database.list_collections(filter={"name": name}))
+        return dict(found[0]["options"]) if found else {}
+
+    def read_in_order(
+        self,
+        collection: Collection[Document],
+        query: Document,
+        *,
+        projection: Mapping[str, int] | None,
+        batch_size: int,
+    ) -> Replies:
+        """Open a cursor in the order of `_id`, which yields the replies as they are."""
+        # Hinted: another index would have to sort, and a sort is limited to 100 MB.
+        cursor: RawBatchCursor[Any] = collection.find_raw_batches(
+            query,
+            projection,
+            batch_size=batch_size,
+            sort=[("_id", 1)],
+            hint=[("_id", 1)],
+        )
+        return cursor
+
+    def bulk_update(
+        self,
+        collection: Collection[Document],
+        updates: Sequence[tuple[Document, Update]],
+        *,
+        many: bool,
+        session: ClientSession | None = None,
+    ) -> tuple[int, int]:
+        """Make updates in one command and in this order; count matched and modified documents.
+
+        Without `many` each changes one document, so that the driver can retry the command.
+        """
+        kind = UpdateMany if many else UpdateOne
+        done = collection.bulk_write([kind(*update) for update in updates], session=session)
+        return done.matched_count, done.modified_count
 
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the driver raises as an error of ours, with the driver's as its cause."""
+    """Raise an error of the driver as one of ours, with the driver's as its cause."""
     try:
         yield
     except errors.PyMongoError as exc:
@@ -173,36 +255,37 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
         )
     if is_passing(exc):
         return ConnectionFailedError(
-            f"The database does not answer: {detail}. Is the server running, and is MONGO_URI right?"
+            f"The database does not answer: {detail}. Check that the server is running and that "
+            "MONGO_URI is right."
         )
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
         return ConfigurationError(
             f"The database cannot be used as configured: {detail}. Check MONGO_URI, MIGRATE_DATABASE "
-            "and what was handed to MongoMigrate."
+            "and the object that the application passed to MongoMigrate."
         )
     return DatabaseError(
-        f"The server refused a command: {detail}. Its log may say more; mend the cause, then run the "
+        f"The server refused a command: {detail}. Its log may say more. Fix the cause, then run the "
         "command again."
     )
 
 
 def _code(exc: errors.PyMongoError) -> int | None:
-    """Return the server's code for an error, None when it is not the server's."""
-    return _within(exc).get("code") or (
+    """Find the server's code for an error; None if the error is the driver's own."""
+    return _first_failure(exc).get("code") or (
         exc.code if isinstance(exc, errors.OperationFailure) else None
     )
 
 
-def _within(exc: errors.PyMongoError) -> Mapping[str, Any]:
-    """Return the first error of a bulk write, which itself has a code and a text of no meaning."""
+def _first_failure(exc: errors.PyMongoError) -> DocumentView:
+    """Find the first error of a bulk write, whose own code and text say nothing."""
     details = exc.details if isinstance(exc, errors.BulkWriteError) else None
     found = details or {}
     return next(iter((*found.get("writeErrors", ()), *found.get("writeConcernErrors", ()))), {})
 
 
 def _detail(exc: errors.PyMongoError) -> str:
-    # The driver appends its whole view of the cluster, and its timeouts, to the one fact wanted.
-    text = _within(exc).get("errmsg") or str(exc)
+    # The driver appends its whole view of the cluster, and its timeouts, to the one fact of use.
+    text = _first_failure(exc).get("errmsg") or str(exc)
     for tail in (", Timeout: ", " (configured timeouts", ", full error: "):
         text = text.partition(tail)[0]
     return redact(text).rstrip(".")

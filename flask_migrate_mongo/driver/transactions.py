@@ -1,11 +1,12 @@
-"""Transactions: begun, tried again when the server asks for it, and committed until that is known."""
+"""Transactions: begun, retried when the server asks for it, and committed with a known outcome."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
@@ -23,7 +24,6 @@ from flask_migrate_mongo.process.clock import elapsed
 from .server import is_passing
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable, Iterator
 
     from pymongo.client_session import ClientSession
@@ -31,75 +31,82 @@ if TYPE_CHECKING:
     from .server import Server
 
 RETRY_SECONDS = 120
-"""How long a transaction is tried again: the limit of the drivers' convenient transactions API."""
-
-_TRANSIENT = "TransientTransactionError"
-_UNKNOWN = "UnknownTransactionCommitResult"
+"""How long an action is retried: the limit of the drivers' convenient transactions API."""
 
 _T = TypeVar("_T")
+
+_log = logging.getLogger("flask_migrate_mongo.transactions")
+
+
+def is_transient(exc: BaseException) -> bool:
+    """Whether another attempt of the transaction can succeed, and the failed one was not committed."""
+    if isinstance(exc, OutcomeUnknownError):
+        return False
+    cause = exc if isinstance(exc, PyMongoError) else exc.__cause__
+    if not isinstance(cause, PyMongoError):
+        return False
+    is_ours = isinstance(exc, MigrateError)
+    return cause.has_error_label("TransientTransactionError") or (is_ours and is_passing(cause))
+
+
+def _is_unknown(exc: BaseException) -> bool:
+    return isinstance(exc, PyMongoError) and exc.has_error_label("UnknownTransactionCommitResult")
 
 
 @dataclass(frozen=True, slots=True)
 class Transactions:
-    """How transactions are run on one server."""
+    """Runs transactions on one server."""
 
     server: Server
     sleep: Callable[[float], None]
 
-    def repeat(self, attempt: Callable[[], _T], log: logging.Logger) -> _T:
-        """Make the attempt, again as long as the server calls its failure a passing one.
+    def repeat(
+        self,
+        action: Callable[[], _T],
+        log: logging.Logger,
+        can_retry: Callable[[BaseException], bool] = is_transient,
+    ) -> _T:
+        """Call the action until it succeeds, or fails with an error that cannot be retried.
 
-        What may have been committed is not attempted again: OutcomeUnknownError is raised.
+        After RETRY_SECONDS every error is raised.
         """
         give_up = elapsed() + RETRY_SECONDS
         tries = 0
         while True:
             try:
-                return attempt()
-            except OutcomeUnknownError:
-                raise
+                return action()
             except (PyMongoError, MigrateError) as exc:
-                if not is_transient(exc) or elapsed() >= give_up:
+                if not can_retry(exc) or elapsed() >= give_up:
                     raise
                 tries += 1
-                log.info("The transaction is tried again (%d): %s", tries, redact(str(exc)))
-                self.pause(tries)
+                log.info("Retry %d, because of: %s", tries, redact(str(exc)))
+                # Growing from 5 ms to half a second, with jitter, so that two writers part.
+                self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
 
-    def commit(self, session: ClientSession, stands: Callable[[], bool]) -> None:
-        """Commit, and come to know whether it was committed. Raises OutcomeUnknownError.
+    def commit(self, session: ClientSession, is_committed: Callable[[], bool]) -> None:
+        """Commit, and find out whether the commit took effect. Raises OutcomeUnknownError.
 
-        `stands` looks whether what the transaction wrote is there.
+        `is_committed` looks whether the writes of the transaction are there.
         """
-        give_up = elapsed() + RETRY_SECONDS
-        tries = 0
-        while True:
+        try:
+            self.repeat(session.commit_transaction, _log, _is_unknown)
+        except PyMongoError as exc:
             try:
-                session.commit_transaction()
-            except PyMongoError as exc:
-                unknown = exc.has_error_label(_UNKNOWN)
-                if unknown and elapsed() < give_up:
-                    tries += 1
-                    self.pause(tries)
-                    continue
-                if _stands(stands, exc):
+                if is_committed():
                     return
-                if unknown:
-                    raise _unknown() from exc
-                # The driver takes a refused commit for the end of the transaction, and would
-                # leave one that is still open to its lifetime, locks and all.
-                self.server.kill_session(session.session_id["id"])
-                raise
-            else:
-                return
-
-    def pause(self, tries: int) -> None:
-        """Wait between two tries: 5 ms growing by half each time up to half a second, jittered."""
-        self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
+            except ConnectionFailedError:
+                raise _unknown() from exc
+            if _is_unknown(exc):
+                raise _unknown() from exc
+            # The driver takes a refused commit for the end of the transaction. One that is still
+            # open would keep its locks until the server ends it.
+            self.server.kill_session(session.session_id["id"])
+            raise
 
 
 @contextlib.contextmanager
 def transaction(session: ClientSession) -> Iterator[None]:
-    """Begin a transaction that is rolled back at the end of the block, unless it was committed."""
+    """Begin a transaction, which is rolled back at the end of the block unless it was committed."""
     session.start_transaction(
         read_concern=ReadConcern("snapshot"),
         write_concern=WriteConcern("majority"),
@@ -112,23 +119,8 @@ def transaction(session: ClientSession) -> Iterator[None]:
             session.abort_transaction()
 
 
-def is_transient(exc: BaseException) -> bool:
-    """Whether the server, or the connection to it, says that another attempt can succeed."""
-    cause: Any = exc if isinstance(exc, PyMongoError) else exc.__cause__
-    return isinstance(cause, PyMongoError) and (
-        cause.has_error_label(_TRANSIENT) or (isinstance(exc, MigrateError) and is_passing(cause))
-    )
-
-
-def _stands(stands: Callable[[], bool], commit_error: PyMongoError) -> bool:
-    try:
-        return stands()
-    except ConnectionFailedError:
-        raise _unknown() from commit_error
-
-
 def _unknown() -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        "The commit was sent, but the server never said whether it took effect. Data and record "
-        "agree either way: once the server answers, `flask db-migrate status` tells which it is."
+        "The commit was sent, but the server did not reply whether it took effect. Data and record "
+        "agree in both cases. When the server answers again, `flask db-migrate status` shows the outcome."
     )

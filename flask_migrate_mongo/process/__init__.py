@@ -1,5 +1,5 @@
 """What concerns the process: the clock, signals, and a prompt exit.
 
-Exports `elapsed`, `StopSwitch` and the exit handler of the command line. May use the standard library, and
-the names of pymongo's threads that would delay an exit.
+Exports `elapsed`, the `StopSwitch`, and `exit_promptly` for the command line. May use the standard
+library, and one private name of pymongo that delays an exit. A detached run is in `detached`.
 """

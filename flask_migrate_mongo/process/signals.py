@@ -1,4 +1,4 @@
-"""Signals: a run that is asked to stop does so where nothing is left half-said."""
+"""Signals: a run that receives one stops where no write is left half done."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """Raised inside a migration's code when a signal asks for a stop.
+    """Raised inside a migration's code when a signal requests a stop.
 
     Not an Exception, so that a migration's `except Exception` does not swallow it.
     """
 
 
 class StopSwitch:
-    """Turns SIGINT and SIGTERM into a stop: at once inside a migration's code, else at the next step.
+    """Turns SIGINT and SIGTERM into a stop: at once inside a migration's code, else before the next step.
 
-    Recording, committing and releasing are never cut in two, unless a second signal insists: that
-    one is a KeyboardInterrupt wherever it arrives. Only the main thread can receive signals;
-    elsewhere the switch is never thrown.
+    A signal never interrupts recording, committing or releasing. A second signal does: it raises
+    KeyboardInterrupt wherever it arrives. Only the main thread receives signals; in another thread
+    the switch leaves them alone.
     """
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
-        self._open = False
-        self._signal: str | None = None
+        self._interruptible = False
+        self._requested_by: str | None = None
 
     @property
-    def is_thrown(self) -> bool:
-        """Whether a stop was asked for."""
-        return self._signal is not None
+    def is_requested(self) -> bool:
+        """Whether a stop was requested."""
+        return self._requested_by is not None
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[StopSwitch]:
-        """Receive the signals for the length of the block; the application's handlers come back."""
+        """Receive the signals inside the block, then restore the application's handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -53,64 +53,67 @@ class StopSwitch:
             yield self
         finally:
             for number, handler in before.items():
-                # None: the handler was not installed from Python, so Python cannot put it back.
+                # None: the handler was not installed from Python, so Python cannot restore it.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
         """Let a signal raise Stopped inside the block."""
         try:
-            self._open = True
-            if self.is_thrown:
-                raise Stopped(self._signal)
+            self._interruptible = True
+            self.check_inside()
             yield
         finally:
-            self._open = False
+            self._interruptible = False
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let a signal inside the block wait for `check_inside`: what is in hand is finished."""
-        was, self._open = self._open, False
+        """Let a signal inside the block wait until `check_inside`."""
+        before, self._interruptible = self._interruptible, False
         try:
             yield
         finally:
-            self._open = was
+            self._interruptible = before
+
+    def request_stop(self, by: str) -> None:
+        """Request a stop before the next step; `by` names what requests it."""
+        self._requested_by = by
 
     def check_inside(self) -> None:
-        """Raise Stopped when a stop was asked for: of use inside a migration's code."""
-        if self._signal is not None:
-            raise Stopped(self._signal)
-
-    def throw(self, by: str) -> None:
-        """Ask for a stop before the next step; `by` says who or what asked."""
-        self._signal = by
+        """Raise Stopped if a stop was requested: for use inside a migration's code."""
+        if self._requested_by is not None:
+            raise Stopped(self._requested_by)
 
     def check(self) -> None:
-        """Raise RunStoppedError when a stop was asked for."""
-        if self._signal is not None:
-            raise stopped(self._signal)
+        """Raise RunStoppedError if a stop was requested: for use between steps."""
+        if self._requested_by is not None:
+            raise stopped(self._requested_by)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but not through a stop: raises RunStoppedError."""
+        """Sleep until the time is up or a stop is requested. Raises RunStoppedError."""
         self.check()
         with contextlib.suppress(Stopped), self.interruptible():
             self._sleep(seconds)
         self.check()
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        insists = self._signal is not None and not self._open
-        self._signal = signal.Signals(number).name
-        if insists:
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        is_second = self._requested_by is not None and not self._interruptible
+        self._requested_by = signal.Signals(number).name
+        if is_second:
             raise KeyboardInterrupt
-        if self._open:
-            # Once: the next signal finds the clean-up of the first, and insists.
-            self._open = False
-            raise Stopped(self._signal)
+        if self._interruptible:
+            # Only once: a signal during the clean-up after this one counts as the second.
+            self._interruptible = False
+            raise Stopped(self._requested_by)
+
+    # The old names, until their callers use the new ones.
+    throw = request_stop
+    is_thrown = is_requested
 
 
 def stopped(by: str) -> RunStoppedError:
-    """Return the error that says that a run was stopped, and how to go on."""
+    """Make the error that says what stopped a run, and how to continue."""
     return RunStoppedError(
-        f"Stopped by {by}. What had been applied stays applied; the rest is pending. Go on with "
-        "`flask db-migrate up`."
+        f"Stopped by {by}. Migrations that were applied stay applied, and the others are pending. "
+        "To continue, run `flask db-migrate up`."
     )

@@ -187,7 +187,7 @@ class Rehearsal:
 
         Raises what refuses the migrations before anything ran, and RunStoppedError.
         """
-        if not self.runner.server.is_real:
+        if not self.runner.server.sends_commands:
             raise RehearsalUnsupportedError
         check_driver()
         files = choose(

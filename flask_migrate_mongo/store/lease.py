@@ -34,12 +34,6 @@ if TYPE_CHECKING:
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
 
-_LOCK_AND_TIME: list[Document] = [
-    {"$match": {"_id": LOCK_ID}},
-    {"$project": {"_id": 0, "lock": "$$ROOT", "now": "$$NOW"}},
-]
-"""Reads the lock together with the server's time, without which nobody knows whether it has expired."""
-
 BEATS_PER_TTL = 3
 RECENT_SECONDS = 1
 """How long ago the server has confirmed the lease at most when a step starts under it."""
@@ -175,12 +169,7 @@ class Lease:
 
     def _look(self) -> tuple[Document, datetime] | None:
         """Read the lock, held or free, and the server's time; None if there never was a lock."""
-        with translated():
-            if self._server.is_real:
-                seen = next(self._locks.aggregate(_LOCK_AND_TIME), None)
-                return (seen["lock"], seen["now"]) if seen else None
-            found = self._locks.find_one({"_id": LOCK_ID})
-        return (found, self._server.now()) if found else None
+        return self._server.read_with_time(self._locks, {"_id": LOCK_ID})
 
 
 class Renewal(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.driver.mongomock import server_of
 from flask_migrate_mongo.files.cache import Cache
 from flask_migrate_mongo.files.source import Folder
 from flask_migrate_mongo.planning.inspector import Inspector
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def inspector(state: AppState) -> Inspector:
     """Make an inspector of the application's database."""
     settings = state.settings
-    server = Server(database_of(state))
+    server = server_of(database_of(state))
     return Inspector(
         folder(state),
         server,
@@ -36,7 +36,7 @@ def inspector(state: AppState) -> Inspector:
 
 def runs(state: AppState) -> RunStore:
     """Make the store of asynchronous runs, on the client of this process."""
-    return RunStore(Server(database_of(state)), state.settings.run_collection)
+    return RunStore(server_of(database_of(state)), state.settings.run_collection)
 
 
 def folder(state: AppState) -> Folder:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import Defaults
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.driver.mongomock import server_of
 from flask_migrate_mongo.engine.executor import Executor
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.model.masking import Mask
@@ -17,6 +17,7 @@ from flask_migrate_mongo.store.lease import Lease
 from .looking import folder, policy
 
 if TYPE_CHECKING:
+    from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.dry_run.dry_runner import DryRunner
     from flask_migrate_mongo.files.source import Folder
     from flask_migrate_mongo.state import AppState
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def runner(state: AppState) -> Runner:
     """Make a runner of the application's database, on the client of this process."""
-    return runner_on(state, Server(database_of(state)), folder(state), StopSwitch())
+    return runner_on(state, server_of(database_of(state)), folder(state), StopSwitch())
 
 
 def runner_on(state: AppState, server: Server, source: Folder, switch: StopSwitch) -> Runner:

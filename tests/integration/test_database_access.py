@@ -21,6 +21,8 @@ from werkzeug.local import LocalProxy
 from flask_migrate_mongo import MigrateError, MongoMigrate, database
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.database import database_of
+from flask_migrate_mongo.driver.mongomock import MongomockServer, server_of
+from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.model.errors import ConfigurationError, NoDatabaseError, SettingError
 from flask_migrate_mongo.model.values import Actor
 from tests.conftest import APPNAME, uri_with
@@ -596,6 +598,11 @@ def run(project: Project, mock: Any, *args: str, **settings: object) -> Result:
     return invoke(project.app(mock, **settings), *args)
 
 
+def test_the_server_is_chosen_by_the_type_of_the_client(db: Database[Any], mock: Any) -> None:
+    assert type(server_of(db)) is Server
+    assert type(server_of(mock)) is MongomockServer
+
+
 def test_plain_migrations_work_on_mongomock(project: Project, mock: Any) -> None:
     project.write_inserts(1, 2)
     up = run(project, mock, "up")
@@ -611,7 +618,7 @@ def test_plain_migrations_work_on_mongomock(project: Project, mock: Any) -> None
     assert run(project, mock, "up").stdout.startswith("Nothing to do")
 
 
-def test_a_failure_on_mongomock_is_recorded_and_mended(project: Project, mock: Any) -> None:
+def test_a_failure_on_mongomock_is_recorded_and_fixed(project: Project, mock: Any) -> None:
     path = project.write("1_bad", "def up(db):\n    1 / 0\n")
     assert run(project, mock, "up").exit_code == 1
     assert mock.migrations.find_one()["error"]["type"] == "ZeroDivisionError"
@@ -682,7 +689,7 @@ def test_a_transactional_migration_is_refused_before_anything_runs(
     assert run(project, database, "status").exit_code == 0
 
 
-def test_transactions_that_are_only_preferred_are_done_without_and_warned_of(
+def test_transactions_that_are_only_preferred_are_left_out_with_a_warning(
     project: Project, simple: tuple[Any, str]
 ) -> None:
     database, reason = simple

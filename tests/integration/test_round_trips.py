@@ -13,7 +13,7 @@ from pymongo import MongoClient, monitoring
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.reports import StepState
 from flask_migrate_mongo.model.values import Direction, Step
-from flask_migrate_mongo.store import records
+from flask_migrate_mongo.store import lease, records
 from flask_migrate_mongo.store.lease import LOCK_ID
 
 if TYPE_CHECKING:
@@ -151,6 +151,13 @@ def test_up_with_nothing_pending_is_one_command(
 
 
 # --- acting
+
+
+@pytest.fixture(autouse=True)
+def no_slow_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no run be so slow that it asks again whether it still holds the lease."""
+    monkeypatch.setattr(lease, "RECENT_SECONDS", 60)
+
 
 BEGINNING = ["find", "hello", "findAndModify", "createIndexes", "find"]
 """What a run sends before its first step: a look, the lock, the index, and a look under the lock."""

@@ -11,12 +11,22 @@ import pytest
 from pymongo.common import BaseObject
 from pymongo.write_concern import WriteConcern
 
-from flask_migrate_mongo.driver import confinement
-from flask_migrate_mongo.model.errors import TransactionsUnsupportedError, UnsupportedDriverError
+from flask_migrate_mongo.driver import confinement, transactions
+from flask_migrate_mongo.driver.confinement import check_confinement_support
+from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.driver.transactions import Transactions, transaction
+from flask_migrate_mongo.model.errors import (
+    ConnectionFailedError,
+    OutcomeUnknownError,
+    TransactionsUnsupportedError,
+    UnsupportedDriverError,
+)
 from flask_migrate_mongo.model.reports import StepState
 from tests.conftest import APPNAME, uri_with
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pymongo.database import Database
 
     from flask_migrate_mongo.model.reports import Outcome
@@ -119,7 +129,7 @@ def test_promise_2_data_and_record_are_one_commit(project: Project, failpoint: F
     assert project.db.people.count_documents({}) == 1
 
 
-def test_the_record_that_cannot_be_written_takes_the_data_with_it(
+def test_if_the_record_cannot_be_written_the_data_is_rolled_back(
     project: Project, failpoint: Failpoint
 ) -> None:
     # The updates of a run in turn: the start of the step, its completion, its failure.
@@ -209,7 +219,7 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("body", ESCAPES.values(), ids=ESCAPES)
-def test_what_would_write_outside_is_refused_with_an_explanation(
+def test_a_write_outside_the_transaction_is_refused_with_an_explanation(
     project: Project, mongo_uri: str, body: str
 ) -> None:
     write(project, body)
@@ -238,10 +248,10 @@ def test_a_thread_that_outlives_its_step_still_cannot_write(project: Project) ->
     threads[0].join()
     assert "thread" in str(errors[0])
     assert project.db.people.count_documents({}) == 0
-    assert_driver_is_as_it_was()
+    assert_driver_is_restored()
 
 
-def test_the_application_s_own_threads_go_on_writing_meanwhile(project: Project) -> None:
+def test_the_application_s_own_threads_can_write_at_the_same_time(project: Project) -> None:
     write(
         project,
         "db.people.insert_one({'x': 1})\n"
@@ -267,15 +277,15 @@ def test_the_application_s_own_threads_go_on_writing_meanwhile(project: Project)
 ORIGINALS = {(owner, name): getattr(owner, name) for owner, name in confinement.PATCHES.names}
 
 
-def assert_driver_is_as_it_was() -> None:
+def assert_driver_is_restored() -> None:
     now = {(owner, name): getattr(owner, name) for owner, name in ORIGINALS}
     assert now == ORIGINALS
 
 
-def test_driver_and_threads_are_as_they_were_after_a_step(project: Project) -> None:
+def test_pymongo_and_threading_are_restored_after_a_step(project: Project) -> None:
     write(project, "raise SystemExit(3)")
     assert_untouched(project, apply(project), "SystemExit", "3")
-    assert_driver_is_as_it_was()
+    assert_driver_is_restored()
 
 
 def test_a_caught_error_fails_the_step_with_an_explanation(project: Project) -> None:
@@ -322,12 +332,12 @@ def test_a_caught_network_error_does_not_commit_the_rest(
     assert sorted(d["x"] for d in project.db.people.find()) == [1, 2]
 
 
-def test_an_error_that_is_not_caught_is_reported_as_it_is(project: Project) -> None:
+def test_an_error_that_is_not_caught_is_reported_unchanged(project: Project) -> None:
     write(project, "db.people.insert_one({'_id': 1})\ndb.people.insert_one({'_id': 1})")
     assert_untouched(project, apply(project), "DuplicateKeyError", "E11000")
 
 
-def test_what_a_transaction_does_not_allow_is_the_server_s_to_say(project: Project) -> None:
+def test_the_server_s_own_error_says_what_a_transaction_does_not_allow(project: Project) -> None:
     project.db.people.insert_one({"x": 1})
     write(project, "db.people.create_index('x')")
     outcome = apply(project)
@@ -355,7 +365,7 @@ def test_a_transient_fault_runs_the_transaction_again(
     assert project.trail(VERSION) == ["started", "completed"]
 
 
-def test_a_server_without_transactions_is_found_out_before_anything_runs(
+def test_a_server_without_transactions_is_refused_before_anything_runs(
     project: Project, standalone_uri: str
 ) -> None:
     project.write_inserts(20261101000)
@@ -367,7 +377,7 @@ def test_a_server_without_transactions_is_found_out_before_anything_runs(
         assert project.db.list_collection_names() == []
 
 
-def test_preferred_transactions_run_without_where_there_are_none(
+def test_preferred_transactions_are_left_out_on_a_server_without_them(
     project: Project, standalone_uri: str
 ) -> None:
     write(project, "assert ctx.session is None\ndb.people.insert_one({'x': 1})")
@@ -379,14 +389,33 @@ def test_preferred_transactions_run_without_where_there_are_none(
         assert project.db.people.count_documents({}) == 1
 
 
-def test_a_driver_that_lacks_a_private_name_is_refused_before_anything_runs(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+def out_of_reach() -> bool:
+    raise ConnectionFailedError("gone")
+
+
+@pytest.mark.parametrize("is_committed", [lambda: False, out_of_reach], ids=["absent", "unknown"])
+def test_a_commit_without_a_reply_whose_writes_cannot_be_found_has_an_unknown_outcome(
+    db: Database[Any],
+    failpoint: Failpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    is_committed: Callable[[], bool],
 ) -> None:
-    project.write_inserts(20261101000)
-    write(project, "db.people.insert_one({'x': 1})")
+    monkeypatch.setattr(transactions, "RETRY_SECONDS", 0)
+    # The driver sends it twice.
+    failpoint("commitTransaction", times=2, closeConnection=True)
+    runner = Transactions(Server(db), sleep=lambda _: pytest.fail("retried"))
+    with db.client.start_session() as session, transaction(session):
+        db.people.insert_one({}, session=session)
+        with pytest.raises(OutcomeUnknownError, match="did not reply"):
+            runner.commit(session, is_committed)
+
+
+def test_a_driver_that_lacks_a_private_name_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(BaseObject, "_write_concern_for")
     with pytest.raises(UnsupportedDriverError, match=r"BaseObject\._write_concern_for"):
-        confinement.check_driver()
+        check_confinement_support()
 
 
 def test_the_handed_database_reads_from_the_primary_and_has_no_write_concern(

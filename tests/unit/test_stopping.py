@@ -1,4 +1,4 @@
-"""The switch: real signals, sent to this process."""
+"""The stop switch, with real signals sent to this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Put back the handlers of the test runner, whatever a failing test leaves."""
+    """Restore the handlers of the test runner, even after a failing test."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
@@ -44,21 +44,21 @@ def test_a_signal_stops_a_migrations_code_at_once(number: signal.Signals) -> Non
     with switch.installed():
         with pytest.raises(Stopped, match=number.name), switch.interruptible():  # noqa: PT012
             send(number)
-            pytest.fail("went on")
-        assert switch.is_thrown
+            pytest.fail("continued")
+        assert switch.is_requested
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_elsewhere_a_signal_is_only_remembered_until_the_next_step(number: signal.Signals) -> None:
+def test_outside_of_it_a_signal_takes_effect_before_the_next_step(number: signal.Signals) -> None:
     switch = StopSwitch()
     with switch.installed():
         send(number)
-        assert switch.is_thrown
+        assert switch.is_requested
         with pytest.raises(RunStoppedError, match=f"Stopped by {number.name}.*`flask db-migrate"):
             switch.check()
 
 
-def test_what_a_signal_came_before_does_not_begin() -> None:
+def test_code_does_not_begin_after_a_signal() -> None:
     switch = StopSwitch()
     with switch.installed():
         send(signal.SIGTERM)
@@ -75,7 +75,7 @@ def test_a_migrations_except_exception_does_not_swallow_a_stop() -> None:
             pytest.fail("swallowed")
 
 
-def test_a_second_signal_insists_outside_of_a_migrations_code() -> None:
+def test_a_second_signal_interrupts_outside_of_a_migrations_code() -> None:
     switch = StopSwitch()
     with switch.installed():
         send(signal.SIGTERM)
@@ -83,7 +83,7 @@ def test_a_second_signal_insists_outside_of_a_migrations_code() -> None:
             send(signal.SIGTERM)
 
 
-def test_after_a_migrations_code_was_stopped_a_further_signal_insists() -> None:
+def test_a_second_signal_interrupts_after_a_migrations_code_was_stopped() -> None:
     switch = StopSwitch()
     with switch.installed():
         with pytest.raises(Stopped), switch.interruptible():
@@ -96,10 +96,10 @@ def test_without_a_signal_nothing_is_stopped() -> None:
     switch = StopSwitch()
     with switch.installed(), switch.interruptible():
         switch.check()
-    assert not switch.is_thrown
+    assert not switch.is_requested
 
 
-def test_the_applications_handlers_come_back_even_after_an_error() -> None:
+def test_the_applications_handlers_are_restored_even_after_an_error() -> None:
     def ours(*_: object) -> None: ...
 
     for number in SIGNALS:
@@ -111,7 +111,7 @@ def test_the_applications_handlers_come_back_even_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_a_handler_that_is_none_comes_back_too(handler: signal.Handlers) -> None:
+def test_a_handler_that_is_no_function_is_restored_too(handler: signal.Handlers) -> None:
     signal.signal(signal.SIGTERM, handler)
     with StopSwitch().installed():
         pass
@@ -125,10 +125,10 @@ def test_a_signal_after_the_run_is_the_applications_again() -> None:
     with switch.installed():
         pass
     send(signal.SIGTERM)
-    assert (got, switch.is_thrown) == ([signal.SIGTERM], False)
+    assert (got, switch.is_requested) == ([signal.SIGTERM], False)
 
 
-def test_in_another_thread_the_signals_are_left_as_they_are() -> None:
+def test_a_switch_in_another_thread_leaves_the_signals_alone() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     during: list[object] = []
 
@@ -143,7 +143,7 @@ def test_in_another_thread_the_signals_are_left_as_they_are() -> None:
     assert during == [True, *before]
 
 
-def test_a_thread_that_works_meanwhile_is_not_stopped() -> None:
+def test_other_threads_are_not_stopped() -> None:
     done = threading.Event()
     begun = threading.Event()
 
@@ -165,23 +165,23 @@ def test_a_thread_that_works_meanwhile_is_not_stopped() -> None:
     assert finished == ["work"]
 
 
-def test_a_sleep_passes_what_it_was_asked_for_on() -> None:
+def test_a_sleep_lasts_as_long_as_requested() -> None:
     slept: list[float] = []
     StopSwitch(slept.append).sleep(1.5)
     assert slept == [1.5]
 
 
-def test_a_sleep_ends_with_the_signal_and_says_so() -> None:
+def test_a_signal_ends_a_sleep_with_an_error() -> None:
     def sleep(seconds: float) -> None:
         send(signal.SIGTERM)
-        pytest.fail("slept on")
+        pytest.fail("did not end")
 
     switch = StopSwitch(sleep)
     with switch.installed(), pytest.raises(RunStoppedError):
         switch.sleep(60)
 
 
-def test_a_switch_that_was_thrown_does_not_sleep_at_all() -> None:
+def test_after_a_request_to_stop_there_is_no_sleep() -> None:
     switch = StopSwitch(lambda _: pytest.fail("slept"))
     with switch.installed():
         send(signal.SIGTERM)

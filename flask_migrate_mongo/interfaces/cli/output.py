@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
-from flask.cli import with_appcontext
+from flask.cli import FlaskGroup, with_appcontext
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.interfaces import documents, faults
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
-from flask_migrate_mongo.process.exit import leave_promptly
+from flask_migrate_mongo.process.exit import exit_promptly
 from flask_migrate_mongo.reports import words
 
 if TYPE_CHECKING:
@@ -56,8 +56,12 @@ def json_format(ctx: click.Context, _: click.Parameter, value: str) -> str:
 def state() -> app_state.AppState:
     """Get the application's state, for a command that uses its database until the process ends."""
     found = app_state.current()
-    click.get_current_context().call_on_close(found.close)
-    leave_promptly()
+    context = click.get_current_context()
+    context.call_on_close(found.close)
+    # Not for `app.test_cli_runner()`, whose process was started for something else. Registered when
+    # the command ends, since pymongo is imported by then.
+    if isinstance(context.find_root().command, FlaskGroup):
+        context.call_on_close(exit_promptly)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Commands are seen, and refused, before they are sent."""
+"""Listeners see and refuse commands before they are sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, MongoClient, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from flask_migrate_mongo.driver import listener as wire
+from flask_migrate_mongo.driver import listener
+from flask_migrate_mongo.driver.listener import (
+    listening,
+    listening_everywhere,
+    outside_transaction,
+    without_listeners,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,12 +27,12 @@ if TYPE_CHECKING:
 
     Db = Database[dict[str, Any]]
 
-NAMES = list(wire.PATCHES.names)
+NAMES = list(listener.PATCHES.names)
 ORIGINALS = [vars(owner)[name] for owner, name in NAMES]
 
 
-class Listener:
-    """Keeps what it hears, and refuses the commands of one name."""
+class Recorder:
+    """Keeps what it sees, and refuses the commands of one name."""
 
     def __init__(self, refuses: str = "") -> None:
         self.refuses = refuses
@@ -42,32 +48,32 @@ class Listener:
         self.replies.append((command.name, reply))
 
 
-def test_a_tap_hears_of_commands_of_every_handle_and_of_their_replies(db: Db) -> None:
-    tap = Listener()
-    with wire.tapped(tap):
+def test_a_listener_sees_the_commands_of_every_handle_and_their_replies(db: Db) -> None:
+    recorder = Recorder()
+    with listening(recorder):
         db.a.insert_many([{"_id": 1}, {"_id": 2}])
         db.client.get_database(db.name).get_collection("b").insert_one({})
         db.a.bulk_write([InsertOne({"_id": 3}), UpdateOne({"_id": 1}, {"$set": {"x": 1}})])
         found = list(db.a.find({}, batch_size=2))
     assert len(found) == 3
-    assert tap.sent == [
+    assert recorder.sent == [
         *(("insert", "a"), ("insert", "b"), ("insert", "a"), ("update", "a")),
         *(("find", "a"), ("getMore", "a")),
     ]
-    assert [(name, reply.get("n")) for name, reply in tap.replies] == [
+    assert [(name, reply.get("n")) for name, reply in recorder.replies] == [
         *(("insert", 2), ("insert", 1), ("insert", 1), ("update", 1)),
         *(("find", None), ("getMore", None)),
     ]
 
 
-def test_a_command_holds_the_statements_that_a_bulk_is_made_of(db: Db) -> None:
+def test_a_command_contains_the_statements_of_a_bulk_write(db: Db) -> None:
     seen: list[Command] = []
 
-    class Keeper(Listener):
+    class Keeper(Recorder):
         def sending(self, command: Command) -> None:
             seen.append(command)
 
-    with wire.tapped(Keeper()):
+    with listening(Keeper()):
         db.a.bulk_write([InsertOne({"_id": 3}), UpdateOne({"_id": 1}, {"$set": {"x": 1}})])
     assert [d["_id"] for d in seen[0].document["documents"]] == [3]
     assert [u["q"] for u in seen[1].document["updates"]] == [{"_id": 1}]
@@ -90,16 +96,16 @@ def test_a_refused_command_is_not_sent_and_the_refusal_reaches_the_caller(
     db: Db, name: str, act: Callable[[Any], object]
 ) -> None:
     db.a.insert_one({"_id": 1})
-    with wire.tapped(Listener(refuses=name)), pytest.raises(RuntimeError, match=f"no {name}"):
+    with listening(Recorder(refuses=name)), pytest.raises(RuntimeError, match=f"no {name}"):
         act(db.a)
     assert list(db.a.find()) == [{"_id": 1}]
     assert list(db.a.index_information()) == ["_id_"]
 
 
-def test_a_connection_serves_on_after_a_refusal(mongo_uri: str, db: Db) -> None:
+def test_a_connection_can_be_used_after_a_refusal(mongo_uri: str, db: Db) -> None:
     with (
         MongoClient[Any](mongo_uri, maxPoolSize=1, waitQueueTimeoutMS=500) as client,
-        wire.tapped(Listener(refuses="insert")),
+        listening(Recorder(refuses="insert")),
     ):
         for _ in range(3):
             with pytest.raises(RuntimeError):
@@ -109,24 +115,24 @@ def test_a_connection_serves_on_after_a_refusal(mongo_uri: str, db: Db) -> None:
 
 def test_a_single_write_that_fails_is_part_of_a_reply(db: Db) -> None:
     db.a.create_index("x", unique=True)
-    tap = Listener()
-    with wire.tapped(tap), pytest.raises(BulkWriteError):
+    recorder = Recorder()
+    with listening(recorder), pytest.raises(BulkWriteError):
         db.a.insert_many([{"x": 1}, {"x": 1}])
-    assert [(name, reply["n"]) for name, reply in tap.replies] == [("insert", 1)]
+    assert [(name, reply["n"]) for name, reply in recorder.replies] == [("insert", 1)]
 
 
 def test_a_command_that_fails_has_no_reply_and_its_error_is_the_server_s(db: Db) -> None:
-    tap = Listener()
-    with wire.tapped(tap), pytest.raises(OperationFailure, match="nonsense"):
+    recorder = Recorder()
+    with listening(recorder), pytest.raises(OperationFailure, match="nonsense"):
         db.command("nonsense")
-    assert tap.sent == [("nonsense", None)]
-    assert tap.replies == []
-    assert not wire._sent
+    assert recorder.sent == [("nonsense", None)]
+    assert recorder.replies == []
+    assert not listener._sent
 
 
-def test_what_another_thread_sends_is_heard_by_a_tap_of_the_whole_process_alone(db: Db) -> None:
-    mine, everybody = Listener(), Listener()
-    with wire.tapped(mine), wire.tapped_everywhere(everybody):
+def test_only_a_listener_of_the_whole_process_sees_the_commands_of_another_thread(db: Db) -> None:
+    mine, everybody = Recorder(), Recorder()
+    with listening(mine), listening_everywhere(everybody):
         thread = threading.Thread(target=lambda: db.a.insert_one({}))
         thread.start()
         thread.join()
@@ -134,17 +140,17 @@ def test_what_another_thread_sends_is_heard_by_a_tap_of_the_whole_process_alone(
     assert everybody.sent == [("insert", "a")]
 
 
-def test_our_own_commands_are_not_heard(db: Db) -> None:
-    mine, everybody = Listener(), Listener()
-    with wire.tapped(mine), wire.tapped_everywhere(everybody):
-        with wire.unheard():
+def test_no_listener_sees_our_own_commands(db: Db) -> None:
+    mine, everybody = Recorder(), Recorder()
+    with listening(mine), listening_everywhere(everybody):
+        with without_listeners():
             db.a.insert_one({})
-        assert wire.outside(lambda: db.a.count_documents({})) == 1
+        assert outside_transaction(lambda: db.a.count_documents({})) == 1
         db.b.insert_one({})
     assert mine.sent == everybody.sent == [("insert", "b")]
 
 
-def test_the_application_s_own_listeners_hear_what_they_did_before(mongo_uri: str, db: Db) -> None:
+def test_the_application_s_own_listeners_still_see_every_command(mongo_uri: str, db: Db) -> None:
     class Own(monitoring.CommandListener):
         names: list[str] = []  # noqa: RUF012
 
@@ -159,24 +165,24 @@ def test_the_application_s_own_listeners_hear_what_they_did_before(mongo_uri: st
 
     with (
         MongoClient[Any](mongo_uri, event_listeners=[Own()]) as client,
-        wire.tapped(Listener()),
+        listening(Recorder()),
     ):
         client[db.name].a.insert_one({"_id": 1})
     assert Own.names[:2] == ["insert", "insert done"]
 
 
 def test_replies_may_be_of_the_application_s_own_document_class(mongo_uri: str, db: Db) -> None:
-    tap = Listener()
+    recorder = Recorder()
     with (
         MongoClient[RawBSONDocument](mongo_uri, document_class=RawBSONDocument) as client,
-        wire.tapped(tap),
+        listening(recorder),
     ):
         client[db.name].a.update_one({}, {"$set": {"x": 1}}, upsert=True)
-    assert [(name, reply["n"]) for name, reply in tap.replies] == [("update", 1)]
+    assert [(name, reply["n"]) for name, reply in recorder.replies] == [("update", 1)]
 
 
-def test_afterwards_pymongo_is_as_it_was(db: Db) -> None:
-    with wire.tapped(Listener()), wire.tapped_everywhere(Listener()):
+def test_pymongo_is_restored_afterwards(db: Db) -> None:
+    with listening(Recorder()), listening_everywhere(Recorder()):
         db.a.insert_one({})
         assert [vars(owner)[name] for owner, name in NAMES] != ORIGINALS
     assert [vars(owner)[name] for owner, name in NAMES] == ORIGINALS
