@@ -1,6 +1,29 @@
-"""Migrations for Flask applications on MongoDB."""
+"""Versioned migrations for Flask applications on MongoDB."""
 
+from .engine.context import Context
 from .extension import MongoMigrate
-from .model.errors import MigrateError
+from .model.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    LeaseLostError,
+    LockHeldError,
+    MigrateError,
+    RefusedError,
+    SourceError,
+)
+from .model.reports import RunReport
+from .model.values import StatusReport
 
-__all__ = ["MigrateError", "MongoMigrate"]
+__all__ = [
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "Context",
+    "LeaseLostError",
+    "LockHeldError",
+    "MigrateError",
+    "MongoMigrate",
+    "RefusedError",
+    "RunReport",
+    "SourceError",
+    "StatusReport",
+]

@@ -13,19 +13,26 @@ from .model.errors import ConfigurationError
 if TYPE_CHECKING:
     from flask import Blueprint, Flask
 
+    from .dry_run.dry_runner import DryRunner
+    from .engine.options import Options
     from .engine.runner import Runner
     from .model.access import Authorize
+    from .model.reports import RunReport
+    from .model.values import Plan, StatusReport
 
 
 class MongoMigrate:
     """Versioned migrations for the MongoDB database of a Flask application.
 
-    `mongo` says where the database is: a Flask-PyMongo `PyMongo`, a pymongo `Database`, a callable
-    that returns either, or nothing, when MONGO_URI says it. It is looked at when a command runs,
-    never earlier, so it may be handed over before it is connected.
+    `mongo` names the database: a Flask-PyMongo `PyMongo`, a pymongo `Database` or `MongoClient`, a
+    callable that returns one, or nothing if MONGO_URI is set. It is used when a command runs, never
+    earlier, so it may be passed before it is connected.
 
-    `authorize` opens the REST API to whom the application knows: it is called with the name of an
+    `authorize` opens the REST API to users of the application: it is called with the name of an
     action and the request, and returns True or False.
+
+    The methods `status`, `plan`, `up` and `down` do what the commands of the same name do. They need
+    the application, or its context.
     """
 
     def __init__(
@@ -65,12 +72,68 @@ class MongoMigrate:
         """The REST API, to be registered by hand, with MIGRATE_API = False, where it belongs."""
         return blueprint
 
+    def status(self, app: Flask | None = None) -> StatusReport:
+        """Report what is applied, pending, failed and running, and who holds the lock."""
+        return self.runner(app).status()
+
+    def plan(self, app: Flask | None = None) -> Plan:
+        """Plan what `up` would run. Raises what refuses the plan."""
+        plan, _ = self.runner(app).plan()
+        return plan
+
+    def up(
+        self,
+        app: Flask | None = None,
+        *,
+        dry_run: bool = False,
+        continue_on_error: bool = False,
+        allow_drift: bool = False,
+        wait: float | None = None,
+    ) -> RunReport:
+        """Apply every pending migration. `wait` is in seconds, None stands for MIGRATE_LOCK_WAIT.
+
+        Raises LockHeldError, and what refuses the plan, before anything runs. A migration that fails
+        does not raise: it is in the report's `failures`.
+        """
+        options = _options(wait=wait, continue_on_error=continue_on_error)
+        return _acting(app, dry_run=dry_run).up(options, allow_drift=allow_drift)
+
+    def down(
+        self,
+        app: Flask | None = None,
+        *,
+        steps: int = 1,
+        dry_run: bool = False,
+        continue_on_error: bool = False,
+        allow_drift: bool = False,
+        wait: float | None = None,
+    ) -> RunReport:
+        """Roll back the last applied migrations. Raises and reports like `up`."""
+        options = _options(wait=wait, continue_on_error=continue_on_error)
+        acting = _acting(app, dry_run=dry_run)
+        return acting.down(options, steps=steps, allow_drift=allow_drift)
+
     def runner(self, app: Flask | None = None) -> Runner:
-        """Return the runner of an application, by default the current one, for use from code."""
-        state = app_state.current() if app is None else app_state.of(app)
+        """Make the runner of an application, by default of the current one."""
         from .wiring import running  # noqa: PLC0415  (most processes run no migration)
 
-        return running.runner(state)
+        return running.runner(_state(app))
+
+
+def _acting(app: Flask | None, *, dry_run: bool) -> Runner | DryRunner:
+    from .wiring import running  # noqa: PLC0415  (as above)
+
+    return running.acting(_state(app), dry_run=dry_run)
+
+
+def _options(*, wait: float | None, continue_on_error: bool) -> Options:
+    from .engine.options import Options  # noqa: PLC0415  (as above)
+
+    return Options(wait=wait, continue_on_error=continue_on_error)
+
+
+def _state(app: Flask | None) -> app_state.AppState:
+    return app_state.current() if app is None else app_state.of(app)
 
 
 def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (whatever was handed over)

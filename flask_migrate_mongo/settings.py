@@ -1,14 +1,14 @@
-"""The MIGRATE_* settings: one table, read once into one frozen object."""
+"""The MIGRATE_* settings: each declared once, all read once into one frozen object."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-from .model.access import tokens
+from .model.access import Token, tokens
 from .model.errors import SettingError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from .model.access import Token
 
 MINIMAL_TTL = 2
 """Seconds: below it the heartbeats would leave no room for a single slow answer."""
@@ -38,92 +37,18 @@ class _Hidden:
 _HIDDEN = _Hidden()
 
 
-class Setting(NamedTuple):
-    """One setting: its default, what it accepts, and what it is for.
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one setting is read.
 
-    `parse` takes what the application or the environment holds, and raises ValueError, TypeError
-    or OverflowError.
+    `parse` takes the value of the application or the environment, and raises ValueError, TypeError
+    or OverflowError. `accepts` says in an error what it takes.
     """
 
-    name: str
-    default: object
+    purpose: str
     parse: Callable[[Any], object]
     accepts: str
-    purpose: str
     secret: bool = False
-
-    @property
-    def field(self) -> str:
-        """The attribute of Settings that holds it."""
-        return self.name.removeprefix("MIGRATE_").lower()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Every setting, parsed. Relative paths are relative to the application's root path."""
-
-    mongo_uri: str | None = field(repr=False)  # It holds a password.
-    database: str | None
-    directory: Path
-    template: Path | None
-    cache: bool | Path
-    collection: str
-    lock_collection: str
-    run_collection: str
-    rehearsal_database: str | None
-    lock_ttl: float
-    lock_wait: float
-    version_format: str
-    transactions: str
-    out_of_order: str
-    interrupted: str
-    redact: tuple[str, ...]
-    on_start: bool | str
-    on_start_fail_hard: bool
-    on_start_wait: float
-    on_start_mode: str
-    app_version: str | None
-    api: bool
-    url_prefix: str
-    api_token: tuple[Token, ...] | None
-    api_create: bool
-    lint_ignore: tuple[str, ...] | None
-    backfill_batch_size: int
-    backfill_workers: int
-    backfill_max_per_second: float | None
-    backfill_on_error: str
-
-
-def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read every setting: from app.config, else from the environment, else its default.
-
-    Raises SettingError, which names the setting, its value and what is accepted.
-    """
-    values: dict[str, Any] = {s.field: _value(s, app.config, environ) for s in SETTINGS}
-    root = Path(app.root_path)
-    values["directory"] = root / values["directory"]
-    values["template"] = root / values["template"] if values["template"] else None
-    if isinstance(values["cache"], Path):
-        values["cache"] = root / values["cache"]
-    settings = Settings(**values)
-    if settings.lock_collection == settings.collection:
-        accepts = "another collection than MIGRATE_COLLECTION"
-        raise SettingError("MIGRATE_LOCK_COLLECTION", settings.lock_collection, accepts)
-    return settings
-
-
-def _value(setting: Setting, config: Mapping[str, object], environ: Mapping[str, str]) -> object:
-    given = config.get(setting.name)
-    if given is None:
-        given = environ.get(setting.name)
-    if given is None:
-        return setting.default
-    try:
-        return setting.parse(given)
-    except (TypeError, ValueError, OverflowError) as exc:
-        # The cause could show what a secret one holds.
-        shown, cause = (_HIDDEN, None) if setting.secret else (given, exc)
-        raise SettingError(setting.name, shown, setting.accepts) from cause
 
 
 _FLAGS = {
@@ -244,212 +169,265 @@ def _choices(*accepted: str) -> tuple[Callable[[object], str], str]:
     return _choice(*accepted), " or ".join(f'"{value}"' for value in accepted)
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        "MONGO_URI",
-        None,
-        _text,
-        "a MongoDB connection string",
-        "Where the database is, when the application hands over none of its own.",
-    ),
-    Setting(
-        "MIGRATE_DATABASE",
-        None,
-        _text,
-        "the name of a database",
-        "Which database to migrate, when the connection string names none or another one.",
-    ),
-    Setting(
-        "MIGRATE_DIRECTORY",
-        Path("migrations"),
-        _path,
-        "a path",
-        "Where the migrations are, relative to the application's root path.",
-    ),
-    Setting(
-        "MIGRATE_TEMPLATE",
-        None,
-        _path,
-        "a path",
-        "The Jinja template that `create` uses, relative to the application's root path.",
-    ),
-    Setting(
-        "MIGRATE_CACHE",
-        True,  # noqa: FBT003  (its default)
-        _flag_or_path,
-        "true, false or a path",
-        "Where it is remembered what unchanged files say: in the user's cache folder, nowhere, or there.",
-    ),
-    Setting(
-        "MIGRATE_COLLECTION",
-        "migrations",
-        _collection,
-        "the name of a collection",
-        "Where the history is kept.",
-    ),
-    Setting(
-        "MIGRATE_LOCK_COLLECTION",
-        "migration_locks",
-        _collection,
-        "the name of a collection",
-        "Where the lock is kept.",
-    ),
-    Setting(
-        "MIGRATE_RUN_COLLECTION",
-        "migration_runs",
-        _collection,
-        "the name of a collection",
-        "Where runs that nobody waits for say how they go.",
-    ),
-    Setting(
-        "MIGRATE_REHEARSAL_DATABASE",
-        None,
-        _text,
-        "the name of a database that does not exist",
-        "Where `rehearse` rehearses; without it, in a new one called after the application's.",
-    ),
-    Setting(
-        "MIGRATE_LOCK_TTL",
-        1800.0,
-        _seconds(MINIMAL_TTL),
-        f"a number of seconds, from {MINIMAL_TTL} to {A_YEAR}",
-        "Seconds after which the lock of a process that died holds nobody off any more.",
-    ),
-    Setting(
-        "MIGRATE_LOCK_WAIT",
-        0.0,
-        _seconds(0),
-        f"a number of seconds, from 0 to {A_YEAR}",
-        "Seconds to wait for somebody else's lock before giving up.",
-    ),
-    Setting(
-        "MIGRATE_VERSION_FORMAT",
-        "sequence",
-        *_choices("sequence", "timestamp"),
-        "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.",
-    ),
-    Setting(
-        "MIGRATE_TRANSACTIONS",
-        "required",
-        *_choices("required", "preferred"),
-        "Whether a transactional migration is refused on a server without transactions, or runs without.",
-    ),
-    Setting(
-        "MIGRATE_OUT_OF_ORDER",
-        "allow",
-        *_choices("allow", "refuse"),
-        "What becomes of a pending version below the highest applied one.",
-    ),
-    Setting(
-        "MIGRATE_INTERRUPTED",
-        "rerun",
-        *_choices("rerun", "stop"),
-        "What becomes of a plain migration that was interrupted half-way and is not idempotent.",
-    ),
-    Setting(
-        "MIGRATE_REDACT",
-        ("password", "passwd", "secret", "token", "api_key", "apikey"),
-        _names,
-        "a list of the names of fields, or a text with commas between them",
-        "Fields whose values no dry run and no rehearsal shows, at whatever depth; case does not matter.",
-    ),
-    Setting(
-        "MIGRATE_ON_START",
-        False,  # noqa: FBT003  (its default)
-        _flag_or("always"),
-        'true, false or "always"',
-        "Whether an application that serves applies first what is pending.",
-    ),
-    Setting(
-        "MIGRATE_ON_START_FAIL_HARD",
-        False,  # noqa: FBT003  (its default)
-        _flag,
-        "true or false",
-        "Whether an application that could not apply it ends instead of serving.",
-    ),
-    Setting(
-        "MIGRATE_ON_START_WAIT",
-        300.0,
-        _seconds(0),
-        f"a number of seconds, from 0 to {A_YEAR}",
-        "Seconds to wait at the start for another process that migrates.",
-    ),
-    Setting(
-        "MIGRATE_ON_START_MODE",
-        "init",
-        *_choices("init", "first-request"),
-        "When that is: in `init_app()`, or before the first request is handled.",
-    ),
-    Setting(
-        "MIGRATE_APP_VERSION",
-        None,
-        _text,
-        "a text that is not blank",
-        "The application's version, kept with every record for the audit.",
-    ),
-    Setting(
-        "MIGRATE_API",
-        True,  # noqa: FBT003  (a default)
-        _flag,
-        "true or false",
-        "Whether the REST API is there at all.",
-    ),
-    Setting(
-        "MIGRATE_URL_PREFIX",
-        "/api/migrations",
-        _prefix,
-        "a path that begins with / and is not / alone",
-        "Where the REST API is.",
-    ),
-    Setting(
-        "MIGRATE_API_TOKEN",
-        None,
-        tokens,
-        "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
-        'or a mapping of tokens to "read", "run" or "admin"',
-        "Who may use the REST API; a single token may do everything.",
-        secret=True,
-    ),
-    Setting(
-        "MIGRATE_API_CREATE",
-        False,  # noqa: FBT003  (a default)
-        _flag,
-        "true or false",
-        "Whether files can be made through the REST API; in debug mode they can.",
-    ),
-    Setting(
-        "MIGRATE_LINT_IGNORE",
-        None,
-        _codes,
-        "codes of rules like MM001, in a list or with commas between them",
-        "Which rules `lint` leaves out when none are selected.",
-    ),
-    Setting(
-        "MIGRATE_BACKFILL_BATCH_SIZE",
-        1_000,
-        _whole(1),
-        f"a whole number, from 1 to {A_MILLION}",
-        "How many documents a backfill changes in one transaction.",
-    ),
-    Setting(
-        "MIGRATE_BACKFILL_WORKERS",
-        1,
-        _whole(1),
-        f"a whole number, from 1 to {A_MILLION}",
-        "How many threads a backfill is worked on in.",
-    ),
-    Setting(
-        "MIGRATE_BACKFILL_MAX_PER_SECOND",
-        None,
-        _rate,
-        f"a number above 0, up to {A_YEAR}",
-        "How many documents a second a backfill changes at most.",
-    ),
-    Setting(
-        "MIGRATE_BACKFILL_ON_ERROR",
-        "stop",
-        *_choices("stop", "collect"),
-        "What becomes of a backfill at a document that cannot be changed: it stops, or goes past it.",
-    ),
-)
-"""The one table that code, documentation and error messages draw on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, parsed: the one table that code, documentation and error messages use.
+
+    Relative paths are relative to the application's root path.
+    """
+
+    mongo_uri: Annotated[
+        str | None,
+        Setting(
+            "The connection string, if the application passes no database of its own.",
+            _text,
+            "a MongoDB connection string",
+        ),
+    ] = field(default=None, repr=False)  # It holds a password.
+    database: Annotated[
+        str | None,
+        Setting(
+            "The database to migrate, if the connection string names none or another one.",
+            _text,
+            "the name of a database",
+        ),
+    ] = None
+    directory: Annotated[
+        Path,
+        Setting(
+            "The folder of the migrations, relative to the application's root path.",
+            _path,
+            "a path",
+        ),
+    ] = Path("migrations")
+    template: Annotated[
+        Path | None,
+        Setting(
+            "The Jinja template that `create` uses, relative to the application's root path.",
+            _path,
+            "a path",
+        ),
+    ] = None
+    cache: Annotated[
+        bool | Path,
+        Setting(
+            "Cache of parsed files: in the user's cache folder, nowhere, or in that folder.",
+            _flag_or_path,
+            "true, false or a path",
+        ),
+    ] = True
+    collection: Annotated[
+        str, Setting("The collection of the history.", _collection, "the name of a collection")
+    ] = "migrations"
+    lock_collection: Annotated[
+        str, Setting("The collection of the lock.", _collection, "the name of a collection")
+    ] = "migration_locks"
+    run_collection: Annotated[
+        str,
+        Setting(
+            "The collection for the progress of asynchronous REST runs.",
+            _collection,
+            "the name of a collection",
+        ),
+    ] = "migration_runs"
+    rehearsal_database: Annotated[
+        str | None,
+        Setting(
+            "The scratch database of `rehearse`; without it, a new one named after the application's.",
+            _text,
+            "the name of a database that does not exist",
+        ),
+    ] = None
+    lock_ttl: Annotated[
+        float,
+        Setting(
+            "Seconds after which the lock of a crashed process expires.",
+            _seconds(MINIMAL_TTL),
+            f"a number of seconds, from {MINIMAL_TTL} to {A_YEAR}",
+        ),
+    ] = 1800.0
+    lock_wait: Annotated[
+        float,
+        Setting(
+            "Seconds to wait for the lock of another process.",
+            _seconds(0),
+            f"a number of seconds, from 0 to {A_YEAR}",
+        ),
+    ] = 0.0
+    version_format: Annotated[
+        str,
+        Setting(
+            "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.",
+            *_choices("sequence", "timestamp"),
+        ),
+    ] = "sequence"
+    transactions: Annotated[
+        str,
+        Setting(
+            "Refuse a transactional migration on a server without transactions, or run it without one.",
+            *_choices("required", "preferred"),
+        ),
+    ] = "required"
+    out_of_order: Annotated[
+        str,
+        Setting(
+            "Run or refuse a pending version below the highest applied one.",
+            *_choices("allow", "refuse"),
+        ),
+    ] = "allow"
+    interrupted: Annotated[
+        str,
+        Setting(
+            "Run an interrupted migration again if it is neither transactional nor idempotent, or stop.",
+            *_choices("rerun", "stop"),
+        ),
+    ] = "rerun"
+    redact: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Fields whose values no dry run and no rehearsal shows, at any depth, in any case.",
+            _names,
+            "a list of the names of fields, or a text with commas between them",
+        ),
+    ] = ("password", "passwd", "secret", "token", "api_key", "apikey")
+    on_start: Annotated[
+        bool | str,
+        Setting(
+            "Apply pending migrations before the application starts serving.",
+            _flag_or("always"),
+            'true, false or "always"',
+        ),
+    ] = False
+    on_start_fail_hard: Annotated[
+        bool,
+        Setting(
+            "End the application if its pending migrations could not be applied.",
+            _flag,
+            "true or false",
+        ),
+    ] = False
+    on_start_wait: Annotated[
+        float,
+        Setting(
+            "Seconds to wait at the start for another process that migrates.",
+            _seconds(0),
+            f"a number of seconds, from 0 to {A_YEAR}",
+        ),
+    ] = 300.0
+    on_start_mode: Annotated[
+        str,
+        Setting(
+            "Apply them in `init_app()`, or before the first request.",
+            *_choices("init", "first-request"),
+        ),
+    ] = "init"
+    app_version: Annotated[
+        str | None,
+        Setting(
+            "The application's version, stored with every record for the audit.",
+            _text,
+            "a text that is not blank",
+        ),
+    ] = None
+    api: Annotated[bool, Setting("Register the REST API.", _flag, "true or false")] = True
+    url_prefix: Annotated[
+        str,
+        Setting(
+            "The path of the REST API.", _prefix, "a path that begins with / and is not / alone"
+        ),
+    ] = "/api/migrations"
+    api_token: Annotated[
+        tuple[Token, ...] | None,
+        Setting(
+            "Tokens for the REST API; a single one may do everything.",
+            tokens,
+            "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
+            'or a mapping of tokens to "read", "run" or "admin"',
+            secret=True,
+        ),
+    ] = None
+    api_create: Annotated[
+        bool,
+        Setting(
+            "Create files through the REST API; in debug mode it is always possible.",
+            _flag,
+            "true or false",
+        ),
+    ] = False
+    lint_ignore: Annotated[
+        tuple[str, ...] | None,
+        Setting(
+            "Rules that `lint` ignores if none are selected.",
+            _codes,
+            "codes of rules like MM001, in a list or with commas between them",
+        ),
+    ] = None
+    backfill_batch_size: Annotated[
+        int,
+        Setting(
+            "Documents that a backfill changes in one transaction.",
+            _whole(1),
+            f"a whole number, from 1 to {A_MILLION}",
+        ),
+    ] = 1_000
+    backfill_workers: Annotated[
+        int, Setting("Threads of a backfill.", _whole(1), f"a whole number, from 1 to {A_MILLION}")
+    ] = 1
+    backfill_max_per_second: Annotated[
+        float | None,
+        Setting(
+            "The most documents that a backfill changes in a second.",
+            _rate,
+            f"a number above 0, up to {A_YEAR}",
+        ),
+    ] = None
+    backfill_on_error: Annotated[
+        str,
+        Setting(
+            "Stop a backfill at a document that cannot be changed, or skip and collect it.",
+            *_choices("stop", "collect"),
+        ),
+    ] = "stop"
+
+
+def key_of(field_name: str) -> str:
+    """Build the key of a setting in `app.config` and in the environment."""
+    return "MONGO_URI" if field_name == "mongo_uri" else f"MIGRATE_{field_name.upper()}"
+
+
+SETTINGS: Mapping[str, Setting] = {
+    name: get_args(hint)[1] for name, hint in get_type_hints(Settings, include_extras=True).items()
+}
+"""The settings by the names of their fields."""
+
+
+def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read every setting: from app.config, else from the environment, else its default.
+
+    Raises SettingError, which names the setting, its value and what is accepted.
+    """
+    given: dict[str, Any] = {}
+    for name in SETTINGS:
+        value = app.config.get(key_of(name))
+        if value is None:
+            value = environ.get(key_of(name))
+        if value is not None:
+            given[name] = _parsed(name, value)
+    settings = Settings(**given)
+    if settings.lock_collection == settings.collection:
+        accepts = "another collection than MIGRATE_COLLECTION"
+        raise SettingError("MIGRATE_LOCK_COLLECTION", settings.lock_collection, accepts)
+    root = Path(app.root_path)
+    template = root / settings.template if settings.template else None
+    cache = root / settings.cache if isinstance(settings.cache, Path) else settings.cache
+    return replace(settings, directory=root / settings.directory, template=template, cache=cache)
+
+
+def _parsed(name: str, value: object) -> object:
+    setting = SETTINGS[name]
+    try:
+        return setting.parse(value)
+    except (TypeError, ValueError, OverflowError) as exc:
+        # The cause could show the value of a secret.
+        shown, cause = (_HIDDEN, None) if setting.secret else (value, exc)
+        raise SettingError(key_of(name), shown, setting.accepts) from cause

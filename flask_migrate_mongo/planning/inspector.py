@@ -47,7 +47,7 @@ class Inspector:
         """Report what is applied, pending, failed and running, and who holds the lock."""
         return self._report(self.look())
 
-    def plan(self, target: plans.Target) -> tuple[Plan, StatusReport]:
+    def plan(self, target: plans.Target = plans.EVERYTHING_PENDING) -> tuple[Plan, StatusReport]:
         """Plan a target, and report the status. Raises what would refuse the plan."""
         state = self.look(target)
         return self.plan_of(target, state), self._report(state)

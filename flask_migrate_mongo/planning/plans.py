@@ -79,6 +79,8 @@ class DownTarget:
 
 Target: TypeAlias = UpTarget | DownTarget
 
+EVERYTHING_PENDING = UpTarget()
+
 
 def pending(files: Iterable[MigrationFile], history: History) -> tuple[MigrationFile, ...]:
     """Return the files that are not applied, in ascending order of their version."""

@@ -11,8 +11,6 @@ from flask_migrate_mongo.files.source import content_of
 from flask_migrate_mongo.lint import named_collections
 from flask_migrate_mongo.model.values import Direction
 
-from .plans import UpTarget
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -52,7 +50,7 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
 
     Raises what would refuse the plan.
     """
-    plan, status = inspector.plan(UpTarget())
+    plan, status = inspector.plan()
     findings: dict[Path, list[Finding]] = defaultdict(list)
     for finding in linter.lint(step.file.path for step in plan.steps).findings:
         findings[finding.path].append(finding)
