@@ -1,34 +1,21 @@
-"""Where reports are printed: tables and colours on a terminal, plain aligned columns in a pipe."""
+"""Where reports are printed: with colours on a terminal, in plain aligned columns in a pipe."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from .cells import Cell, Text, padded, plain, width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from rich.console import Console as RichConsole
-    from rich.table import Table
-    from rich.text import Text as RichText
+    from .terminal import Bar, Terminal
 
-_UNLIMITED = 1_000_000
-_FREE_TEXT = frozenset({"Name", "Details"})
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """Variables with which rich takes a pipe for a terminal."""
-
-
-class Text(NamedTuple):
-    """A piece of text, and how a terminal shows it."""
-
-    plain: str
-    style: str = ""
-
-
-Cell = str | Text
-"""What is in a table: most often nothing but text."""
 
 
 class _Stream:
@@ -41,7 +28,7 @@ class _Stream:
         known = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
         return self._stream.write(known.decode(self._stream.encoding or "utf-8"))
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the stream has)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (what the stream has)
         return getattr(self._stream, name)
 
 
@@ -58,40 +45,17 @@ class _MaybeUnread(_Stream):
             self._stream.flush()
 
 
-class Bar:
-    """How far something is, drawn until it is stopped."""
-
-    def __init__(self, console: RichConsole, title: str) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
-
-        columns = (TextColumn("{task.description}", markup=False), BarColumn())
-        told = TextColumn("{task.fields[text]}", markup=False)
-        self._progress = Progress(*columns, told, console=console, transient=True)
-        self._task = self._progress.add_task(title, text="")
-        self._progress.start()
-
-    def show(self, done: int, total: int | None, text: str) -> None:
-        """Draw it again."""
-        self._progress.update(self._task, completed=done, total=total, text=text)
-
-    def stop(self) -> None:
-        """Take it from the screen."""
-        self._progress.stop()
-
-
 class Console:
-    """A stream to print on. rich is imported for terminals alone: in a pipe nothing needs it."""
+    """A stream to print on."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._is_terminal = bool(stream.isatty())
-        is_plain = not self._is_terminal and not any(map(os.environ.get, _FORCED))
-        self._rich = None if is_plain else _rich(stream)
+        self._terminal = _terminal(stream)
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody looks at it, rather than a program."""
-        return self._rich is not None and self._is_terminal
+        """Whether a person looks at it, rather than a program."""
+        return self._terminal is not None and self._terminal.is_seen
 
     @property
     def encoding(self) -> str:
@@ -100,39 +64,34 @@ class Console:
 
     def say(self, *parts: Text) -> None:
         """Print a line, or lines, made of these parts."""
-        if self._rich is None:
+        if self._terminal is None:
             self._write(["".join(part.plain for part in parts)])
         else:
-            self._rich.print(_assembled(parts))
+            self._terminal.say(parts)
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-        """Print a table where it fits a terminal, else plain columns, of which nothing is cut off."""
-        cells = [headers, *rows]
-        if len(cells) == 1:
+        """Print a table where it fits a terminal, else plain columns, which are never cut."""
+        cells = list(rows)
+        if not cells:
             return
-        texts = [tuple(map(_plain, row)) for row in cells]
-        widths = [max(map(_width, column)) for column in zip(*texts, strict=True)]
-        if self._rich is None:
-            self._write("".join(map(_padded, row, widths)).rstrip() for row in texts)
-        elif not _print_boxed(self._rich, headers, widths, cells[1:]):
-            for row in cells:
-                self._rich.print(_line(row, widths))
+        texts = [tuple(map(plain, row)) for row in (headers, *cells)]
+        widths = [max(map(width, column)) for column in zip(*texts, strict=True)]
+        if self._terminal is None:
+            self._write("".join(map(padded, row, widths)).rstrip() for row in texts)
+        else:
+            self._terminal.table(headers, widths, cells)
 
     def spin(self, title: str) -> Callable[[], None]:
-        """Show on a terminal that something is under way; what is returned ends that."""
-        if self._rich is None or not self._is_terminal:
+        """Show that something is under way; what is returned ends that."""
+        if self._terminal is None or not self._terminal.is_seen:
             self.say(Text(f"{title} ..."))
             return lambda: None
-        from rich.text import Text as RichText  # noqa: PLC0415
-
-        spinner = self._rich.status(RichText(title))
-        spinner.start()
-        return spinner.stop
+        return self._terminal.spin(title)
 
     def bar(self, title: str) -> Bar:
         """Show on a terminal how far something is."""
-        assert self._rich is not None  # noqa: S101  (it is a terminal)
-        return Bar(self._rich, title)
+        assert self._terminal is not None  # noqa: S101  (asked only of a terminal)
+        return self._terminal.bar(title)
 
     def _write(self, lines: Iterable[str]) -> None:
         self._stream.write("".join(f"{line}\n" for line in lines))
@@ -140,88 +99,19 @@ class Console:
 
 
 def out() -> Console:
-    """Return the console for results."""
+    """Make the console for results."""
     return Console(_Stream(sys.stdout))
 
 
 def err() -> Console:
-    """Return the console for progress, warnings and errors."""
+    """Make the console for progress, warnings and errors."""
     return Console(_MaybeUnread(sys.stderr))
 
 
-def _rich(stream: _Stream) -> RichConsole:
-    from rich.console import Console as RichConsole  # noqa: PLC0415
+def _terminal(stream: _Stream) -> Terminal | None:
+    is_seen = bool(stream.isatty())
+    if not is_seen and not any(map(os.environ.get, _FORCED)):
+        return None
+    from .terminal import Terminal  # noqa: PLC0415  (a pipe needs no rich)
 
-    # Never wrapped: in a pipe the next program reads it by line, and a terminal wraps by itself.
-    return RichConsole(
-        file=stream,  # type: ignore[arg-type]  # all that a console asks of a file
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # noqa: PLC0415
-
-    return cell_len(text)
-
-
-def _plain(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell.plain
-
-
-def _styled(cell: Cell) -> Text:
-    return Text(cell) if isinstance(cell, str) else cell
-
-
-def _padded(text: str, width: int) -> str:
-    """Return the text as wide as its column, and the gap after it."""
-    return text + " " * (width - _width(text) + 2)
-
-
-def _assembled(parts: Iterable[Text]) -> RichText:
-    from rich.text import Text as RichText  # noqa: PLC0415
-
-    return RichText.assemble(*parts)
-
-
-def _line(row: Sequence[Cell], widths: Sequence[int]) -> RichText:
-    """Return a row of plain columns, with its styles."""
-    cells = zip(map(_styled, row), widths, strict=True)
-    line = _assembled(Text(_padded(text, width), style) for (text, style), width in cells)
-    line.rstrip()
-    return line
-
-
-def _print_boxed(
-    console: RichConsole,
-    headers: Sequence[str],
-    widths: Sequence[int],
-    rows: Sequence[Sequence[Cell]],
-) -> bool:
-    """Print the table if this is a terminal that is wide enough, and return whether it is."""
-    from rich.measure import Measurement  # noqa: PLC0415
-
-    if not console.file.isatty():
-        return False
-    table = _boxed(headers, widths, rows)
-    unlimited = console.options.update(max_width=_UNLIMITED)
-    if Measurement.get(console, unlimited, table).minimum > console.width:
-        return False
-    console.print(table, soft_wrap=False)
-    return True
-
-
-def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[Cell]]) -> Table:
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text as RichText  # noqa: PLC0415
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header, width in zip(headers, widths, strict=True):
-        table.add_column(header, min_width=None if header in _FREE_TEXT else width)
-    for row in rows:
-        table.add_row(*(RichText(*_styled(cell)) for cell in row))
-    return table
+    return Terminal(cast("TextIO", stream), is_seen=is_seen)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.model.values import Direction
 
 from . import words
-from .console import Console, Text, err, out
+from .cells import Text
+from .console import Console, err, out
 from .states import lock
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.lint import Finding, LintReport
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 
-    from .console import Cell
+    from .cells import Cell
 
     Row = Sequence[Cell]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import words
-from .console import Console, Text, err, out
+from .cells import Text
+from .console import Console, err, out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from flask_migrate_mongo.rehearsal import Estimate, Performance, RehearsalReport, Turn
 
-    from .console import Cell
+    from .cells import Cell
 
     Row = Sequence[Cell]
 

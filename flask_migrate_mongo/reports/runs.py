@@ -11,7 +11,8 @@ from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.process.clock import elapsed
 
 from . import words
-from .console import Bar, Console, Text, err, out
+from .cells import Text
+from .console import Console, err, out
 from .trials import dry_run
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.model.values import Progress as Backfilling
     from flask_migrate_mongo.model.values import Step
 
-    from .console import Cell
+    from .cells import Cell
+    from .terminal import Bar
 
     Row = Sequence[Cell]
 

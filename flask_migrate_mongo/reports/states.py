@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import words
-from .console import Text, out
+from .console import out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         Survey,
     )
 
-    from .console import Cell
+    from .cells import Cell, Text
 
     Row = Sequence[Cell]
 

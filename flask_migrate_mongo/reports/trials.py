@@ -10,14 +10,15 @@ from flask_migrate_mongo.dry_run import showing
 from flask_migrate_mongo.model.reports import Expected, Outcome, Verdict
 
 from . import words
-from .console import Console, Text
+from .cells import Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flask_migrate_mongo.model.reports import Effects, Prediction, RunReport, Sample, Trial
 
-    from .console import Cell
+    from .cells import Cell
+    from .console import Console
 
     Row = Sequence[Cell]
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.values import Direction
 
-from .console import Console, Text, err
+from .cells import Text
+from .console import Console, err
 
 if TYPE_CHECKING:
     from datetime import datetime

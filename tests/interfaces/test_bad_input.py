@@ -81,7 +81,9 @@ def test_no_server_names_the_address_and_asks_whether_it_runs(tmp_path: Path) ->
     port = closed_port()
     uri = f"mongodb://anna:{PASSWORD}@127.0.0.1:{port}/shop?serverSelectionTimeoutMS=300"
     app = without_database(tmp_path, MONGO_URI=uri)
-    message = refused(status_of(app), 6, f"127.0.0.1:{port}", "Is the server running", "MONGO_URI")
+    message = refused(
+        status_of(app), 6, f"127.0.0.1:{port}", "Check that the server is running", "MONGO_URI"
+    )
     assert PASSWORD not in message
     problem = json.loads(status_of(app, "--json").stdout)
     assert (problem["code"], problem["status"]) == ("no-connection", 503)
@@ -353,7 +355,7 @@ def test_a_keyboard_interrupt_ends_the_run_even_with_continue_on_error(project: 
     result = project.invoke("up", "--continue-on-error")
     assert result.exit_code == 1
     assert project.statuses() == {1: "failed"}
-    assert result.stderr.rstrip().endswith("Go on with `flask db-migrate up`.")
+    assert result.stderr.rstrip().endswith("To continue, run `flask db-migrate up`.")
 
 
 def test_the_password_of_a_uri_in_an_exception_is_neither_shown_nor_recorded(

@@ -1,0 +1,96 @@
+"""What only a terminal shows: colours, boxes, spinners and bars, drawn by rich.
+
+Nothing imports this module for a pipe: rich takes longer to import than most commands to run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text as RichText
+
+from .cells import Cell, Text, padded, styled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+_UNLIMITED = 1_000_000
+_FREE_TEXT = frozenset({"Name", "Details"})
+
+
+class Bar:
+    """How far something is, drawn until it is stopped."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, text="")
+        self._progress.start()
+
+    def show(self, done: int, total: int | None, text: str) -> None:
+        """Draw it again."""
+        self._progress.update(self._task, completed=done, total=total, text=text)
+
+    def stop(self) -> None:
+        """Remove it from the screen."""
+        self._progress.stop()
+
+
+class Terminal:
+    """A stream that shows colours; `is_seen` says whether a person looks at it."""
+
+    def __init__(self, stream: TextIO, *, is_seen: bool) -> None:
+        self.is_seen = is_seen
+        # Never wrapped: in a pipe the next program reads it by line, and a terminal wraps by itself.
+        self._console = Console(file=stream, markup=False, soft_wrap=True)
+
+    def say(self, parts: Iterable[Text]) -> None:
+        """Print a line, or lines, made of these parts."""
+        self._console.print(RichText.assemble(*parts))
+
+    def table(
+        self, headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[Cell]]
+    ) -> None:
+        """Print a table if the terminal is wide enough, else plain columns."""
+        table = _boxed(headers, widths, rows)
+        unlimited = self._console.options.update(max_width=_UNLIMITED)
+        fits = Measurement.get(self._console, unlimited, table).minimum <= self._console.width
+        if self.is_seen and fits:
+            self._console.print(table, soft_wrap=False)
+            return
+        for row in (headers, *rows):
+            cells = zip(map(styled, row), widths, strict=True)
+            line = RichText.assemble(
+                *(Text(padded(cell.plain, width), cell.style) for cell, width in cells)
+            )
+            line.rstrip()
+            self._console.print(line)
+
+    def spin(self, title: str) -> Callable[[], None]:
+        """Show that something is under way; what is returned ends that."""
+        spinner = self._console.status(RichText(title))
+        spinner.start()
+        return spinner.stop
+
+    def bar(self, title: str) -> Bar:
+        """Show how far something is."""
+        return Bar(self._console, title)
+
+
+def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[Cell]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, width in zip(headers, widths, strict=True):
+        table.add_column(header, min_width=None if header in _FREE_TEXT else width)
+    for row in rows:
+        table.add_row(*(RichText(*styled(cell)) for cell in row))
+    return table
