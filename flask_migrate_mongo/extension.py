@@ -90,7 +90,7 @@ class MongoMigrate:
         allow_drift: bool = False,
         wait: float | None = None,
     ) -> RunReport:
-        """Apply every pending migration. `wait` is in seconds, None stands for MIGRATE_LOCK_WAIT.
+        """Apply every pending migration. `wait` is in seconds, by default MIGRATE_LOCK_WAIT.
 
         Raises LockHeldError, and what refuses the plan, before anything runs. A migration that fails
         does not raise: it is in the report's `failures`.
@@ -136,11 +136,11 @@ def _state(app: Flask | None) -> app_state.AppState:
     return app_state.current() if app is None else app_state.of(app)
 
 
-def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (whatever was handed over)
+def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (anything can be passed)
     if authorize is None or callable(authorize):
         return cast("Authorize | None", authorize)
     msg = (
-        f"authorize is an object of type {type(authorize).__name__}. Hand over a callable that takes "
+        f"authorize is an object of type {type(authorize).__name__}. Pass a callable that takes "
         "the name of an action and the request, and returns True or False."
     )
     raise ConfigurationError(msg)

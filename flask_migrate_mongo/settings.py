@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 MINIMAL_TTL = 2
-"""Seconds: below it the heartbeats would leave no room for a single slow answer."""
+"""Seconds: below it a single slow reply would lose the lease."""
 
 A_YEAR = 365 * 24 * 3600
-"""Seconds: far beyond it a lock's end is no date any more."""
+"""Seconds: far beyond it the end of a lock is not a valid date."""
 
 
 A_MILLION = 1_000_000
 
 
 class _Hidden:
-    """Stands for a value that must not be shown."""
+    """Shown in place of a secret value."""
 
     def __repr__(self) -> str:
         return "not shown here"

@@ -231,8 +231,8 @@ class LeasedRun:
 
 def _lost(step: Step, watch: _Stopwatch, exc: MigrateError) -> Outcome:
     # A transaction that lost its lease was rolled back, so its step did not run.
-    undone = step.file.transactional and isinstance(exc, LeaseLostError)
-    state = StepState.NOT_RUN if undone else StepState.UNKNOWN
+    rolled_back = step.file.transactional and isinstance(exc, LeaseLostError)
+    state = StepState.NOT_RUN if rolled_back else StepState.UNKNOWN
     return Outcome(step, state, watch.ms, capture(exc))
 
 

@@ -1,4 +1,4 @@
-"""What a caller says of a run: how it goes about its plan, and who hears of it."""
+"""How a run is done, and who observes it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _log = logging.getLogger("flask_migrate_mongo.options")
 
 
 class Observer:
-    """Hears of a run while it happens; a door overrides what it wants to show."""
+    """Observes a run while it happens; an interface overrides what it wants to show."""
 
     def planned(self, plan: Plan) -> None:
-        """Hear of the plan as it was made under the lease, before its first step starts."""
+        """Observe the plan that was made under the lease, before its first step starts."""
 
     def started(self, step: Step) -> None:
-        """Hear of a step whose function is about to be called."""
+        """Observe a step whose function is about to be called."""
 
     def progressed(self, step: Step, progress: Progress) -> None:
-        """Hear of a batch of the step's backfill that was committed."""
+        """Observe a committed batch of the step's backfill."""
 
     def ended(self, outcome: Outcome) -> None:
-        """Hear of a step that ended, whether its outcome could be recorded or not."""
+        """Observe a step that ended, whether its outcome was recorded or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a run goes about its plan; `wait` is in seconds, None stands for the setting.
+    """How a run is done; `wait` is in seconds, None means the setting.
 
     `run_id` is given if the run was announced under that id before it began. A dry run lasts at most
     `dry_run_limit` seconds, and shows so many `samples` of each step's documents.

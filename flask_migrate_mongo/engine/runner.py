@@ -147,7 +147,7 @@ class Runner(Inspector):
 
 
 def nothing_ran(plan: Plan) -> RunReport:
-    """Report a plan of which nothing was executed."""
+    """Report a plan that was not executed."""
     steps = not_run(plan.steps)
     return RunReport(plan.direction, steps, executed=False, warnings=plan.warnings)
 

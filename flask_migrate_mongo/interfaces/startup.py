@@ -1,4 +1,4 @@
-"""The start-up door: an application that serves applies first what is pending."""
+"""Applies pending migrations before an application serves."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def _migrate(state: AppState) -> Failure | None:
         trace = f"\n{failure.trace.rstrip()}" if failure.trace else ""
         _log.error("Not everything could be applied: %s%s", failure.reason, trace)
     if failure and failure.stopped:
-        # The server's own handlers are back, and have yet to hear of it.
+        # The server's own handlers are back, and have not received it yet.
         signal.raise_signal(signal.SIGTERM)
     return failure
 
@@ -313,7 +313,7 @@ def _raised(exc: Exception) -> Failure:
 
 def _failed(version: int, name: str, cause: str) -> str:
     return (
-        f"{version} ({name}) failed, {cause.rstrip('.')}. Mend it, then start the application again or run "
+        f"{version} ({name}) failed, {cause.rstrip('.')}. Fix it, then start the application again or run "
         "`flask db-migrate up`."
     )
 

@@ -40,7 +40,7 @@ _BREADTH = {scope: breadth for breadth, scope in enumerate(Scope)}
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token, of which only the digest is kept, and what it allows."""
+    """The digest of a token, and what the token allows."""
 
     digest: bytes = field(repr=False)
     scope: Scope

@@ -1,4 +1,4 @@
-"""What became of steps, of plans and of backfills, or would become of them: frozen values, as in `model`.
+"""The outcomes of steps, runs, dry runs and backfills.
 
 They are apart from those since what only looks needs none of them.
 """
@@ -36,7 +36,7 @@ class Backfilled:
 
 
 class StepState(str, Enum):
-    """What became of a step of a plan."""
+    """The outcome of a step."""
 
     APPLIED = "applied"
     ROLLED_BACK = "rolled-back"
@@ -51,7 +51,7 @@ class StepState(str, Enum):
 
 
 class Verdict(str, Enum):
-    """What a dry run says of a step."""
+    """The verdict of a dry run on a step."""
 
     SUCCEEDS = "would succeed"
     FAILS = "would fail"
@@ -125,7 +125,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one step; `took_ms` is None when it did not start, `trial` when it was no dry run."""
+    """The outcome of one step; `took_ms` is None if it did not start, `trial` if it was no dry run."""
 
     step: Step
     state: StepState

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Status(str, Enum):
-    """What a record says of its migration; the values are those stored."""
+    """The state of a migration in its record; the values are those stored."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -42,7 +42,7 @@ class Request(str, Enum):
 
     @property
     def event(self) -> str:
-        """How the trail calls it."""
+        """Its name in the event log."""
         return {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[self.value]
 
 
@@ -194,7 +194,7 @@ class Record:
 
     @property
     def is_applied(self) -> bool:
-        """Whether up() stands: a down() that is running or failed has not undone it yet."""
+        """Whether up() is in effect: a down() that is running or failed has not rolled it back."""
         undoing = self.status is Status.RUNNING and self.direction is Direction.DOWN
         return self.status is Status.COMPLETED or undoing
 
@@ -264,7 +264,7 @@ class Step:
 
     @property
     def version(self) -> int:
-        """The version that this step applies or undoes."""
+        """The version that this step applies or rolls back."""
         return self.file.version
 
 
@@ -342,7 +342,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """What `status` found: the survey, the lock as it was, and files it passed over."""
+    """What `status` found: the survey, the lock as it was, and the files that it ignored."""
 
     survey: Survey
     lock: LockState | None
@@ -351,7 +351,7 @@ class StatusReport:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Which process, on which machine, for whom, a run belongs to."""
+    """The process, machine and user that a run belongs to."""
 
     run_id: str
     host: str
@@ -407,13 +407,13 @@ class LockState:
 
     @property
     def is_live(self) -> bool:
-        """Whether it still holds anyone off."""
+        """Whether it is still in force."""
         return self.expires_at > self.seen_at
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of the trail. `version` is None for what happened to the lock."""
+    """One entry of the event log. `version` is None for an event of the lock."""
 
     kind: str
     at: datetime

@@ -209,7 +209,7 @@ def _up_step(file: MigrationFile, history: History) -> Step:
         file,
         Direction.UP,
         out_of_order=file.version < history.highest_applied,
-        # A backfill goes on where it was: nothing of it is repeated.
+        # A backfill resumes where it was: nothing of it is repeated.
         interrupted=record is not None and record.interrupted and not record.backfilled_by,
     )
 
@@ -246,7 +246,7 @@ def _history_warnings(files: Iterable[MigrationFile], history: History) -> Itera
 
 
 def _drifted(file: MigrationFile, record: Record) -> bool:
-    # Records written by another tool have no checksum: nothing can be said of those.
+    # Records written by another tool have no checksum: nothing is known of those.
     return record.checksum is not None and record.checksum != file.checksum
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """What can be told of a step without running it.
+    """What is known of a step without running it.
 
     `collections` are those that up() names, with how many documents are in each: None for one that does not exist
     yet. Without `complete` there may be others, whose names are worked out while it runs.
@@ -69,7 +69,7 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
 
 
 def _sizes(server: Server, names: frozenset[str]) -> dict[str, int | None]:
-    """Return how many documents the collections have, as the server estimates it."""
+    """Read how many documents the collections have, as the server estimates it."""
     database = server.database
     with translated():
         there = set(database.list_collection_names()) if names else set()

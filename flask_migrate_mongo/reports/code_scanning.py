@@ -92,7 +92,7 @@ def _results(findings: list[Finding]) -> Iterator[Document]:
 
 
 def _fingerprint(*parts: str) -> str:
-    """Return what stays the same while lines move: of rule, file, text of the line, and which of these."""
+    """Hash what stays the same while lines move: rule, file, text of the line, and its number among equal ones."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 

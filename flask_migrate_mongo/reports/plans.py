@@ -1,4 +1,4 @@
-"""What can be told of migrations without running them, as text."""
+"""What can be known of migrations without running them, as text."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def status(report: StatusReport) -> None:
         words.say(console, 'Make the first one: flask db-migrate create "add user index"')
     if report.ignored:
         names = ", ".join(map(words.printable, report.ignored))
-        words.say(console, f"Passed over, since they do not end in .py: {names}.")
+        words.say(console, f"Ignored, because they do not end in .py: {names}.")
     if report.lock is not None:
         lock(report.lock)
 
@@ -58,14 +58,14 @@ def records(page: Sequence[Record]) -> None:
     console.table(headers, map(_record_row, page))
 
 
-def events(trail: Sequence[Event]) -> None:
-    """Print a trail, oldest first."""
+def events(log: Sequence[Event]) -> None:
+    """Print an event log, the oldest first."""
     console = out()
-    if not trail:
+    if not log:
         words.say(console, "Nothing has happened yet.")
         return
     headers = ("At (UTC)", "Version", "Event", "By", "Took", "Details")
-    console.table(headers, map(_event_row, trail))
+    console.table(headers, map(_event_row, log))
 
 
 def lock(state: LockState | None) -> None:
@@ -88,7 +88,7 @@ def lock(state: LockState | None) -> None:
     else:
         words.say(
             console,
-            f"It expired at {words.when(state.expires_at)} UTC and holds nobody off any more.",
+            f"It expired at {words.when(state.expires_at)} UTC. The next run takes it over.",
         )
 
 
@@ -102,9 +102,9 @@ def unlocked(state: LockState | None) -> None:
 
 
 def asked(record: Record) -> None:
-    """Print which migration's backfill something was asked of."""
+    """Print which migration's backfill got a request."""
     name = f"{record.version} {words.printable(record.name)}"
-    words.say(out(), f"Asked of {name}. It is heeded after the batch in hand.")
+    words.say(out(), f"Request sent to {name}. It takes effect after the current batch.")
 
 
 def _totals(survey: Survey) -> str:

@@ -81,7 +81,7 @@ def brief(info: ErrorInfo) -> str:
 
 
 def title(step: Step) -> str:
-    """Return how a step is called."""
+    """Name a step."""
     return f"{step.version} {printable(step.file.name)}"
 
 
@@ -106,12 +106,12 @@ def took(ms: int | None) -> str:
 
 
 def count(number: int) -> str:
-    """Return how many migrations there are."""
+    """Count migrations in words."""
     return "1 migration" if number == 1 else f"{number} migrations"
 
 
 def how_far(progress: Progress) -> str:
-    """Return how far a backfill is, how fast it goes, and what is left."""
+    """Describe how far a backfill is, how fast it is, and how long it still takes."""
     total = "" if progress.total is None else f" of about {progress.total:,}"
     rate = "" if progress.per_second is None else f", {progress.per_second:,.0f} a second"
     left = "" if progress.seconds_left is None else f", {left_over(progress.seconds_left)} left"
@@ -126,5 +126,5 @@ def left_over(seconds: float) -> str:
 
 
 def named_entry(entry: Entry) -> str:
-    """Return how a version is called."""
+    """Name a version."""
     return f"{entry.version} {printable(entry.name)}"

@@ -83,7 +83,7 @@ class Lease:
         return _state(*seen) if seen and seen[0].get("locked") else None
 
     def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
-        """Release whoever's lock, raise the fence, and leave an event; return what it was.
+        """Release the lock of any holder, raise the fence, store an event, and return what the lock was.
 
         Only the holder that was looked at is released: a new one that came in between stays.
         Raises NotConfirmedError, which says who holds it, unless `confirmed`.
@@ -112,7 +112,7 @@ class Lease:
         return seen
 
     def events(self) -> tuple[Event, ...]:
-        """Return what was forced, oldest first."""
+        """Read the forced releases, the oldest first."""
         with translated():
             found = self._locks.find_one({"_id": LOCK_ID}, {"events": 1}) or {}
         return tuple(

@@ -44,7 +44,7 @@ class RunState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """What is known of a run. `report` and `error` are documents as the doors print them.
+    """What is known of a run. `report` and `error` are documents as the interfaces print them.
 
     `events` are documents of `sequence` (from 1 on), `event`, `at`, and what belongs to it.
     """
@@ -115,8 +115,8 @@ class RunStore:
         condition: Document = {"_id": run_id}
         if unless_over:
             condition["state"] = {"$in": [RunState.QUEUED.value, RunState.RUNNING.value]}
-        told = {key: value for key, value in fields.items() if key in {"state", "current", "step"}}
-        entry = {"event": event, "at": now, **told}
+        shown = {key: value for key, value in fields.items() if key in {"state", "current", "step"}}
+        entry = {"event": event, "at": now, **shown}
         stored = {key: value for key, value in fields.items() if key != "step"}
         with translated():
             self._runs.update_one(

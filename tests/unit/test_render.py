@@ -287,7 +287,7 @@ def test_status_sums_up_and_names_errors_and_passed_over_files(streams: Streams)
     assert streams.out.splitlines()[-3:] == [
         "4 failed: ValueError: change",
         "6 migrations: 3 applied, 1 pending, 1 failed, 1 running.",
-        "Passed over, since they do not end in .py: 8_change.js.",
+        "Ignored, because they do not end in .py: 8_change.js.",
     ]
 
 
@@ -385,7 +385,7 @@ def test_an_expired_lock_is_not_said_to_be_held(streams: Streams) -> None:
     states.lock(a_lock(expires_in=-10))
     first, second = streams.out.splitlines()
     assert first.startswith("The lock was left by anna@web-1:4711 (up)")
-    assert second == "It expired at 2026-11-22 10:29:55 UTC and holds nobody off any more."
+    assert second == "It expired at 2026-11-22 10:29:55 UTC and The next run takes it over."
 
 
 def test_a_release_says_whose_lock_it_was(streams: Streams) -> None:
@@ -440,7 +440,7 @@ def test_a_run_that_failed_half_way_says_what_was_done_what_failed_and_what_is_l
     assert streams.out.splitlines()[-3:] == [
         "Applied 1 migration as batch 3 in 12 ms.",
         "Not run: 3, 4.",
-        "Mend the migration, then run `flask db-migrate up` again.",
+        "Fix the migration, then run `flask db-migrate up` again.",
     ]
     assert streams.err == (
         "Traceback:\n  line\nValueError: no such city\n2 failed: ValueError: no such city\n"
@@ -467,7 +467,7 @@ def test_a_run_that_something_ended_says_what_it_was(streams: Streams) -> None:
     streams.open()
     runs.run(a_run(APPLIED, *LEFT, error=LeaseLostError("why")))
     assert streams.err == f"Error: {LeaseLostError('why')}\n"
-    assert "Mend the migration" not in streams.out
+    assert "Fix the migration" not in streams.out
 
 
 def test_a_plan_is_shown_as_one_and_says_that_nothing_was_executed(streams: Streams) -> None:

@@ -57,8 +57,8 @@ def history(
     look = inspector(state())
     if events or version is not None:
         refuse("limit", "skip", "status", because="choose records, not events")
-        trail = look.events(version)
-        show(documents.events, states.events, trail, as_json=as_json)
+        log = look.events(version)
+        show(documents.events, states.events, log, as_json=as_json)
     else:
         wanted = None if status is None else Status(status)
         page = look.records(limit=limit, skip=skip, status=wanted)

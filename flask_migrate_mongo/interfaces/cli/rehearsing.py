@@ -57,7 +57,8 @@ def rehearse(
 ) -> None:
     """Run up, down and up again on samples, in a scratch database.
 
-    Says whether down() undoes up(), whether up() works twice, and how long it takes on all documents.
+    Reports whether down() rolls back all of up(), whether up() works twice, and how long it takes on all
+    documents.
     Without VERSION, everything pending.
     """
     named = None if collections is None else tuple(filter(None, collections.split(",")))

@@ -12,12 +12,12 @@ from .output import as_json, command, show, state
 
 
 @command("force-unlock")
-@click.option("--confirm", is_flag=True, help="Yes, the process that holds it is dead.")
+@click.option("--confirm", is_flag=True, help="Confirm that the process that holds it is dead.")
 @as_json
 def force_unlock(*, confirm: bool, as_json: bool) -> None:
-    """Release the lock, whoever holds it.
+    """Release the lock of another process.
 
-    Without --confirm it says who that is. A lock ends by itself when its process is dead.
+    Without --confirm it shows the holder. The lock of a crashed process expires by itself.
     """
     released = runner(state()).force_unlock(confirmed=confirm)
     show(documents.released, states.unlocked, released, as_json=as_json)
@@ -26,10 +26,10 @@ def force_unlock(*, confirm: bool, as_json: bool) -> None:
 @command()
 @click.argument("version", type=int)
 @click.option("--applied/--not-applied", "applied", required=True, help="What is true of it.")
-@click.option("--reason", required=True, help="How you know; it is kept in the trail.")
+@click.option("--reason", required=True, help="How you know; it is stored in the event log.")
 @as_json
 def resolve(version: int, *, applied: bool, reason: str, as_json: bool) -> None:
-    """Say whether VERSION is applied, after a look at the data.
+    """Set whether VERSION is applied, after a look at the data.
 
     For a migration that was interrupted half-way, or whose record is known to be wrong.
     """

@@ -13,9 +13,9 @@ from .output import as_json, command, show, state
 @command()
 @as_json
 def pause(*, as_json: bool) -> None:
-    """Pause the backfill that is running.
+    """Pause the running backfill after its current batch.
 
-    After the batch in hand. Its run goes on to hold the lock, until `resume` or `cancel`.
+    Its run keeps the lock until `resume` or `cancel`.
     """
     _ask("pause", as_json=as_json)
 
@@ -23,9 +23,9 @@ def pause(*, as_json: bool) -> None:
 @command()
 @as_json
 def resume(*, as_json: bool) -> None:
-    """Let the backfill go on that was paused.
+    """Resume a paused backfill.
 
-    One that was interrupted is gone on with by `up`, or `down`.
+    To continue an interrupted one, run `up` or `down` again.
     """
     _ask("resume", as_json=as_json)
 
@@ -33,9 +33,9 @@ def resume(*, as_json: bool) -> None:
 @command()
 @as_json
 def cancel(*, as_json: bool) -> None:
-    """Stop the backfill that is running.
+    """Stop the running backfill after its current batch.
 
-    After the batch in hand. What is done is kept; the next `up`, or `down`, goes on from there.
+    Its changes are kept. The next `up` or `down` continues from there.
     """
     _ask("cancel", as_json=as_json)
 

@@ -31,7 +31,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
             "--wait",
             type=click.FloatRange(min=0),
             metavar="SECONDS",
-            help="Wait so long for somebody else's lock.  [default: MIGRATE_LOCK_WAIT]",
+            help="Wait for the lock of another process.  [default: MIGRATE_LOCK_WAIT]",
         ),
         click.option(
             "--samples",
@@ -39,7 +39,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
             default=SAMPLES,
             show_default=True,
             metavar="N",
-            help="With --dry-run: show so many documents of each migration, before and after.",
+            help="With --dry-run: documents of each migration to show, before and after.",
         ),
         click.option(
             "--dry-run-limit",
@@ -47,22 +47,22 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
             default=DRY_RUN_SECONDS,
             show_default=True,
             metavar="SECONDS",
-            help="With --dry-run: give up after so long.",
+            help="With --dry-run: give up after this time.",
         ),
         click.option(
             "--dry-run",
             is_flag=True,
-            help="Execute all of it in a transaction that is taken back, and show what it would do.",
+            help="Execute the plan in a transaction that is rolled back, and show its effects.",
         ),
         click.option(
             "--allow-drift",
             is_flag=True,
-            help="Go on with the file as it is now, though it has changed since.",
+            help="Use the file as it is now, although it has changed.",
         ),
         click.option(
             "--continue-on-error",
             is_flag=True,
-            help="Go on with the next migration when one fails; the exit code is 1 all the same.",
+            help="Continue with the next migration if one fails; the exit code is still 1.",
         ),
     ):
         command = option(command)
@@ -82,8 +82,8 @@ def up(
 ) -> None:
     """Apply every pending migration, the lowest number first.
 
-    Stops at the first that fails: what was applied before it stays applied. A failed one is
-    pending: mend it and run `up` again.
+    Stops at the first failure: what was applied before it stays applied. To run a failed
+    migration again, fix it and run `up` again.
     """
     report = _acting(options).up(_options(options), allow_drift=allow_drift)
     _finish(ctx, report, as_json=as_json)
@@ -97,7 +97,7 @@ def up(
     default=1,
     show_default=True,
     metavar="N",
-    help="How many migrations to undo.",
+    help="How many migrations to roll back.",
 )
 @click.pass_context
 def down(
@@ -109,9 +109,9 @@ def down(
     allow_drift: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Undo the migration that was applied last, or the last N.
+    """Roll back the last applied migration, or the last N.
 
-    In reverse order of application. Refused as a whole when one of them cannot be undone.
+    In reverse order of application. Refused as a whole if one of them cannot be rolled back.
     """
     report = _acting(options).down(_options(options), steps=steps, allow_drift=allow_drift)
     _finish(ctx, report, as_json=as_json)

@@ -64,10 +64,10 @@ def _explain_foreign(exc: HTTPException) -> Response:
 
 
 def _known(exc: Exception) -> MigrateError:
-    """Return what is said of an error; what is none of ours is logged, and not shown."""
+    """Choose the error to show; one that is not ours is logged, and not shown."""
     if not isinstance(exc, MigrateError):
         _log.error("%s %r failed", request.method, request.path, exc_info=exc)
-        # Whoever watches the application's errors hears of this one too.
+        # The application's own monitoring of errors receives this one, too.
         app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
         got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
         return MigrateError("An error that was not foreseen. The log of the server has its cause.")

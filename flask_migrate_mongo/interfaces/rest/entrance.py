@@ -33,7 +33,7 @@ def enter() -> None:
     try:
         gate().admit(route.action, route.scope, request)
     except (UnauthenticatedError, ForbiddenError):
-        # A load balancer has no token; what it is told is `ready`, and nothing else.
+        # A load balancer has no token; it sees `ready`, and nothing else.
         if route.action != "health":
             raise
     _check_body(route)
@@ -43,7 +43,7 @@ def _check_body(route: Route) -> None:
     chunked = "Transfer-Encoding" in request.headers
     if chunked or (request.content_length or 0) > BODY_LIMIT:
         raise BodyTooLargeError(BODY_LIMIT)
-    # A parameter in a body would be passed over in silence, and `dryRun` must not be.
+    # A parameter in a body would be ignored in silence, and `dryRun` must not be.
     if request.content_length and route.action != "create":
         msg = "This takes no body. Put the parameters into the query string, `?dryRun=true`."
         raise InvalidRequestError(msg)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.store.runs import StoredRun
 
 LONGEST_STREAM = 300
-"""Seconds: a worker of the web server is taken as long. The reader goes on with Last-Event-ID."""
+"""Seconds: a worker of the web server is taken as long. The reader continues with Last-Event-ID."""
 
 KEEPALIVE_SECONDS = 15
 POLL_SECONDS = 0.5
@@ -52,29 +52,29 @@ def up() -> Response:
 
 
 def down() -> Response:
-    """Undo the migration that was applied last, or the last few."""
+    """Roll back the last applied migrations."""
     asked = schemas.query(schemas.DownQuery, request)
     how = {name: asked.pop(name) for name in ("steps", "allow_drift")}
     return _run(Direction.DOWN, lambda runner, options: runner.down(options, **how), asked)
 
 
 def run(run_id: str) -> Response:
-    """Show how a run goes that nobody waited for."""
+    """Show the progress of an asynchronous run."""
     _no_parameters()
     return answer(documents.stored_run(_stored(run_id)))
 
 
 def run_events(run_id: str) -> Response:
-    """Stream what a run tells, as server-sent events, until it is over."""
+    """Stream the progress of a run as server-sent events, until it is over."""
     _no_parameters()
     heard = request.headers.get("Last-Event-ID", "")
     first = _stored(run_id)
-    told = _narration(first, partial(_stored, run_id), int(heard) if heard.isdecimal() else 0)
-    return Response(stream_with_context(told), headers=HEADERS, content_type=_STREAM)
+    stream = _narration(first, partial(_stored, run_id), int(heard) if heard.isdecimal() else 0)
+    return Response(stream_with_context(stream), headers=HEADERS, content_type=_STREAM)
 
 
 def run_cancel(run_id: str) -> Response:
-    """Ask a run to stop: after the batch in hand of a backfill, or before its next migration."""
+    """Request a run to stop after the current batch or migration."""
     _no_parameters()
     if not _stored(run_id).state.is_over:
         async_runs.cancel(app_state.current(), run_id)
@@ -96,7 +96,7 @@ def events(version: str) -> Response:
 
 
 def create() -> Response:
-    """Make a new migration file."""
+    """Create a new migration file."""
     _no_parameters()
     state = app_state.current()
     if not (state.settings.api_create or current_app.debug):
@@ -114,14 +114,14 @@ def lock_status() -> Response:
 
 
 def lock_release() -> Response:
-    """Release the lock, whoever holds it."""
+    """Release the lock of any holder."""
     asked = schemas.query(schemas.ReleaseQuery, request)
     released = runner(app_state.current()).force_unlock(confirmed=asked["confirm"])
     return answer(documents.released(released))
 
 
 def health() -> Response:
-    """Show whether everything is applied; to whom the API does not know, only that."""
+    """Show whether everything is applied; a caller without a token sees only that."""
     _no_parameters()
     state = app_state.current()
     survey = inspector(state).status().survey
