@@ -664,7 +664,7 @@ def test_lock_status_says_of_an_expired_lock_that_it_holds_nobody_off(project: P
         )
         text = project.invoke("lock-status").stdout
         lock = document(project.invoke("lock-status", "--json"))
-    assert "It expired at 2020-01-01 00:00:00 UTC and The next run takes it over." in text
+    assert "It expired at 2020-01-01 00:00:00 UTC. The next run takes it over." in text
     assert (lock["locked"], lock["lock"]["expired"]) == (False, True)
 
 

@@ -385,7 +385,7 @@ def test_an_expired_lock_is_not_said_to_be_held(streams: Streams) -> None:
     states.lock(a_lock(expires_in=-10))
     first, second = streams.out.splitlines()
     assert first.startswith("The lock was left by anna@web-1:4711 (up)")
-    assert second == "It expired at 2026-11-22 10:29:55 UTC and The next run takes it over."
+    assert second == "It expired at 2026-11-22 10:29:55 UTC. The next run takes it over."
 
 
 def test_a_release_says_whose_lock_it_was(streams: Streams) -> None:
