@@ -146,12 +146,11 @@ class Audience:
 class Chosen(Folder):
     """A folder of which some migrations are looked at."""
 
-    versions: frozenset[int] = frozenset()
+    files: tuple[MigrationFile, ...] = ()
 
-    def discover(self, trusted: Mapping[int, Record] = {}) -> Discovery:
-        """Read every migration, and return those."""
-        found = Folder.discover(self, trusted)
-        return replace(found, files=tuple(f for f in found.files if f.version in self.versions))
+    def discover(self, _trusted: Mapping[int, Record] = {}) -> Discovery:
+        """Find the chosen migrations, as they were parsed before the rehearsal began."""
+        return Discovery(self.files, ())
 
 
 def choose(
@@ -197,9 +196,8 @@ class Rehearsal:
         if not self.runner.server.sends_commands:
             raise RehearsalUnsupportedError
         check_driver()
-        files = choose(
-            self.runner.folder.discover().files, self.runner.history.load(), request.versions
-        )
+        seen = self.runner.look()
+        files = choose(seen.found.files, seen.history, request.versions)
         removed = remove_leftovers(self.runner.server, self.name)
         if not files:
             return RehearsalReport(removed=removed)
@@ -346,8 +344,7 @@ class _Stage:
         with unheard():
             self._scratch.remark()
         real = self._rehearsal.runner
-        versions = frozenset(file.version for file in files)
-        folder = Chosen(real.folder.path, versions)
+        folder = Chosen(real.folder.path, tuple(files))
         # On the application's own client, where transactions take in its global handle.
         home = like(real.server.database, self._scratch.database.name)
         runner = self._rehearsal.runner_on(Server(home), folder, real.switch)

@@ -139,7 +139,7 @@ def test_two_files_with_one_number_are_both_named(
         folder.discover()
 
 
-def test_everything_that_is_wrong_is_said_at_once(
+def test_every_problem_of_a_folder_is_reported_at_once(
     folder: Folder, write: Callable[..., Path]
 ) -> None:
     write("def up(db:", "1_syntax.py")
@@ -332,7 +332,7 @@ def test_a_declaration_that_is_not_a_literal_is_refused_with_its_line(
 
 
 @pytest.mark.parametrize("name", ["''", "'  '", "'\\n'"])
-def test_a_blank_name_gives_way_to_the_file_name(write: Callable[..., Path], name: str) -> None:
+def test_the_file_name_replaces_a_blank_name(write: Callable[..., Path], name: str) -> None:
     assert read(write(f"name = {name}\n{UP}")).name == "change"
 
 
@@ -433,7 +433,7 @@ def test_only_what_can_be_passed_by_name_may_be_asked_for(
 
 
 @pytest.mark.parametrize(("parameters", "refused"), PARAMETERS)
-def test_a_decorated_function_is_held_to_the_same_when_it_is_loaded(
+def test_the_parameters_of_a_decorated_function_are_checked_when_it_is_loaded(
     write: Callable[..., Path], parameters: str, refused: str | None
 ) -> None:
     path = write(f"same = lambda f: f\n@same\ndef up({parameters}): pass")
@@ -484,7 +484,7 @@ def test_an_unknown_encoding_is_refused(write: Callable[..., Path]) -> None:
     assert "syntax error" in problem(write(b"# coding: klingon\n" + UP.encode()))
 
 
-def test_a_byte_order_mark_is_no_obstacle(write: Callable[..., Path]) -> None:
+def test_a_byte_order_mark_is_ignored(write: Callable[..., Path]) -> None:
     path = write(b"\xef\xbb\xbf" + BOTH.encode())
     assert read(path).reversible
     assert load(step(path))(None) == "up"
@@ -626,7 +626,7 @@ def test_two_folders_with_one_version_share_no_module(tmp_path: Path) -> None:
         ("raise OSError('mongodb://anna:secret@host/')", OSError, "mongodb://***@host/"),
     ],
 )
-def test_whatever_an_import_raises_is_named_with_its_line_and_kept_as_the_cause(
+def test_an_exception_during_the_import_is_named_with_its_line_and_kept_as_the_cause(
     write: Callable[..., Path],
     statement: str,
     kind: type[BaseException],
@@ -728,7 +728,7 @@ def called(function: Callable[..., object]) -> list[object]:
     return got
 
 
-def test_a_function_gets_what_it_names_whatever_the_order() -> None:
+def test_a_function_gets_the_arguments_that_it_names_in_any_order() -> None:
     def nothing(got: list[object]) -> None:
         got.append(())
 

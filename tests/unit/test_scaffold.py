@@ -88,7 +88,7 @@ def check(folder: Path, path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("transactional", [False, True])
 @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
-def test_a_file_of_whatever_name_is_found_with_that_name(
+def test_a_file_of_any_name_is_found_with_that_name(
     tmp_path: Path, name: str, *, transactional: bool
 ) -> None:
     path = scaffold(tmp_path).create(name, transactional=transactional)
@@ -238,7 +238,7 @@ def test_processes_that_create_at_once_get_a_number_each(tmp_path: Path) -> None
         expect_a_number_each(list(pool.map(create, [tmp_path] * 60)))
 
 
-def test_a_file_system_that_locks_no_folders_is_no_obstacle(
+def test_a_file_is_created_on_a_file_system_that_cannot_lock_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(*_: object) -> None:
@@ -248,7 +248,7 @@ def test_a_file_system_that_locks_no_folders_is_no_obstacle(
     assert scaffold(tmp_path).create("a").exists()
 
 
-def test_a_system_without_such_locks_is_no_obstacle(
+def test_a_file_is_created_on_a_system_without_file_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
@@ -265,6 +265,15 @@ import os, signal
 FULL = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+"""
+FULL_WITHOUT_LINKS = """
+import os, resource
+
+def link(*_):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    raise PermissionError(1, "Operation not permitted")
+
+os.link = link
 """
 CREATE = """
 import pathlib, sys
@@ -294,8 +303,9 @@ def test_a_kill_after_the_file_is_created_leaves_it_whole(tmp_path: Path) -> Non
     assert (file.name, file.reversible) == ("a", True)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    full = create_in_process(tmp_path, FULL)
+@pytest.mark.parametrize("prepare", [FULL, FULL_WITHOUT_LINKS], ids=["links", "no links"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, prepare: str) -> None:
+    full = create_in_process(tmp_path, prepare)
     assert "cannot be written to: File too large" in full.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -304,7 +314,7 @@ def without_links(*_: object) -> None:
     raise PermissionError(1, "Operation not permitted")
 
 
-def test_a_file_system_without_hard_links_is_no_obstacle(
+def test_a_file_is_created_on_a_file_system_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.link", without_links)
@@ -365,7 +375,9 @@ def up(db):
     assert not read(path).reversible
 
 
-def test_a_template_of_a_windows_editor_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_template_with_a_byte_order_mark_and_windows_line_ends_is_accepted(
+    tmp_path: Path,
+) -> None:
     template = b"\xef\xbb\xbfname = {{ name }}\r\ndef up(db): pass\r\n"
     assert read(with_template(tmp_path, template).create("Größe")).name == "Größe"
 
