@@ -130,12 +130,6 @@ def _flag_or(*words: str) -> Callable[[object], bool | str]:
     return parse
 
 
-def _flag_or_path(value: object) -> bool | Path:
-    if isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _FLAGS):
-        return _flag(value)
-    return _path(value)
-
-
 def _codes(value: object) -> tuple[str, ...]:
     texts = value if isinstance(value, list | tuple | set | frozenset) else [_text(value)]
     codes = [code.upper() for text in texts for code in re.split(r"[\s,]+", _text(text))]
@@ -208,14 +202,6 @@ class Settings:
             "a path",
         ),
     ] = None
-    cache: Annotated[
-        bool | Path,
-        Setting(
-            "Cache of parsed files: in the user's cache folder, nowhere, or in that folder.",
-            _flag_or_path,
-            "true, false or a path",
-        ),
-    ] = True
     collection: Annotated[
         str, Setting("The collection of the history.", _collection, "the name of a collection")
     ] = "migrations"
@@ -419,8 +405,7 @@ def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingError("MIGRATE_LOCK_COLLECTION", settings.lock_collection, accepts)
     root = Path(app.root_path)
     template = root / settings.template if settings.template else None
-    cache = root / settings.cache if isinstance(settings.cache, Path) else settings.cache
-    return replace(settings, directory=root / settings.directory, template=template, cache=cache)
+    return replace(settings, directory=root / settings.directory, template=template)
 
 
 def _parsed(name: str, value: object) -> object:

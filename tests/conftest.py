@@ -41,14 +41,6 @@ def uri_with(uri: str, database: str, *options: str) -> str:
     return f"mongodb://{host}/{database}?{query}"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what processes under test remember out of the home of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def mongo_uri() -> Iterator[str]:
     """A server for all tests: that of MONGO_TEST_URI, a real replica set, or one of our own."""

@@ -14,7 +14,7 @@ import pymongo
 
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.driver.transactions import Transactions
-from flask_migrate_mongo.files.source import Parcel, parcel
+from flask_migrate_mongo.files import PortableFunction
 from flask_migrate_mongo.model.errors import (
     BackfillError,
     LeaseLostError,
@@ -81,12 +81,12 @@ class Assignment:
     run_id: str
     bounds: Range
     work: Work
-    change: Update | Parcel | Callable[..., Update | None]
+    change: Update | PortableFunction[Update | None] | Callable[..., Update | None]
 
     @property
     def prepare(self) -> Prepare:
         """What makes batches of what is read."""
-        change = self.change.unpack() if isinstance(self.change, Parcel) else self.change
+        change = self.change.resolve() if isinstance(self.change, PortableFunction) else self.change
         return prepared(change, self.work)
 
 
@@ -200,12 +200,14 @@ def split(collection: Collection[Any], wanted: int) -> list[Range]:
     return [Range(a, b) for a, b in zip([None, *ends], [*ends, None], strict=True)]
 
 
-def portable(change: Change) -> Update | Parcel | Callable[..., Update | None]:
+def portable(
+    change: Change,
+) -> Update | PortableFunction[Update | None] | Callable[..., Update | None]:
     """Return the change as it travels to another process. Raises BackfillError when it cannot."""
     if not callable(change):
         return change
     name = getattr(change, "__qualname__", type(change).__qualname__)
-    packed: Parcel | Callable[..., Update | None] = parcel(change) or change
+    packed = PortableFunction.of(change) or change
     try:
         if "<" in name:
             raise pickle.PicklingError(name)  # noqa: TRY301  (the same remedy)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
     from flask_migrate_mongo.model.values import LockState, Plan
-    from flask_migrate_mongo.planning.inspector import ProjectState
     from flask_migrate_mongo.planning.plans import Target
 
 
@@ -55,12 +54,12 @@ class DryRunner:
             return replace(report, warnings=(_plan_only(lacking), *plan.warnings))
         return replace(
             report,
-            outcomes=self._execute(plan, seen, options),
+            outcomes=self._execute(plan, options),
             executed=True,
             warnings=(*plan.warnings, *_beside(self.runner.lock())),
         )
 
-    def _execute(self, plan: Plan, seen: ProjectState, options: Options) -> tuple[Outcome, ...]:
+    def _execute(self, plan: Plan, options: Options) -> tuple[Outcome, ...]:
         runner, observer = self.runner, options.observer
         dry_run = DryRun(
             runner.executor,
@@ -70,7 +69,7 @@ class DryRunner:
             options.samples,
         )
         dry_run.check()
-        functions = runner.load(plan, seen)
+        functions = runner.load(plan)
         listener = Listener(partial(notify, observer.started), partial(notify, observer.ended))
         with runner.switch.installed():
             try:

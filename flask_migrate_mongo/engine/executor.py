@@ -12,7 +12,7 @@ from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import Defaults
 from flask_migrate_mongo.driver.confinement import check_driver, confined
-from flask_migrate_mongo.files.source import call
+from flask_migrate_mongo.files import call
 from flask_migrate_mongo.model.errors import TransactionAbortedError, redact
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flask_migrate_mongo.files import load
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
     NoRunError,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.model.masking import Mask
     from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request
-    from flask_migrate_mongo.planning.inspector import ProjectState
     from flask_migrate_mongo.planning.plans import Target
     from flask_migrate_mongo.process.signals import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
@@ -79,19 +79,19 @@ class Runner(Inspector):
             if history != seen.history:
                 seen = self.look(target, history)
                 plan = self.plan_of(target, seen)
-            functions = self.load(plan, seen)
+            functions = self.load(plan)
             notify(options.observer.planned, plan)
             leased = LeasedRun(self.executor, self.history, grant, run, options)
             return leased.execute(plan, functions)
 
-    def load(self, plan: Plan, seen: ProjectState) -> dict[int, Callable[..., object]]:
+    def load(self, plan: Plan) -> dict[int, Callable[..., object]]:
         """Import the files of all steps before the first one runs.
 
         Raises SourceError, ImportFailedError or UnsupportedDriverError.
         """
         if any(step.file.transactional for step in plan.steps):
             self.executor.check()
-        return {step.version: self.folder.load(step, seen.found) for step in plan.steps}
+        return {step.version: load(step) for step in plan.steps}
 
     def force_unlock(self, *, confirmed: bool) -> LockState | None:
         """Release the lock of any holder, and report what it was. Raises NotConfirmedError."""

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import source
+from flask_migrate_mongo.files import describe, parse, read_content
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
 
 from . import reading
@@ -35,7 +35,7 @@ class Collections:
 def named_collections(content: bytes, *directions: Direction) -> Collections:
     """Return the collections that up() and down(), or only one of them, name.
 
-    Nothing is executed. `content` is that of a file that `source.read()` accepts.
+    Nothing is executed. `content` is that of a file that `describe()` accepts.
     """
     facts = reading.read(ast.parse(content))
     wanted = {None, *directions}
@@ -76,9 +76,9 @@ class Linter:
 
     def _file(self, path: Path) -> tuple[MigrationFile, list[Finding]]:
         """Look at one file. Raises SourceError."""
-        content = source.content_of(path)
-        tree = source.parse(path, content)
-        file = source.described(path, content, tree)
+        content = read_content(path)
+        tree = parse(path, content)
+        file = describe(path, content, tree)
         text = Text(path, content, tree)
         migration = Migration(file, tree, reading.read(tree), self.is_own)
         findings: list[Finding] = []

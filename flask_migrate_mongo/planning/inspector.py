@@ -12,7 +12,7 @@ from . import plans
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Server
-    from flask_migrate_mongo.files.source import Discovery, Folder
+    from flask_migrate_mongo.files import Discovery, Folder
     from flask_migrate_mongo.model.values import (
         Event,
         History,
@@ -61,9 +61,10 @@ class Inspector:
 
         An applied file that has not changed is not parsed, unless the target would roll it back.
         """
-        del target
         history = self.history.load() if history is None else history
-        return ProjectState(self.folder.discover(), history)
+        undone = target.steps if isinstance(target, plans.DownTarget) else 0
+        kept = history.applied[: max(0, len(history.applied) - undone)]
+        return ProjectState(self.folder.discover({r.version: r for r in kept}), history)
 
     def plan_of(self, target: plans.Target, state: ProjectState) -> Plan:
         """Plan a target from what was read. Raises what refuses the plan."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.server import translated
-from flask_migrate_mongo.files.source import content_of
+from flask_migrate_mongo.files import read_content
 from flask_migrate_mongo.lint import named_collections
 from flask_migrate_mongo.model.values import Direction
 
@@ -54,7 +54,7 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
     findings: dict[Path, list[Finding]] = defaultdict(list)
     for finding in linter.lint(step.file.path for step in plan.steps).findings:
         findings[finding.path].append(finding)
-    named = [named_collections(content_of(s.file.path), Direction.UP) for s in plan.steps]
+    named = [named_collections(read_content(s.file.path), Direction.UP) for s in plan.steps]
     sizes = _sizes(inspector.server, frozenset[str]().union(*(each.names for each in named)))
     planned = tuple(
         PlannedStep(

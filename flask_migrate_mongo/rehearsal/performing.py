@@ -9,7 +9,7 @@ from flask_migrate_mongo.driver.commands import read_by
 from flask_migrate_mongo.driver.listener import check_driver, tapped_everywhere, unheard
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.engine.options import Observer, Options
-from flask_migrate_mongo.files.source import Discovery, Folder
+from flask_migrate_mongo.files import Discovery, Folder
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
     LeaseLostError,
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import ErrorInfo, History, LockState, MigrationFile, Step
+    from flask_migrate_mongo.model.values import (
+        ErrorInfo,
+        History,
+        LockState,
+        MigrationFile,
+        Record,
+        Step,
+    )
     from flask_migrate_mongo.process.signals import StopSwitch
 
     RunnerOn = Callable[[Server, Folder, StopSwitch], Runner]
@@ -139,12 +146,11 @@ class Audience:
 class Chosen(Folder):
     """A folder of which some migrations are looked at."""
 
-    versions: frozenset[int] = frozenset()
+    files: tuple[MigrationFile, ...] = ()
 
-    def discover(self) -> Discovery:
-        """Read every migration, and return those."""
-        found = Folder.discover(self)
-        return found._replace(files=tuple(f for f in found.files if f.version in self.versions))
+    def discover(self, _trusted: Mapping[int, Record] = {}) -> Discovery:
+        """Find the chosen migrations, as they were parsed before the rehearsal began."""
+        return Discovery(self.files, ())
 
 
 def choose(
@@ -190,9 +196,8 @@ class Rehearsal:
         if not self.runner.server.sends_commands:
             raise RehearsalUnsupportedError
         check_driver()
-        files = choose(
-            self.runner.folder.discover().files, self.runner.history.load(), request.versions
-        )
+        seen = self.runner.look()
+        files = choose(seen.found.files, seen.history, request.versions)
         removed = remove_leftovers(self.runner.server, self.name)
         if not files:
             return RehearsalReport(removed=removed)
@@ -339,8 +344,7 @@ class _Stage:
         with unheard():
             self._scratch.remark()
         real = self._rehearsal.runner
-        versions = frozenset(file.version for file in files)
-        folder = Chosen(real.folder.path, real.folder.cache, versions)
+        folder = Chosen(real.folder.path, tuple(files))
         # On the application's own client, where transactions take in its global handle.
         home = like(real.server.database, self._scratch.database.name)
         runner = self._rehearsal.runner_on(Server(home), folder, real.switch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files.source import Folder
+from flask_migrate_mongo.files import Folder
 from flask_migrate_mongo.lint import BY_CODE, Linter, LintReport, Ownership, chosen
 from flask_migrate_mongo.model.errors import SettingError
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.database import database_of
 from flask_migrate_mongo.driver.mongomock import server_of
-from flask_migrate_mongo.files.cache import Cache
-from flask_migrate_mongo.files.source import Folder
+from flask_migrate_mongo.files import Folder
 from flask_migrate_mongo.planning.inspector import Inspector
 from flask_migrate_mongo.planning.plans import Policy
 from flask_migrate_mongo.store.history import MigrationHistory
@@ -15,8 +14,6 @@ from flask_migrate_mongo.store.lease import Lease
 from flask_migrate_mongo.store.runs import RunStore
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flask_migrate_mongo.settings import Settings
     from flask_migrate_mongo.state import AppState
 
@@ -41,7 +38,7 @@ def runs(state: AppState) -> RunStore:
 
 def folder(state: AppState) -> Folder:
     """Make the folder of the application's migrations."""
-    return Folder(state.settings.directory, _cache(state.settings.cache))
+    return Folder(state.settings.directory)
 
 
 def policy(settings: Settings) -> Policy:
@@ -51,9 +48,3 @@ def policy(settings: Settings) -> Policy:
         stop_on_interrupted=settings.interrupted == "stop",
         prefer_transactions=settings.transactions == "preferred",
     )
-
-
-def _cache(setting: bool | Path) -> Cache:  # noqa: FBT001  (a setting's value)
-    if isinstance(setting, bool):
-        return Cache.of_user() if setting else Cache()
-    return Cache(setting)

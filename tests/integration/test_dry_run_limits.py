@@ -15,6 +15,7 @@ from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.dry_run.dry_run import DryRun, Listener
 from flask_migrate_mongo.dry_run.dry_runner import DryRunner
 from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.files import load
 from flask_migrate_mongo.model.masking import NOTHING_MASKED
 from flask_migrate_mongo.model.reports import Outcome, Sample, Trial, Verdict
 from flask_migrate_mongo.model.values import Actor, History
@@ -197,7 +198,7 @@ def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
     runner = project.runner()
     found = runner.folder.discover()
     plan = plan_up(found.files, History(), policy=runner.policy)
-    functions = {step.version: runner.folder.load(step, found) for step in plan.steps}
+    functions = {step.version: load(step) for step in plan.steps}
     rehearsal = DryRun(runner.executor, "migrations", NOTHING_MASKED, 30, 0, documents)
     outcomes = rehearsal.carry_out(plan, functions, Listener(print, print), continue_on_error=False)
     return tuple(outcome.trial for outcome in outcomes)

@@ -196,6 +196,31 @@ def test_down_goes_by_the_order_of_application_and_not_of_file_names(project: Pr
     assert undone == [2, 3, 1]
 
 
+def test_what_another_run_undid_meanwhile_is_parsed_again_and_keeps_its_transaction(
+    project: Project,
+) -> None:
+    """An applied file is not parsed at first: its flags are read once it is pending."""
+    source = (
+        "def up(db, ctx): db.done.insert_one({'version': %d, 'session': ctx.session is not None})\n"
+    )
+    project.write("1_insert", "transactional = True\n" + source % 1)
+    project.invoke("up")
+    project.write("2_insert", source % 2)
+    listener, reports = Listener(), list[RunReport]()
+    with MongoClient[dict[str, Any]](project.uri, event_listeners=[listener]) as client:
+        waiting = MongoMigrate().runner(project.app(client[project.db.name]))
+        second = threading.Thread(target=lambda: reports.append(waiting.up(Options(wait=30))))
+        with project.runner().lease.hold(Actor.current("the first run")):
+            second.start()
+            assert listener.asked.wait(10)
+            project.db.done.delete_many({})
+            project.db.migrations.update_one({}, {"$set": {"status": "rolled-back"}})
+        second.join(30)
+    assert [report.error for report in reports] == [None]
+    found = list(project.db.done.find({}, {"_id": False}))
+    assert found == [{"version": 1, "session": True}, {"version": 2, "session": False}]
+
+
 def test_a_bare_down_undoes_one_and_not_everything(project: Project) -> None:
     project.write_inserts(1, 2, 3)
     project.invoke("up")

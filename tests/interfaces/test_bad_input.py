@@ -258,7 +258,7 @@ def test_a_syntax_error_names_file_and_line(project: Project) -> None:
     project.write_inserts(1)
     path = project.write("2_typo", "def up(db):\n    db.done.insert_one({)\n")
     for command in ("status", "up"):
-        refused(project.invoke(command), 5, f"{path}:2: syntax error", "Mend the file")
+        refused(project.invoke(command), 5, f"{path}:2: syntax error", "Fix the file")
     untouched(project)
 
 
@@ -268,7 +268,7 @@ def test_an_import_error_names_file_line_and_cause_before_anything_has_run(
     project.write_inserts(1)
     path = project.write("2_import", "import json\nimport no_such_module\n\ndef up(db): pass\n")
     message = refused(project.invoke("up"), 5, f"{path}:2", "ModuleNotFoundError", "no_such_module")
-    assert message.rstrip().endswith("run `flask db-migrate up` again.")
+    assert message.rstrip().endswith("Fix the file, then try again.")
     untouched(project)
     assert project.invoke("status").exit_code == 0
 
@@ -457,7 +457,7 @@ def test_a_limit_of_zero_is_refused_with_what_to_type(project: Project) -> None:
 
 
 def test_an_empty_name_is_refused_with_an_example(project: Project) -> None:
-    refused(project.invoke("create", "  "), 2, 'flask db-migrate create "add user index"')
+    refused(project.invoke("create", "  "), 2, '"add user index"')
     assert list(project.migrations.iterdir()) == []
 
 

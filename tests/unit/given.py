@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from flask_migrate_mongo.files import describe, read_content
 from flask_migrate_mongo.model.reports import (
     Effects,
     Expected,
@@ -44,6 +45,11 @@ def a_file(version: int, **changes: Any) -> MigrationFile:
         "checksum": f"sum of {version}",
     }
     return MigrationFile(version=version, **{**values, **changes})
+
+
+def read(path: Path) -> MigrationFile:
+    """Describe a file on disk."""
+    return describe(path, read_content(path))
 
 
 def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) -> Record:

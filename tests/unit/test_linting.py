@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flask_migrate_mongo.files import Folder
 from flask_migrate_mongo.files import suppressions as allowances
-from flask_migrate_mongo.files.source import Folder, read
 from flask_migrate_mongo.lint import (
     BY_CODE,
     RULES,
@@ -27,7 +27,7 @@ from flask_migrate_mongo.lint.calls import Migration
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import Allowance, Direction
 
-from .given import a_file
+from .given import a_file, read
 from .linted import DOWN, HEAD, NAME, codes, confined, found, lint, up
 
 STDLIB = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))

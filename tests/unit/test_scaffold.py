@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import multiprocessing
 import re
+import signal
+import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -15,11 +17,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.files.source import Folder, Scaffold, load, next_version, read, slugify
+from flask_migrate_mongo.files import Folder, load
+from flask_migrate_mongo.files.names import next_version, slugify
+from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError
 from flask_migrate_mongo.model.values import Direction, Step
 
-from .given import NOW
+from .given import NOW, read
 
 AT_ONCE = 8
 ODD_NAMES = [
@@ -51,7 +55,7 @@ ODD_NAMES = [
 
 
 def scaffold(folder: Path, **options: object) -> Scaffold:
-    return Scaffold(Folder(folder), clock=lambda: NOW, **options)  # type: ignore[arg-type]
+    return Scaffold(folder, clock=lambda: NOW, **options)  # type: ignore[arg-type]
 
 
 def with_template(folder: Path, template: str | bytes) -> Scaffold:
@@ -84,7 +88,7 @@ def check(folder: Path, path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("transactional", [False, True])
 @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
-def test_a_file_of_whatever_name_is_found_with_that_name(
+def test_a_file_of_any_name_is_found_with_that_name(
     tmp_path: Path, name: str, *, transactional: bool
 ) -> None:
     path = scaffold(tmp_path).create(name, transactional=transactional)
@@ -108,7 +112,7 @@ def test_a_file_of_any_text_at_all_is_found_with_that_name(name: str) -> None:
 def test_a_blank_name_is_refused_with_an_example_and_makes_nothing(
     tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(InvalidRequestError, match='create "add user index"'):
+    with pytest.raises(InvalidRequestError, match='"add user index"'):
         scaffold(tmp_path / "new").create(name)
     assert list(tmp_path.iterdir()) == []
 
@@ -191,7 +195,7 @@ def test_the_format_is_that_of_the_project(
 
 def test_the_clock_of_a_new_file_is_utc(tmp_path: Path) -> None:
     before = datetime.now(timezone.utc).replace(microsecond=0)
-    path = Scaffold(Folder(tmp_path), "timestamp").create("a")
+    path = Scaffold(tmp_path, "timestamp").create("a")
     made = datetime.strptime(path.name[:14], "%Y%m%d%H%M%S").replace(tzinfo=timezone.utc)
     assert before <= made <= datetime.now(timezone.utc)
 
@@ -209,7 +213,7 @@ def test_a_file_that_an_editor_saves_meanwhile_is_not_overwritten(tmp_path: Path
         return NOW
 
     with pytest.raises(ConfigurationError, match="cannot be written to: File exists"):
-        Scaffold(Folder(tmp_path), clock=clock).create("a")
+        Scaffold(tmp_path, clock=clock).create("a")
     assert saved.read_text() == "mine"
 
 
@@ -234,7 +238,7 @@ def test_processes_that_create_at_once_get_a_number_each(tmp_path: Path) -> None
         expect_a_number_each(list(pool.map(create, [tmp_path] * 60)))
 
 
-def test_a_file_system_that_locks_no_folders_is_no_obstacle(
+def test_a_file_is_created_on_a_file_system_that_cannot_lock_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(*_: object) -> None:
@@ -244,11 +248,86 @@ def test_a_file_system_that_locks_no_folders_is_no_obstacle(
     assert scaffold(tmp_path).create("a").exists()
 
 
-def test_a_system_without_such_locks_is_no_obstacle(
+def test_a_file_is_created_on_a_system_without_file_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(sys, "platform", "win32")
     assert scaffold(tmp_path).create("a").exists()
+
+
+# --- a file is whole, or does not exist
+
+
+KILLED = """
+import os, signal
+{call} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+"""
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+"""
+FULL_WITHOUT_LINKS = """
+import os, resource
+
+def link(*_):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    raise PermissionError(1, "Operation not permitted")
+
+os.link = link
+"""
+CREATE = """
+import pathlib, sys
+from flask_migrate_mongo.files.scaffold import Scaffold
+{prepare}
+Scaffold(pathlib.Path(sys.argv[1])).create("a")
+"""
+
+
+def create_in_process(folder: Path, prepare: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", CREATE.format(prepare=prepare), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.link"])
+def test_a_kill_while_a_file_is_created_leaves_no_migration(tmp_path: Path, call: str) -> None:
+    killed = create_in_process(tmp_path, KILLED.format(call=call))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir())
+    check(tmp_path, scaffold(tmp_path).create("a"), "a")
+
+
+def test_a_kill_after_the_file_is_created_leaves_it_whole(tmp_path: Path) -> None:
+    killed = create_in_process(tmp_path, KILLED.format(call="pathlib.Path.unlink"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (file,) = Folder(tmp_path).discover().files
+    assert (file.name, file.reversible) == ("a", True)
+
+
+@pytest.mark.parametrize("prepare", [FULL, FULL_WITHOUT_LINKS], ids=["links", "no links"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, prepare: str) -> None:
+    full = create_in_process(tmp_path, prepare)
+    assert "cannot be written to: File too large" in full.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def without_links(*_: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_file_is_created_on_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.link", without_links)
+    path = scaffold(tmp_path).create("a")
+    check(tmp_path, path, "a")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    path = scaffold(tmp_path).create("a")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert path.stat().st_nlink == 1
 
 
 # --- the folder
@@ -296,7 +375,9 @@ def up(db):
     assert not read(path).reversible
 
 
-def test_a_template_of_a_windows_editor_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_template_with_a_byte_order_mark_and_windows_line_ends_is_accepted(
+    tmp_path: Path,
+) -> None:
     template = b"\xef\xbb\xbfname = {{ name }}\r\ndef up(db): pass\r\n"
     assert read(with_template(tmp_path, template).create("Größe")).name == "Größe"
 
@@ -322,11 +403,11 @@ def test_a_template_that_gives_no_migration_is_refused_and_makes_nothing(
 ) -> None:
     with pytest.raises(ConfigurationError, match=problem) as caught:
         with_template(tmp_path, template).create("a")
-    assert f"The template {tmp_path}/_template.jinja does not give" in str(caught.value)
+    assert f"The template {tmp_path}/_template.jinja does not produce" in str(caught.value)
     assert "{{ name }} (a Python literal)" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["_template.jinja"]
 
 
 def test_a_missing_template_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"none\.jinja does not give .*No such file"):
+    with pytest.raises(ConfigurationError, match=r"none\.jinja does not produce .*No such file"):
         scaffold(tmp_path, template=tmp_path / "none.jinja").create("a")

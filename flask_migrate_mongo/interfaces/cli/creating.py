@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.files.source import Folder, Scaffold
+from flask_migrate_mongo.files.scaffold import Scaffold
 
 from .output import as_json, command, print_json
 
@@ -22,7 +22,7 @@ def create(name: str, *, transactional: bool, as_json: bool) -> None:
     Example: flask db-migrate create "add user index"
     """
     settings = app_state.current().settings
-    scaffold = Scaffold(Folder(settings.directory), settings.version_format, settings.template)
+    scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
     path = scaffold.create(name, transactional=transactional)
     if as_json:
         print_json({"path": str(path)})

@@ -12,7 +12,7 @@ from flask import Response, current_app, request, stream_with_context, url_for
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.engine.options import Options
-from flask_migrate_mongo.files.source import Folder, Scaffold
+from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.interfaces import documents, faults, schemas
 from flask_migrate_mongo.model.errors import CreateDisabledError, UnknownVersionError
 from flask_migrate_mongo.model.values import Direction
@@ -103,7 +103,7 @@ def create() -> Response:
         raise CreateDisabledError
     asked = schemas.body(schemas.NewMigration, request)
     settings = state.settings
-    scaffold = Scaffold(Folder(settings.directory), settings.version_format, settings.template)
+    scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
     return answer(documents.created(scaffold.create(**asked)), 201)
 
 

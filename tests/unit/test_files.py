@@ -7,11 +7,12 @@ import sys
 import types
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flask_migrate_mongo.files.source import Discovery, Folder, call, checksum, load, read
+from flask_migrate_mongo.files import Discovery, Folder, call, checksum, load
+from flask_migrate_mongo.files.names import highest_version
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DuplicateVersionError,
@@ -22,7 +23,9 @@ from flask_migrate_mongo.model.errors import (
     SourceError,
     StepError,
 )
-from flask_migrate_mongo.model.values import Direction, Step
+from flask_migrate_mongo.model.values import Direction, Record, Step
+
+from .given import a_record, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,10 +78,10 @@ def test_private_and_hidden_files_are_no_migrations(
 ) -> None:
     for name in ("__init__.py", "_shared.py", ".1_hidden.py", "README.md"):
         write("not python at all", name)
-    assert folder.discover() == Discovery((), (), {})
+    assert folder.discover() == Discovery((), ())
 
 
-def test_numbered_files_with_another_ending_are_named_as_passed_over(
+def test_numbered_files_with_another_ending_are_named_as_ignored(
     folder: Folder, write: Callable[..., Path]
 ) -> None:
     for name in ("1_a.js", "2_b.PY", "3-c.txt", "4_d.py~", "notes.txt"):
@@ -100,7 +103,7 @@ def test_a_link_to_a_migration_is_one(folder: Folder, tmp_path: Path) -> None:
     assert [file.version for file in folder.discover().files] == [1]
 
 
-def test_a_link_that_leads_nowhere_is_named_and_not_passed_over(folder: Folder) -> None:
+def test_a_link_that_leads_nowhere_is_named_and_not_ignored(folder: Folder) -> None:
     (folder.path / "1_gone.py").symlink_to(folder.path / "nowhere")
     with pytest.raises(SourceError, match=r"1_gone\.py: it cannot be read: No such file"):
         folder.discover()
@@ -136,7 +139,7 @@ def test_two_files_with_one_number_are_both_named(
         folder.discover()
 
 
-def test_everything_that_is_wrong_is_said_at_once(
+def test_every_problem_of_a_folder_is_reported_at_once(
     folder: Folder, write: Callable[..., Path]
 ) -> None:
     write("def up(db:", "1_syntax.py")
@@ -162,13 +165,79 @@ def test_a_thousand_migrations_are_all_found(folder: Folder, write: Callable[...
 def test_the_highest_number_counts_files_that_cannot_be_read_and_folders_too(
     folder: Folder, write: Callable[..., Path]
 ) -> None:
-    assert folder.highest() == 0
+    assert highest_version(folder.path) == 0
     write("broken(", "5_broken.py")
-    assert folder.highest() == 5
+    assert highest_version(folder.path) == 5
     write(name="6_other.js")
-    assert folder.highest() == 6
+    assert highest_version(folder.path) == 6
     (folder.path / "7_folder").mkdir()
-    assert folder.highest() == 7
+    assert highest_version(folder.path) == 7
+
+
+# --- files that are applied and unchanged
+
+
+def trust(path: Path, **changes: Any) -> dict[int, Record]:
+    """Return the record of an applied migration whose file has this content."""
+    record = a_record(1, checksum=checksum(path.read_bytes()), **changes)
+    return {1: record}
+
+
+def test_an_applied_file_that_is_unchanged_is_described_by_its_record_and_not_parsed(
+    folder: Folder, write: Callable[..., Path]
+) -> None:
+    trusted = trust(write("def up(db:"), name="Name", description="Why", reversible=False)
+    (file,) = folder.discover(trusted).files
+    assert (file.version, file.name, file.description) == (1, "Name", "Why")
+    assert (file.reversible, file.path) == (False, folder.path / "1_change.py")
+    assert file.checksum == trusted[1].checksum
+
+
+def test_the_record_of_a_file_describes_it_as_parsing_does(
+    folder: Folder, write: Callable[..., Path]
+) -> None:
+    path = write(f'"""Why."""\nname = "Name"\n{BOTH}')
+    trusted = trust(path, name="Name", description="Why.", reversible=True)
+    assert folder.discover(trusted) == folder.discover()
+
+
+def test_an_applied_file_that_has_changed_is_parsed(
+    folder: Folder, write: Callable[..., Path]
+) -> None:
+    trusted = trust(write(UP))
+    path = write(f"transactional = True\n{UP}")
+    assert folder.discover(trusted).files == (read(path),)
+    write("def up(db:")
+    with pytest.raises(SourceError, match="syntax error"):
+        folder.discover(trusted)
+
+
+def test_a_record_without_a_checksum_or_of_another_version_is_not_trusted(
+    folder: Folder, write: Callable[..., Path]
+) -> None:
+    path = write(UP)
+    other = {2: replace(trust(path)[1], version=2, name="other")}
+    unknown = {1: a_record(1, checksum=None, name="unknown")}
+    for trusted in (other, unknown):
+        assert folder.discover(trusted).files == (read(path),)
+
+
+def test_two_applied_files_with_one_number_are_both_named(
+    folder: Folder, write: Callable[..., Path]
+) -> None:
+    trusted = trust(write(name="1_a.py"))
+    write(name="1_b.py")
+    with pytest.raises(DuplicateVersionError, match=r"1_a\.py and 1_b\.py"):
+        folder.discover(trusted)
+
+
+def test_a_file_that_was_not_parsed_does_not_run_without_its_flags(
+    folder: Folder, write: Callable[..., Path]
+) -> None:
+    trusted = trust(write(f"transactional = True\n{UP}"))
+    (file,) = folder.discover(trusted).files
+    with pytest.raises(SourceError, match="transactional is True once the file is executed"):
+        load(Step(file, Direction.UP))
 
 
 # --- names
@@ -263,7 +332,7 @@ def test_a_declaration_that_is_not_a_literal_is_refused_with_its_line(
 
 
 @pytest.mark.parametrize("name", ["''", "'  '", "'\\n'"])
-def test_a_blank_name_gives_way_to_the_file_name(write: Callable[..., Path], name: str) -> None:
+def test_the_file_name_replaces_a_blank_name(write: Callable[..., Path], name: str) -> None:
     assert read(write(f"name = {name}\n{UP}")).name == "change"
 
 
@@ -364,7 +433,7 @@ def test_only_what_can_be_passed_by_name_may_be_asked_for(
 
 
 @pytest.mark.parametrize(("parameters", "refused"), PARAMETERS)
-def test_a_decorated_function_is_held_to_the_same_when_it_is_loaded(
+def test_the_parameters_of_a_decorated_function_are_checked_when_it_is_loaded(
     write: Callable[..., Path], parameters: str, refused: str | None
 ) -> None:
     path = write(f"same = lambda f: f\n@same\ndef up({parameters}): pass")
@@ -388,7 +457,7 @@ def test_the_line_of_a_wrong_parameter_is_that_of_the_parameter(
 def test_a_syntax_error_is_named_with_its_line(write: Callable[..., Path]) -> None:
     said = problem(write("x = 1\n\ndef up(db)\n    pass"))
     assert said.startswith("FILE:3: syntax error: ")
-    assert said.endswith(". Mend the file, then try again.")
+    assert said.endswith(". Fix the file, then try again.")
 
 
 @pytest.mark.parametrize("statement", ["return 1", "break", "nonlocal x", "def f(a, a): pass"])
@@ -415,7 +484,7 @@ def test_an_unknown_encoding_is_refused(write: Callable[..., Path]) -> None:
     assert "syntax error" in problem(write(b"# coding: klingon\n" + UP.encode()))
 
 
-def test_a_byte_order_mark_is_no_obstacle(write: Callable[..., Path]) -> None:
+def test_a_byte_order_mark_is_ignored(write: Callable[..., Path]) -> None:
     path = write(b"\xef\xbb\xbf" + BOTH.encode())
     assert read(path).reversible
     assert load(step(path))(None) == "up"
@@ -424,7 +493,7 @@ def test_a_byte_order_mark_is_no_obstacle(write: Callable[..., Path]) -> None:
 def test_an_expression_too_deep_for_python_is_refused(write: Callable[..., Path]) -> None:
     said = problem(write(f"{UP}x = {'-' * 100_000}1"))
     assert said.startswith("FILE: ")
-    assert said.endswith("Mend the file, then try again.")
+    assert said.endswith("Fix the file, then try again.")
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -485,6 +554,21 @@ def test_a_file_that_changed_after_it_was_planned_is_not_imported(
         load(planned)
 
 
+def test_a_change_that_keeps_size_and_times_is_noticed(write: Callable[..., Path]) -> None:
+    path = write("def up(db): return 1\n")
+    planned, times = step(path), path.stat()
+    write("def up(db): return 2\n")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(FileChangedError):
+        load(planned)
+
+
+def test_a_file_that_is_saved_without_a_change_is_imported(write: Callable[..., Path]) -> None:
+    planned = step(write(BOTH))
+    os.utime(write(BOTH), (0, 0))
+    assert load(planned)(None) == "up"
+
+
 class Rewritten(type(Path())):  # type: ignore[misc]
     """A file that an editor saves right after it was read."""
 
@@ -542,7 +626,7 @@ def test_two_folders_with_one_version_share_no_module(tmp_path: Path) -> None:
         ("raise OSError('mongodb://anna:secret@host/')", OSError, "mongodb://***@host/"),
     ],
 )
-def test_whatever_an_import_raises_is_named_with_its_line_and_kept_as_the_cause(
+def test_an_exception_during_the_import_is_named_with_its_line_and_kept_as_the_cause(
     write: Callable[..., Path],
     statement: str,
     kind: type[BaseException],
@@ -555,7 +639,7 @@ def test_whatever_an_import_raises_is_named_with_its_line_and_kept_as_the_cause(
         load(planned)
     assert str(caught.value) == (
         f"{planned.file.path}:4: importing it raised {kind.__name__}: {said}. Nothing of the plan "
-        f"has run. Mend the file, then run `flask db-migrate {direction.value}` again."
+        "has run. Fix the file, then try again."
     )
     assert type(caught.value.__cause__) is kind
     assert set(sys.modules) == before
@@ -600,8 +684,8 @@ def test_an_error_that_cannot_be_printed_is_still_the_cause(write: Callable[...,
         ("async def _up(db): pass\nup = _up", r":1: up\(\) is async or a generator"),
         ("def up(db):\n    yield", r":1: up\(\) is async or a generator"),
         ("async def _up(db): yield\nup = _up", r"up\(\) is async or a generator"),
-        ("up = iter", "up has no parameters that can be read|asks for"),
-        ("up = dict", "up has no parameters that can be read"),
+        ("up = iter", "the parameters of up cannot be read|asks for"),
+        ("up = dict", "the parameters of up cannot be read"),
         ("from functools import partial\nup = partial(lambda a, b: 0, a=1)", "asks for 'b'"),
     ],
 )
@@ -644,7 +728,7 @@ def called(function: Callable[..., object]) -> list[object]:
     return got
 
 
-def test_a_function_gets_what_it_names_whatever_the_order() -> None:
+def test_a_function_gets_the_arguments_that_it_names_in_any_order() -> None:
     def nothing(got: list[object]) -> None:
         got.append(())
 

@@ -1,0 +1,139 @@
+"""The folder of an application's migrations: which files are in it, and what they declare."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask_migrate_mongo.model.errors import (
+    ConfigurationError,
+    DuplicateVersionError,
+    InvalidRequestError,
+    NoFolderError,
+    SeveralSourceErrors,
+    SourceError,
+)
+from flask_migrate_mongo.model.values import MigrationFile
+
+from .names import version_of
+from .parsing import checksum, describe, read_content
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from flask_migrate_mongo.model.values import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """The migrations in a folder, ascending, and the names of numbered files that are not Python."""
+
+    files: tuple[MigrationFile, ...]
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The folder of an application's migrations."""
+
+    path: Path
+
+    def discover(self, trusted: Mapping[int, Record] = {}) -> Discovery:
+        """Read every migration, executing none. Raises SourceError or SeveralSourceErrors.
+
+        `trusted` are records of applied migrations, by version. A file with the checksum of its record is described
+        from the record and not parsed: it shows no flags and no suppressions, so no plan may contain it.
+        """
+        names, ignored = _listed(self.path)
+        files: list[MigrationFile] = []
+        problems: list[SourceError] = []
+        for name in names:
+            try:
+                files.append(_described(self.path, name, trusted))
+            except SourceError as problem:
+                problems.append(problem)
+        problems += _duplicates(files)
+        if problems:
+            raise problems[0] if len(problems) == 1 else SeveralSourceErrors(problems)
+        return Discovery(tuple(sorted(files, key=lambda file: file.version)), ignored)
+
+    def choose(self, wanted: Sequence[str]) -> tuple[Path, ...]:
+        """Find the files that paths or versions name; all migrations if `wanted` is empty.
+
+        A folder stands for the migrations in it. Raises InvalidRequestError, and ConfigurationError for a folder that
+        cannot be read.
+        """
+        chosen = [path for each in wanted for path in self._named(each)]
+        if not wanted:
+            chosen = [self.path / name for name in _listed(self.path)[0]]
+        return tuple({path.resolve(): path for path in chosen}.values())
+
+    def _named(self, wanted: str) -> list[Path]:
+        path = Path(wanted)
+        if wanted and path.is_dir():
+            return [path / name for name in _listed(path)[0]]
+        if wanted and (path.exists() or path.is_symlink()):
+            return [] if path.name.startswith(("_", ".")) else [path]
+        names = _listed(self.path)[0] if wanted.isdecimal() else ()
+        found = [self.path / name for name in names if version_of(name) == int(wanted)]
+        if not found:
+            raise InvalidRequestError(
+                f"There is no file {wanted!r}, and no migration with that number in {self.path}. "
+                "Name files, folders or versions, or nothing for all migrations."
+            )
+        return found
+
+
+def unusable(folder: Path, how: str, exc: OSError) -> ConfigurationError:
+    """Word why a folder cannot be, for example, "read"."""
+    return ConfigurationError(
+        f"The migrations folder {folder} cannot be {how}: {exc.strerror or exc}. Fix that, or set "
+        "MIGRATE_DIRECTORY to another folder."
+    )
+
+
+def _listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """List the Python files in a folder, and the numbered files that are not Python."""
+    try:
+        # A link that leads nowhere is listed, so that it is reported: it may be an applied file.
+        entries = [e for e in os.scandir(folder) if e.is_file() or e.is_symlink()]
+    except FileNotFoundError as exc:
+        raise NoFolderError(folder) from exc
+    except OSError as exc:
+        raise unusable(folder, "read", exc) from exc
+    names = sorted(entry.name for entry in entries if not entry.name.startswith(("_", ".")))
+    python = tuple(name for name in names if name.endswith(".py"))
+    others = (name for name in names if not name.endswith(".py"))
+    return python, tuple(name for name in others if version_of(name) is not None)
+
+
+def _described(folder: Path, name: str, trusted: Mapping[int, Record]) -> MigrationFile:
+    path = folder / name
+    content = read_content(path)
+    version = version_of(path.stem)
+    record = None if version is None else trusted.get(version)
+    if record is None or record.checksum != checksum(content):
+        return describe(path, content)
+    return MigrationFile(
+        folder=folder,
+        file_name=name,
+        version=record.version,
+        name=record.name,
+        description=record.description,
+        transactional=False,
+        idempotent=False,
+        reversible=record.reversible,
+        checksum=record.checksum,
+    )
+
+
+def _duplicates(files: Iterable[MigrationFile]) -> Iterator[DuplicateVersionError]:
+    paths: dict[int, list[Path]] = defaultdict(list)
+    for file in files:
+        paths[file.version].append(file.path)
+    for version, same in sorted(paths.items()):
+        if len(same) > 1:
+            yield DuplicateVersionError(version, same)

@@ -1,0 +1,153 @@
+"""Imports a migration's file, and calls its functions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from flask_migrate_mongo.model.errors import (
+    FileChangedError,
+    ImportFailedError,
+    SourceError,
+    StepError,
+    wording,
+)
+
+from .parsing import checksum, read_content
+from .signature import PARAMETERS, PLAIN, check_imported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import ModuleType
+
+    from flask_migrate_mongo.model.values import MigrationFile, Step
+
+_Result = TypeVar("_Result")
+
+
+def load(step: Step) -> Callable[..., object]:
+    """Import the step's file, exactly the content that was planned, and find its function.
+
+    Raises FileChangedError, ImportFailedError with the cause, or SourceError: for a file that cannot be read, a
+    function that cannot be called with `PARAMETERS`, and a flag that differs from the plan.
+    """
+    path, name = step.file.path, step.direction.value
+    content = read_content(path)
+    if checksum(content) != step.file.checksum:
+        raise FileChangedError(path, "it changed while this run was starting. Run it again.")
+    try:
+        module = _import(_module_name(step), path, content)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
+        raise _import_failed(path, exc) from exc
+    function: object = getattr(module, name, None)
+    if not callable(function):
+        raise SourceError(path, f"{name} is not a function. Write `def {name}(db):`.")
+    _check_flags(step.file, module)
+    check_imported(path, name, function)
+    return function
+
+
+def call(function: Callable[..., object], available: Mapping[str, object]) -> None:
+    """Call up() or down() with those available arguments that it names.
+
+    Raises StepError when the call ran nothing, and only returned a coroutine or a generator.
+    """
+    parameters = inspect.signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = [name for name in PARAMETERS if takes_any or name in parameters]
+    result = function(**{name: available[name] for name in names})
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        # Python warns of a coroutine that is neither awaited nor closed.
+        getattr(result, "close", lambda: None)()
+        raise StepError(f"The call ran nothing: it returned a {type(result).__name__}. {PLAIN}")
+
+
+@dataclass(frozen=True, slots=True)
+class PortableFunction(Generic[_Result]):
+    """A migration's top-level function, in a form for a process that cannot import the migration."""
+
+    module: str
+    path: Path
+    content: bytes
+    name: str
+
+    @classmethod
+    def of(cls, function: Callable[..., _Result]) -> PortableFunction[_Result] | None:
+        """Convert a migration's function; None for one that is imported from elsewhere."""
+        module = sys.modules.get(getattr(function, "__module__", ""))
+        loader = getattr(module, "__loader__", None)
+        if module is None or not isinstance(loader, _ContentLoader):
+            return None
+        return cls(module.__name__, loader.path, loader.content, function.__qualname__)
+
+    def resolve(self) -> Callable[..., _Result]:
+        """Find the function in the migration, imported from the content that was planned."""
+        module = sys.modules.get(self.module) or _import(self.module, self.path, self.content)
+        function: Callable[..., _Result] = getattr(module, self.name)
+        return function
+
+
+class _ContentLoader(importlib.abc.SourceLoader):
+    """Imports content that was read and checked, whatever the file contains by now."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self.content = path, content
+
+    def get_filename(self, _fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, _path: str | bytes) -> bytes:
+        return self.content
+
+
+def _module_name(step: Step) -> str:
+    # Two applications in one process may have the same version: the folder is part of the name.
+    folder = hashlib.sha256(os.fsencode(step.file.folder)).hexdigest()[:8]
+    return f"_migrations_{folder}.v{step.version}"
+
+
+def _import(name: str, path: Path, content: bytes) -> ModuleType:
+    loader = _ContentLoader(path, content)
+    spec = importlib.machinery.ModuleSpec(name, loader, origin=str(path))
+    spec.has_location = True
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _import_failed(path: Path, exc: BaseException) -> ImportFailedError:
+    frames = traceback.walk_tb(exc.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
+    problem = (
+        f"importing it raised {type(exc).__name__}: {wording(exc).rstrip('.')}. Nothing of the plan "
+        "has run. Fix the file, then try again."
+    )
+    return ImportFailedError(path, problem, line=lines[-1] if lines else None)
+
+
+def _check_flags(file: MigrationFile, module: ModuleType) -> None:
+    """Refuse a flag that an `if` or a loop sets: it is missing in the plan."""
+    for flag, planned in (("transactional", file.transactional), ("idempotent", file.idempotent)):
+        value = getattr(module, flag, False)
+        if isinstance(value, bool) and value != planned:
+            problem = (
+                f"{flag} is {value} once the file is executed, but that cannot be read from it. "
+                f"Write `{flag} = {value}` on a line of its own that is not indented."
+            )
+            raise SourceError(file.path, problem)

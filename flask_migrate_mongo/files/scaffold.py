@@ -1,0 +1,159 @@
+"""Creates new migration files from a template."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, wording
+
+from .folder import unusable
+from .names import highest_version, next_version, slugify
+from .parsing import describe
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_NAME_LIMIT = 1_000
+
+_TEMPLATE = '''"""Say here what changes, and why."""
+
+name = {{ name }}
+{%- if transactional %}
+transactional = True
+{%- endif %}
+
+
+def up(db, ctx):
+    raise NotImplementedError("Write up() before this migration is run.")
+
+
+def down(db, ctx):
+    raise NotImplementedError("Write down(), or delete it when up() cannot be undone.")
+'''
+
+
+@dataclass(frozen=True, slots=True)
+class Scaffold:
+    """Creates migration files: in which folder, with which form of version, from which template.
+
+    `clock` gives the present in UTC.
+    """
+
+    folder: Path
+    version_format: str = "sequence"
+    template: Path | None = None
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+
+    def create(self, name: str, *, transactional: bool = False) -> Path:
+        """Create a migration file; no existing file is ever overwritten.
+
+        Raises InvalidRequestError for an empty or overlong name, ConfigurationError for a template that does not
+        produce a valid migration, or a folder that cannot be written to.
+        """
+        name = _clean(name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self.folder):
+                version = next_version(
+                    highest_version(self.folder), self.clock(), self.version_format
+                )
+                path = self.folder / f"{version}_{slugify(name)}.py"
+                _write(path, self._render(path, name, version, transactional=transactional))
+        except OSError as exc:
+            raise unusable(self.folder, "written to", exc) from exc
+        return path
+
+    def _render(self, path: Path, name: str, version: int, *, transactional: bool) -> bytes:
+        environment = jinja2.Environment(
+            undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=True,
+            autoescape=False,  # noqa: S701  (Python, not HTML)
+        )
+        try:
+            source = self.template.read_text("utf-8") if self.template else _TEMPLATE
+            text = environment.from_string(source).render(
+                name=repr(name), version=version, slug=slugify(name), transactional=transactional
+            )
+            content = text.encode("utf-8")
+            describe(path, content)
+        except Exception as exc:
+            raise ConfigurationError(
+                f"The template {self.template} does not produce a migration: "
+                f"{wording(exc).rstrip('.')}. It may use {{{{ name }}}} (a Python literal), "
+                "{{ version }}, {{ slug }} and {{ transactional }}."
+            ) from exc
+        return content
+
+
+def _clean(name: str) -> str:
+    # The shell passes undecodable bytes as lone surrogates, which files and BSON cannot hold.
+    name = " ".join(name.encode("utf-8", "replace").decode().split())
+    if not name:
+        raise InvalidRequestError(
+            'The name is empty. Say what the migration changes, for example "add user index".'
+        )
+    if len(name) > _NAME_LIMIT:
+        raise InvalidRequestError(
+            f"The name has {len(name)} characters; at most {_NAME_LIMIT} are accepted. Shorten it."
+        )
+    return name
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Create a file with this content: whole or not at all, whenever the process is killed.
+
+    Raises FileExistsError. On a file system without hard links a kill can leave a part of the file.
+    """
+    # A hidden file is no migration.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    _write_new(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        _write_new(path, content)
+    finally:
+        temporary.unlink()
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with contextlib.ExitStack() as undo:
+        with path.open("xb") as file:
+            # Once the file is closed, unless all of it is written: Windows deletes no open file.
+            undo.callback(path.unlink)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        undo.pop_all()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other creates out of the folder, so that each gets its own version.
+
+    The kernel releases the lock when this process ends. Windows, and some network file systems, cannot lock a folder:
+    there two creates at once can get the same version.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
