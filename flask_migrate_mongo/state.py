@@ -318,7 +318,7 @@ def _unwrapped(given: object) -> Any:  # noqa: ANN401
     """Return what a LocalProxy stands for: our heartbeat runs where the proxy stands for nothing."""
     from werkzeug.local import LocalProxy  # noqa: PLC0415
 
-    return given._get_current_object() if type(given) is LocalProxy else given  # noqa: SLF001
+    return given._get_current_object() if type(given) is LocalProxy else given
 
 
 def _parts(given: object) -> tuple[Any, Any]:
