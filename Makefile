@@ -5,19 +5,19 @@ FLASK := $(BIN)/flask --app example_app
 STAMP := $(VENV)/.installed
 VERSIONS := 3.10 3.11 3.12 3.13
 PIP := -m pip install -qq --disable-pip-version-check
-BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(if $(WRITE),--write)
+BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-stop test test-all chaos bench bench-large check format clean
+.PHONY: help install demo demo-stop test coverage test-all chaos bench bench-large figures check format clean
 
-# Prints a command, then runs it, so that what is seen can be typed.
+# Print a command, then run it, so that a reader can type the same.
 run = @printf '\n$$ %s\n' '$(1)'; $(1)
 
-help: ## Show what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r what why; do printf 'make %-11s %s\n' "$$what" "$$why"; done
+help: ## Show these targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf 'make %-11s %s\n' "$$name" "$$text"; done
 
-install: $(STAMP) ## Make .venv with everything in it
+install: $(STAMP) ## Make .venv with all that development needs
 
 $(STAMP): pyproject.toml setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -36,40 +36,50 @@ demo: $(STAMP) ## Migrate the airports of the world, up and down
 	$(call run,$(FLASK) db-migrate down)
 	$(call run,$(FLASK) db-migrate history)
 	$(call run,$(FLASK) db-migrate up)
-	@printf '\nEverything is applied. Go on with:\n\n'
+	@printf '\nEverything is applied. Next, try:\n\n'
 	@printf '  %s\n' \
 		"$(FLASK) run                     # then open http://127.0.0.1:5000/airports/FRA" \
 		"$(FLASK) db-migrate history --events" \
 		"$(FLASK) db-migrate down --steps 2 --dry-run" \
 		"$(FLASK) db-migrate create \"my first migration\"" \
 		"$(FLASK) db-migrate --help" \
-		"make demo-stop                   # ends the server, keeps its data"
+		"make demo-stop                   # stops the server, keeps its data"
 
-demo-stop: ## End the demo's server; its data stays
+demo-stop: ## Stop the demo's server; its data stays
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m example_app.embedded stop; else echo "Nothing to do: there is no $(VENV)."; fi
 
-test: $(STAMP) ## Run all tests on a real server, as CI does
+test: $(STAMP) ## Run all tests, on a real server over a socket
+	$(BIN)/pytest -n 2
+
+coverage: $(STAMP) ## Run all tests and show the lines that they miss
 	$(BIN)/pytest -n 2 --cov --cov-report=term
 
-test-all: ## Run unit and door tests on every Python from 3.10 to 3.13 that is installed
-	@found=0; lacking=; failed=; \
+# The oldest and the newest Python run everything, because the language and its library differ most there.
+# The versions between them run the tests that need no fault, race or kill.
+test-all: ## Run the tests on every Python from 3.10 to 3.13 that is installed
+	@set --; missing=; failed=; \
 	for version in $(VERSIONS); do \
-		python=$$(PYENV_VERSION= command -v "python$$version" || true); \
-		for candidate in "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python "$$python"; do \
-			"$$candidate" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "'$$version'")' 2>/dev/null || continue; \
-			$(MAKE) --no-print-directory test-version VERSION=$$version INTERPRETER="$$candidate" || failed="$$failed $$version"; \
-			found=$$((found + 1)); continue 2; \
+		on_path=$$(PYENV_VERSION= command -v "python$$version" || true); \
+		for python in "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python "$$on_path" ""; do \
+			[ -n "$$python" ] || { missing="$$missing $$version"; break; }; \
+			"$$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "'$$version'")' 2>/dev/null || continue; \
+			set -- "$$@" "$$version=$$python"; break; \
 		done; \
-		lacking="$$lacking $$version"; \
 	done; \
-	[ -z "$$lacking" ] || echo "Not installed, so not tested: Python$$lacking"; \
-	[ -z "$$failed" ] || { echo "Failed on Python$$failed" >&2; exit 1; }; \
-	[ $$found -ge 2 ] || { echo "At least two of Python $(VERSIONS) are needed. Install another one, for instance with pyenv." >&2; exit 1; }
+	[ -z "$$missing" ] || echo "Not installed, so not tested: Python$$missing"; \
+	[ $$# -ge 2 ] || { echo "At least two of Python $(VERSIONS) are needed. Install another one, for instance with pyenv." >&2; exit 1; }; \
+	number=0; \
+	for found; do \
+		number=$$((number + 1)); tests="tests/unit tests/interfaces"; \
+		if [ $$number = 1 ] || [ $$number = $$# ]; then tests=tests; fi; \
+		$(MAKE) --no-print-directory test-version VERSION="$${found%%=*}" INTERPRETER="$${found#*=}" TESTS="$$tests" || failed="$$failed $${found%%=*}"; \
+	done; \
+	[ -z "$$failed" ] || { echo "Failed on Python$$failed" >&2; exit 1; }
 
 .PHONY: test-version
 test-version: $(VENV)-$(VERSION)/.installed
-	@printf '\nPython %s\n' '$(VERSION)'
-	$(VENV)-$(VERSION)/bin/pytest -n 2 -q tests/unit tests/interfaces
+	@printf '\nPython %s: %s\n' '$(VERSION)' '$(TESTS)'
+	$(VENV)-$(VERSION)/bin/pytest -n 2 -q $(TESTS)
 
 $(VENV)-$(VERSION)/.installed: pyproject.toml setup.cfg
 	@echo "Installing into $(@D) ..."
@@ -80,19 +90,28 @@ $(VENV)-$(VERSION)/.installed: pyproject.toml setup.cfg
 chaos: $(STAMP) ## Run the long rounds of races, kills and faults
 	CHAOS=full $(BIN)/pytest tests/chaos -m chaos -s -p no:xdist
 
-bench: $(STAMP) ## Measure ourselves beside others: ONLY=status,up QUICK=1 WRITE=1
+bench: $(STAMP) ## Measure this package beside others: ONLY=status,up QUICK=1
 	$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+ifeq ($(ONLY)$(QUICK),)
+	$(BIN)/python benchmarks/lint.py
+	$(BIN)/python benchmarks/estimate.py 1
+	$(BIN)/python benchmarks/memory.py 200000
+endif
 
-bench-large: $(STAMP) ## The same with 200,000 documents, and a million for memory
-	$(BIN)/python -m benchmarks --large $(BENCH_OPTIONS)
+bench-large: $(STAMP) ## Backfill 200,000 documents, and a million to measure memory
+	$(BIN)/python -m benchmarks --large --only backfill
+	$(BIN)/python benchmarks/memory.py
 
-check: $(STAMP) ## Check format, lint, types and floors
+figures: $(STAMP) ## Count lines, functions, imports and calls: AGAINST=../other-checkout
+	@$(BIN)/python benchmarks/figures.py $(if $(AGAINST),--package $(AGAINST)) --package .
+
+check: $(STAMP) ## Check format, lint, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## Format the code and mend what can be mended
+format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 

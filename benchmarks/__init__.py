@@ -1,1 +1,1 @@
-"""How fast this is, side by side with others: `python -m benchmarks`."""
+"""Benchmarks: `make bench` measures this package beside others, `make figures` counts its code."""

@@ -1,28 +1,27 @@
-"""What is measured of the command lines: looking, applying, undoing, starting."""
+"""Measure the command lines: looking, applying, rolling back, starting."""
 
 from __future__ import annotations
 
 import contextlib
-import statistics
-import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pymongo import MongoClient
 
 from tests.server.launcher import TestServer
 
 from . import floor, peers, projects, proxy, report
-from .measuring import Competitor, FailedError, Outcome, Rounds, Series, interleaved
-from .peers import Installed, Site
+from .measuring import Competitor, FailedError, Rounds, Series, interleaved
+from .peers import Document, Installed, Site
 from .report import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-_PINGS = 300
-_NEW_ON_OLD = ("Flask-Migrate-Mongo", "mongomig", "mongrate", "migrate-mongo")
+    from .projects import Project
+
+_AWAY_MS = 5.0
 _BARE_APP = """\
 import os
 
@@ -46,19 +45,17 @@ class Sizes:
     one_on: tuple[int, ...] = (1_000, 10_000)
     documents: int = 20_000
     far_documents: int = 5_000
-    growing: tuple[int, ...] = (10_000, 50_000, 200_000)
     starts: int = 25
 
 
-QUICK = Sizes((5, 20), (5, 20), 20, 5, (5, 20), 2_000, 200, (1_000, 2_000), 2)
+QUICK = Sizes((5, 20), (5, 20), 20, 5, (5, 20), 2_000, 200, 2)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """Who takes part, how often, and how much of everything."""
 
     ours: Installed
-    variants: tuple[Installed, ...]
     others: tuple[Installed, ...]
     bare: Path
     cities: Path
@@ -68,174 +65,71 @@ class Bench:
     samples: dict[str, projects.State] = field(default_factory=dict)
 
     @property
-    def competitors(self) -> tuple[Installed, ...]:
-        """Us and the peers."""
+    def tools(self) -> tuple[Installed, ...]:
+        """Ours and the others."""
         return (self.ours, *self.others)
 
     @property
     def everybody(self) -> tuple[Installed, ...]:
-        """Us, also in other circumstances, what is below us, and the peers."""
-        return (self.ours, *self.variants, self.floor, *self.others)
-
-    @property
-    def floor(self) -> Installed:
-        """Our commands alone, in our environment."""
-        return replace(self.ours, peer=floor.PEER)
+        """The tools and the floor."""
+        return (self.ours, replace(self.ours, peer=floor.PEER), *self.others)
 
 
 class Arena:
-    """A fresh server, with room for the competitors' projects."""
+    """A fresh server, with a folder for the projects."""
 
-    def __init__(self, bench: Bench, port: int, client: MongoClient[Any], folder: Path) -> None:
+    def __init__(
+        self, bench: Bench, port: int, client: MongoClient[Document], folder: Path
+    ) -> None:
         self.bench = bench
         self.port = port
         self.client = client
-        self.folder = folder
+        self._folder = folder
 
     def site(self, name: str, count: int, port: int | None = None) -> Site:
-        """Return a place for a project; behind a proxy its clients have to stay on that port."""
-        folder = self.folder / _slug(name)
+        """Choose a place for a project; behind a proxy its clients have to stay on that port."""
+        folder = self._folder / _slug(name)
         folder.mkdir(parents=True, exist_ok=True)
         if port is None:
             return Site(folder, self.port, f"bench_{_slug(name)}", count)
         return Site(folder, port, f"bench_{_slug(name)}", count, "?directConnection=true")
 
-    def project(
-        self, competitor: Installed, count: int, port: int | None = None
-    ) -> projects.Project:
+    def project(self, tool: Installed, count: int, port: int | None = None) -> Project:
         """Lay out a project of so many migrations. Raises FailedError."""
-        name = competitor.peer.name
+        name = tool.peer.name
         if name not in self.bench.samples:
             site = self.site(f"{name} sample", projects.SAMPLE)
-            self.bench.samples[name] = projects.sampled(competitor, site, self.client)
+            self.bench.samples[name] = projects.apply_sample(tool, site, self.client)
         site = self.site(name, count, port)
-        projects.lay_out(competitor.peer, site)
-        kind = floor.Floor if competitor.peer is floor.PEER else projects.Project
-        return kind(competitor, site, self.client, self.bench.samples[name])
+        projects.lay_out(tool.peer, site)
+        kind = floor.Floor if tool.peer is floor.PEER else projects.Project
+        return kind(tool, site, self.client, self.bench.samples[name])
 
-    def compared(
+    def compare(
         self,
-        who: Sequence[Installed],
+        tools: Sequence[Installed],
         count: int,
-        task: Callable[[projects.Project], Competitor],
+        task: Callable[[Project], Competitor],
         port: int | None = None,
-        also: Sequence[Competitor] = (),
-    ) -> tuple[Outcome, ...]:
-        """Time one task of each, in turn, and `also` what has no project."""
-        ready = list(also)
-        failed: list[Outcome] = []
-        for competitor in who:
+    ) -> tuple[Series, ...]:
+        """Time one task of each, in turn."""
+        ready: list[Competitor] = []
+        failed: list[Series] = []
+        for tool in tools:
             try:
-                ready.append(task(self.project(competitor, count, port)))
+                ready.append(task(self.project(tool, count, port)))
             except FailedError as exc:
-                failed.append(Outcome(competitor.peer.name, (), str(exc)))
+                failed.append(Series(tool.peer.name, failure=str(exc)))
         return (*interleaved(ready, self.bench.rounds), *failed)
 
 
 @contextlib.contextmanager
 def arena(bench: Bench, name: str) -> Iterator[Arena]:
-    """Give a fresh server for a group of measurements."""
+    """Start a fresh server for a group of measurements."""
     with TestServer() as server:
         uri = f"mongodb://127.0.0.1:{server.port}/"
-        with MongoClient[Any](uri, retryWrites=False) as client:
+        with MongoClient[Document](uri, retryWrites=False) as client:
             yield Arena(bench, server.port, client, bench.folder / _slug(name))
-
-
-def round_trip(client: MongoClient[Any]) -> float:
-    """Return what a ping takes on an open connection: the median, in seconds."""
-    took = []
-    for _ in range(_PINGS):
-        begin = time.perf_counter()
-        client.admin.command("ping")
-        took.append(time.perf_counter() - begin)
-    return statistics.median(took)
-
-
-def status(bench: Bench) -> Iterator[Measurement]:
-    """Look at N migrations that are applied."""
-    for count in bench.sizes.status:
-        work = f"status {count}"
-        with arena(bench, work) as here:
-            outcomes = here.compared(bench.everybody, count, _looking(count), also=(_routes(here),))
-            ping = round_trip(here.client)
-        series = (
-            _longer(o.seconds, ping) if o.name == report.ROUTES else o.seconds for o in outcomes
-        )
-        yield Measurement(work, f"`status`, {count:,} applied", tuple(series))
-
-
-def _looking(applied: int) -> Callable[[projects.Project], Competitor]:
-    return lambda project: project.status(applied)
-
-
-def _routes(here: Arena) -> Competitor:
-    site = here.site(peers.OURS.name, 0)
-    command = here.bench.ours.command(("flask", "--app", "app", "routes"))
-    return Competitor(report.ROUTES, command, site.folder, peers.OURS.environ(site))
-
-
-def _longer(series: Series, seconds: float) -> Series:
-    return Series(series.name, tuple(value + seconds for value in series.values), series.failure)
-
-
-def nothing_pending(bench: Bench) -> Iterator[Measurement]:
-    """Run `up` when there is nothing to do."""
-    count = bench.sizes.idle
-    with arena(bench, "idle") as here:
-        outcomes = here.compared(
-            bench.everybody, count, lambda project: project.up_with_nothing_pending()
-        )
-    title = f"`up` with nothing pending, {count:,} applied"
-    yield _measured("nothing pending", title, outcomes)
-
-
-def up(bench: Bench) -> Iterator[Measurement]:
-    """Apply N migrations that do nothing."""
-    for count in bench.sizes.runs:
-        with arena(bench, f"up {count}") as here:
-            outcomes = here.compared(bench.everybody, count, lambda p: p.up(p.fresh))
-        yield _measured(f"up {count}", f"`up` of {count:,}", outcomes)
-
-
-def down(bench: Bench) -> Iterator[Measurement]:
-    """Undo N migrations that did nothing."""
-    for count in bench.sizes.runs:
-        with arena(bench, f"down {count}") as here:
-            who = (*bench.competitors, bench.floor)
-            outcomes = here.compared(who, count, lambda p: p.down())
-        yield _measured(f"down {count}", f"`down` of {count:,}", outcomes)
-
-
-def one_new(bench: Bench) -> Iterator[Measurement]:
-    """Apply one migration after N that are applied."""
-    who = [c for c in bench.competitors if c.peer.name in _NEW_ON_OLD]
-    for count in bench.sizes.one_on:
-        with arena(bench, f"one on {count}") as here:
-            outcomes = here.compared(who, count + 1, _one_up(count))
-        yield _measured(f"one on {count}", f"`up` of one, {count:,} applied", outcomes)
-
-
-def _one_up(applied: int) -> Callable[[projects.Project], Competitor]:
-    return lambda project: project.up(project.with_applied(applied))
-
-
-def latency(bench: Bench) -> Iterator[Measurement]:
-    """Apply migrations on a server that is 5 ms away."""
-    count, away = bench.sizes.far, 5.0
-    who = [c for c in bench.competitors if c.peer.takes_options]
-    out = [c.peer.name for c in bench.competitors if not c.peer.takes_options]
-    with arena(bench, "latency") as here, proxy.delaying(here.port, away) as port:
-        outcomes = here.compared(who, count, lambda p: p.up(p.fresh), port)
-        trip = _trip_through(port)
-    around = "takes a host and a port alone, so that its driver goes around the proxy"
-    series = (*(o.seconds for o in outcomes), *(Series(name, failure=around) for name in out))
-    title = f"`up` of {count:,}, {away:g} ms away (a round trip takes {trip * 1000:.1f} ms)"
-    yield Measurement("latency", title, series)
-
-
-def _trip_through(port: int) -> float:
-    with MongoClient[Any](f"mongodb://127.0.0.1:{port}/?directConnection=true") as client:
-        return round_trip(client)
 
 
 def start(bench: Bench) -> Iterator[Measurement]:
@@ -243,29 +137,73 @@ def start(bench: Bench) -> Iterator[Measurement]:
     for work, argument in (("help", "--help"), ("routes", "routes")):
         with arena(bench, work) as here:
             mine, without = here.site(peers.OURS.name, 0), here.site("bare", 0)
-            projects.lay_out(peers.OURS, mine)
-            starts = [
+            (mine.folder / "app.py").write_text(peers.APP, encoding="utf-8")
+            (without.folder / "app.py").write_text(_BARE_APP, encoding="utf-8")
+            starts = (
                 _flask(report.US, bench.ours.program, mine, argument),
-                bare(bench, without, argument),
-                _flask(report.BESIDE, bench.ours.program, without, argument),
-            ]
-            outcomes = interleaved(starts, Rounds(bench.sizes.starts))
-        yield _measured(work, f"`flask {argument}`", outcomes)
+                _flask(report.BARE, bench.bare, without, argument),
+            )
+            series = interleaved(starts, replace(bench.rounds, fast=bench.sizes.starts))
+        yield Measurement(work, f"`flask {argument}`", series)
 
 
 def _flask(name: str, program: Path, site: Site, argument: str) -> Competitor:
     command = (str(program / "flask"), "--app", "app", argument)
-    return Competitor(name, command, site.folder, {"MONGO_URI": site.uri})
+    return Competitor(name, command, site.folder, peers.environ(site))
 
 
-def _measured(work: str, title: str, outcomes: Sequence[Outcome]) -> Measurement:
-    return Measurement(work, title, tuple(outcome.seconds for outcome in outcomes))
+def status(bench: Bench) -> Iterator[Measurement]:
+    """Look at N applied migrations."""
+    for count in bench.sizes.status:
+        with arena(bench, f"status {count}") as here:
+            series = here.compare(bench.everybody, count, lambda project: project.status())
+        yield Measurement(f"status {count}", f"`status`, {count:,} applied", series)
 
 
-def bare(bench: Bench, site: Site, argument: str, *, weighed: bool = False) -> Competitor:
-    """Start the command line of an application without the extension."""
-    (site.folder / "app.py").write_text(_BARE_APP, encoding="utf-8")
-    return replace(_flask(report.BARE, bench.bare, site, argument), weighed=weighed)
+def nothing_pending(bench: Bench) -> Iterator[Measurement]:
+    """Run `up` when there is nothing to do."""
+    count = bench.sizes.idle
+    with arena(bench, "idle") as here:
+        series = here.compare(
+            bench.everybody, count, lambda project: project.up_with_nothing_pending()
+        )
+    yield Measurement("idle", f"`up` with nothing pending, {count:,} applied", series)
+
+
+def up(bench: Bench) -> Iterator[Measurement]:
+    """Apply N migrations that do nothing."""
+    for count in bench.sizes.runs:
+        with arena(bench, f"up {count}") as here:
+            series = here.compare(bench.everybody, count, lambda project: project.up())
+        yield Measurement(f"up {count}", f"`up` of {count:,}", series)
+
+
+def down(bench: Bench) -> Iterator[Measurement]:
+    """Roll back N migrations that did nothing."""
+    for count in bench.sizes.runs:
+        with arena(bench, f"down {count}") as here:
+            series = here.compare(bench.everybody, count, lambda project: project.down())
+        yield Measurement(f"down {count}", f"`down` of {count:,}", series)
+
+
+def one_new(bench: Bench) -> Iterator[Measurement]:
+    """Apply one migration after N that are applied."""
+    for count in bench.sizes.one_on:
+        with arena(bench, f"one on {count}") as here:
+            series = here.compare(bench.tools, count + 1, _one_up)
+        yield Measurement(f"one on {count}", f"`up` of one, {count:,} applied", series)
+
+
+def _one_up(project: Project) -> Competitor:
+    return project.up(applied=project.count - 1)
+
+
+def latency(bench: Bench) -> Iterator[Measurement]:
+    """Apply migrations on a server that is some milliseconds away."""
+    count = bench.sizes.far
+    with arena(bench, "latency") as here, proxy.delaying(here.port, _AWAY_MS) as port:
+        series = here.compare(bench.tools, count, lambda project: project.up(), port)
+    yield Measurement("latency", f"`up` of {count:,}, {_AWAY_MS:g} ms away", series)
 
 
 def _slug(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the competitors are installed: an environment each, in a folder that git ignores."""
+"""Where the tools are installed: each has its own environment, in a folder that git ignores."""
 
 from __future__ import annotations
 
@@ -21,49 +21,29 @@ _SOURCES = ("flask_migrate_mongo", "pyproject.toml", "setup.cfg", "README.md", "
 
 
 class UnavailableError(Exception):
-    """A competitor cannot be installed here; the message says why."""
+    """A tool cannot be installed here; the message says why."""
 
 
 @cache
 def newest_python() -> str:
-    """Return the newest Python there is: some peers need a newer one than we do, and all get the same."""
+    """Find the newest Python: mongomig needs 3.11, and every tool gets the same."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    show = "import sys; print('%d.%d' % sys.version_info[:2])"
     for version in _VERSIONS:
         on_path = shutil.which(f"python{version}")
         found = [*map(str, sorted(pyenv.glob(f"{version}.*/bin/python"))), *filter(None, [on_path])]
         for candidate in found:
-            if (
-                _answer([candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
-                == version
-            ):
+            if _answer([candidate, "-c", show]) == version:
                 return candidate
     return sys.executable
 
 
 def python_environment(name: str, *requirements: str) -> Path:
-    """Make a virtual environment with these packages unless it is there; return its `bin`."""
-    folder = HOME / name
-    if _is_made(folder, "\n".join((newest_python(), *requirements))):
-        return folder / "bin"
-    shutil.rmtree(folder, ignore_errors=True)
-    _install([newest_python(), "-m", "venv", str(folder)])
-    _pip(folder, *requirements)
-    _made(folder, "\n".join((newest_python(), *requirements)))
+    """Make a virtual environment with these packages unless it is there; its `bin` is returned."""
+    folder, state = HOME / name, "\n".join((newest_python(), *requirements))
+    if not _is_made(folder, state):
+        _make(folder, state, *requirements)
     return folder / "bin"
-
-
-def node_environment(name: str, *packages: str) -> Path:
-    """Install these packages of npm's unless they are there; return the folder of their commands."""
-    npm, folder = shutil.which("npm"), HOME / name
-    if npm is None or shutil.which("node") is None:
-        msg = "node and npm are not there"
-        raise UnavailableError(msg)
-    if not _is_made(folder, "\n".join(packages)):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _install([npm, "install", "--no-audit", "--no-fund", *packages], folder)
-        _made(folder, "\n".join(packages))
-    return folder / "node_modules" / ".bin"
 
 
 def own_environment() -> Path:
@@ -72,7 +52,6 @@ def own_environment() -> Path:
     state = f"{newest_python()}\n{_digest()}"
     if _is_made(folder, state):
         return folder / "bin"
-    shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     for path in map(ROOT.joinpath, _SOURCES):
@@ -80,19 +59,12 @@ def own_environment() -> Path:
             shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, source)
-    _install([newest_python(), "-m", "venv", str(folder)])
-    _pip(folder, f"{source}[flask-pymongo]")
-    _made(folder, state)
+    _make(folder, state, f"{source}[flask-pymongo]")
     return folder / "bin"
 
 
 def versions(program: Path) -> dict[str, str]:
-    """Return what is installed there: packages and their versions."""
-    if program.name == ".bin":
-        listed = json.loads((program.parent / ".package-lock.json").read_text())["packages"]
-        return {
-            path.rpartition("node_modules/")[2]: str(p["version"]) for path, p in listed.items()
-        }
+    """List the packages that are installed there, with their versions."""
     code = (
         "import importlib.metadata as m, json;"
         "print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
@@ -108,27 +80,26 @@ def _digest() -> str:
 
 
 def _is_made(folder: Path, state: str) -> bool:
-    stamp = folder / _STAMP
-    return stamp.is_file() and stamp.read_text(encoding="utf-8") == state
+    mark = folder / _STAMP
+    return mark.is_file() and mark.read_text(encoding="utf-8") == state
 
 
-def _made(folder: Path, state: str) -> None:
+def _make(folder: Path, state: str, *requirements: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    python = str(folder / "bin" / "python")
+    _run([newest_python(), "-m", "venv", str(folder)])
+    _run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements])
     (folder / _STAMP).write_text(state, encoding="utf-8")
 
 
-def _pip(folder: Path, *requirements: str) -> None:
-    python = str(folder / "bin" / "python")
-    _install([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements])
-
-
-def _install(command: list[str], folder: Path | None = None) -> None:
+def _run(command: list[str]) -> None:
     done = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        told = [line for line in lines if "error" in line.lower()] or lines
-        raise UnavailableError(told[-1].strip())
+        errors = [line for line in lines if "error" in line.lower()] or lines
+        raise UnavailableError(errors[-1].strip())
 
 
 def _answer(command: list[str]) -> str:

@@ -1,4 +1,8 @@
-"""The floor under our figures: the commands that we send, alone, by an application that does nothing else."""
+"""The floor: the same commands, sent again by an application that does nothing else.
+
+It is what the start of an application, the driver and the server need in any case. What our command takes
+above it is our own work.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import peers, replay, report
+from . import peers, replay
 from .measuring import LIMIT_SECONDS, Competitor, no_flaw, timed
 from .projects import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from .peers import Site
+
+NAME = "the same commands alone"
 
 _RECORDED = """\
 from pymongo import monitoring
@@ -23,29 +29,29 @@ monitoring.register(Recorder())
 """
 
 
-def _settings(site: Site) -> Mapping[str, str]:
+def _settings(_: Site) -> Mapping[str, str]:
     script = Path(replay.__file__).read_text(encoding="utf-8")
-    return {"app.py": _RECORDED + peers.OURS.settings(site)["app.py"], "replay.py": script}
+    return {"app.py": _RECORDED + peers.APP, "replay.py": script}
 
 
-PEER = replace(peers.OURS, name=report.ALONE, settings=_settings)
-"""Ours with an application that records what is sent."""
+PEER = replace(peers.OURS, name=NAME, settings=_settings)
+"""Ours, with an application that records the commands it sends."""
 
 
 class Floor(Project):
-    """What can be timed of it: our command runs once, then what it has sent is sent again."""
+    """Our command runs once; then the commands that it has sent are sent again."""
 
-    def status(self, applied: int) -> Competitor:
+    def status(self) -> Competitor:
         """Read what is shown, and show nothing."""
-        # That as much is read is looked at by the one that reads.
-        return replace(_alone(super().status(applied)), flaw=no_flaw)
+        # The replay itself checks that it reads as much.
+        return replace(_alone(super().status()), flaw=no_flaw)
 
-    def up(self, begin: Callable[[], None]) -> Competitor:
+    def up(self, applied: int = 0) -> Competitor:
         """Write what `up` writes."""
-        return _alone(super().up(begin))
+        return _alone(super().up(applied))
 
     def up_with_nothing_pending(self) -> Competitor:
-        """Read what says that nothing is pending."""
+        """Read what shows that nothing is pending."""
         return _alone(super().up_with_nothing_pending())
 
     def down(self) -> Competitor:

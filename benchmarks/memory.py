@@ -1,7 +1,7 @@
-"""How much memory a backfill takes, above the application that runs it: `memory.py [DOCUMENTS]`.
+"""Measure the memory that a backfill takes above its application: `memory.py [DOCUMENTS]`.
 
-A server and an application are started for it. The figures are the peak of resident memory of a process
-that only looks (`status`) and of one that backfills, each with a Python function and with a pipeline.
+The figures are the peak of resident memory of a process that runs `status` and of one that backfills, once
+with a Python function and once with a pipeline. Exits with 1 above the limit.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CHANGES = {
     "pipeline": '[{"$set": {"size": {"$add": ["$number", 1]}}}]',
 }
 
-# Runs one command in a process of its own and prints its peak, in kB. Not getrusage's: that one
-# begins with what the process had that started this one.
+# Runs one command in its own process and prints its peak, in kB. Not the peak of getrusage, which
+# includes the memory that the parent process had at the fork.
 RUN = """
 import sys
 from flask import Flask
@@ -46,7 +46,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def peak_mb(folder: Path, uri: str, command: str) -> float:
-    """Return the peak of resident memory of a command, in MB."""
+    """Measure the peak of resident memory of a command, in MB."""
     line = [sys.executable, "-c", RUN, str(folder), uri, command]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -65,7 +65,7 @@ def fill(uri: str, documents: int) -> None:
 
 
 def measure(folder: Path, uri: str, documents: int, change: str) -> dict[str, Any]:
-    """Return what one backfill took."""
+    """Run one backfill and measure it."""
     (folder / "migrations").mkdir(parents=True)
     source = f'def up(db, ctx):\n    ctx.backfill("people", {change})\n'
     (folder / "migrations" / "20261101001_backfill.py").write_text(source, encoding="utf-8")
@@ -88,7 +88,7 @@ def measure(folder: Path, uri: str, documents: int, change: str) -> dict[str, An
 
 
 def main(documents: int) -> int:
-    """Measure each form, print the figures, and return 1 when one takes more than the limit."""
+    """Measure each form and print the figures; return 1 above the limit."""
     with TestServer() as server, tempfile.TemporaryDirectory() as scratch:
         uri = server.uri.replace("/?", "/bench?")
         figures = {

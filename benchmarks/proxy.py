@@ -1,9 +1,9 @@
-"""A proxy that puts latency between: what a client sends arrives so many milliseconds later.
+"""A proxy that adds latency: the bytes of a client arrive so many milliseconds later.
 
     python -m benchmarks.proxy PORT MILLISECONDS
 
-prints the port that it listens on. Answers come back at once, so that each round trip takes so much
-longer. What follows closely is delayed as much, not added up: it is a long line, not a narrow one.
+prints the port that it listens on. Replies are not delayed, so each round trip takes that much longer.
+Delays do not add up: the proxy has latency but no limit of bandwidth.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHUNK = 1 << 16
 
 @contextlib.contextmanager
 def delaying(port: int, milliseconds: float) -> Iterator[int]:
-    """Run the proxy in a process of its own, in front of a port; give the port to connect to."""
+    """Run the proxy in its own process, in front of a port; yield the port to connect to."""
     command = [sys.executable, "-m", "benchmarks.proxy", str(port), str(milliseconds)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -38,7 +38,7 @@ def delaying(port: int, milliseconds: float) -> Iterator[int]:
 
 
 def serve(port: int, delay: float) -> None:
-    """Accept connections for ever."""
+    """Accept connections until killed."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         print(listener.getsockname()[1], flush=True)
         while True:

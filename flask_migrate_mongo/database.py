@@ -115,7 +115,7 @@ def _timeout(uri: str) -> dict[str, Any]:
 
 def _unwrapped(given: object) -> Any:  # noqa: ANN401
     """Get the object behind a LocalProxy: in the heartbeat's thread there is no context to find it."""
-    return given._get_current_object() if type(given) is LocalProxy else given  # noqa: SLF001
+    return given._get_current_object() if type(given) is LocalProxy else given
 
 
 def _parts(given: object) -> tuple[Any, Any]:

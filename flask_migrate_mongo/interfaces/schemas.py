@@ -48,8 +48,8 @@ _WHOLE = re.compile(r"0|[1-9][0-9]{0,9}")
 class _Flag(fields.Boolean):
     """`true` or `false` in a query string, and nothing that would only look like one of them."""
 
-    truthy = {"true"}  # noqa: RUF012  (marshmallow's own way)
-    falsy = {"false"}  # noqa: RUF012
+    truthy = {"true"}
+    falsy = {"false"}
 
 
 class _JsonFlag(fields.Boolean):
@@ -167,7 +167,7 @@ def body(schema: type[Schema], request: Request) -> dict[str, Any]:
 class _Parser(FlaskParser):
     """Refuses what it does not know, and raises errors of ours instead of aborting."""
 
-    DEFAULT_UNKNOWN_BY_LOCATION = {"query": RAISE, "json": RAISE}  # noqa: RUF012  (webargs' own way)
+    DEFAULT_UNKNOWN_BY_LOCATION = {"query": RAISE, "json": RAISE}
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:  # noqa: ANN401
         twice = [name for name, given in req.args.lists() if len(given) > 1]
@@ -286,15 +286,15 @@ class ErrorInfo(_Document):
 class Lock(_Document):
     """Who holds, or held, the lock."""
 
-    lockedBy = _text()  # noqa: N815
+    lockedBy = _text()
     host = _text()
     pid = fields.Integer(required=True)
-    runId = _text()  # noqa: N815
+    runId = _text()
     reason = _text()
     fence = fields.Integer(required=True)
-    lockedAt = _moment()  # noqa: N815
-    heartbeatAt = _moment()  # noqa: N815
-    expiresAt = _moment()  # noqa: N815
+    lockedAt = _moment()
+    heartbeatAt = _moment()
+    expiresAt = _moment()
     expired = _flag()
 
 
@@ -309,8 +309,8 @@ class _Entry(_Document):
 class Applied(_Entry):
     """An applied version."""
 
-    appliedAt = _moment()  # noqa: N815
-    executionTime = _maybe_count()  # noqa: N815
+    appliedAt = _moment()
+    executionTime = _maybe_count()
     batch = _maybe_count()
     drifted = _flag()
     missing = _flag()
@@ -320,7 +320,7 @@ class Pending(_Entry):
     """A pending version."""
 
     transactional = _flag()
-    outOfOrder = _flag()  # noqa: N815
+    outOfOrder = _flag()
 
 
 class Failed(Pending):
@@ -335,8 +335,8 @@ class ProgressDocument(_Document):
     collection = _text()
     done = _count()
     total = _maybe_count()
-    perSecond = fields.Float(required=True, allow_none=True)  # noqa: N815
-    secondsLeft = fields.Float(required=True, allow_none=True)  # noqa: N815
+    perSecond = fields.Float(required=True, allow_none=True)
+    secondsLeft = fields.Float(required=True, allow_none=True)
 
 
 class Running(_Entry):
@@ -356,7 +356,7 @@ class Summary(_Document):
     running = _count()
     drifted = _count()
     missing = _count()
-    outOfOrder = _count()  # noqa: N815
+    outOfOrder = _count()
 
 
 class StatusDocument(_Document):
@@ -378,13 +378,13 @@ class Record(_Document):
     name = _text()
     description = _text()
     status = _one_of(status.value for status in Status)
-    appliedAt = _moment()  # noqa: N815
-    rolledBackAt = _moment()  # noqa: N815
-    executionTime = _maybe_count()  # noqa: N815
+    appliedAt = _moment()
+    rolledBackAt = _moment()
+    executionTime = _maybe_count()
     error = _maybe(ErrorInfo)
     reversible = _flag()
     batch = _maybe_count()
-    updatedAt = _moment()  # noqa: N815
+    updatedAt = _moment()
 
 
 class HistoryDocument(_Document):
@@ -468,17 +468,17 @@ class StepDocument(_Document):
     version = _version()
     name = _text()
     state = _one_of(state.value for state in StepState)
-    executionTime = _maybe_count()  # noqa: N815
+    executionTime = _maybe_count()
     transactional = _flag()
     reversible = _flag()
-    outOfOrder = _flag()  # noqa: N815
+    outOfOrder = _flag()
     error = _maybe(ErrorInfo)
     verdict = fields.String(validate=validate.OneOf([verdict.value for verdict in Verdict]))
     reason = fields.String(allow_none=True)
     effects = fields.Dict(keys=fields.String(), values=fields.Nested(EffectsDocument))
     predicted = fields.List(fields.Nested(PredictionDocument))
     samples = fields.List(fields.Nested(SampleDocument))
-    dependsOn = fields.List(_version())  # noqa: N815
+    dependsOn = fields.List(_version())
 
 
 class Problem(_OpenDocument):
@@ -503,8 +503,8 @@ class RunDocument(_Document):
 
     direction = _one_of(direction.value for direction in Direction)
     executed = _flag()
-    dryRun = _flag()  # noqa: N815
-    runId = _maybe_text()  # noqa: N815
+    dryRun = _flag()
+    runId = _maybe_text()
     batch = _maybe_count()
     steps = _list(StepDocument)
     warnings = fields.List(fields.String(), required=True)
@@ -522,14 +522,14 @@ class CurrentDocument(_Document):
 class StoredRunDocument(_Document):
     """What is known of a run that nobody waited for."""
 
-    runId = _text()  # noqa: N815
+    runId = _text()
     direction = _one_of(direction.value for direction in Direction)
     state = _one_of(state.value for state in RunState)
     detached = _flag()
-    cancelRequested = _flag()  # noqa: N815
+    cancelRequested = _flag()
     current = _maybe(CurrentDocument)
-    createdAt = _moment()  # noqa: N815
-    updatedAt = _moment()  # noqa: N815
+    createdAt = _moment()
+    updatedAt = _moment()
     report = _maybe(RunDocument)
     error = _maybe(Problem)
 

@@ -12,6 +12,7 @@ import pytest
 from flask_migrate_mongo.store.lease import LOCK_ID
 from tests.chaos.test_kills import PEOPLE, PLAIN, TRANSACTIONAL, agree, write
 from tests.conftest import APPNAME, uri_with
+from tests.integration.test_backfill_recovery import expire
 from tests.project import Project
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def test_the_next_run_finishes_after_the_server_was_killed(
             project.db.people.insert_many([{"n": n} for n in range(PEOPLE)])
             failed_runs += crash(project, durable_server, rng.uniform(0, 0.5))
             assert [v for v in TRANSACTIONAL if not agree(project, v)] == []
+            expire(project)
             finished = project.run("up", "--wait", "30", MIGRATE_LOCK_TTL="2", timeout=120)
             assert finished.returncode == 0, finished.stderr
             assert project.statuses() == dict.fromkeys((*TRANSACTIONAL, *PLAIN), "completed")

@@ -18,7 +18,8 @@ PLANTED = {"EDDF": 3, "KJFK": 2, "RJTT": 2}
 def test_the_duplicates_that_a_dry_run_names_are_those_that_the_run_fails_on(
     project: Project,
 ) -> None:
-    airports = list(airportsdata.load("ICAO").values())
+    every = airportsdata.load("ICAO").values()
+    airports = [a for n, a in enumerate(every) if n % 10 == 0 or a["icao"] in PLANTED]
     again = [dict(a) for a in airports for _ in range(PLANTED.get(a["icao"], 1) - 1)]
     project.db.airports.insert_many([*map(dict, airports), *again])
     project.write("1_unique", "def up(db): db.airports.create_index('icao', unique=True)")

@@ -153,7 +153,7 @@ def test_a_run_outlives_the_web_server_that_started_it(
 
 
 def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: Project) -> None:
-    project.db.people.insert_many([{"_id": n} for n in range(600)])
+    project.db.people.insert_many([{"_id": n} for n in range(300)])
     project.write(
         f"{FIRST}_backfill",
         """
@@ -176,12 +176,12 @@ def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: P
 
     until(lambda: "progress" in (seen()["current"] or {}), seconds=30)
     progress = seen()["current"]["progress"]
-    assert (progress["collection"], progress["total"]) == ("people", 600)
-    assert 0 < progress["done"] < 600
+    assert (progress["collection"], progress["total"]) == ("people", 300)
+    assert 0 < progress["done"] < 300
     assert asked("POST", f"/runs/{run_id}/cancel").status_code == 200
     until(lambda: seen()["report"] is not None, seconds=30)
     assert seen()["state"] == "cancelled"
-    assert 0 < project.db.people.count_documents({"n": 1}) < 600
+    assert 0 < project.db.people.count_documents({"n": 1}) < 300
     assert "cancelled" in project.trail(FIRST)
     assert asked("POST", "/up").status_code == 200
-    assert project.db.people.count_documents({"n": 1}) == 600
+    assert project.db.people.count_documents({"n": 1}) == 300

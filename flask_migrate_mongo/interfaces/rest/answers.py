@@ -68,7 +68,7 @@ def _known(exc: Exception) -> MigrateError:
     if not isinstance(exc, MigrateError):
         _log.error("%s %r failed", request.method, request.path, exc_info=exc)
         # The application's own monitoring of errors receives this one, too.
-        app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
         got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
         return MigrateError("An error that was not foreseen. The log of the server has its cause.")
     if isinstance(exc, ApiClosedError | UnauthenticatedError | ForbiddenError):
