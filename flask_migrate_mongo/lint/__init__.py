@@ -3,10 +3,11 @@
 from .engine import Collections, Linter, named_collections
 from .findings import Finding, LintReport
 from .ownership import Ownership
-from .rules import BY_CODE, RULES, UNREADABLE, Rule, Severity, chosen
+from .rules import BY_CODE, REMOVED, RULES, UNREADABLE, Rule, Severity, chosen
 
 __all__ = [
     "BY_CODE",
+    "REMOVED",
     "RULES",
     "UNREADABLE",
     "Collections",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import sys
-import unicodedata
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .calls import (
@@ -14,10 +12,8 @@ from .calls import (
     Hit,
     called,
     change_of,
-    condition_of,
     entries,
     hit,
-    is_write,
     last_name,
     place_of,
 )
@@ -114,13 +110,6 @@ def threads(migration: Migration) -> Hits:
             yield hit(call, f"What `{call.path}` does {end}.")
 
 
-def printed(migration: Migration) -> Hits:
-    """Find what is printed."""
-    for call in migration.calls():
-        if call.path == "print":
-            yield hit(call, "`print()` ends up between the results that programs read.")
-
-
 # --- what is written
 
 
@@ -146,46 +135,6 @@ def server_script(migration: Migration) -> Hits:
                 yield hit(call, f"`{min(used)}` runs JavaScript on the server for each document.")
         elif call.path.startswith("bson.") and last_name(call) == "Code":
             yield hit(call, "`Code` is JavaScript, which the server runs for each document.")
-
-
-_VOLATILE = frozenset(
-    {
-        "datetime.date.today",
-        "datetime.datetime.now",
-        "datetime.datetime.today",
-        "datetime.datetime.utcnow",
-        "os.urandom",
-        "time.time",
-        "time.time_ns",
-        "uuid.uuid1",
-        "uuid.uuid4",
-    }
-)
-_VOLATILE_MODULES = frozenset({"random", "secrets"})
-
-
-def unrepeatable(migration: Migration) -> Hits:
-    """Find writes of values that are others each time."""
-    for call in migration.calls():
-        if not (is_write(call) or is_backfill(call.callee)):
-            continue
-        condition = None if call.method.startswith("insert") else condition_of(call)
-        for value in call.given:
-            for part in (
-                value.walk() if value is not condition or call.method == "bulk_write" else ()
-            ):
-                if part.kind is Kind.MADE and _is_volatile(part):
-                    what = (
-                        f"`{part.name}()` gives another value each time, so a repetition differs."
-                    )
-                    yield hit(call, what, part.node)  # type: ignore[arg-type]  # a call's
-
-
-def _is_volatile(made: Value) -> bool:
-    if made.name in {"bson.ObjectId", "bson.objectid.ObjectId"}:
-        return len(made.parts) == 1
-    top, _, rest = made.name.partition(".")
-    return made.name in _VOLATILE or (top in _VOLATILE_MODULES and rest not in {"Random", "seed"})
 
 
 _REPLACEMENTS = frozenset({"replace_one", "find_one_and_replace"})
@@ -240,81 +189,3 @@ def unknown_method(migration: Migration) -> Hits:
             known = snake if snake in COLLECTION_METHODS else _REMOVED.get(snake)
             hint = f"; it has `{known}`" if known else ""
             yield hit(call, f"pymongo has no method `{name}`{hint}: this raises TypeError.")
-
-
-# --- names and numbers
-
-_DECLARED = frozenset({"name", "description", "transactional", "idempotent", "up", "down"})
-
-
-def misnamed(migration: Migration) -> Hits:
-    """Find a name that is given twice, or that says something else than the file's."""
-    seen: set[str] = set()
-    for name, node in _module_names(migration.tree):
-        if name in _DECLARED & seen:
-            yield Hit(node, f"`{name}` is given twice, and the last one counts.")
-        seen.add(name)
-        if name == "name" and _contradicts(migration.file.path.stem, migration.file.name):
-            what = f"The name {migration.file.name!r} has no word in common with the file's."
-            yield Hit(node, what)
-
-
-def _module_names(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            yield node.name, node
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from ((each.id, node) for each in targets if isinstance(each, ast.Name))
-
-
-_ENOUGH = 2
-
-
-def _contradicts(stem: str, name: str) -> bool:
-    """Whether both have words, and none in common; four letters tell words apart."""
-    ours, files = _words(name), _words(re.sub(r"^[0-9]+", "", stem))
-    return len(ours) >= _ENOUGH and len(files) >= _ENOUGH and ours.isdisjoint(files)
-
-
-def _words(text: str) -> frozenset[str]:
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return frozenset(word[:4] for word in re.findall(r"[a-z0-9]{2,}", plain))
-
-
-_DATES = {8: "%Y%m%d", 11: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_SEQUENCE = 11
-
-
-def misnumbered(migration: Migration) -> Hits:
-    """Find a number that is no date although it looks like one, or that the file contradicts."""
-    digits = re.match(r"[0-9]*", migration.file.path.stem)
-    number = digits[0] if digits else ""
-    if not _is_date(number):
-        what = f"The number {number} looks like a date, but there is no such day or time."
-        yield Hit(None, what)
-    for node in migration.tree.body:
-        said = _said_version(node)
-        if said is not None and said != str(migration.file.version):
-            what = f"The file says version {said}, but its number is {migration.file.version}."
-            yield Hit(node, what)
-
-
-def _said_version(node: ast.stmt) -> str | None:
-    if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)):
-        return None
-    names = {getattr(target, "id", None) for target in node.targets}
-    value = node.value.value
-    given = isinstance(value, int | str) and not isinstance(value, bool)
-    return str(value).lstrip("0") if given and "version" in names else None
-
-
-def _is_date(number: str) -> bool:
-    layout = _DATES.get(len(number))
-    if layout is None or number[:2] not in {"19", "20"}:
-        return True
-    try:
-        datetime.strptime(number[:8] if len(number) == _SEQUENCE else number, layout)  # noqa: DTZ007  (no time that is used)
-    except ValueError:
-        return False
-    return True

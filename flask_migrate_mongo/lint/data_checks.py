@@ -299,15 +299,6 @@ def caught_in_transaction(migration: Migration) -> Hits:
                 yield hit(call, what, handler.node)
 
 
-def swallowed(migration: Migration) -> Hits:
-    """Find writes of which any error is passed over."""
-    for call in () if migration.confined else migration.calls():
-        for handler in call.place.handlers if changes(call) else ():
-            if _catches(handler, _BROAD) and handler.silent:
-                what = f"Every error of {called(call)} is passed over, and the step counts as done."
-                yield hit(call, what, handler.node)
-
-
 def _catches(handler: Handler, names: frozenset[str]) -> bool:
     return not handler.catches or not handler.catches.isdisjoint(names)
 

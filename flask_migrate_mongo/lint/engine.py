@@ -12,7 +12,7 @@ from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
 from . import reading
 from .calls import Migration
 from .findings import Finding, LintReport, Text
-from .rules import BY_CODE, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rule
+from .rules import BY_CODE, REMOVED, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -104,6 +104,8 @@ class Linter:
         """Yield what is wrong with the comments that allow something."""
         codes = {rule.code for rule in self.rules}
         for allowance in text.allowances:
+            if allowance.code in REMOVED:
+                continue
             code, message = _objection(allowance, codes)
             if code in codes and allowance not in used:
                 yield text.about(allowance, BY_CODE[code], message)

@@ -22,14 +22,12 @@ _STAGES = frozenset({"$lookup", "$graphLookup", "$unionWith", "$out", "$merge"})
 class Handler(NamedTuple):
     """What catches an error that is raised within it, by the last parts of its classes' names.
 
-    `catches` is empty for a bare `except`; `raises`, whether anything is raised again; `silent`,
-    whether nothing at all is done about it.
+    `catches` is empty for a bare `except`; `raises` says whether anything is raised again.
     """
 
     node: Node
     catches: frozenset[str]
     raises: bool
-    silent: bool
 
 
 @dataclass(frozen=True, slots=True)

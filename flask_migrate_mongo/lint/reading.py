@@ -459,17 +459,12 @@ def _handler(node: ast.ExceptHandler) -> Handler:
     kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
     names = frozenset(_name(kind) for kind in kinds if kind is not None)
     raises = any(isinstance(inner, ast.Raise) for part in node.body for inner in ast.walk(part))
-    return Handler(node, names, raises, silent=all(map(_is_idle, node.body)))
+    return Handler(node, names, raises)
 
 
 def _suppressing(item: ast.withitem, value: Value) -> Handler:
     names = frozenset(part.name.rpartition(".")[2] for part in value.parts[1:])
-    return Handler(item.context_expr, names, raises=False, silent=True)
-
-
-def _is_idle(node: ast.stmt) -> bool:
-    constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return constant or isinstance(node, ast.Pass | ast.Continue)
+    return Handler(item.context_expr, names, raises=False)
 
 
 def _defaults(arguments: ast.arguments) -> Iterator[ast.expr]:

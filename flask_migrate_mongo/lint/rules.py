@@ -51,7 +51,10 @@ UNREADABLE = "MM000"
 UNEXPLAINED = "MM090"
 UNUSED = "MM091"
 
-_ERROR, _WARNING, _INFO = Severity
+REMOVED = frozenset({"MM014", "MM016", "MM017", "MM018", "MM025"})
+"""Codes of former rules. Comments and settings that still name them have no effect."""
+
+_ERROR, _WARNING = Severity.ERROR, Severity.WARNING
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -177,44 +180,12 @@ RULES: tuple[Rule, ...] = (
         'def up(db):\n    rows = Path(__file__).with_name("_rows.json").read_text()',
     ),
     Rule(
-        "MM014",
-        _WARNING,
-        "Values that are others each time",
-        code_checks.unrepeatable,
-        "Derive the value from the document, or write it down as a constant.",
-        'uuid.uuid5(NAMESPACE, str(document["_id"]))\ndatetime(2026, 11, 22, tzinfo=timezone.utc)',
-    ),
-    Rule(
         "MM015",
         _WARNING,
         "Several writes that a crash can divide",
         data_checks.several_writes,
         "Make it transactional; or let each write match only what is yet to be done, and say so.",
         "transactional = True\nidempotent = True  # when a repetition does no harm",
-    ),
-    Rule(
-        "MM016",
-        _INFO,
-        "print() instead of the log",
-        code_checks.printed,
-        "Write to the log of the migration.",
-        'def up(db, ctx):\n    ctx.log.info("%d documents changed", changed)',
-    ),
-    Rule(
-        "MM017",
-        _WARNING,
-        "A name that misleads",
-        code_checks.misnamed,
-        "Say once, and in the same words as the file's name, what changes.",
-        'name = "Airport location"  # 20261122001_airport_location.py',
-    ),
-    Rule(
-        "MM018",
-        _WARNING,
-        "A number that misleads",
-        code_checks.misnumbered,
-        "Let `create` number the file, and leave the version to its name.",
-        'flask db-migrate create "airport location"',
     ),
     Rule(
         "MM019",
@@ -263,14 +234,6 @@ RULES: tuple[Rule, ...] = (
         data_checks.caught_in_transaction,
         "Look first instead of catching, or use an upsert.",
         'db.{collection}.update_one({"_id": key}, {"$setOnInsert": document}, upsert=True)',
-    ),
-    Rule(
-        "MM025",
-        _WARNING,
-        "Errors that are passed over",
-        data_checks.swallowed,
-        "Catch the one error that is expected, and no other.",
-        'except DuplicateKeyError:\n    ctx.log.info("%s is there already", key)',
     ),
     Rule(
         "MM026",
@@ -331,9 +294,9 @@ BY_CODE = {rule.code: rule for rule in RULES}
 def chosen(select: Collection[str], ignore: Collection[str]) -> tuple[Rule, ...]:
     """Return the selected rules, all if none is, without those to ignore.
 
-    Raises InvalidRequestError for a code that no rule has.
+    A removed rule can be ignored, not selected. Raises InvalidRequestError for a code that no rule has.
     """
-    unknown = sorted({*select, *ignore} - BY_CODE.keys())
+    unknown = sorted({*select, *ignore} - BY_CODE.keys() - (REMOVED - {*select}))
     if unknown:
         raise InvalidRequestError(
             f"There is no rule {', '.join(unknown)}. The rules are {', '.join(BY_CODE)}."

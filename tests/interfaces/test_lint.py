@@ -24,7 +24,8 @@ def up(db):
 def down(db):
     db.done.delete_one({"_id": 1})
 """
-PRINTS = CLEAN.replace("db.done.ins", "print(1)\n    db.done.ins")
+SCRIPT = "db.done.find({'$where': '1'})"
+SCRIPTED = CLEAN.replace("db.done.ins", f"{SCRIPT}\n    db.done.ins")
 UNFILTERED = CLEAN.replace(
     "db.done.ins", 'db.done.update_many({}, {"$set": {"a": 1}})\n    db.done.ins'
 )
@@ -32,7 +33,8 @@ REFUSED = "transactional = True\n" + CLEAN.replace(
     "db.done.ins", "db.old.drop_index('a')\n    db.done.ins"
 )
 ALLOWED = CLEAN.replace(
-    "db.done.ins", "print(1)  # migrate: allow MM016 because it is shown, 100%\n    db.done.ins"
+    "db.done.ins",
+    f"{SCRIPT}  # migrate: allow MM022 because it is shown, 100%\n    db.done.ins",
 )
 FILE = "20261122001_change.py"
 
@@ -118,7 +120,7 @@ def test_every_field_of_the_json_is_in_the_reference(project: Project) -> None:
 
 
 def test_github_gets_one_command_a_finding_with_everything_escaped(project: Project) -> None:
-    project.write("20261122001_a,b:c%d.py", PRINTS)
+    project.write("20261122001_a,b:c%d.py", SCRIPTED)
     project.write("20261122002_change.py", REFUSED)
     lines = lint(project, "--format", "github").stdout.splitlines()
     commands = [re.fullmatch(r"::(error|warning|notice) ([^:]*)::(.*)", line) for line in lines]
@@ -128,19 +130,19 @@ def test_github_gets_one_command_a_finding_with_everything_escaped(project: Proj
         if match
     ]
     assert len(parsed) == len(lines) == 2
-    (notice, where, text), (error, _, _) = parsed
-    assert (notice, error) == ("notice", "error")
+    (warning, where, text), (error, _, _) = parsed
+    assert (warning, error) == ("warning", "error")
     assert unquote(where["file"]).endswith("/20261122001_a,b:c%d.py")
     assert (where["line"], where["endLine"], where["col"]) == ("3", "3", "5")
-    assert where["title"] == "MM016 print() instead of the log"
-    assert text.startswith("`print()` ends up")
-    assert text.endswith('ctx.log.info("%d documents changed", changed)')
+    assert where["title"] == "MM022 JavaScript on the server"
+    assert text.startswith("`$where` runs JavaScript")
+    assert text.endswith('({"$expr": {"$gt": ["$paid", "$price"]}})')
 
 
 def test_a_path_below_the_current_folder_is_shown_from_there(project: Project) -> None:
-    project.write(FILE, PRINTS)
+    project.write(FILE, SCRIPTED)
     assert project.run("lint", "--format", "github").stdout.startswith(
-        f"::notice file=migrations/{FILE},"
+        f"::warning file=migrations/{FILE},"
     )
 
 
@@ -177,7 +179,7 @@ def test_the_sarif_has_a_result_for_each_finding_and_for_what_is_allowed(project
     run = sarif_of(project)
     assert run["columnKind"] == "unicodeCodePoints"
     results = run["results"]
-    assert [result["ruleId"] for result in results] == ["MM016", "MM090", "MM006"]
+    assert [result["ruleId"] for result in results] == ["MM022", "MM090", "MM006"]
     for result in results:
         assert result["ruleId"] == run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"]
         assert result["level"] in {"error", "warning", "note"}
@@ -200,22 +202,20 @@ def test_the_fingerprint_of_a_finding_stays_when_lines_move_and_differs_from_its
     project: Project,
 ) -> None:
     def fingerprints() -> list[str]:
-        results = sarif_of(project, "--select", "MM016")["results"]
+        results = sarif_of(project, "--select", "MM022")["results"]
         return [result["partialFingerprints"]["migrationLine/v1"] for result in results]
 
-    project.write(FILE, PRINTS.replace("print(1)", "print(1)\n    print(1)"))
+    project.write(FILE, SCRIPTED.replace(SCRIPT, f"{SCRIPT}\n    {SCRIPT}"))
     before = fingerprints()
     assert len(set(before)) == 2
-    project.write(FILE, "\n\nX = 1\n" + PRINTS.replace("print(1)", "print(1)\n    X\n    print(1)"))
+    project.write(FILE, "\n\nX = 1\n" + SCRIPTED.replace(SCRIPT, f"{SCRIPT}\n    X\n    {SCRIPT}"))
     assert fingerprints() == before
 
 
 # --- exit codes
 
 
-@pytest.mark.parametrize(
-    ("source", "least"), [(REFUSED, "error"), (UNFILTERED, "warning"), (PRINTS, "info")]
-)
+@pytest.mark.parametrize(("source", "least"), [(REFUSED, "error"), (UNFILTERED, "warning")])
 def test_it_fails_from_the_severity_on_that_is_asked_for(
     project: Project, source: str, least: str
 ) -> None:
@@ -224,7 +224,7 @@ def test_it_fails_from_the_severity_on_that_is_asked_for(
     for asked in order:
         expected = 4 if order.index(asked) <= order.index(least) else 0
         assert lint(project, "--fail-on", asked).exit_code == expected, asked
-    assert lint(project).exit_code == (0 if least == "info" else 4)
+    assert lint(project).exit_code == 4
 
 
 @pytest.mark.parametrize("layout", ["text", "json", "github", "sarif"])
@@ -239,8 +239,8 @@ def test_every_format_ends_with_the_same_code(project: Project, layout: str) -> 
 
 
 def test_files_can_be_named_by_path_and_by_version(project: Project) -> None:
-    one = project.write("20261122001_change", PRINTS)
-    project.write("20261122002_change", PRINTS)
+    one = project.write("20261122001_change", SCRIPTED)
+    project.write("20261122002_change", SCRIPTED)
     assert len(found(project)) == 2
     assert len(found(project, str(one))) == 1
     assert len(found(project, "20261122002", str(one))) == 2
@@ -249,18 +249,23 @@ def test_files_can_be_named_by_path_and_by_version(project: Project) -> None:
 
 
 def test_rules_are_selected_and_ignored(project: Project) -> None:
-    project.write(FILE, PRINTS + "\nprint(2)\n")
-    assert set(found(project)) == {"MM013", "MM016"}
-    assert found(project, "--select", "mm016") == ["MM016"]
-    assert found(project, "--ignore", "MM016,MM013") == []
-    assert found(project, "--ignore", "MM016", "--ignore", "MM013") == []
-    assert found(project, "--select", "MM013, MM016", "--ignore", "MM016") == ["MM013"]
+    project.write(FILE, SCRIPTED + "\nprint(2)\n")
+    assert set(found(project)) == {"MM013", "MM022"}
+    assert found(project, "--select", "mm022") == ["MM022"]
+    assert found(project, "--ignore", "MM022,MM013") == []
+    assert found(project, "--ignore", "MM022", "--ignore", "MM013") == []
+    assert found(project, "--select", "MM013, MM022", "--ignore", "MM022") == ["MM013"]
 
 
 def test_the_setting_leaves_rules_out_unless_some_are_selected(project: Project) -> None:
-    project.write(FILE, PRINTS)
-    assert found(project, MIGRATE_LINT_IGNORE="MM016") == []
-    assert found(project, "--select", "MM016", MIGRATE_LINT_IGNORE="MM016") == ["MM016"]
+    project.write(FILE, SCRIPTED)
+    assert found(project, MIGRATE_LINT_IGNORE="MM022") == []
+    assert found(project, "--select", "MM022", MIGRATE_LINT_IGNORE="MM022") == ["MM022"]
+
+
+def test_the_setting_may_still_name_a_removed_rule(project: Project) -> None:
+    project.write(FILE, SCRIPTED)
+    assert found(project, MIGRATE_LINT_IGNORE="MM016") == ["MM022"]
 
 
 def test_the_own_modules_are_those_beside_the_application(project: Project) -> None:
@@ -284,14 +289,14 @@ def test_a_broken_file_is_a_finding_with_its_line_and_the_rest_is_looked_at(
 ) -> None:
     project.write("20261122001_broken", "\n\ndef up(db:\n")
     (project.migrations / "20261122002_latin.py").write_bytes(b"name = '\xe9'\n")
-    project.write("20261122003_prints", PRINTS)
+    project.write("20261122003_prints", SCRIPTED)
     project.write("20261122004_empty", "")
-    result = lint(project, "--select", "MM016")
+    result = lint(project, "--select", "MM022")
     lines = [line for line in result.stdout.splitlines() if ".py:" in line]
     assert [re.sub(r"^.*/", "", line).split(" ")[:2] for line in lines] == [
         ["20261122001_broken.py:3:1:", "MM000"],
         ["20261122002_latin.py:1:1:", "MM000"],
-        ["20261122003_prints.py:3:5:", "MM016"],
+        ["20261122003_prints.py:3:5:", "MM022"],
         ["20261122004_empty.py:1:1:", "MM000"],
     ]
     assert result.exit_code == 4
@@ -336,14 +341,14 @@ def test_a_setting_with_a_rule_that_there_is_not_is_refused(project: Project) ->
 
 
 def test_a_name_that_could_steer_a_terminal_is_written_out(project: Project) -> None:
-    project.write("20261122001_\x1b[31m\n.py", PRINTS)
+    project.write("20261122001_\x1b[31m\n.py", SCRIPTED)
     shown = lint(project).stdout
     assert "\x1b" not in shown
-    assert "20261122001_\\x1b[31m\\n.py:3:5: MM016" in shown
+    assert "20261122001_\\x1b[31m\\n.py:3:5: MM022" in shown
 
 
 def test_it_needs_no_database(project: Project) -> None:
-    project.write(FILE, PRINTS)
+    project.write(FILE, SCRIPTED)
     done = project.run("lint", "--fail-on", "info", MONGO_URI="mongodb://127.0.0.1:1/none")
     assert (done.returncode, done.stderr) == (4, "")
 
@@ -356,7 +361,7 @@ def test_up_keeps_what_is_allowed_and_why_in_the_record(project: Project) -> Non
     project.write("20261122002_plain", CLEAN.replace("1}", "2}"))
     assert project.invoke("up").exit_code == 0
     assert project.record(20261122001)["metadata"]["allowed"] == [
-        {"code": "MM016", "reason": "it is shown, 100%"}
+        {"code": "MM022", "reason": "it is shown, 100%"}
     ]
     assert project.record(20261122002)["metadata"]["allowed"] == []
     assert project.invoke("down").exit_code == 0

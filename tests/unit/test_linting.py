@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ from flask_migrate_mongo.files import Folder
 from flask_migrate_mongo.files import suppressions as allowances
 from flask_migrate_mongo.lint import (
     BY_CODE,
+    REMOVED,
     RULES,
     Collections,
     Linter,
+    LintReport,
     Ownership,
+    Severity,
     chosen,
     named_collections,
     reading,
@@ -114,13 +118,13 @@ def test_a_place_that_is_reached_twice_is_one_finding(tmp_path: Path) -> None:
 
 def test_two_files_with_one_number_are_a_finding_and_the_rest_is_looked_at(tmp_path: Path) -> None:
     for name in ("1_a.py", "1_b.py", "2_c.py"):
-        (tmp_path / name).write_text(up("print('x')"), encoding="utf-8")
+        (tmp_path / name).write_text(up("db.a.find_one({'$where': 'a'})"), encoding="utf-8")
     report = Linter().lint(sorted(tmp_path.glob("*.py")))
     assert [(f.path.name, f.rule.code) for f in report.findings] == [
-        ("1_a.py", "MM016"),
+        ("1_a.py", "MM022"),
         ("1_b.py", "MM000"),
-        ("1_b.py", "MM016"),
-        ("2_c.py", "MM016"),
+        ("1_b.py", "MM022"),
+        ("2_c.py", "MM022"),
     ]
     assert (report.files, "1_a.py and 1_b.py" in report.findings[1].message) == (3, True)
 
@@ -160,23 +164,24 @@ def test_what_a_file_without_a_number_should_be_called_is_said(tmp_path: Path) -
 @pytest.mark.parametrize(
     "source",
     [
-        up("print('a')  # migrate: allow MM016 because it is shown"),
-        up("# migrate: allow MM016 because it is shown\nprint('a')"),
-        up("# migrate: allow MM016 because it is shown\n\n# a word on it\nprint('a')"),
-        up("print(\n    'a',  # migrate: allow MM016 because it is shown\n)"),
-        up("print(\n    # migrate: allow MM016 because it is shown\n    'a',\n)"),
-        up("# migrate: allow MM016 because it is shown\nfor x in (1, 2):\n    ctx.log.info(x)\n    print(x)"),
-        up("print('a')").replace("def up", "# migrate: allow MM016 because it is shown\ndef up"),
-        up("print('a')").replace("def up", "# migrate: allow MM016 because it is shown\n@mark\ndef up"),
-        up("print('a')").replace("ctx):", "ctx):  # migrate: allow MM016 because it is shown"),
-        "# migrate: allow MM016 because it is shown\n" + up("print('a')"),
-        "#!/usr/bin/python\n#  migrate:allow mm016, MM016 because it is shown\n".replace("mm016, ", "") + up("print('a')"),
-        up("print('a')  # migrate: allow MM019, MM016 because it is shown"),
+        up("db.a.find_one({'$where': 'a'})  # migrate: allow MM022 because it is shown"),
+        up("# migrate: allow MM022 because it is shown\ndb.a.find_one({'$where': 'a'})"),
+        up("# migrate: allow MM022 because it is shown\n\n# a word on it\ndb.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one(\n    {'$where': 'a'},  # migrate: allow MM022 because it is shown\n)"),
+        up("db.a.find_one(\n    # migrate: allow MM022 because it is shown\n    {'$where': 'a'},\n)"),
+        up("# migrate: allow MM022 because it is shown\nfor x in (1, 2):\n    ctx.log.info(x)\n    db.a.find_one({'$where': x})"),
+        up("db.a.find_one({'$where': 'a'})").replace("def up", "# migrate: allow MM022 because it is shown\ndef up"),
+        up("db.a.find_one({'$where': 'a'})").replace("def up", "# migrate: allow MM022 because it is shown\n@mark\ndef up"),
+        up("db.a.find_one({'$where': 'a'})").replace("ctx):", "ctx):  # migrate: allow MM022 because it is shown"),
+        "# migrate: allow MM022 because it is shown\n" + up("db.a.find_one({'$where': 'a'})"),
+        "#!/usr/bin/python\n#  migrate:allow mm016, MM022 because it is shown\n".replace("mm016, ", "") + up("db.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one({'$where': 'a'})  # migrate: allow MM019, MM022 because it is shown"),
     ],
 )  # fmt: skip
 def test_a_comment_allows_what_it_stands_on_or_above(tmp_path: Path, source: str) -> None:
     source = source.replace(
-        "print('a')  # migrate: allow MM019", "time.sleep(1); print('a')  # migrate: allow MM019"
+        "db.a.find_one({'$where': 'a'})  # migrate: allow MM019",
+        "time.sleep(1); db.a.find_one({'$where': 'a'})  # migrate: allow MM019",
     )
     report = lint(tmp_path, source.replace(HEAD, HEAD + "import time\n"))
     assert report.findings == ()
@@ -186,20 +191,21 @@ def test_a_comment_allows_what_it_stands_on_or_above(tmp_path: Path, source: str
 @pytest.mark.parametrize(
     "source",
     [
-        up("# migrate: allow MM016 because it is shown\nctx.log.info('a')\nprint('a')"),
-        up("print('a')\n# migrate: allow MM016 because it is shown"),
-        up("ctx.log.info('a')  # migrate: allow MM016 because it is shown\nprint('a')"),
-        up("print('a')  # migrate: allow MM019 because it is shown"),
-        up("print('a')", down=DOWN.replace("def down", "# migrate: allow MM016 because it is shown\ndef down")),
+        up("# migrate: allow MM022 because it is shown\nctx.log.info('a')\ndb.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one({'$where': 'a'})\n# migrate: allow MM022 because it is shown"),
+        up("ctx.log.info('a')  # migrate: allow MM022 because it is shown\ndb.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one({'$where': 'a'})  # migrate: allow MM019 because it is shown"),
+        up("db.a.find_one({'$where': 'a'})", down=DOWN.replace("def down", "# migrate: allow MM022 because it is shown\ndef down")),
     ],
 )  # fmt: skip
 def test_a_comment_elsewhere_allows_nothing(tmp_path: Path, source: str) -> None:
-    assert codes(tmp_path, source) == {"MM016", "MM091"}
+    assert codes(tmp_path, source) == {"MM022", "MM091"}
 
 
 def test_a_comment_without_a_reason_allows_nothing(tmp_path: Path) -> None:
-    for comment in ("allow MM016", "allow MM016 because", "allow MM016 it is shown", "allow"):
-        assert codes(tmp_path, up(f"print('a')  # migrate: {comment}")) == {"MM016", "MM090"}
+    for comment in ("allow MM022", "allow MM022 because", "allow MM022 it is shown", "allow"):
+        source = up("db.a.find_one({'$where': 'a'})" + f"  # migrate: {comment}")
+        assert codes(tmp_path, source) == {"MM022", "MM090"}
 
 
 def test_a_file_that_cannot_be_used_is_not_allowed_by_a_comment(tmp_path: Path) -> None:
@@ -210,11 +216,22 @@ def test_a_file_that_cannot_be_used_is_not_allowed_by_a_comment(tmp_path: Path) 
 def test_a_comment_about_a_rule_that_was_not_asked_is_not_judged(tmp_path: Path) -> None:
     path = tmp_path / NAME
     path.write_text(
-        up("db.users.find_one()  # migrate: allow MM016 because I say"), encoding="utf-8"
+        up("db.users.find_one()  # migrate: allow MM022 because I say"), encoding="utf-8"
     )
     asked = chosen(["MM001", "MM091"], [])
     assert Linter(rules=asked).lint([path]).findings == ()
     assert [f.rule.code for f in Linter().lint([path]).findings] == ["MM091"]
+
+
+@pytest.mark.parametrize("code", sorted(REMOVED))
+def test_a_comment_or_a_setting_may_still_name_a_removed_rule(tmp_path: Path, code: str) -> None:
+    for comment in (f"allow {code} because it is shown", f"allow {code}"):
+        assert found(tmp_path, up(f"db.a.find_one()  # migrate: {comment}")) == ()
+    both = f"# migrate: allow {code}, MM019 because it is shown"
+    assert codes(tmp_path, up(f"db.a.find_one()  {both}")) == {"MM091"}
+    assert chosen([], [code]) == RULES
+    with pytest.raises(InvalidRequestError, match=f"no rule {code}"):
+        chosen([code], [])
 
 
 def test_what_looks_like_a_comment_in_a_text_is_none() -> None:
@@ -234,11 +251,11 @@ def test_a_comment_that_is_not_in_the_encoding_of_the_file_leaves_what_is_allowe
 def test_a_migration_carries_what_counts(tmp_path: Path) -> None:
     path = tmp_path / NAME
     source = up(
-        "print('a')  # migrate: allow MM016, MM019 because it is shown\n# migrate: allow MM001"
+        "db.a.find_one({'$where': 'a'})  # migrate: allow MM022, MM019 because it is shown\n# migrate: allow MM001"
     )
     path.write_text(source, encoding="utf-8")
     assert read(path).allowances == (
-        Allowance("MM016", "it is shown", 7),
+        Allowance("MM022", "it is shown", 7),
         Allowance("MM019", "it is shown", 7),
     )
 
@@ -345,7 +362,7 @@ def test_without_a_project_it_ends_at_the_parent(tmp_path: Path) -> None:
 def test_rules_are_chosen_by_their_codes() -> None:
     assert chosen([], []) == RULES
     assert [rule.code for rule in chosen(["MM003", "MM001"], ["MM003"])] == ["MM001"]
-    assert [rule.code for rule in chosen([], list(BY_CODE.keys() - {"MM016"}))] == ["MM016"]
+    assert [rule.code for rule in chosen([], list(BY_CODE.keys() - {"MM022"}))] == ["MM022"]
     with pytest.raises(InvalidRequestError, match="no rule MM998, MM999"):
         chosen(["MM999"], ["MM998"])
 
@@ -353,10 +370,23 @@ def test_rules_are_chosen_by_their_codes() -> None:
 def test_a_rule_that_was_not_chosen_is_not_asked_but_a_broken_file_is_a_finding(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "1_a.py").write_text(confined("print(1)\ndb.a.drop()"), encoding="utf-8")
+    (tmp_path / "1_a.py").write_text(
+        confined("db.a.find_one({'$where': 'a'})\ndb.a.drop()"), encoding="utf-8"
+    )
     (tmp_path / "2_b.py").write_text("x = (", encoding="utf-8")
-    report = Linter(rules=chosen(["MM016"], [])).lint(sorted(tmp_path.glob("*.py")))
-    assert [finding.rule.code for finding in report.findings] == ["MM016", "MM000"]
+    report = Linter(rules=chosen(["MM022"], [])).lint(sorted(tmp_path.glob("*.py")))
+    assert [finding.rule.code for finding in report.findings] == ["MM022", "MM000"]
+
+
+def test_a_report_fails_from_a_severity_on(tmp_path: Path) -> None:
+    order = ["info", "warning", "error", "never"]
+    (finding,) = found(tmp_path, up("db.a.drop()"))
+    for severity in Severity:
+        rule = replace(finding.rule, severity=severity)
+        report = LintReport(1, (replace(finding, rule=rule),))
+        assert report.count(severity.value) == 1
+        failing = [least for least in order if report.fails(least)]
+        assert failing == order[: order.index(severity.value) + 1]
 
 
 # --- files that are meant
