@@ -1,4 +1,4 @@
-"""`flask db-migrate lint`, end to end: each format, each option, bad input, and what `up` records."""
+"""`flask db-migrate lint`, end to end: each format, each option, bad input, and the record of `up`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNFILTERED = CLEAN.replace(
 REFUSED = "transactional = True\n" + CLEAN.replace(
     "db.done.ins", "db.old.drop_index('a')\n    db.done.ins"
 )
-ALLOWED = CLEAN.replace(
+SUPPRESSED = CLEAN.replace(
     "db.done.ins",
     f"{SCRIPT}  # migrate: allow MM022 because it is shown, 100%\n    db.done.ins",
 )
@@ -55,7 +55,7 @@ def found(project: Project, *args: str, **settings: object) -> list[str]:
 # --- what it prints
 
 
-def test_the_text_gives_each_place_on_one_line_and_the_remedy_once(project: Project) -> None:
+def test_the_text_gives_each_place_on_one_line_and_the_advice_once(project: Project) -> None:
     project.write("20261122001_change", UNFILTERED)
     project.write("20261122002_change", UNFILTERED.replace("done", "users"))
     result = lint(project)
@@ -77,11 +77,11 @@ def test_a_project_without_findings_says_so(project: Project) -> None:
     assert (result.stdout, result.exit_code) == ("Nothing found in 1 migration.\n", 0)
 
 
-def test_what_is_allowed_is_counted_and_does_not_fail(project: Project) -> None:
-    project.write(FILE, ALLOWED)
+def test_suppressed_findings_are_counted_and_do_not_fail(project: Project) -> None:
+    project.write(FILE, SUPPRESSED)
     result = lint(project, "--fail-on", "info")
     assert result.exit_code == 0
-    assert result.stdout == "Nothing found in 1 migration. 1 allowed by comments.\n"
+    assert result.stdout == "Nothing found in 1 migration. 1 suppressed by comments.\n"
 
 
 def test_the_json_has_every_fact_of_a_finding(project: Project) -> None:
@@ -146,7 +146,7 @@ def test_a_path_below_the_current_folder_is_shown_from_there(project: Project) -
     )
 
 
-# --- SARIF: what its schema demands of a log, a run, a rule and a result
+# --- SARIF: what its schema requires
 
 
 def sarif_of(project: Project, *args: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def test_the_sarif_describes_every_rule(project: Project) -> None:
     assert [rule["id"] for rule in driver["rules"]] == list(BY_CODE)
     for described, rule in zip(driver["rules"], RULES, strict=True):
         assert described["shortDescription"]["text"] == rule.title
-        assert rule.safer in described["help"]["text"]
+        assert rule.advice in described["help"]["text"]
         assert "{collection}" not in json.dumps(described)
         assert described["defaultConfiguration"]["level"] in {"error", "warning", "note"}
         # An absolute URI, as the schema wants it, that ends with the name of the page.
@@ -173,8 +173,10 @@ def test_the_sarif_describes_every_rule(project: Project) -> None:
         )
 
 
-def test_the_sarif_has_a_result_for_each_finding_and_for_what_is_allowed(project: Project) -> None:
-    project.write(FILE, ALLOWED + "# migrate: allow MM001\n")
+def test_the_sarif_has_a_result_for_each_finding_and_each_suppressed_finding(
+    project: Project,
+) -> None:
+    project.write(FILE, SUPPRESSED + "# migrate: allow MM001\n")
     project.write("20261122002_ändern.py", REFUSED)
     run = sarif_of(project)
     assert run["columnKind"] == "unicodeCodePoints"
@@ -216,7 +218,7 @@ def test_the_fingerprint_of_a_finding_stays_when_lines_move_and_differs_from_its
 
 
 @pytest.mark.parametrize(("source", "least"), [(REFUSED, "error"), (UNFILTERED, "warning")])
-def test_it_fails_from_the_severity_on_that_is_asked_for(
+def test_it_fails_on_the_given_severity_and_above(
     project: Project, source: str, least: str
 ) -> None:
     project.write(FILE, source)
@@ -257,7 +259,7 @@ def test_rules_are_selected_and_ignored(project: Project) -> None:
     assert found(project, "--select", "MM013, MM022", "--ignore", "MM022") == ["MM013"]
 
 
-def test_the_setting_leaves_rules_out_unless_some_are_selected(project: Project) -> None:
+def test_the_setting_ignores_rules_unless_some_are_selected(project: Project) -> None:
     project.write(FILE, SCRIPTED)
     assert found(project, MIGRATE_LINT_IGNORE="MM022") == []
     assert found(project, "--select", "MM022", MIGRATE_LINT_IGNORE="MM022") == ["MM022"]
@@ -268,14 +270,14 @@ def test_the_setting_may_still_name_a_removed_rule(project: Project) -> None:
     assert found(project, MIGRATE_LINT_IGNORE="MM016") == ["MM022"]
 
 
-def test_the_own_modules_are_those_beside_the_application(project: Project) -> None:
+def test_modules_beside_the_application_are_its_own(project: Project) -> None:
     (project.root / "models.py").write_text("raise RuntimeError('executed')", encoding="utf-8")
     project.write(FILE, "import models\nimport json\nimport bson\n" + CLEAN)
     (finding,) = document(project)["findings"]
     assert (finding["code"], finding["line"]) == ("MM012", 1)
 
 
-def test_a_new_file_has_but_the_findings_that_are_left_to_do(project: Project) -> None:
+def test_a_new_file_has_only_the_findings_that_are_left_to_do(project: Project) -> None:
     for args in (("create", "a name"), ("create", "another", "--transactional")):
         assert project.invoke(*args).exit_code == 0
     assert found(project) == ["MM002", "MM002"]
@@ -284,19 +286,19 @@ def test_a_new_file_has_but_the_findings_that_are_left_to_do(project: Project) -
 # --- bad input
 
 
-def test_a_broken_file_is_a_finding_with_its_line_and_the_rest_is_looked_at(
+def test_a_broken_file_is_a_finding_with_its_line_and_the_rest_is_checked(
     project: Project,
 ) -> None:
     project.write("20261122001_broken", "\n\ndef up(db:\n")
     (project.migrations / "20261122002_latin.py").write_bytes(b"name = '\xe9'\n")
-    project.write("20261122003_prints", SCRIPTED)
+    project.write("20261122003_script", SCRIPTED)
     project.write("20261122004_empty", "")
     result = lint(project, "--select", "MM022")
     lines = [line for line in result.stdout.splitlines() if ".py:" in line]
     assert [re.sub(r"^.*/", "", line).split(" ")[:2] for line in lines] == [
         ["20261122001_broken.py:3:1:", "MM000"],
         ["20261122002_latin.py:1:1:", "MM000"],
-        ["20261122003_prints.py:3:5:", "MM022"],
+        ["20261122003_script.py:3:5:", "MM022"],
         ["20261122004_empty.py:1:1:", "MM000"],
     ]
     assert result.exit_code == 4
@@ -334,13 +336,13 @@ def test_a_folder_that_is_not_there_is_named(project: Project) -> None:
     assert "nowhere does not exist" in result.stderr
 
 
-def test_a_setting_with_a_rule_that_there_is_not_is_refused(project: Project) -> None:
+def test_a_setting_with_an_unknown_rule_is_refused(project: Project) -> None:
     result = lint(project, MIGRATE_LINT_IGNORE=["MM998"])
     assert result.exit_code == 6
     assert "MIGRATE_LINT_IGNORE is ('MM998',), but it accepts codes of these rules" in result.stderr
 
 
-def test_a_name_that_could_steer_a_terminal_is_written_out(project: Project) -> None:
+def test_control_characters_in_a_name_are_escaped(project: Project) -> None:
     project.write("20261122001_\x1b[31m\n.py", SCRIPTED)
     shown = lint(project).stdout
     assert "\x1b" not in shown
@@ -356,8 +358,8 @@ def test_it_needs_no_database(project: Project) -> None:
 # --- the record
 
 
-def test_up_keeps_what_is_allowed_and_why_in_the_record(project: Project) -> None:
-    project.write("20261122001_allowed", ALLOWED)
+def test_up_records_the_suppressions_with_their_reasons(project: Project) -> None:
+    project.write("20261122001_suppressed", SUPPRESSED)
     project.write("20261122002_plain", CLEAN.replace("1}", "2}"))
     assert project.invoke("up").exit_code == 0
     assert project.record(20261122001)["metadata"]["allowed"] == [

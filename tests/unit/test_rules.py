@@ -1,4 +1,4 @@
-"""Every rule: what it hits, on which lines, and what comes near to it and is right."""
+"""Every rule: which lines break it, and which similar code does not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.mongo_client import MongoClient
 
-from flask_migrate_mongo.lint import BY_CODE, RULES
-from flask_migrate_mongo.lint import values as known
+from flask_migrate_mongo.lint import BY_CODE, RULES, Linter, Ownership, vocabulary
 from tests.project import ROOT
 
 from .linted import DOWN, HEAD, NAME, confined, found, plain, up
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Case(NamedTuple):
-    """A file; in one that is hit, `# HIT` ends the lines of the findings."""
+    """A file. `# HIT` at the end of a line marks a finding."""
 
     code: str
     source: str
@@ -36,14 +35,14 @@ HITS = (
     Case("MM000", "def up(db:  # HIT\n"),
     Case("MM000", "name = 1  # HIT\n\n\ndef up(db):\n    pass\n"),
     Case("MM000", "x = 1  # HIT\n"),
-    # --- the way back
+    # --- rolling back
     Case("MM001", up("db.users.find_one()", down="").replace("ctx):", "ctx):  # HIT")),
     Case("MM001", "down = None\n\n\ndef up(db):  # HIT\n    db.users.find_one()\n"),
     Case("MM002", up("db.users.find_one()", down="\n\ndef down(db):  # HIT\n    pass\n")),
     Case("MM002", up("db.users.find_one()", down='\n\ndef down(db):  # HIT\n    """No."""\n    return None\n')),
     Case("MM002", up("db.users.find_one()", down='\n\ndef down(db, ctx):  # HIT\n    ctx.log.info("no")\n')),
     Case("MM002", up("db.users.find_one()", down="\n\ndef down(db):  # HIT\n    raise NotImplementedError\n")),
-    # --- how much at once
+    # --- many documents
     Case("MM003", up('db.users.update_many({}, {"$set": {"a": 1}})  # HIT')),
     Case("MM003", up("users = db.get_collection('users').with_options()\nusers.delete_many(filter={})  # HIT")),
     Case("MM003", up("db.users.bulk_write([UpdateMany({}, {'$set': {'a': 1}})])  # HIT").replace(HEAD, HEAD + MODELS + "\n")),
@@ -57,8 +56,8 @@ HITS = (
     Case(
         "MM005",
         up(
-            "people = db.users\nfor n, u in enumerate(list(people.find({'a': 1}))):\n    mend(people, u)",
-            down="\n\ndef mend(users, u):\n    users.replace_one({'_id': u['_id']}, u)  # HIT\n" + DOWN,
+            "people = db.users\nfor n, u in enumerate(list(people.find({'a': 1}))):\n    change(people, u)",
+            down="\n\ndef change(users, u):\n    users.replace_one({'_id': u['_id']}, u)  # HIT\n" + DOWN,
         ),
     ),
     Case("MM005", up("[db.people.insert_one(u) for u in db.users.find()]  # HIT")),
@@ -97,7 +96,7 @@ HITS = (
     Case("MM007", up("db.users.insert_one({'email': 'a'})\ndb.users.create_index('email', unique=True)  # HIT")),
     Case("MM029", up("db.users.create_index('seen', expireAfterSeconds=3600)  # HIT")),
     Case("MM029", up("db.users.create_indexes([IndexModel('seen', expireAfterSeconds=0)])  # HIT").replace(HEAD, HEAD + MODELS + "\n")),
-    # --- data that is gone
+    # --- deleted data
     Case("MM008", up("db.people.drop()  # HIT")),
     Case("MM008", up("db.drop_collection('people')  # HIT\ndb.client.drop_database('old')  # HIT")),
     Case("MM008", up("db.people.update_many({'a': {'$exists': True}}, {'$unset': {'a': ''}})  # HIT")),
@@ -105,7 +104,7 @@ HITS = (
     Case("MM008", up("db.people.bulk_write([UpdateOne({'_id': 1}, {'$unset': {'a': 1}})])  # HIT").replace(HEAD, HEAD + MODELS + "\n")),
     Case("MM008", up("ctx.backfill('people', {'$unset': {'a': ''}})  # HIT")),
     Case("MM008", up("db.people.update_many({'a': {'$ne': 1}}, [{'$set': {'b': '$c'}}, {'$unset': 'a'}])  # HIT")),
-    # --- beyond the database
+    # --- other things than the database
     Case("MM011", up("client = MongoClient('mongodb://b')  # HIT\nclient.shop.users.find_one()").replace(HEAD, HEAD + "from pymongo import MongoClient\n")),
     Case("MM011", HEAD + "import pymongo\n\nOTHER = pymongo.MongoClient()  # HIT\n\n\ndef up(db):\n    OTHER.shop.users.find_one()\n" + DOWN),
     Case("MM012", up("User.objects.first()").replace(HEAD, HEAD + "from shop.models import User  # HIT\n")),
@@ -275,7 +274,7 @@ def test_a_rule_hits_these_lines_and_no_others(tmp_path: Path, case: Case) -> No
 
 
 @pytest.mark.parametrize("case", MISSES, ids=named)
-def test_a_rule_leaves_what_only_comes_near_to_it(tmp_path: Path, case: Case) -> None:
+def test_a_rule_ignores_similar_code_that_is_right(tmp_path: Path, case: Case) -> None:
     hit = [f for f in found(tmp_path, case.source, case.name) if f.rule.code == case.code]
     assert hit == []
 
@@ -287,16 +286,16 @@ def test_every_rule_has_two_hits_and_two_near_misses() -> None:
         assert count.keys() <= BY_CODE.keys()
 
 
-def test_the_table_is_in_the_order_of_its_codes_and_says_all() -> None:
+def test_the_table_is_complete_and_in_the_order_of_its_codes() -> None:
     assert list(BY_CODE) == sorted(BY_CODE)
     for rule in RULES:
         assert re.fullmatch("MM[0-9]{3}", rule.code)
-        assert rule.safer.endswith("."), rule.code
-        assert rule.paste, rule.code
+        assert rule.advice.endswith("."), rule.code
+        assert rule.example, rule.code
         assert "{" not in rule.title
 
 
-def test_code_to_paste_names_the_collection(tmp_path: Path) -> None:
+def test_the_example_names_the_collection(tmp_path: Path) -> None:
     (finding,) = found(tmp_path, up("db.orders.update_many({}, {'$set': {'a': 1}})"))
     assert "db.orders.update_many" in finding.help
     assert "users" not in finding.help
@@ -308,17 +307,26 @@ def test_code_to_paste_names_the_collection(tmp_path: Path) -> None:
         (up("db.users.create_index(KEYS, unique=True)"), "Duplicates of the fields in users"),
         (up("db.users.create_index([('a', 1), ('b', 1)], unique=True)"), "of `a` and `b` in users"),
         (up("db[which()].create_index('a', unique=True)"), "of `a` in the collection"),
-        (up("list(db.users.find())"), "from users is in memory"),
-        (up("list(db[which()].find())"), "from the collection is in memory"),
+        (up("list(db.users.find())"), "from users are in memory"),
+        (up("list(db[which()].find())"), "from the collection are in memory"),
         (up("db.users.delete_many({})"), "`db.users.delete_many()` has no filter"),
         (up("[DeleteMany({})]").replace(HEAD, HEAD + MODELS + "\n"), "`DeleteMany` has no filter"),
         (up("ctx.session.start_transaction()"), "does not contain the migration's record"),
-        (confined("ctx.session.start_transaction()"), "opened by hand is refused"),
-        (up("Thread()").replace(HEAD, HEAD + "from threading import Thread\n"), "fails unnoticed"),
-        (confined("Thread()").replace(HEAD, HEAD + "from threading import Thread\n"), "is outside"),
-        (up("db.users.updateMany()"), "no method `updateMany`; it has `update_many`"),
-        (up("db.users.insert()"), "no method `insert`; it has `insert_one` or `insert_many`"),
-        (up("db.users.insrt()"), "no method `insrt`: this raises"),
+        (confined("ctx.session.start_transaction()"), "refuses a second transaction"),
+        (
+            up("Thread()").replace(HEAD, HEAD + "from threading import Thread\n"),
+            "its errors are not seen",
+        ),
+        (
+            confined("Thread()").replace(HEAD, HEAD + "from threading import Thread\n"),
+            "outside the transaction",
+        ),
+        (
+            up("db.users.updateMany()"),
+            "no method `updateMany`: this raises TypeError. Use `update_many`.",
+        ),
+        (up("db.users.insert()"), "Use `insert_one` or `insert_many`."),
+        (up("db.users.insrt()"), "no method `insrt`: this raises TypeError."),
         (up("db.client.drop_database('a')"), "`client.drop_database()` deletes"),
         (up("db.drop_collection('a')"), "`db.drop_collection()` deletes"),
     ],
@@ -337,25 +345,25 @@ def public(kind: type) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "methods", "others"),
     [
-        (Collection, known.COLLECTION_METHODS, {*known.PROPERTIES, "database"}),
-        (Database, known.DATABASE_METHODS, {*known.PROPERTIES, "client"}),
+        (Collection, vocabulary.COLLECTION_METHODS, {*vocabulary.PROPERTIES, "database"}),
+        (Database, vocabulary.DATABASE_METHODS, {*vocabulary.PROPERTIES, "client"}),
     ],
 )
-def test_what_pymongo_has_is_known(kind: type, methods: frozenset[str], others: set[str]) -> None:
+def test_every_method_of_pymongo_is_known(
+    kind: type, methods: frozenset[str], others: set[str]
+) -> None:
     assert public(kind) - {"next"} <= methods | others
     assert methods <= public(kind)
 
 
 def test_the_methods_of_a_client_are_methods() -> None:
-    assert public(MongoClient) >= known.CLIENT_METHODS
+    assert public(MongoClient) >= vocabulary.CLIENT_METHODS
 
 
 # --- the example
 
 
 def test_the_example_has_no_findings() -> None:
-    from flask_migrate_mongo.lint import Linter, Ownership  # noqa: PLC0415
-
     files = sorted((ROOT / "example_app" / "migrations").glob("*.py"))
     report = Linter(Ownership.of("example_app", ROOT / "example_app")).lint(files)
     assert len(files) == report.files > 4
