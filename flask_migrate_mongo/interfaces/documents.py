@@ -268,7 +268,7 @@ def lint(report: LintReport) -> Document:
             "errors": report.count("error"),
             "warnings": report.count("warning"),
             "infos": report.count("info"),
-            "allowed": len(report.allowed),
+            "allowed": len(report.suppressed),
         },
     }
 

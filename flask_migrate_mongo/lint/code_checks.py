@@ -1,224 +1,171 @@
-"""What rules look for in the code of a migration: what it reaches for, calls and says."""
+"""Checks of the code itself: clients, imports, threads, scripts, and calls that fail."""
 
 from __future__ import annotations
 
 import ast
 import re
 import sys
-import unicodedata
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from .calls import (
-    STORES,
-    Hit,
-    called,
-    change_of,
-    condition_of,
-    entries,
-    hit,
-    is_write,
-    last_name,
-    place_of,
-)
-from .facts import is_backfill
-from .values import COLLECTION_METHODS, Kind, Value
+from .checking import STORES, Hit, called, change_of, collection_name, hit
+from .values import Kind, Value
+from .vocabulary import COLLECTION_METHODS, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .calls import Hits, Migration
-    from .facts import Call
+    from .checking import Hits, ParsedMigration
+    from .facts import CodeCall
 
-# --- beyond the database that is handed in
-
-_CLIENTS = frozenset({"AsyncIOMotorClient", "AsyncMongoClient", "MongoClient", "PyMongo"})
+# --- access to other things than the database
 
 
-def own_client(migration: Migration) -> Hits:
-    """Find clients of the migration's own."""
-    for call in migration.facts.calls:
-        if call.callee.kind in {Kind.NAMED, Kind.OTHER} and last_name(call) in _CLIENTS:
-            what = f"`{last_name(call)}()` connects by itself: to another server, or outside the transaction."
-            yield hit(call, what)
+def own_client(migration: ParsedMigration) -> Hits:
+    """Find clients that the migration creates."""
+    for call in (*migration.facts.at_import, *migration.calls):
+        if call.callee.kind in {Kind.NAMED, Kind.OTHER} and call.last_name in _CLIENTS:
+            message = f"`{call.last_name}()` opens a connection of its own: outside the transaction, and maybe to another server."
+            yield hit(call, message)
 
 
-def application_import(migration: Migration) -> Hits:
-    """Find imports of the application's code, which changes while a migration must not."""
+_CLIENTS = words("AsyncIOMotorClient AsyncMongoClient MongoClient PyMongo")
+
+
+def application_import(migration: ParsedMigration) -> Hits:
+    """Find imports of the application's code: it changes later, and the migration must not."""
     for node, path, level in migration.facts.imports:
         top = path.partition(".")[0]
         if level:
             yield Hit(node, "A relative import fails: migrations are not part of a package.")
         elif path == "flask.current_app":
-            yield Hit(node, "`current_app` leads to the application's code, which will change.")
+            yield Hit(node, "`current_app` uses the application's code, which changes later.")
         elif top not in sys.stdlib_module_names and migration.is_own(top):
-            yield Hit(node, f"`{top}` is the application's own code, which will change.")
+            yield Hit(node, f"`{top}` is the application's own code, which changes later.")
 
 
-_WORK = frozenset(
-    {"__import__", "eval", "exec", "input", "open", "print", "os.system", "time.sleep"}
-)
-_WORK_MODULES = frozenset({"httpx", "requests", "shutil", "socket", "subprocess", "urllib"})
-_WORK_METHODS = frozenset({"read_bytes", "read_text", "write_bytes", "write_text"})
-_QUIET = frozenset({"logging", "warnings"})
-
-
-def import_time_work(migration: Migration) -> Hits:
-    """Find what is done when the file is imported."""
-    bare = {id(node) for node in _bare_calls(migration.tree.body)}
-    for call in migration.facts.calls:
-        works = _works(call, migration) or (id(call.node) in bare and not _is_quiet(call))
-        if call.place.direction is None and works:
+def import_time_work(migration: ParsedMigration) -> Hits:
+    """Find work that runs when the file is imported."""
+    bare = {id(node) for node in _bare_expressions(migration.tree.body)}
+    for call in migration.facts.at_import:
+        quiet = call.path.partition(".")[0] in _QUIET_MODULES
+        works = _works(call, migration) or (id(call.node) in bare and not quiet)
+        if works:
             yield hit(call, f"`{ast.unparse(call.node)[:60]}` runs when the file is imported.")
 
 
-def _works(call: Call, migration: Migration) -> bool:
+_WORK = words("__import__ eval exec input open print os.system time.sleep")
+_WORK_MODULES = words("httpx requests shutil socket subprocess urllib")
+_WORK_METHODS = words("read_bytes read_text write_bytes write_text")
+_QUIET_MODULES = words("logging warnings")
+
+
+def _works(call: CodeCall, migration: ParsedMigration) -> bool:
     top = call.path.partition(".")[0]
-    outside = call.path in _WORK or top in _WORK_MODULES or last_name(call) in _WORK_METHODS
+    outside = call.path in _WORK or top in _WORK_MODULES or call.last_name in _WORK_METHODS
     return outside or call.receiver.kind in STORES or bool(top and migration.is_own(top))
 
 
-def _is_quiet(call: Call) -> bool:
-    return call.path.partition(".")[0] in _QUIET
-
-
-def _bare_calls(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
+def _bare_expressions(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
     """Yield the expressions that are statements of the module, or of its loops and conditions."""
     for node in body:
         if isinstance(node, ast.Expr):
             yield node.value
         elif isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try):
-            yield from _bare_calls([*node.body, *getattr(node, "orelse", ())])
+            yield from _bare_expressions([*node.body, *getattr(node, "orelse", ())])
 
 
-def slept(migration: Migration) -> Hits:
-    """Find that the migration waits."""
-    for call in migration.calls():
+def sleep(migration: ParsedMigration) -> Hits:
+    """Find calls that wait."""
+    for call in migration.calls:
         if call.path in {"time.sleep", "asyncio.sleep"}:
-            yield hit(call, "While it sleeps, the migration holds the lock and its transaction.")
+            yield hit(call, "While the migration sleeps, it holds the lock and its transaction.")
 
 
-_THREADS = frozenset({"ProcessPoolExecutor", "Thread", "ThreadPool", "ThreadPoolExecutor", "Timer"})
+def threads(migration: ParsedMigration) -> Hits:
+    """Find threads and processes."""
+    for call in migration.calls:
+        if not (call.path and call.last_name in _THREADS) and not call.path.startswith(_PROCESSES):
+            continue
+        if migration.file.transactional:
+            yield hit(call, f"`{call.path}` works outside the transaction.")
+        else:
+            message = (
+                f"`{call.path}` continues after the lock is lost, and its errors are not seen."
+            )
+            yield hit(call, message)
+
+
+_THREADS = words("ProcessPoolExecutor Thread ThreadPool ThreadPoolExecutor Timer")
 _PROCESSES = ("multiprocessing.", "os.fork", "os.system", "subprocess.", "_thread.")
 
 
-def threads(migration: Migration) -> Hits:
-    """Find work that is given to a thread or a process."""
-    for call in migration.calls():
-        if (call.path and last_name(call) in _THREADS) or call.path.startswith(_PROCESSES):
-            end = (
-                "is outside the transaction"
-                if migration.confined
-                else "fails unnoticed, and goes on when the lock is lost"
-            )
-            yield hit(call, f"What `{call.path}` does {end}.")
+# --- what is sent to the server
 
 
-def printed(migration: Migration) -> Hits:
-    """Find what is printed."""
-    for call in migration.calls():
-        if call.path == "print":
-            yield hit(call, "`print()` ends up between the results that programs read.")
-
-
-# --- what is written
-
-
-def bypassed_validation(migration: Migration) -> Hits:
-    """Find documents that are written past the collection's validator."""
-    for call in migration.calls():
+def bypassed_validation(migration: ParsedMigration) -> Hits:
+    """Find writes that bypass the collection's validator."""
+    for call in migration.calls:
         bypass = call.keywords.get("bypass_document_validation")
         if bypass is not None and bypass.constant is True:
-            yield hit(
-                call, f"{called(call)} writes documents that {place_of(call)} does not allow."
-            )
+            collection = collection_name(call.receiver)
+            yield hit(call, f"{called(call)} bypasses the validator of {collection}.")
 
 
-_SCRIPTS = frozenset({"$accumulator", "$function", "$where"})
-
-
-def server_script(migration: Migration) -> Hits:
+def server_script(migration: ParsedMigration) -> Hits:
     """Find JavaScript that runs on the server."""
-    for call in migration.calls():
-        if call.receiver.kind in STORES or is_backfill(call.callee):
-            used = {key for value in call.given for key, _ in entries(value)} & _SCRIPTS
+    for call in migration.calls:
+        if call.receiver.kind in STORES or call.is_backfill:
+            used = {key for value in call.given for key, _ in value.entries()} & _SCRIPTS
             if used:
                 yield hit(call, f"`{min(used)}` runs JavaScript on the server for each document.")
-        elif call.path.startswith("bson.") and last_name(call) == "Code":
+        elif call.path.startswith("bson.") and call.last_name == "Code":
             yield hit(call, "`Code` is JavaScript, which the server runs for each document.")
 
 
-_VOLATILE = frozenset(
-    {
-        "datetime.date.today",
-        "datetime.datetime.now",
-        "datetime.datetime.today",
-        "datetime.datetime.utcnow",
-        "os.urandom",
-        "time.time",
-        "time.time_ns",
-        "uuid.uuid1",
-        "uuid.uuid4",
-    }
-)
-_VOLATILE_MODULES = frozenset({"random", "secrets"})
+_SCRIPTS = words("$accumulator $function $where")
 
 
-def unrepeatable(migration: Migration) -> Hits:
-    """Find writes of values that are others each time."""
-    for call in migration.calls():
-        if not (is_write(call) or is_backfill(call.callee)):
-            continue
-        condition = None if call.method.startswith("insert") else condition_of(call)
-        for value in call.given:
-            for part in (
-                value.walk() if value is not condition or call.method == "bulk_write" else ()
-            ):
-                if part.kind is Kind.MADE and _is_volatile(part):
-                    what = (
-                        f"`{part.name}()` gives another value each time, so a repetition differs."
-                    )
-                    yield hit(call, what, part.node)  # type: ignore[arg-type]  # a call's
-
-
-def _is_volatile(made: Value) -> bool:
-    if made.name in {"bson.ObjectId", "bson.objectid.ObjectId"}:
-        return len(made.parts) == 1
-    top, _, rest = made.name.partition(".")
-    return made.name in _VOLATILE or (top in _VOLATILE_MODULES and rest not in {"Random", "seed"})
-
-
-_REPLACEMENTS = frozenset({"replace_one", "find_one_and_replace"})
-_REPLACE_MODELS = frozenset({"ReplaceOne"})
-
-
-def wrong_change(migration: Migration) -> Hits:
-    """Find updates without operators, and replacements with them."""
-    for call in migration.calls():
-        change = None if is_backfill(call.callee) else change_of(call)
+def invalid_change(migration: ParsedMigration) -> Hits:
+    """Find updates without operators, and replacements with operators."""
+    for call in migration.calls:
+        change = None if call.is_backfill else change_of(call)
         if change is not None and change.kind is Kind.MAPPING and not _is_update(change):
-            yield hit(call, "The driver refuses an update without operators like `$set`.")
+            yield hit(call, "The driver rejects an update without operators such as `$set`.")
         replaces = call.on(Kind.COLLECTION) and call.method in _REPLACEMENTS
         new = call.argument(1, "replacement")
-        if new is not None and (replaces or last_name(call) in _REPLACE_MODELS) and _operators(new):
-            yield hit(call, "The driver refuses a replacement with operators like `$set`.")
+        if new is not None and (replaces or call.last_name == "ReplaceOne") and _operators(new):
+            yield hit(call, "The driver rejects a replacement that has operators such as `$set`.")
 
 
-def _operators(change: Value) -> bool:
-    return any(key.startswith("$") for key, _ in change.items())
+_REPLACEMENTS = words("replace_one find_one_and_replace")
+
+
+def _operators(change: Value) -> list[str]:
+    return [key for key, _ in change.items() if key.startswith("$")]
 
 
 def _is_update(change: Value) -> bool:
-    return bool(change.parts) and all(map(_is_operator, change.keys))
+    """Whether every key is an operator, or not known."""
+    known = [key for key in change.keys if isinstance(key.constant, str)]
+    return bool(change.parts) and len(known) == len(_operators(change))
 
 
-def _is_operator(key: Value) -> bool:
-    return not isinstance(key.constant, str) or key.constant.startswith("$")
+def unknown_method(migration: ParsedMigration) -> Hits:
+    """Find calls of methods that pymongo does not have: pymongo takes the name for a collection."""
+    for call in (*migration.facts.at_import, *migration.calls):
+        name = call.callee.name
+        if call.callee.kind is Kind.COLLECTION and name:
+            snake = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()
+            known = snake if snake in COLLECTION_METHODS else _REMOVED_METHODS.get(snake)
+            instead = f" Use `{known}`." if known else ""
+            yield hit(call, f"pymongo has no method `{name}`: this raises TypeError.{instead}")
 
 
-_REMOVED = {
+_REMOVED_METHODS = {
+    "collection_names": "list_collection_names",
     "count": "count_documents",
     "ensure_index": "create_index",
+    "eval": "aggregate",
     "find_and_modify": "find_one_and_update",
     "group": "aggregate",
     "insert": "insert_one` or `insert_many",
@@ -226,95 +173,4 @@ _REMOVED = {
     "remove": "delete_one` or `delete_many",
     "save": "replace_one",
     "update": "update_one` or `update_many",
-    "collection_names": "list_collection_names",
-    "eval": "aggregate",
 }
-
-
-def unknown_method(migration: Migration) -> Hits:
-    """Find calls of methods that pymongo does not have: those are collections instead."""
-    for call in migration.facts.calls:
-        name = call.callee.name
-        if call.callee.kind is Kind.COLLECTION and name:
-            snake = re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()
-            known = snake if snake in COLLECTION_METHODS else _REMOVED.get(snake)
-            hint = f"; it has `{known}`" if known else ""
-            yield hit(call, f"pymongo has no method `{name}`{hint}: this raises TypeError.")
-
-
-# --- names and numbers
-
-_DECLARED = frozenset({"name", "description", "transactional", "idempotent", "up", "down"})
-
-
-def misnamed(migration: Migration) -> Hits:
-    """Find a name that is given twice, or that says something else than the file's."""
-    seen: set[str] = set()
-    for name, node in _module_names(migration.tree):
-        if name in _DECLARED & seen:
-            yield Hit(node, f"`{name}` is given twice, and the last one counts.")
-        seen.add(name)
-        if name == "name" and _contradicts(migration.file.path.stem, migration.file.name):
-            what = f"The name {migration.file.name!r} has no word in common with the file's."
-            yield Hit(node, what)
-
-
-def _module_names(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            yield node.name, node
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from ((each.id, node) for each in targets if isinstance(each, ast.Name))
-
-
-_ENOUGH = 2
-
-
-def _contradicts(stem: str, name: str) -> bool:
-    """Whether both have words, and none in common; four letters tell words apart."""
-    ours, files = _words(name), _words(re.sub(r"^[0-9]+", "", stem))
-    return len(ours) >= _ENOUGH and len(files) >= _ENOUGH and ours.isdisjoint(files)
-
-
-def _words(text: str) -> frozenset[str]:
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return frozenset(word[:4] for word in re.findall(r"[a-z0-9]{2,}", plain))
-
-
-_DATES = {8: "%Y%m%d", 11: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_SEQUENCE = 11
-
-
-def misnumbered(migration: Migration) -> Hits:
-    """Find a number that is no date although it looks like one, or that the file contradicts."""
-    digits = re.match(r"[0-9]*", migration.file.path.stem)
-    number = digits[0] if digits else ""
-    if not _is_date(number):
-        what = f"The number {number} looks like a date, but there is no such day or time."
-        yield Hit(None, what)
-    for node in migration.tree.body:
-        said = _said_version(node)
-        if said is not None and said != str(migration.file.version):
-            what = f"The file says version {said}, but its number is {migration.file.version}."
-            yield Hit(node, what)
-
-
-def _said_version(node: ast.stmt) -> str | None:
-    if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)):
-        return None
-    names = {getattr(target, "id", None) for target in node.targets}
-    value = node.value.value
-    given = isinstance(value, int | str) and not isinstance(value, bool)
-    return str(value).lstrip("0") if given and "version" in names else None
-
-
-def _is_date(number: str) -> bool:
-    layout = _DATES.get(len(number))
-    if layout is None or number[:2] not in {"19", "20"}:
-        return True
-    try:
-        datetime.strptime(number[:8] if len(number) == _SEQUENCE else number, layout)  # noqa: DTZ007  (no time that is used)
-    except ValueError:
-        return False
-    return True

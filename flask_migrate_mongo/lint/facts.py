@@ -1,44 +1,42 @@
-"""What a migration's code does: its calls, imports and collections, and where they stand."""
+"""Calls, imports and collections in a migration's code, and where they stand."""
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .values import OTHER, SAME_CURSOR, Kind, Value
+from .values import OTHER, Kind, Value, collection_in
+from .vocabulary import SAME_CURSOR, words
 
 if TYPE_CHECKING:
-    import ast
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from flask_migrate_mongo.model.values import Direction
 
-Node: TypeAlias = "ast.expr | ast.stmt | ast.excepthandler"
-"""What stands in a file and has a line."""
-
-_STAGES = frozenset({"$lookup", "$graphLookup", "$unionWith", "$out", "$merge"})
+Node: TypeAlias = ast.expr | ast.stmt | ast.excepthandler
+"""A part of the syntax tree that has a line number."""
 
 
 class Handler(NamedTuple):
-    """What catches an error that is raised within it, by the last parts of its classes' names.
+    """An `except` clause or `contextlib.suppress()`.
 
-    `catches` is empty for a bare `except`; `raises`, whether anything is raised again; `silent`,
-    whether nothing at all is done about it.
+    `catches` has the last parts of the class names, and is empty for a bare `except`. `raises` says
+    whether the handler raises an error itself.
     """
 
     node: Node
     catches: frozenset[str]
     raises: bool
-    silent: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands: reached from which function, inside of what.
+    """The circumstances in which code runs.
 
-    `direction` is None for what runs when the file is imported. `loops` are what the loops around
-    it go over. `opened` and `bound` say of a transaction, and of a session, whether it was opened,
-    or bound, by hand; `backfill`, whether `ctx.backfill()` calls it.
+    `direction` is None for code that runs at import. `loops` are the values that the loops around
+    it iterate over. `opened` and `bound`: code around it opened a transaction, or bound a session.
+    `backfill`: `ctx.backfill()` calls the code.
     """
 
     direction: Direction | None = None
@@ -51,10 +49,10 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Call:
+class CodeCall:
     """A call. Without `complete`, some arguments are in a `*` or `**` and not known.
 
-    A comprehension that goes over a cursor is a call of `list`.
+    A comprehension over a cursor counts as a call of `list`.
     """
 
     node: ast.expr
@@ -66,35 +64,45 @@ class Call:
 
     @property
     def receiver(self) -> Value:
-        """What a method is called on."""
+        """The object whose method is called."""
         return self.callee.parts[0] if self.callee.kind is Kind.METHOD else OTHER
 
     @property
     def method(self) -> str:
-        """The name of the method, empty when none is called."""
+        """The name of the method, empty if no method is called."""
         return self.callee.name if self.callee.kind is Kind.METHOD else ""
 
     @property
     def path(self) -> str:
-        """The dotted path of what is called, empty when it is a method or a function of the file."""
+        """The dotted import path of the callee, empty for a method or a function of the file."""
         return self.callee.name if self.callee.kind is Kind.NAMED else ""
 
     @property
+    def last_name(self) -> str:
+        """The last part of the callee's name."""
+        return self.callee.name.rpartition(".")[2]
+
+    @property
     def given(self) -> tuple[Value, ...]:
-        """All arguments that are known."""
+        """All known arguments."""
         return (*self.args, *self.keywords.values())
 
-    def on(self, kind: Kind) -> bool:
-        """Whether it is a method of something of this kind."""
-        return self.receiver.kind is kind
+    @property
+    def is_backfill(self) -> bool:
+        """Whether this calls `ctx.backfill()`."""
+        return is_backfill(self.callee)
+
+    def on(self, *kinds: Kind) -> bool:
+        """Whether this calls a method of one of these kinds."""
+        return self.receiver.kind in kinds
 
     def argument(self, position: int, name: str) -> Value | None:
-        """Return an argument that can be given by position or by name."""
+        """Look up an argument by its position or its name."""
         return self.args[position] if position < len(self.args) else self.keywords.get(name)
 
 
 class Import(NamedTuple):
-    """A name that is imported; `level` counts the dots of a relative import."""
+    """An imported name; `level` counts the dots of a relative import."""
 
     node: ast.Import | ast.ImportFrom
     path: str
@@ -102,7 +110,7 @@ class Import(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Collections that the code names; without `complete` there are others, which it works out."""
+    """Names of collections in the code; without `complete`, others are computed at run time."""
 
     names: frozenset[str]
     complete: bool
@@ -111,33 +119,42 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file does, in the order in which it does it."""
+    """What a file does: the calls at import, in up() and in down(), each in order."""
 
-    calls: tuple[Call, ...]
+    at_import: tuple[CodeCall, ...]
+    up: tuple[CodeCall, ...]
+    down: tuple[CodeCall, ...]
     imports: tuple[Import, ...]
     references: tuple[Reference, ...]
 
-    def of(self, *directions: Direction) -> tuple[Call, ...]:
-        """Return the calls that up(), or down(), or both, reach."""
-        return tuple(call for call in self.calls if call.place.direction in directions)
-
 
 def is_backfill(callee: Value) -> bool:
-    """Whether it is `ctx.backfill`."""
+    """Whether a value is `ctx.backfill`."""
     is_method = callee.kind is Kind.METHOD and callee.parts[0].kind is Kind.CONTEXT
     return is_method and callee.name == "backfill"
 
 
-# --- what a call gives, and which collections it uses
+# --- results of calls
+
+_RESULTS = {
+    (Kind.COLLECTION, "find"): Kind.CURSOR,
+    (Kind.COLLECTION, "aggregate"): Kind.CURSOR,
+    (Kind.DATABASE, "get_collection"): Kind.COLLECTION,
+    (Kind.DATABASE, "create_collection"): Kind.COLLECTION,
+    (Kind.CLIENT, "get_database"): Kind.DATABASE,
+    (Kind.CLIENT, "get_default_database"): Kind.DATABASE,
+    (Kind.CLIENT, "start_session"): Kind.SESSION,
+    (Kind.SESSION, "start_transaction"): Kind.TRANSACTION,
+    (Kind.SESSION, "bind"): Kind.BINDING,
+}
 
 
-def result_of(call: Call) -> Value:
-    """Return what a call gives."""
-    if call.callee.kind is Kind.METHOD:
-        given = _RESULTS.get(call.receiver.kind)
-        found = given(call) if given else None
-        # Of what: what is read from a collection is not made of what asked for it.
-        return found or Value(Kind.OTHER, call.node, call.method)
+def result_of(call: CodeCall) -> Value:
+    """Evaluate a call."""
+    if call.on(Kind.CURSOR):
+        return _from_cursor(call)
+    if call.method:
+        return _from_method(call)
     if call.path.endswith("MongoClient"):
         return Value(Kind.CLIENT, call.node, call.path, parts=call.given)
     if call.path:
@@ -146,93 +163,76 @@ def result_of(call: Call) -> Value:
     return Value(Kind.OTHER, call.node, call.callee.name, parts=parts)
 
 
-def _from_collection(call: Call) -> Value | None:
-    if call.method == "with_options":
-        return call.receiver
-    if call.method in {"find", "aggregate"}:
-        limit = call.keywords.get("limit")
-        bounded = limit is not None and limit.constant != 0
-        return Value(Kind.CURSOR, call.node, call.method, bounded, parts=(call.receiver,))
-    return None
-
-
-def _from_database(call: Call) -> Value | None:
-    if call.method == "with_options":
-        return call.receiver
-    if call.method in {"get_collection", "create_collection"}:
-        return Value(Kind.COLLECTION, call.node)
-    return None
-
-
-def _from_client(call: Call) -> Value | None:
-    if call.method in {"get_database", "get_default_database"}:
-        return Value(Kind.DATABASE, call.node)
-    return Value(Kind.SESSION, call.node) if call.method == "start_session" else None
-
-
-def _from_session(call: Call) -> Value | None:
-    kind = {"start_transaction": Kind.TRANSACTION, "bind": Kind.BINDING}.get(call.method)
-    return Value(kind, call.node) if kind else None
-
-
-def _from_cursor(call: Call) -> Value | None:
+def _from_cursor(call: CodeCall) -> Value:
     if call.method == "limit":
         return replace(call.receiver, constant=True)
     if call.method in SAME_CURSOR:
         return call.receiver
     if call.method == "to_list":
         return Value(Kind.MADE, call.node, "list", parts=(call.receiver,))
-    return None
+    return Value(Kind.OTHER, call.node, call.method)
 
 
-_RESULTS: dict[Kind, Callable[[Call], Value | None]] = {
-    Kind.COLLECTION: _from_collection,
-    Kind.DATABASE: _from_database,
-    Kind.CLIENT: _from_client,
-    Kind.SESSION: _from_session,
-    Kind.CURSOR: _from_cursor,
+def _from_method(call: CodeCall) -> Value:
+    if call.method == "with_options" and call.on(Kind.COLLECTION, Kind.DATABASE):
+        return call.receiver
+    kind = _RESULTS.get((call.receiver.kind, call.method), Kind.OTHER)
+    if kind is Kind.COLLECTION:
+        return collection_in(call.receiver, call.argument(0, "name") or OTHER, call.node)
+    if kind is Kind.CURSOR:
+        limit = call.keywords.get("limit")
+        bounded = limit is not None and limit.constant != 0
+        return Value(kind, call.node, call.method, bounded, parts=(call.receiver,))
+    # Without parts: a document from a collection does not contain the filter that selected it.
+    return Value(kind, call.node, call.method)
+
+
+# --- collections that a call names
+
+_NAMING = {
+    (Kind.DATABASE, "create_collection"): "name",
+    (Kind.DATABASE, "drop_collection"): "name_or_collection",
+    (Kind.DATABASE, "validate_collection"): "name_or_collection",
+    (Kind.COLLECTION, "rename"): "new_name",
+    (Kind.CONTEXT, "backfill"): "collection",
 }
+"""Methods whose first argument names a collection, with the name of that argument."""
+
+_NAMING_STAGES = words("$lookup $graphLookup $unionWith $out $merge")
 
 
-def collections_of(call: Call) -> Iterator[Value]:
-    """Yield what names the collections that a call uses besides the one it is made on."""
-    if call.on(Kind.DATABASE) and call.method == "command":
-        yield from _commanded(call)
-    if call.on(Kind.DATABASE) and call.method in {"drop_collection", "validate_collection"}:
-        yield call.argument(0, "name_or_collection") or OTHER
-    if call.on(Kind.DATABASE) and call.method == "create_collection":
-        yield call.argument(0, "name") or OTHER
-    if call.on(Kind.COLLECTION) and call.method == "rename":
-        yield call.argument(0, "new_name") or OTHER
-    if is_backfill(call.callee):
-        yield call.argument(0, "collection") or OTHER
-    if call.on(Kind.CLIENT) and call.method == "bulk_write":
+def collections_of(call: CodeCall) -> Iterator[Value]:
+    """Yield the values that name further collections which a call uses."""
+    which = (call.receiver.kind, call.method)
+    if which in _NAMING:
+        yield call.argument(0, _NAMING[which]) or OTHER
+    elif which == (Kind.CLIENT, "bulk_write"):
         yield OTHER
-    if call.method == "aggregate":
-        yield from _stages(call.argument(0, "pipeline") or OTHER)
+    elif which == (Kind.DATABASE, "command"):
+        yield from _of_command(call)
+    elif call.method == "aggregate":
+        yield from _of_pipeline(call.argument(0, "pipeline") or OTHER)
 
 
-def _commanded(call: Call) -> Iterator[Value]:
-    what = call.argument(0, "command") or OTHER
-    if what.kind is Kind.MAPPING and what.parts:
-        yield what.parts[0]
-    elif what.kind is not Kind.CONSTANT:
+def _of_command(call: CodeCall) -> Iterator[Value]:
+    command = call.argument(0, "command") or OTHER
+    if command.kind is Kind.MAPPING and command.parts:
+        yield command.parts[0]
+    elif command.kind is not Kind.CONSTANT:
         yield OTHER
     elif len(call.args) > 1:
         yield call.args[1]
 
 
-def _stages(pipeline: Value) -> Iterator[Value]:
-    if pipeline.kind is not Kind.SEQUENCE or any(
-        p.kind is not Kind.MAPPING for p in pipeline.parts
-    ):
+def _of_pipeline(pipeline: Value) -> Iterator[Value]:
+    is_list = pipeline.kind is Kind.SEQUENCE
+    if not is_list or any(part.kind is not Kind.MAPPING for part in pipeline.parts):
         yield OTHER
-    for value in pipeline.walk():
-        for stage, body in value.items() if value.kind is Kind.MAPPING else ():
-            if stage in _STAGES:
-                named = body.get("into") or body.get("from") or body.get("coll")
-                if named is not None:
-                    # A target in another database is a mapping of `db` and `coll`.
-                    yield named.get("coll") or named
-                elif body.kind is not Kind.MAPPING:
-                    yield body
+    for stage, body in pipeline.entries():
+        if stage in _NAMING_STAGES:
+            named = body.get("into") or body.get("from") or body.get("coll")
+            if named is not None:
+                # A target in another database is a mapping of `db` and `coll`.
+                yield named.get("coll") or named
+            elif body.kind is not Kind.MAPPING:
+                yield body

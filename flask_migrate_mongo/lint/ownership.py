@@ -1,4 +1,4 @@
-"""Which modules are the application's own: told by where their files are, importing none."""
+"""Finds by file names, importing nothing, which modules belong to the application."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MARKS = ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", ".git")
-"""What a project's top folder has in it."""
+_PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", ".git")
+"""A project's top folder contains one of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Tells the application's modules: its own package, and what is beside or above it."""
+    """Knows the application's modules: its own package, and modules beside or above it."""
 
     import_name: str
     folders: tuple[Path, ...]
@@ -22,29 +22,27 @@ class Ownership:
 
     @classmethod
     def of(cls, import_name: str, root: Path) -> Ownership:
-        """Return that of an application, by its import name and its root path."""
-        folders = _up_to_the_project(root.resolve())
+        """Find the folders of an application by its import name and its root path."""
+        folders = _up_to_project(root.resolve())
         return cls(import_name, (*folders, *(folder / "src" for folder in folders)))
 
     def __call__(self, module: str) -> bool:
-        """Whether a top-level module is the application's own."""
+        """Whether a top-level module belongs to the application."""
         if module not in self._known:
             own = module == self.import_name.partition(".")[0]
             self._known[module] = own or any(_has(folder, module) for folder in self.folders)
         return self._known[module]
 
 
-def _up_to_the_project(root: Path) -> tuple[Path, ...]:
-    """Return the folders from the application's up to its project's; without one, its parent."""
+def _up_to_project(root: Path) -> tuple[Path, ...]:
+    """List the folders from the application's up to its project's, or to its parent without one."""
     folders = (root, *root.parents)
     for height, folder in enumerate(folders, 1):
-        if any((folder / mark).exists() for mark in _MARKS):
+        if any((folder / name).exists() for name in _PROJECT_FILES):
             return folders[:height]
     return folders[:2]
 
 
 def _has(folder: Path, module: str) -> bool:
-    if (folder / f"{module}.py").is_file():
-        return True
     package = folder / module
-    return package.is_dir() and any(package.glob("*.py"))
+    return (folder / f"{module}.py").is_file() or (package.is_dir() and any(package.glob("*.py")))

@@ -1,22 +1,22 @@
-"""What lint found, as other programs take it: GitHub's workflow commands, and SARIF."""
+"""Lint findings for other programs: GitHub's workflow commands, and SARIF."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 from flask_migrate_mongo.lint import BY_CODE, RULES, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from flask_migrate_mongo.lint import Finding, LintReport, Rule
 
-Document = dict[str, Any]
+Json: TypeAlias = "Mapping[str, object]"
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
@@ -28,7 +28,7 @@ _INDEX = {code: index for index, code in enumerate(BY_CODE)}
 
 
 def github(report: LintReport) -> Iterator[str]:
-    """Yield one workflow command for each finding."""
+    """Write one workflow command for each finding."""
     for finding in report.findings:
         where = {
             "file": finding.shown_path.as_posix(),
@@ -53,37 +53,37 @@ def _property(text: str) -> str:
 # --- SARIF
 
 
-def sarif(report: LintReport) -> Document:
-    """Return a SARIF 2.1.0 log of one run, with what comments allow as suppressed results."""
+def sarif(report: LintReport) -> Json:
+    """Write a SARIF 2.1.0 log of one run. It contains suppressed findings as suppressed results."""
     driver = {
         "name": "flask db-migrate lint",
         "version": version("flask-migrate-mongo"),
         "rules": [_rule(rule) for rule in RULES],
     }
-    findings = sorted((*report.findings, *report.allowed), key=lambda f: (f.path, f.line, f.column))
+    findings = (*report.findings, *report.suppressed)
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "results": list(_results(findings)),
+        "results": list(_results(sorted(findings, key=lambda f: (f.path, f.line, f.column)))),
     }
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def _rule(rule: Rule) -> Document:
+def _rule(rule: Rule) -> Json:
     return {
         "id": rule.code,
         "shortDescription": {"text": rule.title},
         "help": {
             "text": rule.help(),
-            "markdown": f"{rule.safer}\n\n```python\n{rule.code_for()}\n```",
+            "markdown": f"{rule.advice}\n\n```python\n{rule.example_for()}\n```",
         },
-        # An URI has to be absolute: this one names the page among the documents.
+        # A URI must be absolute. This one names the page in the documentation.
         "helpUri": f"urn:flask-migrate-mongo:docs/rules/{rule.code}.md",
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
     }
 
 
-def _results(findings: list[Finding]) -> Iterator[Document]:
+def _results(findings: list[Finding]) -> Iterator[Json]:
     seen: Counter[tuple[str, str, str]] = Counter()
     for finding in findings:
         same = (finding.rule.code, finding.path.name, finding.source)
@@ -92,18 +92,18 @@ def _results(findings: list[Finding]) -> Iterator[Document]:
 
 
 def _fingerprint(*parts: str) -> str:
-    """Hash what stays the same while lines move: rule, file, text of the line, and its number among equal ones."""
+    """Hash the rule, the file, the text of the line, and its count: stable when lines move."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 
-def _result(finding: Finding, fingerprint: str) -> Document:
+def _result(finding: Finding, fingerprint: str) -> Json:
     region = {
         "startLine": finding.line,
         "startColumn": finding.column,
         "endLine": finding.end_line,
     }
     location = {"artifactLocation": _artifact(finding.shown_path), "region": region}
-    result: Document = {
+    result: dict[str, object] = {
         "ruleId": finding.rule.code,
         "ruleIndex": _INDEX[finding.rule.code],
         "level": _LEVELS[finding.rule.severity],
@@ -111,12 +111,12 @@ def _result(finding: Finding, fingerprint: str) -> Document:
         "locations": [{"physicalLocation": location}],
         "partialFingerprints": {"migrationLine/v1": fingerprint},
     }
-    if finding.allowed is not None:
-        result["suppressions"] = [{"kind": "inSource", "justification": finding.allowed}]
+    if finding.suppressed is not None:
+        result["suppressions"] = [{"kind": "inSource", "justification": finding.suppressed}]
     return result
 
 
-def _artifact(path: Path) -> Document:
+def _artifact(path: Path) -> Json:
     if path.is_absolute():
         return {"uri": path.as_uri()}
     uri = quote(path.as_posix().encode("utf-8", "surrogateescape"))

@@ -81,13 +81,13 @@ def _finding(console: Console, finding: Finding, path: Path) -> None:
 
 def _found(report: LintReport) -> str:
     where = f"in {words.count(report.files)}"
-    allowed = f" {len(report.allowed)} allowed by comments." if report.allowed else ""
+    suppressed = f" {len(report.suppressed)} suppressed by comments." if report.suppressed else ""
     if not report.findings:
-        return f"Nothing found {where}.{allowed}"
+        return f"Nothing found {where}.{suppressed}"
     kinds = (("error", "errors"), ("warning", "warnings"), ("info", "hints"))
     counts = ((report.count(one), one, many) for one, many in kinds)
     shown = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
-    return f"Found {where}: {shown}.{allowed}"
+    return f"Found {where}: {shown}.{suppressed}"
 
 
 def _step_row(planned: PlannedStep) -> Row:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.files import Folder
-from flask_migrate_mongo.lint import BY_CODE, Linter, LintReport, Ownership, chosen
+from flask_migrate_mongo.lint import BY_CODE, REMOVED, Linter, LintReport, Ownership, chosen
 from flask_migrate_mongo.model.errors import SettingError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def lint(
 def linter(state: AppState, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Linter:
     """Make a linter with the rules that a call selects and ignores, and the settings ignore."""
     usual = state.settings.lint_ignore or ()
-    if not BY_CODE.keys() >= set(usual):
+    if set(usual) - BY_CODE.keys() - REMOVED:
         accepts = f"codes of these rules: {', '.join(BY_CODE)}"
         raise SettingError("MIGRATE_LINT_IGNORE", usual, accepts)
     rules = chosen(select, (*ignore, *(() if select else usual)))

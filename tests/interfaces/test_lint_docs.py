@@ -1,4 +1,4 @@
-"""The pages of the rules: each is there, its Bad example is bad in that way, its Good one is good."""
+"""The page of each rule: it exists, its Bad example breaks the rule, its Good example breaks none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXAMPLE = r"^## {heading}\n\n```python(?: name=(\S+))?\n(.*?)^```$"
 
 
 def codes(folder: Path, rule: Rule, heading: str) -> list[str]:
-    """Return the codes of what is found in an example of a rule's page."""
+    """List the codes of the findings in an example of a rule's page."""
     text = (PAGES / f"{rule.code}.md").read_text(encoding="utf-8")
     (example,) = re.findall(_EXAMPLE.format(heading=heading), text, re.DOTALL | re.MULTILINE)
     path = folder / (example[0] or NAME)
@@ -48,7 +48,7 @@ def test_every_rule_has_its_page_and_its_row_in_the_index(rule: Rule) -> None:
     assert row in (ROOT / "docs" / "lint.md").read_text(encoding="utf-8").splitlines()
 
 
-def test_there_is_no_page_of_a_rule_that_is_gone() -> None:
+def test_there_is_no_page_of_a_removed_rule() -> None:
     assert {page.stem for page in PAGES.glob("*")} == BY_CODE.keys()
 
 

@@ -1,29 +1,32 @@
-"""Lint: what it follows, what comments allow, which collections are named, and that nothing crashes it."""
+"""Lint: what it follows, what comments suppress, which collections it finds, and that nothing crashes it."""
 
 from __future__ import annotations
 
 import ast
 import sys
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.files import Folder
-from flask_migrate_mongo.files import suppressions as allowances
+from flask_migrate_mongo.files import Folder, suppressions
 from flask_migrate_mongo.lint import (
     BY_CODE,
+    REMOVED,
     RULES,
     Collections,
     Linter,
+    LintReport,
     Ownership,
+    Severity,
     chosen,
     named_collections,
     reading,
 )
-from flask_migrate_mongo.lint.calls import Migration
+from flask_migrate_mongo.lint.checking import ParsedMigration
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import Allowance, Direction
 
@@ -56,7 +59,7 @@ UNFILTERED = "{}.update_many({{}}, {{'$set': {{'a': 1}}}})"
         "(lambda name: db[name])('users')",
     ],
 )
-def test_a_collection_is_known_by_whichever_way_it_is_reached(tmp_path: Path, users: str) -> None:
+def test_a_collection_is_known_however_the_code_gets_it(tmp_path: Path, users: str) -> None:
     for body in (UNFILTERED.format(users), f"them = {users}\n" + UNFILTERED.format("them")):
         (finding,) = found(tmp_path, up(body))
         assert (finding.rule.code, finding.function) == ("MM003", "up")
@@ -70,12 +73,12 @@ def test_functions_of_the_file_are_followed_with_what_they_are_given(tmp_path: P
     assert "db.users" in finding.message
 
 
-def test_code_that_nothing_reaches_is_not_looked_at(tmp_path: Path) -> None:
+def test_code_that_nothing_calls_is_not_checked(tmp_path: Path) -> None:
     never = "\n\ndef never(db):\n    " + UNFILTERED.format("db.users") + DOWN
     assert codes(tmp_path, up("db.users.find_one()", down=never)) == set()
 
 
-def test_a_function_that_calls_itself_is_gone_through_once(tmp_path: Path) -> None:
+def test_a_function_that_calls_itself_is_followed_once(tmp_path: Path) -> None:
     again = "\n\ndef again(users):\n    " + UNFILTERED.format("users") + "\n    again(users.more)\n"
     assert codes(tmp_path, up("again(db.users)", down=again + DOWN)) == {"MM003"}
 
@@ -86,11 +89,11 @@ def test_functions_that_multiply_their_calls_take_no_longer_than_the_budget() ->
     ]
     source = "".join(steps) + "def f60(db, x):\n    db.users.drop()\n\ndef up(db):\n    f0(db, 0)\n"
     facts = reading.read(ast.parse(source))
-    assert 0 < len(facts.calls) < reading._BUDGET
+    assert 0 < len(facts.up) < reading._BUDGET
     assert not named_collections(source.encode()).complete
 
 
-def test_an_expression_too_deep_to_follow_is_passed_over_and_the_rest_is_not(
+def test_an_expression_that_is_nested_too_deeply_is_skipped_and_the_rest_is_checked(
     tmp_path: Path,
 ) -> None:
     deep = "x = " + "+".join(["1"] * 900)
@@ -112,15 +115,15 @@ def test_a_place_that_is_reached_twice_is_one_finding(tmp_path: Path) -> None:
 # --- files
 
 
-def test_two_files_with_one_number_are_a_finding_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+def test_two_files_with_one_number_are_a_finding_and_the_rest_is_checked(tmp_path: Path) -> None:
     for name in ("1_a.py", "1_b.py", "2_c.py"):
-        (tmp_path / name).write_text(up("print('x')"), encoding="utf-8")
+        (tmp_path / name).write_text(up("db.a.find_one({'$where': 'a'})"), encoding="utf-8")
     report = Linter().lint(sorted(tmp_path.glob("*.py")))
     assert [(f.path.name, f.rule.code) for f in report.findings] == [
-        ("1_a.py", "MM016"),
+        ("1_a.py", "MM022"),
         ("1_b.py", "MM000"),
-        ("1_b.py", "MM016"),
-        ("2_c.py", "MM016"),
+        ("1_b.py", "MM022"),
+        ("2_c.py", "MM022"),
     ]
     assert (report.files, "1_a.py and 1_b.py" in report.findings[1].message) == (3, True)
 
@@ -149,7 +152,7 @@ def test_a_file_that_is_not_there_any_more_is_a_finding(tmp_path: Path) -> None:
     assert "No such file" in finding.message
 
 
-def test_what_a_file_without_a_number_should_be_called_is_said(tmp_path: Path) -> None:
+def test_a_file_without_a_number_gets_a_name_proposed(tmp_path: Path) -> None:
     (finding,) = found(tmp_path, up("pass"), "users.py")
     assert "Rename it to" in finding.message
 
@@ -160,85 +163,98 @@ def test_what_a_file_without_a_number_should_be_called_is_said(tmp_path: Path) -
 @pytest.mark.parametrize(
     "source",
     [
-        up("print('a')  # migrate: allow MM016 because it is shown"),
-        up("# migrate: allow MM016 because it is shown\nprint('a')"),
-        up("# migrate: allow MM016 because it is shown\n\n# a word on it\nprint('a')"),
-        up("print(\n    'a',  # migrate: allow MM016 because it is shown\n)"),
-        up("print(\n    # migrate: allow MM016 because it is shown\n    'a',\n)"),
-        up("# migrate: allow MM016 because it is shown\nfor x in (1, 2):\n    ctx.log.info(x)\n    print(x)"),
-        up("print('a')").replace("def up", "# migrate: allow MM016 because it is shown\ndef up"),
-        up("print('a')").replace("def up", "# migrate: allow MM016 because it is shown\n@mark\ndef up"),
-        up("print('a')").replace("ctx):", "ctx):  # migrate: allow MM016 because it is shown"),
-        "# migrate: allow MM016 because it is shown\n" + up("print('a')"),
-        "#!/usr/bin/python\n#  migrate:allow mm016, MM016 because it is shown\n".replace("mm016, ", "") + up("print('a')"),
-        up("print('a')  # migrate: allow MM019, MM016 because it is shown"),
+        up("db.a.find_one({'$where': 'a'})  # migrate: allow MM022 because it is shown"),
+        up("# migrate: allow MM022 because it is shown\ndb.a.find_one({'$where': 'a'})"),
+        up("# migrate: allow MM022 because it is shown\n\n# a word on it\ndb.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one(\n    {'$where': 'a'},  # migrate: allow MM022 because it is shown\n)"),
+        up("db.a.find_one(\n    # migrate: allow MM022 because it is shown\n    {'$where': 'a'},\n)"),
+        up("# migrate: allow MM022 because it is shown\nfor x in (1, 2):\n    ctx.log.info(x)\n    db.a.find_one({'$where': x})"),
+        up("db.a.find_one({'$where': 'a'})").replace("def up", "# migrate: allow MM022 because it is shown\ndef up"),
+        up("db.a.find_one({'$where': 'a'})").replace("def up", "# migrate: allow MM022 because it is shown\n@mark\ndef up"),
+        up("db.a.find_one({'$where': 'a'})").replace("ctx):", "ctx):  # migrate: allow MM022 because it is shown"),
+        "# migrate: allow MM022 because it is shown\n" + up("db.a.find_one({'$where': 'a'})"),
+        "#!/usr/bin/python\n#  migrate:allow mm016, MM022 because it is shown\n".replace("mm016, ", "") + up("db.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one({'$where': 'a'})  # migrate: allow MM019, MM022 because it is shown"),
     ],
 )  # fmt: skip
-def test_a_comment_allows_what_it_stands_on_or_above(tmp_path: Path, source: str) -> None:
+def test_a_comment_suppresses_findings_in_its_statement_or_the_one_below(
+    tmp_path: Path, source: str
+) -> None:
     source = source.replace(
-        "print('a')  # migrate: allow MM019", "time.sleep(1); print('a')  # migrate: allow MM019"
+        "db.a.find_one({'$where': 'a'})  # migrate: allow MM019",
+        "time.sleep(1); db.a.find_one({'$where': 'a'})  # migrate: allow MM019",
     )
     report = lint(tmp_path, source.replace(HEAD, HEAD + "import time\n"))
     assert report.findings == ()
-    assert {finding.allowed for finding in report.allowed} == {"it is shown"}
+    assert {finding.suppressed for finding in report.suppressed} == {"it is shown"}
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        up("# migrate: allow MM016 because it is shown\nctx.log.info('a')\nprint('a')"),
-        up("print('a')\n# migrate: allow MM016 because it is shown"),
-        up("ctx.log.info('a')  # migrate: allow MM016 because it is shown\nprint('a')"),
-        up("print('a')  # migrate: allow MM019 because it is shown"),
-        up("print('a')", down=DOWN.replace("def down", "# migrate: allow MM016 because it is shown\ndef down")),
+        up("# migrate: allow MM022 because it is shown\nctx.log.info('a')\ndb.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one({'$where': 'a'})\n# migrate: allow MM022 because it is shown"),
+        up("ctx.log.info('a')  # migrate: allow MM022 because it is shown\ndb.a.find_one({'$where': 'a'})"),
+        up("db.a.find_one({'$where': 'a'})  # migrate: allow MM019 because it is shown"),
+        up("db.a.find_one({'$where': 'a'})", down=DOWN.replace("def down", "# migrate: allow MM022 because it is shown\ndef down")),
     ],
 )  # fmt: skip
-def test_a_comment_elsewhere_allows_nothing(tmp_path: Path, source: str) -> None:
-    assert codes(tmp_path, source) == {"MM016", "MM091"}
+def test_a_comment_elsewhere_suppresses_nothing(tmp_path: Path, source: str) -> None:
+    assert codes(tmp_path, source) == {"MM022", "MM091"}
 
 
-def test_a_comment_without_a_reason_allows_nothing(tmp_path: Path) -> None:
-    for comment in ("allow MM016", "allow MM016 because", "allow MM016 it is shown", "allow"):
-        assert codes(tmp_path, up(f"print('a')  # migrate: {comment}")) == {"MM016", "MM090"}
+def test_a_comment_without_a_reason_suppresses_nothing(tmp_path: Path) -> None:
+    for comment in ("allow MM022", "allow MM022 because", "allow MM022 it is shown", "allow"):
+        source = up("db.a.find_one({'$where': 'a'})" + f"  # migrate: {comment}")
+        assert codes(tmp_path, source) == {"MM022", "MM090"}
 
 
-def test_a_file_that_cannot_be_used_is_not_allowed_by_a_comment(tmp_path: Path) -> None:
+def test_a_comment_cannot_suppress_that_a_file_cannot_be_used(tmp_path: Path) -> None:
     source = "# migrate: allow MM000 because it is a draft\nx = 1\n"
     assert codes(tmp_path, source) == {"MM000"}
 
 
-def test_a_comment_about_a_rule_that_was_not_asked_is_not_judged(tmp_path: Path) -> None:
+def test_a_comment_about_a_rule_that_is_not_chosen_is_not_reported(tmp_path: Path) -> None:
     path = tmp_path / NAME
     path.write_text(
-        up("db.users.find_one()  # migrate: allow MM016 because I say"), encoding="utf-8"
+        up("db.users.find_one()  # migrate: allow MM022 because I say"), encoding="utf-8"
     )
     asked = chosen(["MM001", "MM091"], [])
     assert Linter(rules=asked).lint([path]).findings == ()
     assert [f.rule.code for f in Linter().lint([path]).findings] == ["MM091"]
 
 
-def test_what_looks_like_a_comment_in_a_text_is_none() -> None:
-    assert allowances.read(b"x = '# migrate: allow MM001 because'\n") == ()
+@pytest.mark.parametrize("code", sorted(REMOVED))
+def test_a_comment_or_a_setting_may_still_name_a_removed_rule(tmp_path: Path, code: str) -> None:
+    for comment in (f"allow {code} because it is shown", f"allow {code}"):
+        assert found(tmp_path, up(f"db.a.find_one()  # migrate: {comment}")) == ()
+    both = f"# migrate: allow {code}, MM019 because it is shown"
+    assert codes(tmp_path, up(f"db.a.find_one()  {both}")) == {"MM091"}
+    assert chosen([], [code]) == RULES
+    with pytest.raises(InvalidRequestError, match=f"no rule {code}"):
+        chosen([code], [])
 
 
-def test_a_comment_that_is_not_in_the_encoding_of_the_file_leaves_what_is_allowed_before_it() -> (
-    None
-):
+def test_a_string_that_looks_like_a_comment_is_none() -> None:
+    assert suppressions.read(b"x = '# migrate: allow MM001 because'\n") == ()
+
+
+def test_a_comment_outside_the_encoding_of_the_file_leaves_the_comments_before_it() -> None:
     first = b"x = 1  # migrate: allow MM001 because it is shown\n"
-    found = allowances.read(first + b"\n\n# \xe9\n" + first)
+    found = suppressions.read(first + b"\n\n# \xe9\n" + first)
     # Until Python 3.11 the tokenizer ends at such a comment.
     assert found[0] == Allowance("MM001", "it is shown", 1)
     assert len(found) == (1 if sys.version_info < (3, 12) else 2)
 
 
-def test_a_migration_carries_what_counts(tmp_path: Path) -> None:
+def test_a_migration_carries_the_suppressions_that_take_effect(tmp_path: Path) -> None:
     path = tmp_path / NAME
     source = up(
-        "print('a')  # migrate: allow MM016, MM019 because it is shown\n# migrate: allow MM001"
+        "db.a.find_one({'$where': 'a'})  # migrate: allow MM022, MM019 because it is shown\n# migrate: allow MM001"
     )
     path.write_text(source, encoding="utf-8")
     assert read(path).allowances == (
-        Allowance("MM016", "it is shown", 7),
+        Allowance("MM022", "it is shown", 7),
         Allowance("MM019", "it is shown", 7),
     )
 
@@ -270,7 +286,7 @@ def test_a_migration_carries_what_counts(tmp_path: Path) -> None:
         ("db.a.aggregate([{'$unionWith': {'coll': 'b'}}, {'$merge': 'c'}])", {"a", "b", "c"}),
     ],
 )
-def test_the_collections_that_the_code_names_are_told(body: str, names: set[str]) -> None:
+def test_the_collections_that_the_code_names_are_found(body: str, names: set[str]) -> None:
     found = named_collections(up(body).encode(), Direction.UP)
     assert found == Collections(frozenset(names), complete=True)
 
@@ -288,7 +304,7 @@ def test_the_collections_that_the_code_names_are_told(body: str, names: set[str]
         "db.client.bulk_write(models)",
     ],
 )
-def test_it_is_told_when_there_may_be_others(body: str) -> None:
+def test_it_is_known_when_there_may_be_other_collections(body: str) -> None:
     source = up(f"db.known.find_one()\n{body}").replace(
         HEAD, HEAD + "from tools import elsewhere\n"
     )
@@ -297,14 +313,14 @@ def test_it_is_told_when_there_may_be_others(body: str) -> None:
     assert "known" in found.names
 
 
-def test_up_and_down_are_told_apart() -> None:
+def test_up_and_down_are_separate() -> None:
     source = up("db.a.find_one()", down="\n\ndef down(db):\n    db.b.find_one()\n").encode()
     assert named_collections(source, Direction.UP).names == {"a"}
     assert named_collections(source, Direction.DOWN).names == {"b"}
     assert named_collections(source).names == {"a", "b"}
 
 
-# --- whose modules
+# --- modules of the application
 
 
 def test_the_modules_of_the_application_are_known_by_their_files(tmp_path: Path) -> None:
@@ -327,7 +343,7 @@ def test_the_modules_of_the_application_are_known_by_their_files(tmp_path: Path)
     assert {module for module in own | others if is_own(module)} == own
 
 
-def test_without_a_project_it_ends_at_the_parent(tmp_path: Path) -> None:
+def test_without_a_project_the_search_ends_at_the_parent(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("far.py", "a/near.py", "a/b/here.py"):
         (tmp_path / name).touch()
@@ -345,21 +361,34 @@ def test_without_a_project_it_ends_at_the_parent(tmp_path: Path) -> None:
 def test_rules_are_chosen_by_their_codes() -> None:
     assert chosen([], []) == RULES
     assert [rule.code for rule in chosen(["MM003", "MM001"], ["MM003"])] == ["MM001"]
-    assert [rule.code for rule in chosen([], list(BY_CODE.keys() - {"MM016"}))] == ["MM016"]
+    assert [rule.code for rule in chosen([], list(BY_CODE.keys() - {"MM022"}))] == ["MM022"]
     with pytest.raises(InvalidRequestError, match="no rule MM998, MM999"):
         chosen(["MM999"], ["MM998"])
 
 
-def test_a_rule_that_was_not_chosen_is_not_asked_but_a_broken_file_is_a_finding(
+def test_a_rule_that_is_not_chosen_is_not_checked_but_a_broken_file_is_a_finding(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "1_a.py").write_text(confined("print(1)\ndb.a.drop()"), encoding="utf-8")
+    (tmp_path / "1_a.py").write_text(
+        confined("db.a.find_one({'$where': 'a'})\ndb.a.drop()"), encoding="utf-8"
+    )
     (tmp_path / "2_b.py").write_text("x = (", encoding="utf-8")
-    report = Linter(rules=chosen(["MM016"], [])).lint(sorted(tmp_path.glob("*.py")))
-    assert [finding.rule.code for finding in report.findings] == ["MM016", "MM000"]
+    report = Linter(rules=chosen(["MM022"], [])).lint(sorted(tmp_path.glob("*.py")))
+    assert [finding.rule.code for finding in report.findings] == ["MM022", "MM000"]
 
 
-# --- files that are meant
+def test_a_report_fails_from_a_severity_on(tmp_path: Path) -> None:
+    order = ["info", "warning", "error", "never"]
+    (finding,) = found(tmp_path, up("db.a.drop()"))
+    for severity in Severity:
+        rule = replace(finding.rule, severity=severity)
+        report = LintReport(1, (replace(finding, rule=rule),))
+        assert report.count(severity.value) == 1
+        failing = [least for least in order if report.fails(least)]
+        assert failing == order[: order.index(severity.value) + 1]
+
+
+# --- choosing files
 
 
 def test_files_folders_and_versions_are_found(tmp_path: Path) -> None:
@@ -382,18 +411,18 @@ def test_files_folders_and_versions_are_found(tmp_path: Path) -> None:
 # --- nothing crashes it
 
 
-def asked_everything(tree: ast.Module, name: str, *, transactional: bool) -> int:
-    """Ask every rule about a tree, and return how often one is broken."""
+def check_everything(tree: ast.Module, name: str, *, transactional: bool) -> int:
+    """Run every check on a tree, and count the hits."""
     file = a_file(1, file_name=name, transactional=transactional)
-    migration = Migration(file, tree, reading.read(tree), lambda _: True)
+    migration = ParsedMigration(file, tree, reading.read(tree), lambda _: True)
     return sum(len(list(rule.check(migration))) for rule in RULES if rule.check)
 
 
 @pytest.mark.parametrize("path", STDLIB[::4], ids=lambda path: path.name)
-def test_whatever_python_is_in_a_file_every_rule_can_be_asked(tmp_path: Path, path: Path) -> None:
+def test_every_check_accepts_any_python_file(tmp_path: Path, path: Path) -> None:
     content = path.read_bytes()
-    asked_everything(ast.parse(content), path.name, transactional=True)
-    # All that is defined there, called from up() with what a migration has.
+    check_everything(ast.parse(content), path.name, transactional=True)
+    # up() calls everything that the file defines, with the arguments of a migration.
     defined = [n.name for n in ast.parse(content).body if isinstance(n, ast.FunctionDef)]
     calls = "\n".join(f"    {name}(db, ctx, db.users.find())" for name in defined)
     called = content + f"\n\ndef up(db, ctx):\n    pass\n{calls}\n".encode()
@@ -446,10 +475,10 @@ STATEMENTS = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STATEMENTS, max_size=8), st.booleans())
-def test_whatever_is_written_in_up_every_rule_can_be_asked(
+def test_every_check_accepts_any_code_in_up(
     statements: list[str],
     transactional: bool,  # noqa: FBT001  (drawn)
 ) -> None:
     body = "\n".join(f"    {statement}" for statement in ["pass", *statements])
     tree = ast.parse(f"def up(db, ctx):\n{body}\n\n\ndown = up\n")
-    assert asked_everything(tree, NAME, transactional=transactional) >= 0
+    assert check_everything(tree, NAME, transactional=transactional) >= 0
