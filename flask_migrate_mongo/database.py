@@ -62,7 +62,7 @@ def _own_database(state: AppState) -> Database[Document]:
     if uri is None:
         msg = (
             "There is no database to migrate. Set MONGO_URI in app.config or in the "
-            "environment (mongodb://localhost:27017/shop), or hand one over: "
+            "environment (mongodb://localhost:27017/shop), or pass one: "
             "MongoMigrate(app, mongo)."
         )
         raise NoDatabaseError(msg)
@@ -85,7 +85,7 @@ def _own_client(state: AppState, uri: str) -> MongoClient[Document]:
 
 _NO_NAME = (
     "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set "
-    "MIGRATE_DATABASE, or hand over a database: MongoMigrate(app, client.shop)."
+    "MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
 )
 
 
@@ -147,7 +147,7 @@ def _useless(given: object, *, called: bool) -> str:
         "The callable that MongoMigrate was given returned" if called else "MongoMigrate was given"
     )
     return (
-        f"{source} {_described(given)}, which holds no database. Hand over a PyMongo after its "
+        f"{source} {_described(given)}, which holds no database. Pass a PyMongo after its "
         "init_app(), a pymongo Database or MongoClient, a callable that returns one, or nothing "
         "and set MONGO_URI."
     )

@@ -77,7 +77,7 @@ def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (whatever wa
     if authorize is None or callable(authorize):
         return cast("Authorize | None", authorize)
     msg = (
-        f"authorize is an object of type {type(authorize).__name__}. Hand over a callable that takes "
+        f"authorize is an object of type {type(authorize).__name__}. Pass a callable that takes "
         "the name of an action and the request, and returns True or False."
     )
     raise ConfigurationError(msg)

@@ -129,6 +129,6 @@ def _stands(stands: Callable[[], bool], commit_error: PyMongoError) -> bool:
 
 def _unknown() -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        "The commit was sent, but the server never said whether it took effect. Data and record "
-        "agree either way: once the server answers, `flask db-migrate status` tells which it is."
+        "The commit was sent, but the server did not reply whether it took effect. Data and record agree either way.",
+        "Once the server answers, see whether the migration is applied: [status].",
     )

@@ -29,7 +29,7 @@ from flask_migrate_mongo.model.errors import (
     SeveralSourceErrors,
     SourceError,
     StepError,
-    wording,
+    message_of,
 )
 from flask_migrate_mongo.model.values import Direction, MigrationFile, Step
 
@@ -349,10 +349,11 @@ def _import_failed(step: Step, exc: BaseException) -> ImportFailedError:
     frames = traceback.walk_tb(exc.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
     problem = (
-        f"importing it raised {type(exc).__name__}: {wording(exc).rstrip('.')}. Nothing of the plan "
-        f"has run. Mend the file, then run `flask db-migrate {step.direction.value}` again."
+        f"importing it raised {type(exc).__name__}: {message_of(exc).rstrip('.')}. Nothing of the plan "
+        "has run."
     )
-    return ImportFailedError(path, problem, line=lines[-1] if lines else None)
+    remedy = f"Fix the file, then run [{step.direction.value}] again."
+    return ImportFailedError(path, problem, line=lines[-1] if lines else None, remedy=remedy)
 
 
 def _check_flags(file: MigrationFile, module: ModuleType) -> None:
@@ -372,7 +373,9 @@ def content_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        problem = f"it cannot be read: {exc.strerror}. Mend that, or move it out of the folder."
+        problem = (
+            f"it cannot be read: {exc.strerror}. Fix that, or move the file out of the folder."
+        )
         raise SourceError(path, problem) from exc
 
 
@@ -383,11 +386,11 @@ def parse(path: Path, content: bytes) -> ast.Module:
         # Compiled, not executed: nothing earlier finds, say, a `return` outside a function.
         compile(tree, str(path), "exec", dont_inherit=True)
     except SyntaxError as exc:
-        problem = f"syntax error: {exc.msg}. Mend the file, then try again."
+        problem = f"syntax error: {exc.msg}. Fix the file, then try again."
         raise SourceError(path, problem, line=exc.lineno) from exc
     except (ValueError, RecursionError, MemoryError) as exc:
         reason = str(exc) or "it is nested too deeply"
-        problem = f"it cannot be read as Python: {reason}. Mend the file, then try again."
+        problem = f"it cannot be read as Python: {reason}. Fix the file, then try again."
         raise SourceError(path, problem) from exc
     return tree
 
@@ -580,7 +583,7 @@ class Scaffold:
     def _template_error(self, problem: Exception) -> ConfigurationError:
         return ConfigurationError(
             f"The template {self.template} does not give a migration: "
-            f"{wording(problem).rstrip('.')}. It may use {{{{ name }}}} (a Python literal), "
+            f"{message_of(problem).rstrip('.')}. It may use {{{{ name }}}} (a Python literal), "
             "{{ version }}, {{ slug }} and {{ transactional }}."
         )
 
@@ -620,8 +623,8 @@ def _clean(name: str) -> str:
     # The shell hands over undecodable bytes as lone surrogates, which no file and no BSON can hold.
     name = " ".join(name.encode("utf-8", "replace").decode().split())
     if not name:
-        msg = 'The name is empty. Say what changes: `flask db-migrate create "add user index"`.'
-        raise InvalidRequestError(msg)
+        msg = "The name is empty."
+        raise InvalidRequestError(msg, 'Say what changes: [create "add user index"].')
     if len(name) > _NAME_LIMIT:
         msg = (
             f"The name has {len(name)} characters; at most {_NAME_LIMIT} are accepted. Shorten it."
@@ -632,8 +635,8 @@ def _clean(name: str) -> str:
 
 def _unusable(folder: Path, how: str, exc: OSError) -> ConfigurationError:
     return ConfigurationError(
-        f"The migrations folder {folder} cannot be {how}: {exc.strerror or exc}. Mend that, or set "
-        "MIGRATE_DIRECTORY to another folder."
+        f"The migrations folder {folder} cannot be {how}: {exc.strerror or exc}.",
+        "Fix that, or set MIGRATE_DIRECTORY to another folder.",
     )
 
 

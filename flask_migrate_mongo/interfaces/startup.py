@@ -18,7 +18,8 @@ from flask.helpers import get_debug_flag
 from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo.engine.options import Observer, Options
-from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
+from flask_migrate_mongo.model.captured import capture
+from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError
 from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.process.clock import elapsed
 from flask_migrate_mongo.wiring.running import runner as make_runner
@@ -313,7 +314,7 @@ def _raised(exc: Exception) -> Failure:
 
 def _failed(version: int, name: str, cause: str) -> str:
     return (
-        f"{version} ({name}) failed, {cause.rstrip('.')}. Mend it, then start the application again or run "
+        f"{version} ({name}) failed, {cause.rstrip('.')}. Fix it, then start the application again or run "
         "`flask db-migrate up`."
     )
 

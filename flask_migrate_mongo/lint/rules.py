@@ -59,7 +59,7 @@ RULES: tuple[Rule, ...] = (
         _ERROR,
         "A file that cannot be used",
         None,
-        "Mend it, or move it out of the folder; names that begin with _ are left alone.",
+        "Fix it, or move it out of the folder; names that begin with _ are left alone.",
         'flask db-migrate create "add user index"',
     ),
     Rule(

@@ -111,6 +111,6 @@ class StopSwitch:
 def stopped(by: str) -> RunStoppedError:
     """Return the error that says that a run was stopped, and how to go on."""
     return RunStoppedError(
-        f"Stopped by {by}. What had been applied stays applied; the rest is pending. Go on with "
-        "`flask db-migrate up`."
+        f"Stopped by {by}. Migrations that were applied stay applied; the others are pending.",
+        "Continue: [up].",
     )

@@ -124,7 +124,7 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
         words.error(report.error)
     elif report.failures:
         command = f"`flask db-migrate {report.direction.value}`"
-        words.say(console, f"Mend the migration, then run {command} again.")
+        words.say(console, f"Fix the migration, then run {command} again.")
 
 
 def _done(console: Console, report: RunReport) -> None:

@@ -24,6 +24,7 @@ EAGER = {
     "flask_migrate_mongo.model",
     "flask_migrate_mongo.model.access",
     "flask_migrate_mongo.model.errors",
+    "flask_migrate_mongo.model.wording",
     "flask_migrate_mongo.settings",
     "flask_migrate_mongo.state",
 }

@@ -81,7 +81,9 @@ def test_no_server_names_the_address_and_asks_whether_it_runs(tmp_path: Path) ->
     port = closed_port()
     uri = f"mongodb://anna:{PASSWORD}@127.0.0.1:{port}/shop?serverSelectionTimeoutMS=300"
     app = without_database(tmp_path, MONGO_URI=uri)
-    message = refused(status_of(app), 6, f"127.0.0.1:{port}", "Is the server running", "MONGO_URI")
+    message = refused(
+        status_of(app), 6, f"127.0.0.1:{port}", "Check that the server is running", "MONGO_URI"
+    )
     assert PASSWORD not in message
     problem = json.loads(status_of(app, "--json").stdout)
     assert (problem["code"], problem["status"]) == ("no-connection", 503)
@@ -256,7 +258,7 @@ def test_a_syntax_error_names_file_and_line(project: Project) -> None:
     project.write_inserts(1)
     path = project.write("2_typo", "def up(db):\n    db.done.insert_one({)\n")
     for command in ("status", "up"):
-        refused(project.invoke(command), 5, f"{path}:2: syntax error", "Mend the file")
+        refused(project.invoke(command), 5, f"{path}:2: syntax error", "Fix the file")
     untouched(project)
 
 
@@ -353,7 +355,7 @@ def test_a_keyboard_interrupt_ends_the_run_even_with_continue_on_error(project: 
     result = project.invoke("up", "--continue-on-error")
     assert result.exit_code == 1
     assert project.statuses() == {1: "failed"}
-    assert result.stderr.rstrip().endswith("Go on with `flask db-migrate up`.")
+    assert result.stderr.rstrip().endswith("Continue: `flask db-migrate up`.")
 
 
 def test_the_password_of_a_uri_in_an_exception_is_neither_shown_nor_recorded(
@@ -395,7 +397,7 @@ def test_an_applied_file_that_is_gone_is_shown_warned_of_and_not_undone(project:
     up = project.invoke("up")
     assert (up.exit_code, "its file is missing" in up.stderr) == (0, True)
     message = refused(
-        project.invoke("down"), 5, "1 (insert)", "its file is gone", "Nothing was undone"
+        project.invoke("down"), 5, "1 (insert)", "its file is missing", "Nothing was rolled back"
     )
     assert message.rstrip().endswith("then try again.")
     still_applied(project)
@@ -407,7 +409,9 @@ def test_an_applied_file_that_changed_is_shown_warned_of_and_not_undone(project:
     assert "changed since" in project.invoke("status").stdout
     up = project.invoke("up")
     assert (up.exit_code, "1 (insert) has changed since" in up.stderr) == (0, True)
-    message = refused(project.invoke("down"), 5, "1 (insert)", "1_insert.py", "Nothing was undone")
+    message = refused(
+        project.invoke("down"), 5, "1 (insert)", "1_insert.py", "Nothing was rolled back"
+    )
     assert message.rstrip().endswith("`flask db-migrate down --allow-drift`.")
     still_applied(project)
 
@@ -426,7 +430,7 @@ def test_one_irreversible_step_refuses_all_of_them_before_the_first_is_undone(
     project.write("1_archive", "def up(db): db.done.insert_one({'version': 1})\n")
     project.write_inserts(2)
     project.invoke("up")
-    refused(project.invoke("down", "--steps", "2"), 5, "1 (archive)", "Nothing was undone")
+    refused(project.invoke("down", "--steps", "2"), 5, "1 (archive)", "Nothing was rolled back")
     assert project.statuses() == {1: "completed", 2: "completed"}
     assert project.db.done.count_documents({}) == 2
 
@@ -437,15 +441,15 @@ def test_one_irreversible_step_refuses_all_of_them_before_the_first_is_undone(
 @pytest.mark.parametrize("steps", ["0", "-1"])
 def test_steps_below_one_are_refused_with_what_to_type(project: Project, steps: str) -> None:
     applied(project)
-    refused(project.invoke("down", "--steps", steps), 2, f"--steps is {steps}", "`--steps 1`")
+    refused(project.invoke("down", "--steps", steps), 2, f"steps is {steps}", "`--steps 1`")
     still_applied(project)
 
 
 def test_more_steps_than_are_applied_are_refused_with_how_many_there_are(project: Project) -> None:
     applied(project)
     project.write_inserts(2)
-    message = refused(project.invoke("down", "--steps", "5"), 2, "--steps is 5", "only 1")
-    assert message.rstrip().endswith("type `--steps 1`.")
+    message = refused(project.invoke("down", "--steps", "5"), 2, "5 migrations", "only 1")
+    assert message.rstrip().endswith(": `--steps 1`.")
     still_applied(project)
 
 
@@ -473,9 +477,9 @@ def test_a_held_lock_says_who_since_when_until_when_and_what_to_do(
         message = refused(
             project.invoke(*command),
             3,
-            f"held by {lock['lockedBy']} (a long run)",
+            f"{lock['lockedBy']} (a long run) holds the lock",
             f"since {lock['lockedAt']:%Y-%m-%d %H:%M:%S} UTC",
-            f"ends at {lock['expiresAt']:%Y-%m-%d %H:%M:%S} UTC",
+            f"expires at {lock['expiresAt']:%Y-%m-%d %H:%M:%S} UTC",
             "--wait SECONDS",
         )
         assert message.rstrip().endswith("`flask db-migrate force-unlock --confirm`.")

@@ -348,7 +348,7 @@ def test_a_failure_is_logged_once_with_its_traceback_and_the_application_serves(
         answer = get(server.url)
         log = server.log
     assert answer["failure"].startswith(
-        "20261101001 (fails) failed, ValueError: no such airport. Mend"
+        "20261101001 (fails) failed, ValueError: no such airport. Fix"
     )
     assert log.count("20261101001_fails.py") == log.count("ValueError: no such airport\n") == 1
     assert log.count("Not everything could be applied") == 1
@@ -444,9 +444,9 @@ def test_a_lock_that_is_still_held_at_the_deadline_is_a_failure(project: Project
     project.write_inserts(20261101001)
     with project.runner().lease.hold(Actor.current("held")):
         app = always(project, MIGRATE_ON_START_WAIT=0.3)
-    assert (failure_of(app) or "").startswith(
-        "Another process still migrates after 0.3 s (MIGRATE_ON_START_WAIT). The lock is held by "
-    )
+    said = failure_of(app) or ""
+    assert said.startswith("Another process still migrates after 0.3 s (MIGRATE_ON_START_WAIT). ")
+    assert "(held) holds the lock since " in said
     assert project.statuses() == {}
 
 
@@ -473,7 +473,7 @@ def test_what_failed_in_the_run_that_was_waited_for_is_not_tried_again(project: 
     other.join()
     assert project.db.tries.count_documents({}) == 1
     assert (failure_of(app) or "").startswith(
-        "20261101001 (fails) failed, in another process: no such airport. Mend it"
+        "20261101001 (fails) failed, in another process: no such airport. Fix it"
     )
     # A later start does try again.
     assert "ValueError: no such airport" in (failure_of(always(project)) or "")

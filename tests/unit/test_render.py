@@ -440,7 +440,7 @@ def test_a_run_that_failed_half_way_says_what_was_done_what_failed_and_what_is_l
     assert streams.out.splitlines()[-3:] == [
         "Applied 1 migration as batch 3 in 12 ms.",
         "Not run: 3, 4.",
-        "Mend the migration, then run `flask db-migrate up` again.",
+        "Fix the migration, then run `flask db-migrate up` again.",
     ]
     assert streams.err == (
         "Traceback:\n  line\nValueError: no such city\n2 failed: ValueError: no such city\n"
@@ -467,7 +467,7 @@ def test_a_run_that_something_ended_says_what_it_was(streams: Streams) -> None:
     streams.open()
     runs.run(a_run(APPLIED, *LEFT, error=LeaseLostError("why")))
     assert streams.err == f"Error: {LeaseLostError('why')}\n"
-    assert "Mend the migration" not in streams.out
+    assert "Fix the migration" not in streams.out
 
 
 def test_a_plan_is_shown_as_one_and_says_that_nothing_was_executed(streams: Streams) -> None:

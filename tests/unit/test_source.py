@@ -388,7 +388,7 @@ def test_the_line_of_a_wrong_parameter_is_that_of_the_parameter(
 def test_a_syntax_error_is_named_with_its_line(write: Callable[..., Path]) -> None:
     said = problem(write("x = 1\n\ndef up(db)\n    pass"))
     assert said.startswith("FILE:3: syntax error: ")
-    assert said.endswith(". Mend the file, then try again.")
+    assert said.endswith(". Fix the file, then try again.")
 
 
 @pytest.mark.parametrize("statement", ["return 1", "break", "nonlocal x", "def f(a, a): pass"])
@@ -424,7 +424,7 @@ def test_a_byte_order_mark_is_no_obstacle(write: Callable[..., Path]) -> None:
 def test_an_expression_too_deep_for_python_is_refused(write: Callable[..., Path]) -> None:
     said = problem(write(f"{UP}x = {'-' * 100_000}1"))
     assert said.startswith("FILE: ")
-    assert said.endswith("Mend the file, then try again.")
+    assert said.endswith("Fix the file, then try again.")
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -555,7 +555,7 @@ def test_whatever_an_import_raises_is_named_with_its_line_and_kept_as_the_cause(
         load(planned)
     assert str(caught.value) == (
         f"{planned.file.path}:4: importing it raised {kind.__name__}: {said}. Nothing of the plan "
-        f"has run. Mend the file, then run `flask db-migrate {direction.value}` again."
+        f"has run. Fix the file, then run `flask db-migrate {direction.value}` again."
     )
     assert type(caught.value.__cause__) is kind
     assert set(sys.modules) == before
