@@ -185,9 +185,10 @@ class PrepareByFunction(Prepare):
         except Exception as exc:
             if not self._collect:
                 raise RejectedError(
-                    f"The function refused the document with _id {id_!r}: {_worded(exc)}. What was done "
-                    "before its batch is kept. Mend the function or the document and run it again, "
-                    'or go past such documents with `on_error="collect"`.'
+                    f"The function refused the document with _id {id_!r}: {_worded(exc)}. Batches "
+                    "before its own are kept.",
+                    "Fix the function or the document and run it again, or skip such documents with "
+                    '`on_error="collect"`.',
                 ) from exc
             return Entry(id_, None, _worded(exc))
 
@@ -436,9 +437,9 @@ def _newly_rejected(batch: Batch, before: Checkpoint) -> list[Document]:
 
 def _refused(id_: object, exc: BulkWriteError) -> RejectedError:
     return RejectedError(
-        f"The server refused the change of the document with _id {id_!r}: {_reasons(exc)}. What was "
-        "done before it is kept. Mend the change or the document and run it again, or go past such "
-        'documents with `on_error="collect"`.'
+        f"The server refused the change of the document with _id {id_!r}: {_reasons(exc)}. Changes "
+        "before it are kept.",
+        'Fix the change or the document and run it again, or skip such documents with `on_error="collect"`.',
     )
 
 
@@ -447,8 +448,8 @@ def too_many(rejected: Sequence[Document]) -> RejectedError:
     last = rejected[-1]
     return RejectedError(
         f"{len(rejected)} documents were rejected, and max_rejected is less: the last one has "
-        f"_id {last['_id']!r}: {last['error']}. What was done before its batch is kept. Mend the "
-        "change or the documents and run it again, or raise max_rejected."
+        f"_id {last['_id']!r}: {last['error']}. Batches before its own are kept.",
+        "Fix the change or the documents and run it again, or raise max_rejected.",
     )
 
 

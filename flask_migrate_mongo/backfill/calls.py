@@ -143,13 +143,13 @@ class _Callable:
         defaults = self._defaults
         how = on_error or defaults.on_error
         if how not in {"stop", "collect"}:
-            msg = f'on_error is {how!r}. Hand over "stop" or "collect".'
+            msg = f'on_error is {how!r}. Pass "stop" or "collect".'
             raise BackfillError(msg)
         limit = _counted("max_rejected", max_rejected, 0) if how == "collect" else 0
         size = _counted("batch_size", defaults.batch_size if size is None else size, 1)
         rate = defaults.max_per_second if rate is None else rate
         if rate is not None and not rate > 0:
-            msg = f"max_per_second is {rate!r}. Hand over a number above 0, or leave it out."
+            msg = f"max_per_second is {rate!r}. Pass a number above 0, or leave it out."
             raise BackfillError(msg)
         # No more than a second's worth at once, or the rate would be one on average only.
         size = size if rate is None else min(size, max(1, int(rate)))
@@ -201,7 +201,7 @@ class Backfill(_Callable):
         if found.collection != order.collection:
             raise BackfillError(_out_of_turn(number, found.collection, order.collection))
         if found.checkpoint.phase is not Phase.DONE:
-            site.log.info("The backfill of %s goes on", order.collection)
+            site.log.info("The backfill of %s continues", order.collection)
             notebook.resume(number, found, site.hold.now(), session=session_id)
         return found
 
@@ -490,9 +490,7 @@ def _name(collection: str | Collection[Any], server: Server) -> str:
         return collection
     own = getattr(getattr(collection, "database", None), "name", None) == server.database.name
     if not own:
-        msg = (
-            f"{collection!r} is no collection of the database that is migrated. Hand over its name."
-        )
+        msg = f"{collection!r} is no collection of the database that is migrated. Pass its name."
         raise BackfillError(msg)
     return collection.name
 
@@ -502,7 +500,7 @@ def _checked(change: Change) -> Change:
     if callable(change) or operators or (isinstance(change, list) and change):
         return change
     msg = (
-        f"{change!r:.80} is no change. Hand over an update, {{'$set': {{...}}}}, a pipeline, "
+        f"{change!r:.80} is no change. Pass an update, {{'$set': {{...}}}}, a pipeline, "
         "[{'$set': {...}}], or a function that is given a document and returns one of these or None."
     )
     raise BackfillError(msg)
@@ -510,7 +508,7 @@ def _checked(change: Change) -> Change:
 
 def _counted(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        msg = f"{name} is {value!r}. Hand over a whole number from {least} on."
+        msg = f"{name} is {value!r}. Pass a whole number from {least} on."
         raise BackfillError(msg)
     return value
 

@@ -327,6 +327,7 @@ def _check(future: Future[bool]) -> None:
 
 def _died(exc: BaseException) -> WorkerLostError:
     return WorkerLostError(
-        f"A process that worked on the backfill died ({type(exc).__name__}). Every batch that was "
-        "committed is kept: run it again, and it goes on from there."
+        f"A process that worked on the backfill died ({type(exc).__name__}). Every committed "
+        "batch is kept.",
+        "Run the migration again: it continues after the last of them.",
     )

@@ -250,22 +250,22 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
     if _code(exc) in _ACCESS_CODES:
         return AccessDeniedError(
-            f"The server refused access: {detail}. Check user, password and authSource in "
-            "MONGO_URI, and that the user may read and write this database."
+            f"The server refused access: {detail}.",
+            "Check user, password and authSource in MONGO_URI, and that the user may read and write this database.",
         )
     if is_passing(exc):
         return ConnectionFailedError(
-            f"The database does not answer: {detail}. Check that the server is running and that "
-            "MONGO_URI is right."
+            f"The database does not answer: {detail}.",
+            "Check that the server is running and that MONGO_URI is right.",
         )
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
         return ConfigurationError(
-            f"The database cannot be used as configured: {detail}. Check MONGO_URI, MIGRATE_DATABASE "
-            "and the object that the application passed to MongoMigrate."
+            f"The database cannot be used as configured: {detail}.",
+            "Check MONGO_URI, MIGRATE_DATABASE and the database that is passed to MongoMigrate.",
         )
     return DatabaseError(
-        f"The server refused a command: {detail}. Its log may say more. Fix the cause, then run the "
-        "command again."
+        f"The server refused a command: {detail}.",
+        "Its log may say more. Fix the cause, then run the command again.",
     )
 
 

@@ -121,6 +121,6 @@ def transaction(session: ClientSession) -> Iterator[None]:
 
 def _unknown() -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        "The commit was sent, but the server did not reply whether it took effect. Data and record "
-        "agree in both cases. When the server answers again, `flask db-migrate status` shows the outcome."
+        "The commit was sent, but the server did not reply whether it took effect. Data and record agree either way.",
+        "Once the server answers, see whether the migration is applied: [status].",
     )

@@ -20,10 +20,10 @@ from flask_migrate_mongo.engine.executor import (
     code_of,
     log_of,
 )
+from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
     DryRunTooLongError,
     NotRehearsableError,
-    capture,
     redact,
 )
 from flask_migrate_mongo.model.reports import (

@@ -77,12 +77,12 @@ class DryRunner:
                     plan, functions, listener, continue_on_error=options.continue_on_error
                 )
             except (KeyboardInterrupt, Stopped) as exc:
-                raise RunStoppedError(_NOTHING_LEFT) from exc
+                raise RunStoppedError(_NOTHING_LEFT, _LESS) from exc
 
 
-_NOTHING_LEFT = (
-    "Stopped. The transaction of the dry run is rolled back: nothing was changed. Give it less time with "
-    "`--dry-run-limit SECONDS`, or a sample of the data with `flask db-migrate rehearse`."
+_NOTHING_LEFT = "Stopped. The transaction of the dry run was rolled back, so nothing was changed."
+_LESS = (
+    "Set a shorter limit: [dry_run_limit=SECONDS]. Or run it on a sample of the data: [rehearse]."
 )
 
 

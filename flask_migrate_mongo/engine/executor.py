@@ -94,9 +94,8 @@ def caught(first: PyMongoError) -> TransactionAbortedError:
     """Build the error of a migration that continued after this one."""
     return TransactionAbortedError(
         f"The migration continued after an error that it caught: {redact(str(first))}. On the server "
-        "that error had already ended the transaction, so nothing of this step is kept. Check "
-        "beforehand instead of catching (count, find_one, upsert), or delete "
-        "`transactional = True`."
+        "that error had already ended the transaction, so nothing of this step is kept.",
+        "Check beforehand instead of catching (count, find_one, upsert), or delete `transactional = True`.",
     )
 
 

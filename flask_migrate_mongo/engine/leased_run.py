@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.backfill.calls import Backfill, Site, refused
 from flask_migrate_mongo.backfill.checkpoints import Notebook
 from flask_migrate_mongo.driver.transactions import Transactions, transaction
+from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     LeaseLostError,
     MigrateError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
-    capture,
 )
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
 from flask_migrate_mongo.model.values import Direction
@@ -238,7 +238,7 @@ def _lost(step: Step, watch: _Stopwatch, exc: MigrateError) -> Outcome:
 
 def _not_recorded(exc: ConnectionFailedError) -> OutcomeNotRecordedError:
     return OutcomeNotRecordedError(
-        f"The outcome of the step could not be recorded before the lock ended: {exc} The history "
-        "still says `running`. Once the server answers, look at the data, then run "
-        "`flask db-migrate up`, or `flask db-migrate resolve`."
+        f"The outcome of the step could not be recorded before the lock expired: {exc.message} The "
+        "history still says `running`.",
+        "Once the server answers, look at the data, then run [up] or [resolve].",
     )

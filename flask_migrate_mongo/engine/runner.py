@@ -119,14 +119,14 @@ class Runner(Inspector):
         LockHeldError during a run.
         """
         if not reason.strip():
-            msg = "The reason is empty. Say how you know: `--reason TEXT`."
-            raise InvalidRequestError(msg)
+            msg = "The reason is empty. Nothing was changed."
+            raise InvalidRequestError(msg, "Say how you know: [reason=TEXT].")
         with self.lease.hold(self._actor("resolve"), wait=self.wait) as grant:
             history, run = self._settle(grant)
             record = history.by_version.get(version)
             settled = {Status.COMPLETED} if applied else {Status.PENDING, Status.ROLLED_BACK}
             if record is None or record.status in settled:
-                raise NotResolvableError(_unresolvable(version, record))
+                raise _not_resolvable(version, record)
             self.history.resolve(record, run, applied=applied, reason=reason, at=grant.now())
         return self.history.load().by_version[version]
 
@@ -152,8 +152,10 @@ def nothing_ran(plan: Plan) -> RunReport:
     return RunReport(plan.direction, steps, executed=False, warnings=plan.warnings)
 
 
-def _unresolvable(version: int, record: Record | None) -> str:
+def _not_resolvable(version: int, record: Record | None) -> NotResolvableError:
     if record is None:
-        return f"Nothing is recorded of {version}. See the versions with `flask db-migrate status`."
+        msg = f"The history has no record of {version}. Nothing was changed."
+        return NotResolvableError(msg, "See the versions: [status].")
     state = "applied" if record.is_applied else "not applied"
-    return f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
+    msg = f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
+    return NotResolvableError(msg)

@@ -18,7 +18,7 @@ from flask_migrate_mongo.model.errors import (
     ImportFailedError,
     SourceError,
     StepError,
-    wording,
+    message_of,
 )
 
 from .parsing import checksum, read_content
@@ -49,7 +49,7 @@ def load(step: Step) -> Callable[..., object]:
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
-        raise _import_failed(path, exc) from exc
+        raise _import_failed(step, exc) from exc
     function: object = getattr(module, name, None)
     if not callable(function):
         raise SourceError(path, f"{name} is not a function. Write `def {name}(db):`.")
@@ -131,14 +131,16 @@ def _import(name: str, path: Path, content: bytes) -> ModuleType:
     return module
 
 
-def _import_failed(path: Path, exc: BaseException) -> ImportFailedError:
+def _import_failed(step: Step, exc: BaseException) -> ImportFailedError:
+    path = step.file.path
     frames = traceback.walk_tb(exc.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
     problem = (
-        f"importing it raised {type(exc).__name__}: {wording(exc).rstrip('.')}. Nothing of the plan "
-        "has run. Fix the file, then try again."
+        f"importing it raised {type(exc).__name__}: {message_of(exc).rstrip('.')}. Nothing of the plan "
+        "has run."
     )
-    return ImportFailedError(path, problem, line=lines[-1] if lines else None)
+    remedy = f"Fix the file, then run [{step.direction.value}] again."
+    return ImportFailedError(path, problem, line=lines[-1] if lines else None, remedy=remedy)
 
 
 def _check_flags(file: MigrationFile, module: ModuleType) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, wording
+from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, message_of
 
 from .folder import unusable
 from .names import highest_version, next_version, slugify
@@ -91,7 +91,7 @@ class Scaffold:
         except Exception as exc:
             raise ConfigurationError(
                 f"The template {self.template} does not produce a migration: "
-                f"{wording(exc).rstrip('.')}. It may use {{{{ name }}}} (a Python literal), "
+                f"{message_of(exc).rstrip('.')}. It may use {{{{ name }}}} (a Python literal), "
                 "{{ version }}, {{ slug }} and {{ transactional }}."
             ) from exc
         return content
@@ -102,7 +102,7 @@ def _clean(name: str) -> str:
     name = " ".join(name.encode("utf-8", "replace").decode().split())
     if not name:
         raise InvalidRequestError(
-            'The name is empty. Say what the migration changes, for example "add user index".'
+            "The name is empty.", 'Say what changes: [create "add user index"].'
         )
     if len(name) > _NAME_LIMIT:
         raise InvalidRequestError(

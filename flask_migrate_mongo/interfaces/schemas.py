@@ -1,354 +1,218 @@
-"""What the REST door takes and gives: parameters, documents, and their description in OpenAPI."""
+"""Every JSON document, for `--json`, the REST API and OpenAPI alike: `document(name, value)` dumps a value.
+
+A field has the name of the value's attribute, unless it says another one; JSON spells it in camelCase. Importing
+this module costs 45 ms, so text output does not import it.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from functools import partial
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from apispec import APISpec
-from apispec.ext.marshmallow import MarshmallowPlugin
-from marshmallow import (
-    INCLUDE,
-    RAISE,
-    Schema,
-    ValidationError,
-    fields,
-    validate,
-)
-from webargs.flaskparser import FlaskParser
+from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_dump, validate
 
-from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
-from flask_migrate_mongo.model.limits import LONGEST_DRY_RUN, MOST_SAMPLES
+from flask_migrate_mongo.dry_run import showing
+from flask_migrate_mongo.lint.rules import Severity
+from flask_migrate_mongo.model.errors import as_migrate_error
 from flask_migrate_mongo.model.reports import Expected, StepState, Verdict
-from flask_migrate_mongo.model.values import Direction, Status
+from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Record
+from flask_migrate_mongo.model.wording import Wording, camel_case, cli
 from flask_migrate_mongo.store.runs import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from flask import Request
-
-    from flask_migrate_mongo.interfaces.rest.routes import Route
+    from flask_migrate_mongo.driver.server import Document
+    from flask_migrate_mongo.model.errors import MigrateError
+    from flask_migrate_mongo.model.values import Event, LockState
 
 VERSION = r"[0-9]{1,30}"
-RUN_ID = r"[0-9a-f]{32}"
-MOST_RECORDS = 1_000
-MOST_SKIPPED = 1_000_000_000
-MOST_STEPS = 10_000
-LONGEST_WAIT = 300
-"""Seconds: a worker of the web server is taken as long."""
 
-_WHOLE = re.compile(r"0|[1-9][0-9]{0,9}")
+_words: ContextVar[Wording] = ContextVar("wording", default=cli)
 
 
-# --- parameters
+def document(name: str, value: object, wording: Wording = cli) -> Document:
+    """Dump a value as the document of this name, one of DOCUMENTS; errors in it use the given wording."""
+    token = _words.set(wording)
+    try:
+        dumped: Document = DOCUMENTS[name]().dump(value)
+    finally:
+        _words.reset(token)
+    return dumped
 
 
-class _Flag(fields.Boolean):
-    """`true` or `false` in a query string, and nothing that would only look like one of them."""
-
-    truthy = {"true"}
-    falsy = {"false"}
+def moment(at: datetime) -> str:
+    """Write a time in ISO 8601, UTC, to the millisecond."""
+    return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class _JsonFlag(fields.Boolean):
-    """A boolean of JSON: 1 and "true" are none."""
-
-    def _deserialize(self, value: object, *args: Any, **more: Any) -> bool:  # noqa: ANN401, ARG002
-        if not isinstance(value, bool):
-            raise self.make_error("invalid", input=value)
-        return value
+# --- fields
 
 
-class _Whole(fields.Integer):
-    """Digits of ASCII: int() would take blanks, underscores and other scripts too."""
-
-    def _validated(self, value: Any) -> int:  # noqa: ANN401  (marshmallow's own signature)
-        if not isinstance(value, str) or not _WHOLE.fullmatch(value):
-            raise self.make_error("invalid", input=value)
-        return int(value)
+class _Moment(fields.String):
+    def _serialize(self, value: object, *_: object, **__: object) -> str | None:
+        return moment(value) if isinstance(value, datetime) else None
 
 
-class NoQuery(Schema):
-    """No parameters."""
+class _Dumped(fields.Nested):
+    """A document that was dumped before it was stored."""
+
+    def _serialize(self, *given: object, **_: object) -> object:
+        return given[0]
 
 
-class UpQuery(Schema):
-    """How `up` goes about it."""
-
-    dry_run = _Flag(
-        data_key="dryRun",
-        load_default=False,
-        metadata={
-            "description": "Execute all of it in a transaction that is taken back, and say what it would do."
-        },
-    )
-    dry_run_limit = _Whole(
-        data_key="dryRunLimit",
-        validate=validate.Range(1, LONGEST_DRY_RUN),
-        metadata={"description": "With `dryRun`: seconds after which to give up."},
-    )
-    samples = _Whole(
-        validate=validate.Range(0, MOST_SAMPLES),
-        metadata={"description": "With `dryRun`: documents of each migration to show."},
-    )
-    continue_on_error = _Flag(
-        data_key="continueOnError",
-        load_default=False,
-        metadata={"description": "Go on with the next migration when one fails."},
-    )
-    wait = _Whole(
-        validate=validate.Range(0, LONGEST_WAIT),
-        metadata={"description": "Seconds to wait for somebody else's lock."},
-    )
-
-    allow_drift = _Flag(
-        data_key="allowDrift",
-        load_default=False,
-        metadata={"description": "Go on with the file as it is now, though it has changed."},
-    )
+_text = partial(fields.String, required=True)
+_flag = partial(fields.Boolean, required=True)
+_count = partial(fields.Integer, required=True, validate=validate.Range(0))
+_moment = partial(_Moment, required=True, allow_none=True, metadata={"format": "date-time"})
+_version = partial(_text, validate=validate.Regexp(f"^{VERSION}$"))
+_one_of = partial(fields.Enum, by_value=fields.String, required=True)
+_texts = partial(fields.List, fields.String, required=True)
+_maybe = partial(fields.Nested, required=True, allow_none=True)
 
 
-class DownQuery(UpQuery):
-    """How `down` goes about it."""
-
-    steps = _Whole(
-        load_default=1,
-        validate=validate.Range(1, MOST_STEPS),
-        metadata={"description": "How many migrations to undo."},
-    )
-
-
-class HistoryQuery(Schema):
-    """Which records."""
-
-    limit = _Whole(load_default=50, validate=validate.Range(1, MOST_RECORDS))
-    skip = _Whole(load_default=0, validate=validate.Range(0, MOST_SKIPPED))
-    status = fields.Enum(Status, by_value=True)
-
-
-class ReleaseQuery(Schema):
-    """That the release is meant."""
-
-    confirm = _Flag(
-        load_default=False,
-        metadata={"description": "Yes, the process that holds it is dead."},
-    )
-
-
-class NewMigration(Schema):
-    """What a new migration is called."""
-
-    name = fields.String(
-        required=True,
-        validate=[validate.Length(1, 1_000), validate.Regexp(r"[\s\S]*\S")],
-    )
-    transactional = _JsonFlag(load_default=False)
-
-
-def is_version(text: str) -> bool:
-    """Whether the text can be a version at all."""
-    return re.fullmatch(VERSION, text) is not None
-
-
-def query(schema: type[Schema], request: Request) -> dict[str, Any]:
-    """Return the parameters in the query string. Raises InvalidRequestError."""
-    found: dict[str, Any] = _PARSER.parse(schema(), request, location="query")
-    return found
-
-
-def body(schema: type[Schema], request: Request) -> dict[str, Any]:
-    """Return the fields of a JSON body. Raises NotJsonError or InvalidRequestError."""
-    found: dict[str, Any] = _PARSER.parse(schema(), request, location="json")
-    return found
-
-
-class _Parser(FlaskParser):
-    """Refuses what it does not know, and raises errors of ours instead of aborting."""
-
-    DEFAULT_UNKNOWN_BY_LOCATION = {"query": RAISE, "json": RAISE}
-
-    def load_querystring(self, req: Request, schema: Schema) -> Any:  # noqa: ANN401
-        twice = [name for name, given in req.args.lists() if len(given) > 1]
-        if twice:
-            msg = f"{twice[0][:50]!r} is given more than once. Give each parameter once."
-            raise InvalidRequestError(msg)
-        return super().load_querystring(req, schema)
-
-    def load_json(self, req: Request, schema: Schema) -> Any:  # noqa: ANN401, ARG002
-        if not req.is_json:
-            raise NotJsonError
-        try:
-            return json.loads(req.get_data())
-        # Besides bad syntax: bytes of no encoding, a number of too many digits, too many brackets.
-        except (ValueError, RecursionError) as exc:
-            msg = (
-                'The body is not JSON that can be read. Send an object: {"name": "add user index"}.'
-            )
-            raise InvalidRequestError(msg) from exc
-
-    def handle_error(
-        self,
-        error: ValidationError,
-        req: Request,  # noqa: ARG002
-        schema: Schema,
-        *,
-        error_status_code: int | None,  # noqa: ARG002
-        error_headers: Mapping[str, str] | None,  # noqa: ARG002
-    ) -> NoReturn:
-        said = "; ".join(_said(error.messages))
-        known = [field.data_key or name for name, field in schema.fields.items()]
-        remedy = f"What is taken: {', '.join(known)}." if known else "Leave the parameters out."
-        raise InvalidRequestError(f"{said} {remedy}") from error
-
-
-_PARSER = _Parser()
-
-
-def _said(messages: Any, name: str = "") -> Iterator[str]:  # noqa: ANN401  (marshmallow's tree)
-    if isinstance(messages, dict):
-        for key, below in messages.items():
-            yield from _said(below, str(key)[:50])
-    else:
-        yield f"{name!r}: {' '.join(map(str, messages))}"
-
-
-# --- documents
+def _list(schema: type[Schema], attribute: str | None = None) -> fields.List[Any]:
+    return fields.List(fields.Nested(schema), required=True, attribute=attribute)
 
 
 class _Document(Schema):
-    """A document of which every field is always there."""
+    """A document that has no other fields."""
 
     class Meta:
-        """Nothing else is in it."""
-
         unknown = RAISE
 
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Spell the key in camelCase."""
+        field_obj.data_key = field_obj.data_key or camel_case(field_name)
 
-class _OpenDocument(Schema):
+
+class _Wrapper(_Document):
+    """A document around one value, which its field shows."""
+
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:  # noqa: ARG002
+        """Take the value itself."""
+        return obj
+
+
+class _OpenDocument(_Document):
     """A document that may have more fields."""
 
     class Meta:
-        """More may be in it."""
-
         unknown = INCLUDE
 
+    def _more(self, value: Any) -> Mapping[str, object]:  # noqa: ANN401, ARG002  (any value)
+        return {}
 
-def _text(**more: Any) -> fields.String:  # noqa: ANN401
-    return fields.String(required=True, **more)
-
-
-def _maybe_text(**more: Any) -> fields.String:  # noqa: ANN401
-    return fields.String(required=True, allow_none=True, **more)
-
-
-def _version(**more: Any) -> fields.String:  # noqa: ANN401
-    return _text(validate=validate.Regexp(f"^{VERSION}$"), **more)
-
-
-def _moment() -> fields.String:
-    return _maybe_text(metadata={"format": "date-time"})
+    @post_dump(pass_original=True)
+    def add_more(self, dumped: Document, value: object, **_: object) -> Document:
+        """Add the other fields, none of which replaces a declared one."""
+        more = {
+            k: moment(v) if isinstance(v, datetime) else v for k, v in self._more(value).items()
+        }
+        return {**dumped, **more, **dumped}
 
 
-def _flag() -> fields.Boolean:
-    return fields.Boolean(required=True)
+# --- parts of documents
 
 
-def _count() -> fields.Integer:
-    return fields.Integer(required=True, validate=validate.Range(0))
-
-
-def _maybe_count() -> fields.Integer:
-    return fields.Integer(required=True, allow_none=True, validate=validate.Range(0))
-
-
-def _one_of(values: Iterable[str]) -> fields.String:
-    return _text(validate=validate.OneOf(list(values)))
-
-
-def _list(schema: type[Schema]) -> fields.List[Any]:
-    return fields.List(fields.Nested(schema), required=True)
-
-
-def _maybe(schema: type[Schema], *, required: bool = True) -> fields.Nested:
-    return fields.Nested(schema, required=required, allow_none=True)
-
-
-class ErrorInfo(_Document):
-    """An exception as it was recorded."""
-
+class ErrorInfoDocument(_Document):
     type = _text()
     message = _text()
-    traceback = _maybe_text()
+    traceback = _text(allow_none=True)
 
 
-class Lock(_Document):
-    """Who holds, or held, the lock."""
+_BY_TYPE: Mapping[object, Callable[..., fields.Field[Any]]] = {
+    bool: _flag,
+    datetime: _moment,
+    ErrorInfo: partial(_maybe, ErrorInfoDocument),
+    int: _count,
+    str: _text,
+}
 
-    lockedBy = _text()
+
+def _column(name: str, **how: Any) -> fields.Field[Any]:  # noqa: ANN401  (any argument of a field)
+    """Make the field of a record's column, by its type."""
+    hint = get_type_hints(Record)[name]
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+    make = _BY_TYPE.get(kinds[0]) or partial(_one_of, kinds[0])
+    return make(**{"data_key": COLUMNS[name].shown, "allow_none": kinds != [hint], **how})
+
+
+RecordDocument = _Document.from_dict(
+    {name: _column(name) for name, column in COLUMNS.items() if column.shown}
+    | {"version": _version()},
+    name="RecordDocument",
+)
+"""A version in the history: the columns of its record that are shown."""
+
+
+class LockDocument(_Document):
+    locked_by = _text(attribute="holder")
     host = _text()
     pid = fields.Integer(required=True)
-    runId = _text()
+    run_id = _text()
     reason = _text()
     fence = fields.Integer(required=True)
-    lockedAt = _moment()
-    heartbeatAt = _moment()
-    expiresAt = _moment()
+    locked_at = _moment()
+    heartbeat_at = _moment()
+    expires_at = _moment()
     expired = _flag()
 
 
 class _Entry(_Document):
-    """A version in the status."""
-
     version = _version()
     name = _text()
     reversible = _flag()
 
 
-class Applied(_Entry):
-    """An applied version."""
-
-    appliedAt = _moment()
-    executionTime = _maybe_count()
-    batch = _maybe_count()
-    drifted = _flag()
-    missing = _flag()
-
-
-class Pending(_Entry):
-    """A pending version."""
-
-    transactional = _flag()
-    outOfOrder = _flag()
+AppliedDocument = _Entry.from_dict(
+    {
+        name: _column(name, attribute=f"record.{name}", allow_none=True, dump_default=None)
+        for name, column in COLUMNS.items()
+        if column.in_status
+    }
+    | {"drifted": _flag(), "missing": _flag()},
+    name="AppliedDocument",
+)
+"""An applied version in the status, with the columns of its record that are shown there."""
 
 
-class Failed(Pending):
-    """A failed version."""
+class PendingDocument(_Entry):
+    transactional = _flag(attribute="file.transactional", dump_default=False)
+    out_of_order = _flag()
 
-    error = _maybe(ErrorInfo)
+
+class FailedDocument(PendingDocument):
+    error = _maybe(ErrorInfoDocument, attribute="record.error", dump_default=None)
 
 
 class ProgressDocument(_Document):
-    """How far a backfill is; the total is an estimate."""
-
     collection = _text()
     done = _count()
-    total = _maybe_count()
-    perSecond = fields.Float(required=True, allow_none=True)
-    secondsLeft = fields.Float(required=True, allow_none=True)
+    total = _count(allow_none=True)
+    per_second = fields.Float(required=True, allow_none=True)
+    seconds_left = fields.Float(required=True, allow_none=True)
+
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:
+        """Round the estimates."""
+        found = super().get_attribute(obj, attr, default)
+        return round(found, 1) if isinstance(found, float) else found
 
 
-class Running(_Entry):
-    """A version whose up() or down() runs, or was interrupted."""
+class RunningDocument(_Entry):
+    direction = _one_of(Direction, attribute="record.direction", allow_none=True, dump_default=None)
+    progress = fields.Nested(ProgressDocument, attribute="record.progress", allow_none=True)
 
-    direction = fields.String(required=True, allow_none=True)
-    progress = _maybe(ProgressDocument, required=False)
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:
+        """Leave the progress out where there is none."""
+        found = super().get_attribute(obj, attr, default)
+        return missing if found is None and attr == "record.progress" else found
 
 
-class Summary(_Document):
-    """How many there are of each."""
-
+class SummaryDocument(_Document):
     total = _count()
     applied = _count()
     pending = _count()
@@ -356,87 +220,25 @@ class Summary(_Document):
     running = _count()
     drifted = _count()
     missing = _count()
-    outOfOrder = _count()
+    out_of_order = _count()
+
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:
+        """Count the entries."""
+        found = super().get_attribute(obj, attr, default)
+        return len(found) if isinstance(found, tuple) else found
 
 
-class StatusDocument(_Document):
-    """What `status` gives."""
-
-    applied = _list(Applied)
-    pending = _list(Pending)
-    failed = _list(Failed)
-    running = _list(Running)
-    locked = _maybe(Lock)
-    summary = fields.Nested(Summary, required=True)
-    ignored = fields.List(fields.String(), required=True)
-
-
-class Record(_Document):
-    """What is recorded of a version."""
-
-    version = _version()
-    name = _text()
-    description = _text()
-    status = _one_of(status.value for status in Status)
-    appliedAt = _moment()
-    rolledBackAt = _moment()
-    executionTime = _maybe_count()
-    error = _maybe(ErrorInfo)
-    reversible = _flag()
-    batch = _maybe_count()
-    updatedAt = _moment()
-
-
-class HistoryDocument(_Document):
-    """A page of the history."""
-
-    history = _list(Record)
-
-
-class Event(_OpenDocument):
-    """Something that happened; which more fields there are depends on the kind."""
-
-    version = _maybe_text()
-    event = _text()
+class EventDocument(_OpenDocument):
+    version = _text(allow_none=True)
+    event = _text(attribute="kind")
     at = _moment()
-    error = _maybe(ErrorInfo)
+    error = _maybe(ErrorInfoDocument)
 
-
-class EventsDocument(_Document):
-    """A trail."""
-
-    events = _list(Event)
-
-
-class LockStatusDocument(_Document):
-    """The lock, and whether it holds anyone off."""
-
-    locked = _flag()
-    lock = _maybe(Lock)
-
-
-class ReleasedDocument(_Document):
-    """The lock that was released."""
-
-    released = _maybe(Lock)
-
-
-class CreatedDocument(_Document):
-    """Where the new file is."""
-
-    path = _text()
-
-
-class HealthDocument(_Document):
-    """Whether everything is applied; the figures are for those who may read."""
-
-    ready = _flag()
-    summary = fields.Nested(Summary)
+    def _more(self, value: Event) -> Mapping[str, object]:
+        return value.details
 
 
 class EffectsDocument(_Document):
-    """How many documents of a collection would be changed."""
-
     inserted = _count()
     matched = _count()
     modified = _count()
@@ -445,222 +247,292 @@ class EffectsDocument(_Document):
 
 
 class PredictionDocument(_OpenDocument):
-    """What an operation would do that was not made; the figures behind it follow."""
-
     operation = _text()
     collection = _text()
-    expected = _one_of(expected.value for expected in Expected)
+    expected = _one_of(Expected)
     detail = _text()
+
+    def _more(self, value: Any) -> Mapping[str, object]:  # noqa: ANN401
+        return showing.document(value.facts)
 
 
 class SampleDocument(_Document):
-    """A document before and after, as extended JSON: what differs, or all of it where it is new or gone."""
-
     collection = _text()
-    id = fields.Raw(required=True, allow_none=True)
+    id = fields.Raw(attribute="document_id", required=True, allow_none=True)
     before = fields.Dict(required=True, allow_none=True)
     after = fields.Dict(required=True, allow_none=True)
 
-
-class StepDocument(_Document):
-    """What became of one migration of a plan; of a dry run, what would become of it."""
-
-    version = _version()
-    name = _text()
-    state = _one_of(state.value for state in StepState)
-    executionTime = _maybe_count()
-    transactional = _flag()
-    reversible = _flag()
-    outOfOrder = _flag()
-    error = _maybe(ErrorInfo)
-    verdict = fields.String(validate=validate.OneOf([verdict.value for verdict in Verdict]))
-    reason = fields.String(allow_none=True)
-    effects = fields.Dict(keys=fields.String(), values=fields.Nested(EffectsDocument))
-    predicted = fields.List(fields.Nested(PredictionDocument))
-    samples = fields.List(fields.Nested(SampleDocument))
-    dependsOn = fields.List(_version())
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:
+        """Convert what is stored to extended JSON."""
+        found = super().get_attribute(obj, attr, default)
+        return found if attr == "collection" else showing.value(found)
 
 
-class Problem(_OpenDocument):
-    """Why a request was not done (RFC 9457); of a run that failed it has the document as well."""
+class _StepOf(_Document):
+    """What a document says of the step of a value."""
 
-    type = _text()
-    title = _text()
-    status = fields.Integer(required=True)
-    detail = _text()
-    code = _text()
-    lock = _maybe(Lock, required=False)
-
-
-class OpenApiDocument(_OpenDocument):
-    """The description of this API."""
-
-    openapi = _text()
+    version = _version(attribute="step.file.version")
+    name = _text(attribute="step.file.name")
+    transactional = _flag(attribute="step.file.transactional")
+    reversible = _flag(attribute="step.file.reversible")
+    out_of_order = _flag(attribute="step.out_of_order")
 
 
-class RunDocument(_Document):
-    """What a run did, or would do."""
+class StepDocument(_StepOf):
+    state = _one_of(StepState)
+    execution_time = _count(attribute="took_ms", allow_none=True)
+    error = _maybe(ErrorInfoDocument)
+    # Only a dry run's step has a trial, and with it these.
+    verdict = fields.Enum(Verdict, by_value=fields.String, attribute="trial.verdict")
+    reason = fields.String(attribute="trial.reason", allow_none=True)
+    effects = fields.Dict(
+        fields.String(), fields.Nested(EffectsDocument), attribute="trial.effects"
+    )
+    predicted = fields.List(fields.Nested(PredictionDocument), attribute="trial.predicted")
+    samples = fields.List(fields.Nested(SampleDocument), attribute="trial.samples")
+    depends_on = fields.List(_version(), attribute="trial.depends_on")
 
-    direction = _one_of(direction.value for direction in Direction)
-    executed = _flag()
-    dryRun = _flag()
-    runId = _maybe_text()
-    batch = _maybe_count()
-    steps = _list(StepDocument)
-    warnings = fields.List(fields.String(), required=True)
-    error = _maybe(Problem)
+
+class FindingDocument(_Document):
+    code = _text(attribute="rule.code")
+    severity = _one_of(Severity, attribute="rule.severity")
+    path = fields.Function(lambda finding: finding.shown_path.as_posix())
+    line = _count()
+    column = _count()
+    end_line = _count()
+    function = _text(allow_none=True)
+    message = _text()
+    help = _text()
+
+
+class PlannedStepDocument(_StepOf):
+    idempotent = _flag(attribute="step.file.idempotent")
+    interrupted = _flag(attribute="step.interrupted")
+    collections = fields.Function(
+        lambda planned: [
+            {"collection": name, "documents": size} for name, size in planned.collections.items()
+        ]
+    )
+    collections_complete = _flag(attribute="complete")
+    findings = _list(FindingDocument)
+
+
+class CopiedDocument(_Document):
+    collection = _text(attribute="name")
+    documents = _count()
+    of = _count()
+
+
+class TurnDocument(_Document):
+    execution_time = _count(attribute="took_ms")
+    error = _maybe(ErrorInfoDocument)
+
+
+class DifferenceDocument(_Document):
+    collection = _text()
+    what = _text()
+    before = _text()
+    after = _text()
+
+
+class EstimateDocument(_Document):
+    documents = _count()
+    execution_time = fields.Function(lambda estimate: round(estimate.seconds * 1000))
+    lowest = fields.Function(lambda estimate: round(estimate.low * 1000))
+    highest = fields.Function(lambda estimate: round(estimate.high * 1000))
+    extrapolated = _flag()
+
+
+class RehearsedDocument(_Document):
+    version = _version(attribute="file.version")
+    name = _text(attribute="file.name")
+    transactional = _flag(attribute="file.transactional")
+    reversible = _flag(attribute="file.reversible")
+    failed = _flag()
+    up = _maybe(TurnDocument)
+    down = _maybe(TurnDocument)
+    again = _maybe(TurnDocument)
+    undoes = _flag(allow_none=True)
+    differences = _list(DifferenceDocument, "left.first")
+    differences_total = _count(attribute="left.total")
+    collections = _texts(attribute="touched")
+    elsewhere = _texts()
+    estimate = _maybe(EstimateDocument)
+
+
+class LintSummaryDocument(_Document):
+    files = _count()
+    findings = fields.Function(lambda report: len(report.findings))
+    errors = fields.Function(lambda report: report.count("error"))
+    warnings = fields.Function(lambda report: report.count("warning"))
+    infos = fields.Function(lambda report: report.count("info"))
+    allowed = fields.Function(lambda report: len(report.suppressed))
 
 
 class CurrentDocument(_Document):
-    """The migration that a run is at."""
+    version = _version()
+    name = _text()
+    progress = fields.Nested(ProgressDocument, allow_none=True)
+
+
+# --- documents
+
+
+class ProblemDocument(_OpenDocument):
+    """Why a request was not done (RFC 9457); for a failed run, the fields of its document come with it."""
+
+    type = _text(attribute="type_uri")
+    title = _text()
+    status = fields.Integer(required=True, attribute="http_status")
+    detail = fields.String(required=True)
+    code = _text()
+    lock = fields.Nested(LockDocument, allow_none=True)
+
+    @pre_dump
+    def adopt(self, error: Exception, **_: object) -> MigrateError:
+        """Make an error of another origin one of ours, so that its text shows no secrets."""
+        return as_migrate_error(error)
+
+    def get_attribute(self, obj: MigrateError, attr: str, default: object) -> object:
+        """Word the detail for the interface that asked."""
+        return obj.explain(_words.get()) if attr == "detail" else getattr(obj, attr, default)
+
+
+class StatusDocument(_Document):
+    applied = _list(AppliedDocument, "survey.applied")
+    pending = _list(PendingDocument, "survey.pending")
+    failed = _list(FailedDocument, "survey.failed")
+    running = _list(RunningDocument, "survey.running")
+    locked = _maybe(LockDocument)
+    summary = fields.Nested(SummaryDocument, required=True, attribute="survey")
+    ignored = _texts()
+
+
+class PlanDocument(_Document):
+    steps = _list(PlannedStepDocument, "planned")
+    drifted = _list(_Entry, "status.survey.drifted")
+    missing = _list(_Entry, "status.survey.missing")
+    ignored = _texts(attribute="status.ignored")
+    locked = _maybe(LockDocument, attribute="status.locked")
+    warnings = _texts(attribute="plan.warnings")
+
+
+class RunDocument(_Document):
+    direction = _one_of(Direction)
+    executed = _flag()
+    dry_run = _flag()
+    run_id = _text(allow_none=True)
+    batch = _count(allow_none=True)
+    steps = _list(StepDocument, "outcomes")
+    warnings = _texts()
+    error = _maybe(ProblemDocument)
+
+
+class RehearsalDocument(_Document):
+    database = _text(allow_none=True)
+    copied = _list(CopiedDocument)
+    migrations = _list(RehearsedDocument, "performances")
+    removed = _texts()
+    locked = _maybe(LockDocument, attribute="lock")
+    warnings = _texts()
+
+
+class HistoryDocument(_Wrapper):
+    history = _list(RecordDocument)
+
+
+class EventsDocument(_Wrapper):
+    events = _list(EventDocument)
+
+
+class LintDocument(_Document):
+    findings = _list(FindingDocument)
+    summary = fields.Function(lambda report: LintSummaryDocument().dump(report))
+
+
+class CreatedDocument(_Wrapper):
+    path = _text()
+
+
+class LockStatusDocument(_Document):
+    locked = _flag()
+    lock = _maybe(LockDocument)
+
+    def get_attribute(self, obj: LockState | None, attr: str, default: object) -> object:  # noqa: ARG002
+        """Show the lock itself, and whether it excludes other runs."""
+        return obj if attr == "lock" else obj is not None and obj.is_live
+
+
+class ReleasedDocument(_Wrapper):
+    released = _maybe(LockDocument)
+
+
+class RequestedDocument(_Document):
+    """The migration whose backfill received a request."""
 
     version = _version()
     name = _text()
-    progress = _maybe(ProgressDocument, required=False)
+    run_id = _text()
+
+
+class HealthDocument(_Document):
+    """Whether everything is applied; the figures are only for callers who may read."""
+
+    ready = _flag()
+    summary = fields.Nested(SummaryDocument)
 
 
 class StoredRunDocument(_Document):
-    """What is known of a run that nobody waited for."""
+    """An asynchronous run."""
 
-    runId = _text()
-    direction = _one_of(direction.value for direction in Direction)
-    state = _one_of(state.value for state in RunState)
+    run_id = _text()
+    direction = _text(validate=validate.OneOf([direction.value for direction in Direction]))
+    state = _one_of(RunState)
     detached = _flag()
-    cancelRequested = _flag()
-    current = _maybe(CurrentDocument)
-    createdAt = _moment()
-    updatedAt = _moment()
-    report = _maybe(RunDocument)
-    error = _maybe(Problem)
+    cancel_requested = _flag()
+    current = _Dumped(CurrentDocument, required=True, allow_none=True)
+    created_at = _moment()
+    updated_at = _moment()
+    report = _Dumped(RunDocument, required=True, allow_none=True)
+    error = _Dumped(ProblemDocument, required=True, allow_none=True)
 
 
-# --- OpenAPI
+class RunEventDocument(_OpenDocument):
+    """An event of an asynchronous run."""
+
+    sequence = _count()
+    event = _text()
+    at = _moment()
+
+    def _more(self, value: Mapping[str, object]) -> Mapping[str, object]:
+        return value
 
 
-class Operation(NamedTuple):
-    """What an endpoint takes and gives, as OpenAPI has to know it."""
-
-    document: type[Schema]
-    parameters: type[Schema] = NoQuery
-    body: type[Schema] | None = None
-    refusals: tuple[int, ...] = ()
-    streams: bool = False
-    can_be_deferred: bool = False
+class OpenApiDocument(_OpenDocument):
+    openapi = _text()
 
 
-OPERATIONS: dict[str, Operation] = {
-    "status": Operation(StatusDocument, refusals=(409,)),
-    "up": Operation(RunDocument, UpQuery, refusals=(409, 413), can_be_deferred=True),
-    "down": Operation(RunDocument, DownQuery, refusals=(409, 413), can_be_deferred=True),
-    "run": Operation(StoredRunDocument, refusals=(404,)),
-    "run-events": Operation(StoredRunDocument, refusals=(404,), streams=True),
-    "run-cancel": Operation(StoredRunDocument, refusals=(404, 413)),
-    "history": Operation(HistoryDocument, HistoryQuery),
-    "events": Operation(EventsDocument, refusals=(404,)),
-    "create": Operation(CreatedDocument, body=NewMigration, refusals=(413, 415)),
-    "lock-status": Operation(LockStatusDocument),
-    "lock-release": Operation(ReleasedDocument, ReleaseQuery, refusals=(409, 413)),
-    "health": Operation(HealthDocument, refusals=(409,)),
-    "openapi": Operation(OpenApiDocument),
+DOCUMENTS: Mapping[str, type[Schema]] = {
+    "cancel": RequestedDocument,
+    "create": CreatedDocument,
+    "down": RunDocument,
+    "error": ProblemDocument,
+    "events": EventsDocument,
+    "force-unlock": ReleasedDocument,
+    "health": HealthDocument,
+    "history": HistoryDocument,
+    "lint": LintDocument,
+    "lock-status": LockStatusDocument,
+    "pause": RequestedDocument,
+    "plan": PlanDocument,
+    "progress": ProgressDocument,
+    "rehearse": RehearsalDocument,
+    "resolve": HistoryDocument,
+    "resume": RequestedDocument,
+    "run": StoredRunDocument,
+    "run-event": RunEventDocument,
+    "status": StatusDocument,
+    "step": StepDocument,
+    "up": RunDocument,
 }
-
-_ALWAYS = {
-    400: "The request cannot be understood.",
-    401: "There is no token, or an unknown one.",
-    403: "This is not allowed.",
-    500: "A migration failed, or the configuration is wrong.",
-    503: "The database does not answer, or not everything is applied.",
-}
-_SOMETIMES = {
-    404: "Nothing is recorded of it.",
-    409: "The lock is held, or what was asked for could do harm.",
-    413: "The body is too long.",
-    415: "The body is not sent as JSON.",
-}
-
-
-def openapi(server: str, routes: Iterable[Route]) -> dict[str, Any]:
-    """Return the description of the API, which is found under the path `server`."""
-    spec = APISpec(
-        title="Flask-Migrate-Mongo",
-        version="1",
-        openapi_version="3.1.0",
-        info={"description": "The migrations of an application's database."},
-        plugins=[MarshmallowPlugin(schema_name_resolver=_component)],
-        servers=[{"url": server or "/"}],
-        security=[{"token": []}],
-    )
-    spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
-    for route in routes:
-        path = route.path.replace("<", "{").replace(">", "}")
-        spec.path(path=path, operations={route.method.lower(): _operation(route)})
-    return spec.to_dict()
-
-
-def _component(schema: type[Schema] | Schema | str) -> str:
-    kind = schema if isinstance(schema, type) else type(schema)
-    return kind.__name__.strip("_").removesuffix("Document")
-
-
-def _operation(route: Route) -> dict[str, Any]:
-    told = OPERATIONS[route.action]
-    operation: dict[str, Any] = {
-        "operationId": route.action,
-        "summary": route.summary,
-        "description": f"Needs the scope `{route.scope.value}`.",
-        "parameters": _parameters(route, told),
-        "responses": _responses(route, told),
-    }
-    if told.body:
-        content = {"application/json": {"schema": told.body}}
-        operation["requestBody"] = {"required": True, "content": content}
-    if route.action == "health":
-        operation["security"] = [{}, {"token": []}]
-    return operation
-
-
-def _parameters(route: Route, told: Operation) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{"in": "query", "schema": told.parameters}]
-    for name, pattern in (("version", VERSION), ("run_id", RUN_ID)):
-        if f"<{name}>" in route.path:
-            schema = {"type": "string", "pattern": f"^{pattern}$"}
-            found.append({"in": "path", "name": name, "required": True, "schema": schema})
-    if told.can_be_deferred:
-        # No more than an example: what a server does not know of it is to be passed over (RFC 7240).
-        preference = {"type": "string", "examples": ["respond-async"]}
-        found.append({"in": "header", "name": "Prefer", "schema": preference})
-    return found
-
-
-def _responses(route: Route, told: Operation) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": told.document}}
-    if told.streams:
-        content = {"text/event-stream": {"schema": _SERVER_SENT_EVENT}}
-    done = {"description": "Done.", "content": content}
-    deferred = {"202": _ACCEPTED} if told.can_be_deferred else {}
-    refused = _ALWAYS | {code: _SOMETIMES[code] for code in told.refusals}
-    problems = {str(code): _refusal(code, why) for code, why in sorted(refused.items())}
-    return {"201" if route.action == "create" else "200": done, **deferred, **problems}
-
-
-_SERVER_SENT_EVENT: dict[str, Any] = {
-    "type": "object",
-    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
-    "required": ["id", "event", "data"],
-}
-_ACCEPTED: dict[str, Any] = {
-    "description": "The run goes on by itself; Location tells where it says how.",
-    "content": {"application/json": {"schema": StoredRunDocument}},
-    "headers": {"Location": {"required": True, "schema": {"type": "string"}}},
-}
-
-
-def _refusal(code: int, why: str) -> dict[str, Any]:
-    answer: dict[str, Any] = {
-        "description": why,
-        "content": {"application/problem+json": {"schema": Problem}},
-    }
-    header = {401: "WWW-Authenticate"}.get(code)
-    if header:
-        answer["headers"] = {header: {"required": True, "schema": {"type": "string"}}}
-    return answer
+"""The schema of each document: those that commands print have the command's name."""

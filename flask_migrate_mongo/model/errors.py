@@ -1,23 +1,24 @@
-"""Everything that can go wrong, one class a cause; each message ends with what to do next."""
+"""Everything that can go wrong, one class a cause.
+
+A class says what an answer needs: `code`, `title` (of the problem document), `exit_code` and `http_status`; what it
+does not say is that of its base. An instance carries facts, a message and a remedy.
+"""
 
 from __future__ import annotations
 
 import re
-import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .wording import cli, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from .values import ErrorInfo, LockState
+    from .values import LockState, Survey
+    from .wording import Wording
 
-TRACEBACK_LIMIT = 16_000
-"""Bytes of a traceback that are kept, so that a record stays far below MongoDB's 16 MB."""
-
-_TAIL_SHARE = 3 / 4
-_CUT = b"\n ... cut ...\n"
 _VALUE_LIMIT = 200
 _SCHEME = r"mongodb(?:\+srv)?://"
 # Up to the last @: a password that should have been percent-encoded may hold any character.
@@ -26,295 +27,328 @@ _URI_SECRETS = r"(?i)\b(tlsCertificateKeyFilePassword=|AWS_SESSION_TOKEN(?::|%3A
 
 
 class MigrateError(Exception):
-    """The base of every error that this package raises on purpose."""
+    """The base of every error that this package raises on purpose.
+
+    `message` says what happened and what state things are in now. `remedy` says what to type next, in the neutral
+    terms of `wording`.
+    """
 
     code = "error"
+    title = "An unexpected error."
+    exit_code = 1
+    http_status = 500
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        # Without super().__init__() `args` stay those of the constructor, so that every error can be pickled.
+        self.message, self.remedy = message, remedy
+
+    @property
+    def type_uri(self) -> str:
+        """The `type` of the problem document (RFC 9457)."""
+        return f"urn:flask-migrate-mongo:{self.code}"
+
+    def explain(self, wording: Wording) -> str:
+        """Say everything, with commands and options in the words of an interface."""
+        return f"{self.message} {render(self.remedy, wording)}".rstrip()
+
+    def __str__(self) -> str:
+        return self.explain(cli)
 
 
-# --- requests that make no sense
+# --- requests
 
 
 class InvalidRequestError(MigrateError):
-    """A parameter is out of range or empty."""
-
     code = "invalid-request"
+    title = "A parameter is out of range, unknown or empty."
+    exit_code = 2
+    http_status = 400
 
 
 class TooManyStepsError(InvalidRequestError):
-    """More is to be undone than is applied."""
-
     code = "too-many-steps"
+    title = "Fewer migrations are applied than should be rolled back."
+    http_status = 409
+
+    def __init__(self, steps: int, applied: int) -> None:
+        self.steps, self.applied = steps, applied
+        count = "1 migration is" if applied == 1 else f"{applied} migrations are"
+        super().__init__(
+            f"{steps} migrations should be rolled back, but only {count} applied. Nothing was rolled back.",
+            f"To roll back every applied migration: [steps={applied}].",
+        )
 
 
 # --- settings and connections
 
 
 class ConfigurationError(MigrateError):
-    """A setting, or what the application handed over, cannot be used."""
-
     code = "configuration"
+    title = "A setting, or an object from the application, cannot be used."
+    exit_code = 6
 
 
 class SettingError(ConfigurationError):
-    """A setting has a value that is not accepted."""
-
     code = "bad-setting"
+    title = "A setting has a value that is not accepted."
 
     def __init__(self, name: str, value: object, accepts: str) -> None:
+        self.name = name
         shown = redact(repr(value))
         if len(shown) > _VALUE_LIMIT:
             shown = f"{shown[:_VALUE_LIMIT]}..."
         super().__init__(
-            f"{name} is {shown}, but it accepts {accepts}. Change it in app.config or in the environment."
+            f"{name} is {shown}, but it accepts {accepts}.",
+            "Change it in app.config or in the environment.",
         )
 
 
 class NoDatabaseError(ConfigurationError):
-    """Nothing says which database to migrate."""
-
     code = "no-database"
+    title = "No setting names the database to migrate."
 
 
 class NoFolderError(ConfigurationError):
-    """The folder of migrations does not exist."""
-
     code = "no-folder"
+    title = "The migrations folder does not exist."
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         super().__init__(
-            f"The migrations folder {folder} does not exist. `flask db-migrate create NAME` makes it, "
-            "or set MIGRATE_DIRECTORY (relative to the application's root path) to where your migrations are."
+            f"The migrations folder {folder} does not exist.",
+            "Create it with the first migration: [create NAME]. Or set MIGRATE_DIRECTORY (relative to the application's root path) to the folder of your migrations.",
         )
 
 
 class ConnectionFailedError(MigrateError):
-    """The server cannot be reached, or the connection broke."""
-
     code = "no-connection"
+    title = "The server cannot be reached, or the connection broke."
+    exit_code = 6
+    http_status = 503
 
 
 class AccessDeniedError(MigrateError):
-    """The server refused the credentials, or they lack a right."""
-
     code = "access-denied"
+    title = "The server refused the credentials, or they lack a right."
+    exit_code = 6
+    http_status = 503
 
 
 class DatabaseError(MigrateError):
-    """The server refused a command of ours for another reason."""
-
     code = "database"
+    title = "The server refused a command for another reason."
+    exit_code = 6
+    http_status = 503
 
 
 class UnsupportedDriverError(MigrateError):
-    """The installed pymongo lacks something that transactional steps are confined with."""
-
     code = "unsupported-driver"
+    title = "The installed pymongo lacks a function that confines transactional steps."
+    exit_code = 6
 
 
 # --- files
 
 
 class SourceError(MigrateError):
-    """A file in the migrations folder cannot be used."""
-
     code = "bad-file"
+    title = "A file in the migrations folder cannot be used."
+    exit_code = 5
+    http_status = 409
 
-    def __init__(self, path: Path, problem: str, *, line: int | None = None) -> None:
+    def __init__(
+        self, path: Path, problem: str, *, line: int | None = None, remedy: str = ""
+    ) -> None:
         self.path, self.problem, self.line = path, problem, line
         where = f"{path}:{line}" if line else str(path)
-        super().__init__(f"{where}: {problem}")
+        super().__init__(f"{where}: {problem}", remedy)
 
 
 class SeveralSourceErrors(MigrateError):  # noqa: N818  (it is several)
-    """More than one file cannot be used; all are named, so that one look mends them all."""
-
     code = "bad-files"
+    title = "Several files in the migrations folder cannot be used."
+    exit_code = 5
+    http_status = 409
 
     def __init__(self, problems: Sequence[SourceError]) -> None:
         self.problems = tuple(problems)
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        super().__init__(f"{len(problems)} problems in the migrations folder:\n{lines}")
+        super().__init__(f"{len(problems)} problems in the migrations folder:")
+
+    def explain(self, wording: Wording) -> str:
+        """Name every problem, so that all can be fixed at once."""
+        return "\n  ".join((self.message, *(each.explain(wording) for each in self.problems)))
 
 
 class DuplicateVersionError(SourceError):
-    """Two files have the same number."""
-
     code = "duplicate-version"
+    title = "Two files have the same number."
 
     def __init__(self, version: int, paths: Sequence[Path]) -> None:
+        self.version = version
         names = " and ".join(path.name for path in paths)
         super().__init__(
             paths[0].parent,
-            f"{names} have the same number, {version}. Give the one that is not applied anywhere yet the next free number.",
+            f"{names} have the same number, {version}. Give the file that is not applied anywhere the next free number.",
         )
 
 
 class ImportFailedError(SourceError):
-    """A migration raised while it was imported; nothing of the plan has run."""
-
     code = "import-failed"
+    title = "A migration raised an exception while it was imported. Nothing of the plan has run."
 
 
 class FileChangedError(SourceError):
-    """A file changed between the plan and its execution."""
-
     code = "file-changed"
+    title = "A file changed between the plan and its execution."
 
 
 # --- refusals
 
 
 class RefusedError(MigrateError):
-    """What was asked for is not done, because it could do harm."""
-
     code = "refused"
+    title = "The request was refused because it could do harm."
+    exit_code = 5
+    http_status = 409
 
 
 class NotReversibleError(RefusedError):
-    """A migration has no down()."""
-
     code = "not-reversible"
+    title = "A migration has no down()."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
+        self.version = version
         super().__init__(
-            f"{version} ({name}) cannot be undone: {path.name} has no down(). Nothing was undone. "
-            "Write a down() in that file, or write a new migration that puts right what this one did."
+            f"{version} ({name}) cannot be rolled back: {path.name} has no down(). Nothing was rolled back.",
+            "Write a down() in that file, or write a new migration that reverses this one.",
         )
 
 
 class MissingFileError(RefusedError):
-    """The file of an applied migration is gone, so nothing can undo it."""
-
     code = "missing-file"
+    title = "The file of an applied migration is missing, so it cannot be rolled back."
 
     def __init__(self, version: int, name: str) -> None:
+        self.version = version
         super().__init__(
-            f"{version} ({name}) is applied, but its file is gone. Nothing was undone. "
-            "Bring the file back (from version control, or from the branch it was applied from), then try again."
+            f"{version} ({name}) is applied, but its file is missing. Nothing was rolled back.",
+            "Restore the file (from version control, or from the branch it was applied from), then try again.",
         )
 
 
 class DriftError(RefusedError):
-    """An applied migration's file has changed since."""
-
     code = "drift"
+    title = "The file of an applied migration has changed."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
+        self.version = version
         super().__init__(
-            f"{version} ({name}) has changed since it was applied: {path.name} may no longer undo what was done. Nothing was undone. "
-            "Bring back the applied version of the file, or undo with the file as it is now: `flask db-migrate down --allow-drift`."
+            f"{version} ({name}) has changed since it was applied: {path.name} may no longer reverse it. Nothing was rolled back.",
+            "Restore the applied version of the file, or roll back with the file as it is now: [down allow_drift=True].",
         )
 
 
 class OutOfOrderError(RefusedError):
-    """A pending version is below the highest applied one, and the settings refuse that."""
-
     code = "out-of-order"
+    title = (
+        "A pending version is below the highest applied one, and MIGRATE_OUT_OF_ORDER refuses that."
+    )
 
     def __init__(self, versions: Sequence[int], highest: int) -> None:
-        listed = ", ".join(map(str, versions))
+        self.versions = tuple(versions)
         super().__init__(
-            f"Pending below the highest applied version {highest}: {listed}. Nothing was run. "
-            'Give these files higher numbers, or set MIGRATE_OUT_OF_ORDER = "allow".'
+            f"Pending below the highest applied version {highest}: {_listed(versions)}. Nothing was run.",
+            'Give these files higher numbers, or set MIGRATE_OUT_OF_ORDER = "allow".',
         )
 
 
 class TransactionsUnsupportedError(RefusedError):
-    """A migration asks for a transaction that the server does not have."""
-
     code = "no-transactions"
+    title = "A migration needs a transaction, and the server has none."
 
     def __init__(self, versions: Sequence[int], reason: str) -> None:
-        listed = ", ".join(map(str, versions))
+        self.versions = tuple(versions)
         super().__init__(
-            f"Transactional, on a server without transactions ({reason}): {listed}. Nothing was run. "
-            'Use a replica set (a single node is enough), or set MIGRATE_TRANSACTIONS = "preferred" to run them without.'
+            f"These migrations need a transaction, and the server has none ({reason}): {_listed(versions)}. Nothing was run.",
+            'Use a replica set (a single node is enough), or set MIGRATE_TRANSACTIONS = "preferred" to run them without.',
         )
 
 
 class InterruptedRefusedError(RefusedError):
-    """A plain migration was interrupted half-way, and the settings refuse to run it again."""
-
     code = "interrupted"
+    title = "A migration without a transaction was interrupted, and MIGRATE_INTERRUPTED refuses to run it again."
 
     def __init__(self, versions: Sequence[int]) -> None:
-        listed = ", ".join(map(str, versions))
+        self.versions = tuple(versions)
         super().__init__(
-            f"Interrupted half-way and not safe to repeat: {listed}. Nothing was run. Look at the data, then say what is true: "
-            f"`flask db-migrate resolve {versions[0]} --applied|--not-applied --reason TEXT`."
+            f"Interrupted half-way and not safe to repeat: {_listed(versions)}. Nothing was run.",
+            f"Look at the data, then record whether the migration is applied: [resolve {versions[0]} applied=True|False reason=TEXT].",
         )
 
 
 class HalfBackfilledError(RefusedError):
-    """A migration's file changed after a part of its backfill was done."""
-
     code = "half-backfilled"
+    title = "The file of a migration changed after a part of its backfill was done."
 
     def __init__(self, version: int, command: str) -> None:
+        self.version = version
         super().__init__(
-            f"{version} changed half-way through its backfill: a part of the documents has what the file said then. Nothing was run. "
-            f"Put the file back, or go on where it was with the file as it is now: `flask db-migrate {command} --allow-drift`. "
-            f"Once it is safe to begin again at the first document: `flask db-migrate resolve {version} --not-applied --reason TEXT`."
+            f"{version} changed half-way through its backfill: the earlier version of the file has changed a part of the documents. Nothing was run.",
+            f"Restore the file, or continue with the file as it is now: [{command} allow_drift=True]. If it is safe to begin again at the first document: [resolve {version} applied=False reason=TEXT].",
         )
 
 
 class NotResolvableError(RefusedError):
-    """The record is not in a state that can be resolved by hand."""
-
     code = "not-resolvable"
+    title = "The record is not in a state that can be resolved by hand."
 
 
 class NotRehearsableError(RefusedError):
-    """A dry run came to an operation that it can neither make nor predict."""
-
     code = "not-rehearsable"
+    title = "A dry run reached an operation that it can neither execute nor predict."
 
     def __init__(self, operation: str, cause: str) -> None:
         super().__init__(
-            f"{operation} cannot be rehearsed: {cause}. Nothing of it was done. "
-            "Try this migration on a sample of the data: `flask db-migrate rehearse`."
+            f"A dry run cannot execute {operation}: {cause}. Nothing of it was done.",
+            "Run this migration on a sample of the data: [rehearse].",
         )
 
 
 class DryRunTooLongError(RefusedError):
-    """A dry run is to last longer than the server lets a transaction."""
-
     code = "dry-run-too-long"
+    title = "The limit of a dry run is longer than the server's limit of a transaction."
 
     def __init__(self, seconds: float, allowed: float) -> None:
         super().__init__(
-            f"A dry run of {seconds:g} s is one transaction, and this server ends those after {allowed:g} s. "
-            f"Make it shorter: `--dry-run-limit {allowed / 2:g}`."
+            f"A dry run of {seconds:g} s is one transaction, and this server ends transactions after {allowed:g} s.",
+            f"Set a shorter limit: [dry_run_limit={allowed / 2:g}].",
         )
 
 
 class ScratchTakenError(RefusedError):
-    """The database that a rehearsal would use is somebody else's, or another rehearsal's."""
-
     code = "scratch-taken"
+    title = "The scratch database of a rehearsal exists already."
 
-    def __init__(self, name: str, marker: Mapping[str, Any] | None) -> None:
-        remedy = "Set MIGRATE_REHEARSAL_DATABASE to the name of a database that does not exist."
+    def __init__(self, name: str, marker: Mapping[str, object] | None) -> None:
+        self.name = name
         if marker is None:
-            whose = "and no rehearsal made it, so it is left as it is"
+            owner = "No rehearsal created it, so it is left as it is."
+            remedy = "Set MIGRATE_REHEARSAL_DATABASE to the name of a database that does not exist."
         else:
-            whose = (
-                f"made by a rehearsal of {marker['of']} on {marker.get('host')}, pid {marker.get('pid')}, "
-                f"at {_clock(marker['createdAt'])}"
-            )
-            remedy = "Wait for its end; what a killed one left is removed when it is an hour old. Or set another MIGRATE_REHEARSAL_DATABASE."
-        super().__init__(f"The database {name} exists already, {whose}. {remedy}")
+            since = marker["createdAt"]
+            owner = f"A rehearsal of {marker['of']} on {marker.get('host')}, pid {marker.get('pid')}, created it at {since:%Y-%m-%d %H:%M:%S} UTC."
+            remedy = "Wait until that rehearsal ends, or set another MIGRATE_REHEARSAL_DATABASE. A database that a killed rehearsal left is removed when it is an hour old."
+        super().__init__(f"The database {name} exists already. {owner}", remedy)
 
 
 class RehearsalUnsupportedError(RefusedError):
-    """There is no server to rehearse on."""
-
     code = "rehearsal-unsupported"
+    title = "There is no server for a rehearsal."
 
     def __init__(self) -> None:
         super().__init__(
-            "mongomock has no server to rehearse on: no indexes, options or timings are those of MongoDB. "
-            "Rehearse with MONGO_URI set to a server, a small one of your own is enough."
+            "mongomock has no server for a rehearsal: its indexes, options and timings are not those of MongoDB.",
+            "Set MONGO_URI to a server for the rehearsal. A small local one is enough.",
         )
 
 
@@ -322,53 +356,56 @@ class RehearsalUnsupportedError(RefusedError):
 
 
 class LockHeldError(MigrateError):
-    """Somebody else holds the lock."""
-
     code = "lock-held"
+    title = "Another process holds the lock."
+    exit_code = 3
+    http_status = 409
 
     def __init__(self, lock: LockState) -> None:
         self.lock = lock
         super().__init__(
-            f"The lock is held by {lock.holder} ({lock.reason}) since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}; "
-            f"it ends at {_clock(lock.expires_at)} unless renewed. Wait for it with `--wait SECONDS`; "
-            "if that process is dead, `flask db-migrate force-unlock --confirm`."
+            f"{lock.holder} ({lock.reason}) holds the lock since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}. The lock expires at {_clock(lock.expires_at)} unless it is renewed.",
+            "Wait for it: [wait=SECONDS]. If that process is dead: [force-unlock confirm=True].",
         )
 
 
 class LeaseLostError(MigrateError):
-    """A run no longer holds the lock: it starts, commits and records nothing more."""
-
     code = "lease-lost"
+    title = "A run lost the lock. It starts, commits and records nothing more."
+    exit_code = 3
+    http_status = 409
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"This run lost the lock: {why}. It stopped there. Nothing more was committed or recorded. "
-            "See what is applied now with `flask db-migrate status`."
+            f"This run lost the lock: {why}. It stopped, and committed and recorded nothing more.",
+            "See what is applied now: [status].",
         )
 
 
 class NotConfirmedError(MigrateError):
-    """A forced unlock was not confirmed."""
-
     code = "not-confirmed"
+    title = "A forced release of the lock was not confirmed."
+    exit_code = 2
+    http_status = 409
 
     def __init__(self, lock: LockState) -> None:
         age = int((lock.seen_at - lock.locked_at).total_seconds())
         super().__init__(
-            f"Held by {lock.holder} (host {lock.host}, pid {lock.pid}) for {age} s: {lock.reason}, last heartbeat {_clock(lock.heartbeat_at)}. "
-            "If that process still runs, two runs could change the data at once. If you know that it is dead: `flask db-migrate force-unlock --confirm`."
+            f"{lock.holder} (host {lock.host}, pid {lock.pid}) holds the lock for {age} s: {lock.reason}, last heartbeat {_clock(lock.heartbeat_at)}. If that process still runs, two runs could change the data at once. Nothing was released.",
+            "If you know that it is dead: [force-unlock confirm=True].",
         )
 
 
 class NoRunError(MigrateError):
-    """No backfill is running that could be paused, resumed or cancelled."""
-
     code = "no-run"
+    title = "No backfill is running that could be paused, resumed or cancelled."
+    exit_code = 5
+    http_status = 409
 
     def __init__(self) -> None:
         super().__init__(
-            "No backfill is running, so nothing was asked of any. See what runs with `flask db-migrate status`; "
-            "SIGTERM, or Ctrl-C, stops a migration of another kind."
+            "No backfill is running, so no request was sent.",
+            "See what is running: [status]. SIGTERM, or Ctrl-C, stops a migration without a backfill.",
         )
 
 
@@ -376,259 +413,252 @@ class NoRunError(MigrateError):
 
 
 class StepError(MigrateError):
-    """A migration did something that its step does not allow."""
-
     code = "step"
+    title = "A migration did something that its step does not allow."
 
 
 class EscapesTransactionError(StepError):
-    """A transactional migration tried to write outside its transaction."""
-
     code = "escapes-transaction"
+    title = "A transactional migration tried to write outside its transaction."
 
 
 class EscapesRehearsalError(StepError):
-    """A migration tried to write outside the scratch database of its rehearsal."""
-
     code = "escapes-rehearsal"
+    title = "A migration tried to write outside the scratch database of its rehearsal."
 
     def __init__(self, what: str, home: str) -> None:
         super().__init__(
-            f"The migration tried to {what}, but a rehearsal writes to {home} alone. It was not sent. Use the `db` that up() "
-            "and down() are given, not a handle or a client of the application's."
+            f"The migration tried to {what}, but a rehearsal writes to {home} alone. The command was not sent.",
+            "Use the `db` that up() and down() receive, not a handle or a client of the application.",
         )
 
 
 class TransactionAbortedError(StepError):
-    """A migration caught an error that had already ended its transaction."""
-
     code = "transaction-aborted"
+    title = "A migration caught an error that had already ended its transaction."
 
 
 class TooLargeToRehearseError(StepError):
-    """A migration would write more, or take longer, than one open transaction can hold."""
-
     code = "too-large-to-rehearse"
+    title = "A migration would write more, or take longer, than one transaction can hold."
 
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(
-            f"Too large to rehearse here: {why}. Rehearse it on a sample of the data: `flask db-migrate rehearse`."
+            f"Too large for a dry run: {why}.",
+            "Run it on a sample of the data: [rehearse].",
         )
 
 
 class BackfillError(StepError):
-    """A backfill was asked for what it cannot do."""
-
     code = "bad-backfill"
+    title = "A backfill has options that it cannot use."
 
 
 class RejectedError(StepError):
-    """A backfill came to a document that could not be changed."""
-
     code = "document-rejected"
+    title = "A backfill reached a document that could not be changed."
 
 
 class WorkerLostError(StepError):
-    """A process that worked on a backfill died."""
-
     code = "worker-lost"
+    title = "A worker process of a backfill died."
 
 
 class OutcomeNotRecordedError(MigrateError):
-    """A step ended, but its outcome could not be written to the history."""
-
     code = "outcome-not-recorded"
+    title = "A step ended, but its outcome could not be recorded in the history."
 
 
 class OutcomeUnknownError(MigrateError):
-    """A commit was sent and never answered, and the record could not be read either."""
-
     code = "outcome-unknown"
+    title = "The server did not reply to a commit, and the record could not be read."
 
 
 class RunStoppedError(MigrateError):
-    """A signal asked the run to stop."""
-
     code = "stopped"
+    title = "A signal stopped the run."
 
 
-# --- the REST door
+class MigrationFailedError(MigrateError):
+    code = "migration-failed"
+    title = "A migration failed. The report says which one, and what was done before."
+
+    def __init__(self, versions: Sequence[int], direction: str, *, dry_run: bool = False) -> None:
+        self.versions = tuple(versions)
+        listed = _listed(versions)
+        super().__init__(
+            f"Would fail: {listed}. Nothing was changed."
+            if dry_run
+            else f"Failed: {listed}. The steps that succeeded are kept.",
+            f"Fix the cause, then run [{direction}] again.",
+        )
+
+
+class NotReadyError(MigrateError):
+    code = "not-ready"
+    title = (
+        "Migrations are pending, running or failed, so the database is not what the code expects."
+    )
+    http_status = 503
+
+    def __init__(self, survey: Survey | None = None, startup_failure: str | None = None) -> None:
+        if survey is None:
+            super().__init__("Not ready.", "Send a token with the scope `read` to see why.")
+            return
+        groups = {"pending": survey.pending, "running": survey.running, "failed": survey.failed}
+        waiting = ", ".join(f"{len(found)} {state}" for state, found in groups.items() if found)
+        cause = f" The start-up failed: {startup_failure.rstrip('.')}." if startup_failure else ""
+        super().__init__(f"Not ready: {waiting}.{cause}", "Apply what is pending: [up].")
+
+
+# --- the REST API
 
 
 class ApiClosedError(MigrateError):
-    """Nothing says who may use the API, so nobody may."""
-
     code = "api-closed"
+    title = "No API access rules are configured."
+    exit_code = 2
+    http_status = 403
 
     def __init__(self) -> None:
         super().__init__(
-            "The API is closed until somebody may use it. Set MIGRATE_API_TOKEN, or hand over a "
-            "callable: MongoMigrate(app, authorize=...). MIGRATE_API = False takes the API away."
+            "The API is closed: no access rules are configured.",
+            "Set MIGRATE_API_TOKEN, or pass a callable: MongoMigrate(app, authorize=...). MIGRATE_API = False removes the API.",
         )
 
 
 class UnauthenticatedError(MigrateError):
-    """The request carries no token, or one that is not known."""
-
     code = "unauthenticated"
+    title = "The request has no token, or an unknown one."
+    exit_code = 2
+    http_status = 401
 
     def __init__(self, *, wrong: bool = False) -> None:
         self.wrong = wrong
         super().__init__(
-            f"{'This token is not known' if wrong else 'There is no token'}. Send one of those that "
-            "MIGRATE_API_TOKEN names: `Authorization: Bearer TOKEN`."
+            "The token is unknown." if wrong else "The request has no token.",
+            "Send a token that MIGRATE_API_TOKEN names: `Authorization: Bearer TOKEN`.",
         )
 
 
 class ForbiddenError(MigrateError):
-    """Who asks may not do this."""
-
     code = "forbidden"
+    title = "The caller may not do this."
+    exit_code = 2
+    http_status = 403
 
 
 class CreateDisabledError(ForbiddenError):
-    """Files are made through the API only where that is switched on."""
-
     code = "create-disabled"
+    title = "The API does not create files unless MIGRATE_API_CREATE allows it."
 
     def __init__(self) -> None:
         super().__init__(
-            "Files are not made through the API here. Set MIGRATE_API_CREATE = True to allow it, or "
-            'type `flask db-migrate create "add user index"`.'
+            "This API does not create files.",
+            'Set MIGRATE_API_CREATE = True to allow it, or run [create "add user index"].',
         )
 
 
 class UnknownPathError(MigrateError):
-    """There is nothing at this path."""
-
     code = "not-found"
+    title = "The path does not exist."
+    exit_code = 2
+    http_status = 404
 
     def __init__(self) -> None:
-        super().__init__("There is nothing at this path. openapi.json lists what there is.")
+        super().__init__("This path does not exist.", "openapi.json lists the paths.")
 
 
 class UnknownRunError(MigrateError):
-    """No run is known under this name."""
-
     code = "unknown-run"
+    title = "No run has this name."
+    exit_code = 2
+    http_status = 404
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
-            f"There is no run {run_id}, or it is long over. What it did is in the history of its "
-            "migrations: GET history."
+            f"There is no run {run_id}, or its document has expired.",
+            "The history of the migrations keeps what a run did: [history].",
         )
 
 
 class UnknownVersionError(MigrateError):
-    """Nothing is recorded of this version."""
-
     code = "unknown-version"
+    title = "The history has no record of this version."
+    exit_code = 2
+    http_status = 404
 
     def __init__(self, version: str) -> None:
         super().__init__(
-            f"Nothing is recorded of {version[:_VALUE_LIMIT]!r}. The status lists what is applied and pending."
+            f"The history has no record of {version[:_VALUE_LIMIT]!r}.",
+            "See the versions: [status].",
         )
 
 
 class MethodNotAllowedError(MigrateError):
-    """The path does not take the method."""
-
     code = "method-not-allowed"
+    title = "The path does not support the method."
+    exit_code = 2
+    http_status = 405
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self.allowed = tuple(sorted(allowed))
-        super().__init__(f"This path does not take this method. Use {' or '.join(self.allowed)}.")
+        super().__init__(
+            "This path does not support this method.", f"Use {' or '.join(self.allowed)}."
+        )
 
 
 class BodyTooLargeError(MigrateError):
-    """The body of the request is too long, or does not say how long it is."""
-
     code = "body-too-large"
+    title = "The body of the request is too long, or its length is not given."
+    exit_code = 2
+    http_status = 413
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"The body has more than {limit} bytes, or no Content-Length. Send a shorter one, not in chunks."
+            f"The body has more than {limit} bytes, or no Content-Length.",
+            "Send a shorter body, not in chunks.",
         )
 
 
 class NotJsonError(MigrateError):
-    """The body of the request is of another type than JSON."""
-
     code = "not-json"
+    title = "The body of the request is not declared as JSON."
+    exit_code = 2
+    http_status = 415
 
     def __init__(self) -> None:
         super().__init__(
-            "The body is not sent as JSON. Send the header `Content-Type: application/json`."
+            "The body is not declared as JSON.",
+            "Send the header `Content-Type: application/json`.",
         )
 
 
-class MigrationFailedError(MigrateError):
-    """A migration failed; the report says which, and what was done before."""
-
-    code = "migration-failed"
-
-    def __init__(self, versions: Sequence[int], direction: str, *, dry_run: bool = False) -> None:
-        listed = ", ".join(map(str, versions))
-        what = (
-            f"Would fail: {listed}. Nothing was changed."
-            if dry_run
-            else f"Failed: {listed}. What succeeded stays as it is."
-        )
-        super().__init__(f"{what} Mend what fails, then run {direction} again.")
+# --- exceptions of any origin
 
 
-class NotReadyError(MigrateError):
-    """Something is pending, running or failed, so the database is not what the code expects."""
-
-    code = "not-ready"
+def as_migrate_error(exc: BaseException) -> MigrateError:
+    """Wrap an exception of another origin, with its secrets masked."""
+    return exc if isinstance(exc, MigrateError) else MigrateError(message_of(exc))
 
 
 def redact(text: str) -> str:
-    """Return the text with user names, passwords and tokens of MongoDB URIs masked."""
-    # Compiled here, by `re` and once: every application imports this, and few have errors.
+    """Mask user names, passwords and tokens of MongoDB URIs."""
+    # `re` compiles these once, when they are first used: every application imports this module, and few have errors.
     return re.sub(_URI_SECRETS, r"\1***", re.sub(_URI_CREDENTIALS, r"\1***@", text))
 
 
-def wording(exc: BaseException) -> str:
-    """Return what an exception says, with secrets masked; its own __str__() may fail."""
+def message_of(exc: BaseException) -> str:
+    """Read the text of an exception, with secrets masked; its own __str__() may fail."""
     try:
         return redact(str(exc))
-    except Exception as failure:  # noqa: BLE001  (what matters is the exception, not its text)
+    except Exception as failure:  # noqa: BLE001  (the exception matters, not its text)
         return f"<no message: its __str__() raised {type(failure).__name__}>"
 
 
-def capture(exc: BaseException) -> ErrorInfo:
-    """Return the exception as it is recorded, with its causes.
-
-    Message and traceback are bounded to TRACEBACK_LIMIT bytes each.
-    """
-    from .values import ErrorInfo  # noqa: PLC0415  (milliseconds that only a command need pay)
-
-    return ErrorInfo(
-        type=type(exc).__qualname__,
-        message=_bounded(wording(exc)),
-        traceback=_bounded(redact(_trace(exc))),
-    )
-
-
-def _trace(exc: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(exc))
-    except Exception:  # noqa: BLE001  (a SyntaxError of odd parts, say, cannot be formatted)
-        frames = "".join(traceback.format_tb(exc.__traceback__))
-        return f"{frames}{type(exc).__qualname__}: {wording(exc)}\n"
-
-
-def _bounded(text: str) -> str:
-    # Both ends matter: a chained traceback begins with the first cause and ends with the last.
-    raw = text.encode("utf-8", "backslashreplace")
-    if len(raw) <= TRACEBACK_LIMIT:
-        return raw.decode()
-    tail = int((TRACEBACK_LIMIT - len(_CUT)) * _TAIL_SHARE)
-    head = TRACEBACK_LIMIT - len(_CUT) - tail
-    # "ignore" drops the halves of a character that was cut in two.
-    return (raw[:head] + _CUT + raw[-tail:]).decode("utf-8", "ignore")
+def _listed(versions: Sequence[int]) -> str:
+    return ", ".join(map(str, versions))
 
 
 def _clock(moment: datetime) -> str:

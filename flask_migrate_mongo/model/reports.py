@@ -9,11 +9,13 @@ from dataclasses import astuple, dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from .errors import MigrationFailedError, as_migrate_error
 from .values import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from .errors import MigrateError
     from .values import ErrorInfo, Step
 
 
@@ -167,6 +169,14 @@ class RunReport:
     def failures(self) -> tuple[Outcome, ...]:
         """The steps that failed, or, in a dry run, would fail."""
         return tuple(outcome for outcome in self.outcomes if outcome.failed)
+
+    @property
+    def failure(self) -> MigrateError | None:
+        """The error that an interface reports: of failed migrations before what ended the run."""
+        if self.failures:
+            versions = [outcome.step.version for outcome in self.failures]
+            return MigrationFailedError(versions, self.direction.value, dry_run=self.dry_run)
+        return as_migrate_error(self.error) if self.error else None
 
     @property
     def is_noop(self) -> bool:

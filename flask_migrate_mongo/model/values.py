@@ -147,6 +147,10 @@ def _text(stored: object) -> str:
     return str(stored or "")
 
 
+def _batch(stored: int | None) -> int | None:
+    return stored or None  # another tool may store 0
+
+
 def _direction(stored: str | None) -> Direction:
     return Direction(stored or Direction.UP.value)
 
@@ -176,9 +180,7 @@ class Record:
     ] = None
     error: Annotated[ErrorInfo | None, Column("error", ErrorInfo.read, "error")] = None
     reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False
-    batch: Annotated[
-        int | None, Column("batch", shown="batch", heading="Batch", in_status=True)
-    ] = None
+    batch: Annotated[int | None, Column("batch", _batch, "batch", "Batch", in_status=True)] = None
     updated_at: Annotated[datetime | None, Column("updatedAt", shown="updatedAt")] = None
     direction: Annotated[Direction, Column("metadata.direction", _direction)] = Direction.UP
     position: Annotated[int | None, Column("metadata.position")] = None
@@ -335,9 +337,14 @@ class Survey:
         return sum(map(len, (self.applied, self.pending, self.failed, self.running)))
 
     @property
+    def is_ready(self) -> bool:
+        """Whether every known version is applied."""
+        return len(self.applied) == self.total
+
+    @property
     def is_clean(self) -> bool:
         """Whether everything is applied as its file says."""
-        return len(self.applied) == self.total and not self.drifted and not self.missing
+        return self.is_ready and not self.drifted and not self.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +354,11 @@ class StatusReport:
     survey: Survey
     lock: LockState | None
     ignored: tuple[str, ...] = ()
+
+    @property
+    def locked(self) -> LockState | None:
+        """The lock, if it has not expired."""
+        return self.lock if self.lock and self.lock.is_live else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +421,11 @@ class LockState:
     def is_live(self) -> bool:
         """Whether it is still in force."""
         return self.expires_at > self.seen_at
+
+    @property
+    def expired(self) -> bool:
+        """Whether another run can take it over."""
+        return not self.is_live
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,18 +118,13 @@ def plan_down(
     InvalidRequestError, MissingFileError, NotReversibleError, DriftError or HalfBackfilledError.
     """
     if steps < 1:
-        msg = f"--steps is {steps}, but it takes a whole number from 1 on. Type `--steps 1`."
-        raise InvalidRequestError(msg)
+        msg = f"The number of steps is {steps}, but it has to be a whole number from 1. Nothing was rolled back."
+        raise InvalidRequestError(msg, "Roll back one migration: [steps=1].")
     applied = history.applied
     if not applied:
         return Plan(Direction.DOWN, ())
     if steps > len(applied):
-        count = "1 migration is" if len(applied) == 1 else f"{len(applied)} migrations are"
-        msg = (
-            f"--steps is {steps}, but only {count} applied. Nothing was undone. "
-            f"To undo all there is, type `--steps {len(applied)}`."
-        )
-        raise TooManyStepsError(msg)
+        raise TooManyStepsError(steps, len(applied))
     by_version = {file.version: file for file in files}
     chosen = (
         _down_step(record, by_version.get(record.version), allow_drift=allow_drift)
@@ -181,8 +176,8 @@ def page(
 ) -> tuple[Record, ...]:
     """Return one page of the records, those changed last first. Raises InvalidRequestError."""
     if limit < 1 or skip < 0:
-        msg = f"limit is {limit} and skip is {skip}: limit starts at 1, skip at 0. Type `--limit 50 --skip 0`."
-        raise InvalidRequestError(msg)
+        msg = f"limit is {limit} and skip is {skip}, but limit starts at 1 and skip at 0."
+        raise InvalidRequestError(msg, "Show the newest records: [limit=50 skip=0].")
     wanted = [record for record in records if status is None or record.status is status]
     wanted.sort(key=_last_change, reverse=True)
     return tuple(wanted[skip : skip + limit])

@@ -114,6 +114,6 @@ class StopSwitch:
 def stopped(by: str) -> RunStoppedError:
     """Make the error that says what stopped a run, and how to continue."""
     return RunStoppedError(
-        f"Stopped by {by}. Migrations that were applied stay applied, and the others are pending. "
-        "To continue, run `flask db-migrate up`."
+        f"Stopped by {by}. Migrations that were applied stay applied; the others are pending.",
+        "Continue: [up].",
     )

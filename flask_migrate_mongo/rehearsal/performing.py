@@ -10,12 +10,12 @@ from flask_migrate_mongo.driver.listener import check_driver, tapped_everywhere,
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.files import Discovery, Folder
+from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
     LeaseLostError,
     RehearsalUnsupportedError,
     RunStoppedError,
-    capture,
 )
 from flask_migrate_mongo.model.values import Actor
 from flask_migrate_mongo.planning import plans as planning
@@ -161,16 +161,12 @@ def choose(
     known = {file.version for file in files}
     for version in versions:
         if version not in known:
-            msg = (
-                f"There is no migration {version}. `flask db-migrate status` lists those there are."
-            )
-            raise InvalidRequestError(msg)
+            msg = f"There is no migration {version}."
+            raise InvalidRequestError(msg, "See the versions: [status].")
         if history.is_applied(version):
-            msg = (
-                f"{version} is applied here, so that the samples have its changes already. Rehearse "
-                "it where it is pending, or undo it first: `flask db-migrate down`."
-            )
-            raise InvalidRequestError(msg)
+            msg = f"{version} is applied here, so the samples have its changes already."
+            remedy = "Rehearse it where it is pending, or roll it back first: [down]."
+            raise InvalidRequestError(msg, remedy)
     return tuple(file for file in pending if not versions or file.version in versions)
 
 
@@ -433,15 +429,13 @@ def _under(available: Mapping[str, Mapping[str, Any]], view: str) -> Iterator[st
 def _check_known(names: Sequence[str] | None, scratch: Scratch) -> None:
     unknown = [name for name in names or () if name not in scratch.available]
     if unknown:
-        msg = (
-            f"There is no collection {unknown[0]!r} to take samples of. Leave `--collections` out to "
-            "take those that the migrations touch."
-        )
-        raise InvalidRequestError(msg)
+        msg = f"There is no collection {unknown[0]!r} to take samples of."
+        remedy = "Without [collections=NAMES], samples are taken of the collections that the migrations touch."
+        raise InvalidRequestError(msg, remedy)
 
 
 def _stopped(name: str) -> RunStoppedError:
     return RunStoppedError(
-        f"The rehearsal was stopped. Nothing but its scratch database {name} was written to, and that "
-        "was dropped. Rehearse again: `flask db-migrate rehearse`."
+        f"The rehearsal was stopped. It wrote only to its scratch database {name}, which was dropped.",
+        "Rehearse again: [rehearse].",
     )

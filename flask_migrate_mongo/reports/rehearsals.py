@@ -120,7 +120,7 @@ def _verdict(console: Console, report: RehearsalReport) -> None:
         words.say(console, f"Cannot be undone: {versions}.", "yellow")
     if report.failures:
         versions = ", ".join(str(each.file.version) for each in report.failures)
-        words.say(console, f"Not fit to be run: {versions}. Mend that, then rehearse again.", "red")
+        words.say(console, f"Not safe to run: {versions}. Fix that, then rehearse again.", "red")
     else:
         words.say(
             console, f"{words.count(len(report.performances))} rehearsed: fit to be run.", "green"

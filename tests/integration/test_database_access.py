@@ -282,7 +282,7 @@ def test_something_useless_is_named_with_what_can_be_handed_over(
 ) -> None:
     app = bare(project)
     MongoMigrate(app, useless(project)[what])
-    with pytest.raises(ConfigurationError, match=r"holds no database\. Hand over a PyMongo"):
+    with pytest.raises(ConfigurationError, match=r"holds no database\. Pass a PyMongo"):
         found(app)
     result = invoke(app, "status")
     assert result.exit_code == 6

@@ -28,6 +28,7 @@ EAGER = {
     "flask_migrate_mongo.model.errors",
     "flask_migrate_mongo.model.reports",
     "flask_migrate_mongo.model.values",
+    "flask_migrate_mongo.model.wording",
     "flask_migrate_mongo.settings",
     "flask_migrate_mongo.state",
 }

@@ -66,7 +66,9 @@ def test_only_one_holds_it_and_the_other_learns_who(db: Database[Any]) -> None:
         pass
     lock = held.value.lock
     assert (lock.holder, lock.run_id, lock.pid) == (first.label, first.run_id, first.pid)
-    assert f"held by {first.label} (up) since {lock.locked_at:%Y-%m-%d %H:%M}" in str(held.value)
+    assert f"{first.label} (up) holds the lock since {lock.locked_at:%Y-%m-%d %H:%M}" in str(
+        held.value
+    )
     assert "--wait" in str(held.value)
     assert "force-unlock --confirm" in str(held.value)
 

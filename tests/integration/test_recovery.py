@@ -186,7 +186,7 @@ def test_resolving_needs_a_reason_and_a_record_that_is_in_doubt(project: Project
     runner = project.runner()
     with pytest.raises(InvalidRequestError, match="--reason"):
         runner.resolve(FIRST, applied=True, reason=" ")
-    with pytest.raises(NotResolvableError, match="Nothing is recorded"):
+    with pytest.raises(NotResolvableError, match="The history has no record of"):
         runner.resolve(FIRST, applied=True, reason="r")
     runner.up()
     with pytest.raises(NotResolvableError, match="applied already"):

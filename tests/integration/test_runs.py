@@ -9,15 +9,16 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.driver.server import Server
-from flask_migrate_mongo.interfaces import documents
 from flask_migrate_mongo.interfaces.rest import async_runs
 from flask_migrate_mongo.interfaces.rest.async_runs import Describe
+from flask_migrate_mongo.interfaces.schemas import document
 from flask_migrate_mongo.model.errors import MissingFileError, UnknownRunError
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.process import detached
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not detached.CAN_FORK, reason="there is no fork here")
 
 FIRST, SECOND = 20261101001, 20261101002
-DESCRIBE = Describe(documents.outcome, documents.run, documents.problem, documents.progress)
+DESCRIBE = Describe(*(partial(document, name) for name in ("step", "up", "error", "progress")))
 
 
 def up(runner: Runner | DryRunner, options: Options) -> RunReport:

@@ -268,7 +268,7 @@ def test_an_import_error_names_file_line_and_cause_before_anything_has_run(
     project.write_inserts(1)
     path = project.write("2_import", "import json\nimport no_such_module\n\ndef up(db): pass\n")
     message = refused(project.invoke("up"), 5, f"{path}:2", "ModuleNotFoundError", "no_such_module")
-    assert message.rstrip().endswith("Fix the file, then try again.")
+    assert message.rstrip().endswith("Fix the file, then run `flask db-migrate up` again.")
     untouched(project)
     assert project.invoke("status").exit_code == 0
 
@@ -355,7 +355,7 @@ def test_a_keyboard_interrupt_ends_the_run_even_with_continue_on_error(project: 
     result = project.invoke("up", "--continue-on-error")
     assert result.exit_code == 1
     assert project.statuses() == {1: "failed"}
-    assert result.stderr.rstrip().endswith("To continue, run `flask db-migrate up`.")
+    assert result.stderr.rstrip().endswith("Continue: `flask db-migrate up`.")
 
 
 def test_the_password_of_a_uri_in_an_exception_is_neither_shown_nor_recorded(
@@ -397,7 +397,7 @@ def test_an_applied_file_that_is_gone_is_shown_warned_of_and_not_undone(project:
     up = project.invoke("up")
     assert (up.exit_code, "its file is missing" in up.stderr) == (0, True)
     message = refused(
-        project.invoke("down"), 5, "1 (insert)", "its file is gone", "Nothing was undone"
+        project.invoke("down"), 5, "1 (insert)", "its file is missing", "Nothing was rolled back"
     )
     assert message.rstrip().endswith("then try again.")
     still_applied(project)
@@ -409,7 +409,9 @@ def test_an_applied_file_that_changed_is_shown_warned_of_and_not_undone(project:
     assert "changed since" in project.invoke("status").stdout
     up = project.invoke("up")
     assert (up.exit_code, "1 (insert) has changed since" in up.stderr) == (0, True)
-    message = refused(project.invoke("down"), 5, "1 (insert)", "1_insert.py", "Nothing was undone")
+    message = refused(
+        project.invoke("down"), 5, "1 (insert)", "1_insert.py", "Nothing was rolled back"
+    )
     assert message.rstrip().endswith("`flask db-migrate down --allow-drift`.")
     still_applied(project)
 
@@ -428,7 +430,7 @@ def test_one_irreversible_step_refuses_all_of_them_before_the_first_is_undone(
     project.write("1_archive", "def up(db): db.done.insert_one({'version': 1})\n")
     project.write_inserts(2)
     project.invoke("up")
-    refused(project.invoke("down", "--steps", "2"), 5, "1 (archive)", "Nothing was undone")
+    refused(project.invoke("down", "--steps", "2"), 5, "1 (archive)", "Nothing was rolled back")
     assert project.statuses() == {1: "completed", 2: "completed"}
     assert project.db.done.count_documents({}) == 2
 
@@ -439,15 +441,15 @@ def test_one_irreversible_step_refuses_all_of_them_before_the_first_is_undone(
 @pytest.mark.parametrize("steps", ["0", "-1"])
 def test_steps_below_one_are_refused_with_what_to_type(project: Project, steps: str) -> None:
     applied(project)
-    refused(project.invoke("down", "--steps", steps), 2, f"--steps is {steps}", "`--steps 1`")
+    refused(project.invoke("down", "--steps", steps), 2, f"steps is {steps}", "`--steps 1`")
     still_applied(project)
 
 
 def test_more_steps_than_are_applied_are_refused_with_how_many_there_are(project: Project) -> None:
     applied(project)
     project.write_inserts(2)
-    message = refused(project.invoke("down", "--steps", "5"), 2, "--steps is 5", "only 1")
-    assert message.rstrip().endswith("type `--steps 1`.")
+    message = refused(project.invoke("down", "--steps", "5"), 2, "5 migrations", "only 1")
+    assert message.rstrip().endswith(": `--steps 1`.")
     still_applied(project)
 
 
@@ -475,9 +477,9 @@ def test_a_held_lock_says_who_since_when_until_when_and_what_to_do(
         message = refused(
             project.invoke(*command),
             3,
-            f"held by {lock['lockedBy']} (a long run)",
+            f"{lock['lockedBy']} (a long run) holds the lock",
             f"since {lock['lockedAt']:%Y-%m-%d %H:%M:%S} UTC",
-            f"ends at {lock['expiresAt']:%Y-%m-%d %H:%M:%S} UTC",
+            f"expires at {lock['expiresAt']:%Y-%m-%d %H:%M:%S} UTC",
             "--wait SECONDS",
         )
         assert message.rstrip().endswith("`flask db-migrate force-unlock --confirm`.")

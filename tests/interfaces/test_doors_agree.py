@@ -211,7 +211,8 @@ def plain(value: Any, project: Project) -> Any:
     if isinstance(value, list):
         return [plain(item, project) for item in value]
     if isinstance(value, str):
-        text = value.replace(str(project.root), "ROOT")
+        # Each interface words commands and options in its own terms.
+        text = re.sub(r"`[^`]*`", "COMMAND", value.replace(str(project.root), "ROOT"))
         return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|for \d+ s|\d{11}", "TIME", text)
     return value
 

@@ -70,7 +70,7 @@ def test_a_faulty_down_exits_with_1_and_shows_what_it_left(project: Project) -> 
     assert "1: down() does not undo up(). What is not as it was:" in shown
     assert "  people document 0 (int), field active: not there → true (bool)" in shown
     assert "  and 295 more" in shown
-    assert shown.endswith("Not fit to be run: 1. Mend that, then rehearse again.\n")
+    assert shown.endswith("Not safe to run: 1. Fix that, then rehearse again.\n")
 
 
 def test_a_failing_up_exits_with_1_and_shows_its_traceback(project: Project) -> None:
@@ -200,7 +200,7 @@ def test_what_a_migration_writes_elsewhere_is_refused_with_the_remedy(project: P
     result = project.invoke("rehearse")
     assert result.exit_code == 1
     assert "EscapesRehearsalError" in result.stderr
-    assert "Use the `db` that up() and down() are given" in result.stderr
+    assert "Use the `db` that up() and down() receive" in result.stderr
     assert "other_of_this_test" not in project.db.client.list_database_names()
 
 

@@ -5,22 +5,39 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flask_migrate_mongo.interfaces import documents
+from flask_migrate_mongo.interfaces import schemas
+from flask_migrate_mongo.interfaces.cli import db_migrate
+from flask_migrate_mongo.interfaces.schemas import document as dumped
+from flask_migrate_mongo.lint.findings import Finding, LintReport
+from flask_migrate_mongo.lint.rules import BY_CODE
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
 from flask_migrate_mongo.model.values import (
+    COLUMNS,
     Direction,
     Entry,
     ErrorInfo,
     Event,
+    Plan,
+    Progress,
     Status,
     StatusReport,
     Survey,
 )
+from flask_migrate_mongo.model.wording import cli, rest
 from flask_migrate_mongo.planning.plans import survey
+from flask_migrate_mongo.planning.preview import PlannedStep, Preview
+from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
+from flask_migrate_mongo.rehearsal.estimation import Estimate
+from flask_migrate_mongo.rehearsal.performing import Performance, RehearsalReport, Turn
+from flask_migrate_mongo.rehearsal.scratch import Copied
+from flask_migrate_mongo.store.records import read
+from flask_migrate_mongo.store.runs import RunState, StoredRun
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
@@ -69,7 +86,7 @@ def everything() -> StatusReport:
 
 
 def test_the_status_document_is_that_of_the_contract() -> None:
-    document = documents.status(everything())
+    document = dumped("status", everything())
     applied = {
         "version": "1",
         "name": "change 1",
@@ -116,7 +133,7 @@ def test_the_status_document_is_that_of_the_contract() -> None:
 
 
 def test_the_status_of_an_empty_project_has_every_part() -> None:
-    document = documents.status(StatusReport(survey([], recorded()), None))
+    document = dumped("status", StatusReport(survey([], recorded()), None))
     assert document["locked"] is None
     assert set(document["summary"].values()) == {0}
     assert [document[part] for part in ("applied", "pending", "failed", "running")] == [[]] * 4
@@ -124,12 +141,12 @@ def test_the_status_of_an_empty_project_has_every_part() -> None:
 
 def test_a_lock_that_expired_locks_nothing() -> None:
     report = replace(everything(), lock=a_lock(expires_in=-1))
-    assert documents.status(report)["locked"] is None
+    assert dumped("status", report)["locked"] is None
 
 
 def test_what_failed_and_lost_its_file_is_in_the_status_too() -> None:
     lost = survey([], recorded(a_record(1, Status.FAILED, error=ERROR)))
-    (failed,) = documents.status(StatusReport(lost, None))["failed"]
+    (failed,) = dumped("status", StatusReport(lost, None))["failed"]
     assert (failed["name"], failed["error"], failed["transactional"]) == (
         "change 1",
         ERROR_DOCUMENT,
@@ -139,7 +156,7 @@ def test_what_failed_and_lost_its_file_is_in_the_status_too() -> None:
 
 def test_an_entry_without_a_record_has_nulls_where_nothing_is_known() -> None:
     bare = Entry(1, a_file(1), None)
-    document = documents.status(StatusReport(Survey((bare,), (), (bare,), (bare,)), None))
+    document = dumped("status", StatusReport(Survey((bare,), (), (bare,), (bare,)), None))
     assert [document["applied"][0][key] for key in ("appliedAt", "executionTime", "batch")] == [
         None
     ] * 3
@@ -148,8 +165,9 @@ def test_an_entry_without_a_record_has_nulls_where_nothing_is_known() -> None:
 
 
 def test_what_another_tool_applied_has_no_batch() -> None:
-    found = survey([a_file(1)], recorded(a_record(1, batch=0)))
-    (applied,) = documents.status(StatusReport(found, None))["applied"]
+    record = read({"version": "1", "status": "completed", "batch": 0})
+    found = survey([a_file(1)], recorded(record))
+    (applied,) = dumped("status", StatusReport(found, None))["applied"]
     assert applied["batch"] is None
 
 
@@ -168,7 +186,7 @@ def test_a_record_in_the_history_has_the_fields_of_the_contract() -> None:
         error=ERROR,
         batch=3,
     )
-    document = documents.history([record])
+    document = dumped("history", [record])
     assert document == {
         "history": [
             {
@@ -190,7 +208,7 @@ def test_a_record_in_the_history_has_the_fields_of_the_contract() -> None:
 
 
 def test_what_never_happened_is_null_in_the_history() -> None:
-    (record,) = documents.history([a_record(1, Status.PENDING)])["history"]
+    (record,) = dumped("history", [a_record(1, Status.PENDING)])["history"]
     absent = ("appliedAt", "rolledBackAt", "executionTime", "error", "batch", "updatedAt")
     assert {record[key] for key in absent} == {None}
 
@@ -198,7 +216,7 @@ def test_what_never_happened_is_null_in_the_history() -> None:
 def test_an_event_has_its_details_beside_version_kind_time_and_error() -> None:
     details = {"direction": "up", "by": "anna@web-1:4711", "executionTime": 5, "runId": "f00d"}
     trail = [Event("failed", NOW, 7, details, ERROR), Event("unlocked", NOW, None, {})]
-    document = documents.events(trail)
+    document = dumped("events", trail)
     assert document == {
         "events": [
             {"version": "7", "event": "failed", "at": SAME, **details, "error": ERROR_DOCUMENT},
@@ -211,7 +229,7 @@ def test_an_event_has_its_details_beside_version_kind_time_and_error() -> None:
 
 def test_a_detail_of_an_event_replaces_none_of_its_own_fields_and_can_be_a_time() -> None:
     details = {"version": 9, "error": "x", "startedAt": NOW}
-    (event,) = documents.events([Event("started", NOW, 7, details)])["events"]
+    (event,) = dumped("events", [Event("started", NOW, 7, details)])["events"]
     assert event == {
         "version": "7",
         "event": "started",
@@ -225,21 +243,20 @@ def test_a_detail_of_an_event_replaces_none_of_its_own_fields_and_can_be_a_time(
 
 
 def test_the_lock_has_the_fields_of_the_contract() -> None:
-    assert documents.lock(a_lock()) == LOCK
-    assert documents.lock(None) is None
+    assert dumped("lock-status", a_lock())["lock"] == LOCK
     assert same_as_json(LOCK)
 
 
 def test_the_lock_status_says_whether_anyone_is_held_off() -> None:
-    assert documents.lock_status(None) == {"locked": False, "lock": None}
-    assert documents.lock_status(a_lock()) == {"locked": True, "lock": LOCK}
-    expired = documents.lock_status(a_lock(expires_in=0))
+    assert dumped("lock-status", None) == {"locked": False, "lock": None}
+    assert dumped("lock-status", a_lock()) == {"locked": True, "lock": LOCK}
+    expired = dumped("lock-status", a_lock(expires_in=0))
     assert (expired["locked"], expired["lock"]["expired"]) == (False, True)
 
 
 def test_a_release_says_whose_lock_it_was() -> None:
-    assert documents.released(a_lock()) == {"released": LOCK}
-    assert documents.released(None) == {"released": None}
+    assert dumped("force-unlock", a_lock()) == {"released": LOCK}
+    assert dumped("force-unlock", None) == {"released": None}
 
 
 # --- runs
@@ -256,7 +273,7 @@ def test_a_run_says_what_became_of_every_step() -> None:
     report = RunReport(
         Direction.UP, outcomes, executed=True, run_id="f00d", batch=4, warnings=("Look.",)
     )
-    document = documents.run(report)
+    document = dumped("up", report)
     last = {
         "version": "3",
         "name": "change 3",
@@ -287,7 +304,7 @@ def test_a_run_says_what_became_of_every_step() -> None:
 
 
 def test_a_dry_run_says_of_each_step_what_it_would_do() -> None:
-    document = documents.run(a_dry_run("goods"))
+    document = dumped("up", a_dry_run("goods"))
     assert (document["executed"], document["dryRun"], document["batch"]) == (True, True, None)
     first, last = document["steps"]
     told = ("verdict", "reason", "effects", "predicted", "samples", "dependsOn")
@@ -318,7 +335,7 @@ def test_a_dry_run_says_of_each_step_what_it_would_do() -> None:
 
 
 def test_a_plan_that_was_only_looked_at_has_neither_run_nor_batch() -> None:
-    document = documents.run(RunReport(Direction.DOWN, not_run([a_step(1)]), executed=False))
+    document = dumped("up", RunReport(Direction.DOWN, not_run([a_step(1)]), executed=False))
     assert (document["direction"], document["executed"]) == ("down", False)
     assert (document["runId"], document["batch"]) == (None, None)
 
@@ -326,21 +343,21 @@ def test_a_plan_that_was_only_looked_at_has_neither_run_nor_batch() -> None:
 def test_a_run_that_something_ended_carries_the_problem() -> None:
     lost = errors.LeaseLostError("why")
     report = RunReport(Direction.UP, (), executed=True, error=lost)
-    assert documents.run(report)["error"] == documents.problem(lost)
+    assert dumped("up", report)["error"] == dumped("error", lost)
 
 
 # --- problems
 
 
 def test_a_problem_has_the_fields_of_rfc_9457_and_the_code() -> None:
-    document = documents.problem(errors.LockHeldError(a_lock()))
+    document = dumped("error", errors.LockHeldError(a_lock()))
     assert document == {
         "type": "urn:flask-migrate-mongo:lock-held",
-        "title": "Somebody else holds the lock.",
+        "title": "Another process holds the lock.",
         "status": 409,
         "detail": str(errors.LockHeldError(a_lock())),
         "code": "lock-held",
-        "lock": documents.lock(a_lock()),
+        "lock": LOCK,
     }
     assert same_as_json(document)
 
@@ -350,18 +367,190 @@ def test_an_error_of_nobodys_is_a_problem_too_without_its_secrets() -> None:
         def __str__(self) -> str:
             raise LookupError
 
-    problem = documents.problem(ValueError("mongodb://anna:secret@host"))
+    problem = dumped("error", ValueError("mongodb://anna:secret@host"))
     assert (problem["status"], problem["code"]) == (500, "error")
     assert problem["detail"] == "mongodb://***@host"
-    assert documents.problem(MuteError())["detail"].startswith("<no message")
+    assert dumped("error", MuteError())["detail"].startswith("<no message")
 
 
-def test_an_error_class_of_an_applications_own_without_a_docstring_has_a_title() -> None:
+def test_an_error_class_of_an_applications_own_has_the_title_of_its_base() -> None:
     class OurError(errors.RefusedError):
+        """Its docstring is no part of an answer."""
+
         code = "ours"
 
-    problem = documents.problem(OurError("no"))
-    assert (problem["title"], problem["status"], problem["code"]) == ("OurError", 409, "ours")
+    problem = dumped("error", OurError("no"))
+    title = errors.RefusedError.title
+    assert (problem["title"], problem["status"], problem["code"]) == (title, 409, "ours")
+
+
+def test_a_problem_speaks_the_language_of_the_interface_that_shows_it() -> None:
+    drift = errors.DriftError(1, "change", a_file(1).path)
+    stopped = RunReport(Direction.DOWN, (), executed=True, error=drift)
+    for words, remedy in ((cli, "`flask db-migrate down --"), (rest, "`POST down?")):
+        assert remedy in dumped("error", drift, words)["detail"]
+        assert remedy in dumped("up", stopped, words)["error"]["detail"]
+
+
+# --- plans, rehearsals, lint
+
+FINDING = Finding(BY_CODE["MM001"], Path("/shop/1_x.py"), 1, 2, 3, "It waits.", "Wait less.", "up")
+FINDING_DOCUMENT = {
+    "code": "MM001",
+    "severity": FINDING.rule.severity.value,
+    "path": "/shop/1_x.py",
+    "line": 1,
+    "column": 2,
+    "endLine": 3,
+    "function": "up",
+    "message": "It waits.",
+    "help": "Wait less.",
+}
+
+
+def test_a_plan_shows_its_steps_and_what_to_know_before() -> None:
+    step = replace(a_step(5, idempotent=True), interrupted=True)
+    planned = PlannedStep(step, {"goods": 3, "new": None}, complete=True, findings=(FINDING,))
+    report = everything()
+    plan = Plan(Direction.UP, (step,), ("Look.",))
+    assert dumped("plan", Preview(plan, (planned,), report)) == {
+        "steps": [
+            {
+                "version": "5",
+                "name": "change 5",
+                "transactional": False,
+                "idempotent": True,
+                "reversible": True,
+                "outOfOrder": False,
+                "interrupted": True,
+                "collections": [
+                    {"collection": "goods", "documents": 3},
+                    {"collection": "new", "documents": None},
+                ],
+                "collectionsComplete": True,
+                "findings": [FINDING_DOCUMENT],
+            }
+        ],
+        "drifted": [{"version": "2", "name": "change 2", "reversible": True}],
+        "missing": [{"version": "3", "name": "change 3", "reversible": True}],
+        "ignored": ["8_old.js"],
+        "locked": LOCK,
+        "warnings": ["Look."],
+    }
+
+
+def test_a_rehearsal_shows_every_turn_of_every_migration() -> None:
+    left = Differences((Difference("goods", "count", "1", "2"),), 4)
+    estimate = Estimate(10, 1.2345, 0.5, 3.0)
+    parts = (Turn(5), Turn(6, ERROR), None, left, ("goods",), ("other",), estimate)
+    performances = (Performance(a_file(1), *parts), Performance(a_file(2)))
+    copied = (Copied("goods", 10, 100),)
+    report = RehearsalReport("scratch", performances, copied, a_lock(), ("old",), ("Look.",))
+    untouched: dict[str, object] = {
+        "version": "2",
+        "name": "change 2",
+        "transactional": False,
+        "reversible": True,
+        "failed": False,
+        **dict.fromkeys(("up", "down", "again", "undoes", "estimate")),
+        "differences": [],
+        "differencesTotal": 0,
+        "collections": [],
+        "elsewhere": [],
+    }
+    failed = {
+        "version": "1",
+        "name": "change 1",
+        "failed": True,
+        "up": {"executionTime": 5, "error": None},
+        "down": {"executionTime": 6, "error": ERROR_DOCUMENT},
+        "undoes": False,
+        "differences": [{"collection": "goods", "what": "count", "before": "1", "after": "2"}],
+        "differencesTotal": 4,
+        "collections": ["goods"],
+        "elsewhere": ["other"],
+        "estimate": {
+            "documents": 10,
+            "executionTime": 1234,
+            "lowest": 500,
+            "highest": 3000,
+            "extrapolated": True,
+        },
+    }
+    assert dumped("rehearse", report) == {
+        "database": "scratch",
+        "copied": [{"collection": "goods", "documents": 10, "of": 100}],
+        "migrations": [untouched | failed, untouched],
+        "removed": ["old"],
+        "locked": LOCK,
+        "warnings": ["Look."],
+    }
+
+
+def test_lint_shows_its_findings_and_how_many_there_are() -> None:
+    severity = FINDING.rule.severity.value
+    summary = {"files": 3, "findings": 1, "errors": 0, "warnings": 0, "infos": 0, "allowed": 1}
+    assert dumped("lint", LintReport(3, (FINDING,), (FINDING,))) == {
+        "findings": [FINDING_DOCUMENT],
+        "summary": summary | {f"{severity}s": 1},
+    }
+
+
+# --- asynchronous runs and backfills
+
+
+def test_an_asynchronous_run_shows_what_was_stored_of_it() -> None:
+    run = StoredRun("a" * 32, "up", RunState.RUNNING, detached=True, created_at=NOW, updated_at=NOW)
+    document = {
+        "runId": "a" * 32,
+        "direction": "up",
+        "state": "running",
+        "detached": True,
+        "cancelRequested": False,
+        **dict.fromkeys(("current", "report", "error")),
+        "createdAt": SAME,
+        "updatedAt": SAME,
+    }
+    assert dumped("run", run) == document
+    parts: dict[str, Any] = {
+        "current": {"version": "1"},
+        "report": {"runId": "x"},
+        "error": {"code": "x"},
+    }
+    assert dumped("run", replace(run, **parts)) == document | parts
+
+
+def test_an_event_of_a_run_has_what_was_stored_with_it() -> None:
+    event = {"sequence": 1, "event": "ended", "at": NOW, "state": "running", "current": None}
+    assert dumped("run-event", event) == {**event, "at": SAME}
+
+
+def test_the_progress_of_a_backfill_is_rounded_and_is_in_the_status() -> None:
+    progress = Progress("goods", 5, None, 1.26, None)
+    figures = {"done": 5, "total": None, "perSecond": 1.3, "secondsLeft": None}
+    assert dumped("progress", progress) == {"collection": "goods", **figures}
+    found = survey([a_file(1)], recorded(a_record(1, Status.RUNNING, progress=progress)))
+    (running,) = dumped("status", StatusReport(found, None))["running"]
+    assert running["progress"] == {"collection": "goods", **figures}
+
+
+def test_a_request_to_a_backfill_names_its_migration() -> None:
+    document = dumped("pause", a_record(1, run_id="f00d"))
+    assert document == {"version": "1", "name": "change 1", "runId": "f00d"}
+
+
+# --- one table
+
+
+def test_every_column_of_a_record_that_is_shown_is_in_the_history_and_the_status() -> None:
+    (record,) = dumped("history", [a_record(1)])["history"]
+    assert list(record) == [column.shown for column in COLUMNS.values() if column.shown]
+    (applied,) = dumped("status", everything())["applied"][:1]
+    assert {c.shown for c in COLUMNS.values() if c.in_status} <= set(applied)
+
+
+def test_every_command_has_a_document() -> None:
+    assert set(db_migrate.commands) <= set(schemas.DOCUMENTS)
 
 
 # --- times
@@ -370,14 +559,11 @@ def test_an_error_class_of_an_applications_own_without_a_docstring_has_a_title()
 @pytest.mark.parametrize(
     ("at", "written"),
     [
-        (None, None),
         (NOW, SAME),
         (NOW.replace(microsecond=0), "2026-11-22T10:30:05.000Z"),
         (NOW.astimezone(timezone(timedelta(hours=5, minutes=30))), SAME),
         (datetime(1, 1, 1, tzinfo=timezone.utc), "0001-01-01T00:00:00.000Z"),
     ],
 )
-def test_a_time_is_written_in_utc_to_the_millisecond(
-    at: datetime | None, written: str | None
-) -> None:
-    assert documents.moment(at) == written
+def test_a_time_is_written_in_utc_to_the_millisecond(at: datetime, written: str) -> None:
+    assert schemas.moment(at) == written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 import sys
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.errors import TRACEBACK_LIMIT, MigrateError, capture, redact, wording
+from flask_migrate_mongo.model.captured import TRACEBACK_LIMIT, capture
+from flask_migrate_mongo.model.errors import (
+    MigrateError,
+    message_of,
+    redact,
+)
+from flask_migrate_mongo.model.wording import cli, python, rest
 
 from .given import a_lock
 
@@ -39,10 +46,10 @@ def traceback_of(exc: BaseException) -> str:
     ("error", "remedy"),
     [
         (errors.SettingError("A", 1, "2"), "Change it in app.config or in the environment."),
-        (errors.NoFolderError(FILE.parent), "to where your migrations are."),
+        (errors.NoFolderError(FILE.parent), "to the folder of your migrations."),
         (errors.FileChangedError(FILE, "it changed. Run it again."), "Run it again."),
         (errors.DuplicateVersionError(7, [FILE, FILE]), "the next free number."),
-        (errors.NotReversibleError(7, "change", FILE), "puts right what this one did."),
+        (errors.NotReversibleError(7, "change", FILE), "that reverses this one."),
         (errors.MissingFileError(7, "change"), "then try again."),
         (errors.DriftError(7, "change", FILE), "`flask db-migrate down --allow-drift`."),
         (errors.OutOfOrderError([7, 8], 9), 'set MIGRATE_OUT_OF_ORDER = "allow".'),
@@ -56,7 +63,20 @@ def traceback_of(exc: BaseException) -> str:
         ),
         (errors.LockHeldError(a_lock()), "`flask db-migrate force-unlock --confirm`."),
         (errors.NotConfirmedError(a_lock()), "`flask db-migrate force-unlock --confirm`."),
-        (errors.LeaseLostError("why"), "with `flask db-migrate status`."),
+        (errors.LeaseLostError("why"), ": `flask db-migrate status`."),
+        (errors.TooManyStepsError(3, 2), ": `--steps 2`."),
+        (
+            errors.HalfBackfilledError(7, "up"),
+            "`flask db-migrate resolve 7 --not-applied --reason TEXT`.",
+        ),
+        (errors.NoRunError(), "stops a migration without a backfill."),
+        (errors.MigrationFailedError([7], "up"), "then run `flask db-migrate up` again."),
+        (errors.TooLargeToRehearseError("why"), "`flask db-migrate rehearse`."),
+        (errors.DryRunTooLongError(60, 30), "`--dry-run-limit 15`."),
+        (errors.ScratchTakenError("x", None), "a database that does not exist."),
+        (errors.NotReadyError(), "to see why."),
+        (errors.ApiClosedError(), "MIGRATE_API = False removes the API."),
+        (errors.UnknownRunError("x"), ": `flask db-migrate history`."),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, MigrateError) else "",
 )
@@ -70,26 +90,56 @@ def test_refusals_say_that_nothing_was_done() -> None:
         errors.MissingFileError(7, "change"),
         errors.DriftError(7, "change", FILE),
     ):
-        assert "Nothing was undone." in str(error)
+        assert "Nothing was rolled back." in error.message
     for refusal in (
         errors.OutOfOrderError([7], 9),
         errors.TransactionsUnsupportedError([7], "a standalone"),
         errors.InterruptedRefusedError([7]),
     ):
-        assert "Nothing was run." in str(refusal)
+        assert "Nothing was run." in refusal.message
+
+
+def test_each_interface_words_the_remedy_in_its_own_terms() -> None:
+    drift = errors.DriftError(7, "change", FILE)
+    assert drift.explain(cli) == str(drift)
+    assert drift.explain(rest).endswith("as it is now: `POST down?allowDrift=true`.")
+    assert drift.explain(python).endswith("as it is now: `migrate.down(allow_drift=True)`.")
+
+
+def test_several_bad_files_are_named_in_one_message() -> None:
+    problems = [
+        errors.SourceError(FILE, "no up()."),
+        errors.ImportFailedError(FILE, "it raised.", line=3, remedy="Run [up] again."),
+    ]
+    assert errors.SeveralSourceErrors(problems).explain(rest) == (
+        f"2 problems in the migrations folder:\n  {FILE}: no up().\n  {FILE}:3: it raised. Run `POST up` again."
+    )
+
+
+def test_an_error_keeps_its_facts_and_its_text_when_another_process_sends_it() -> None:
+    for error in (
+        errors.MigrateError("no.", "Run [up]."),
+        errors.LeaseLostError("why"),
+        errors.LockHeldError(a_lock()),
+        errors.DriftError(7, "change", FILE),
+    ):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
 
 
 def test_a_held_lock_says_who_for_what_since_when_and_until_when() -> None:
     said = str(errors.LockHeldError(a_lock()))
-    assert "anna@web-1:4711 (up) since 2026-11-22 10:28:35 UTC" in said
+    assert "anna@web-1:4711 (up) holds the lock since 2026-11-22 10:28:35 UTC" in said
     assert "last heartbeat 2026-11-22 10:29:35 UTC" in said
-    assert "ends at 2026-11-22 11:00:05 UTC" in said
+    assert "expires at 2026-11-22 11:00:05 UTC" in said
     assert "`--wait SECONDS`" in said
 
 
 def test_an_unconfirmed_unlock_says_whose_lock_it_is_and_how_old() -> None:
     said = str(errors.NotConfirmedError(a_lock()))
-    assert said.startswith("Held by anna@web-1:4711 (host web-1, pid 4711) for 90 s: up,")
+    assert said.startswith(
+        "anna@web-1:4711 (host web-1, pid 4711) holds the lock for 90 s: up, last heartbeat "
+    )
     assert "last heartbeat 2026-11-22 10:29:35 UTC" in said
 
 
@@ -290,5 +340,5 @@ def test_a_group_of_exceptions_keeps_each_of_them() -> None:
     assert "KeyError: 'two'" in info.traceback
 
 
-def test_the_wording_of_an_exception_is_masked() -> None:
-    assert wording(ValueError("mongodb://anna:secret@host")) == "mongodb://***@host"
+def test_the_message_of_an_exception_is_masked() -> None:
+    assert message_of(ValueError("mongodb://anna:secret@host")) == "mongodb://***@host"

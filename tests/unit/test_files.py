@@ -639,7 +639,7 @@ def test_an_exception_during_the_import_is_named_with_its_line_and_kept_as_the_c
         load(planned)
     assert str(caught.value) == (
         f"{planned.file.path}:4: importing it raised {kind.__name__}: {said}. Nothing of the plan "
-        "has run. Fix the file, then try again."
+        f"has run. Fix the file, then run `flask db-migrate {direction.value}` again."
     )
     assert type(caught.value.__cause__) is kind
     assert set(sys.modules) == before

@@ -229,7 +229,7 @@ def test_down_with_nothing_applied_is_an_empty_plan() -> None:
 @pytest.mark.parametrize("steps", [0, -1, -100])
 @pytest.mark.parametrize("history", [History(), recorded(a_record(1))])
 def test_down_by_less_than_one_step_is_refused(history: History, steps: int) -> None:
-    with pytest.raises(InvalidRequestError, match=rf"--steps is {steps}, .* Type `--steps 1`\."):
+    with pytest.raises(InvalidRequestError, match=rf"steps is {steps}, .*: `--steps 1`\."):
         plan_down(files(1), history, steps=steps)
 
 
@@ -243,7 +243,9 @@ def test_down_by_more_than_is_applied_is_refused_and_says_how_many_there_are(
 
 
 def test_down_of_a_missing_file_is_refused_by_name() -> None:
-    with pytest.raises(MissingFileError, match=r"1 \(change 1\) is applied, but its file is gone"):
+    with pytest.raises(
+        MissingFileError, match=r"1 \(change 1\) is applied, but its file is missing"
+    ):
         plan_down([], recorded(a_record(1)), steps=1)
 
 

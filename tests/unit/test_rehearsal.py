@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_migrate_mongo.interfaces.faults import rehearsal_code
+from flask_migrate_mongo.interfaces import exit_codes
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import ErrorInfo
 from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Turn
@@ -77,4 +77,4 @@ def test_what_a_performance_comes_to(
 def test_the_exit_code_is_that_of_a_failure_before_that_of_a_check(
     performances: tuple[Performance, ...], fail_on: tuple[str, ...], code: int
 ) -> None:
-    assert rehearsal_code(RehearsalReport(performances=performances), fail_on) == code
+    assert exit_codes.of_rehearsal(RehearsalReport(performances=performances), fail_on) == code

@@ -7,7 +7,7 @@ import click
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.files.scaffold import Scaffold
 
-from .output import as_json, command, print_json
+from .output import as_json, command, show
 
 
 @command()
@@ -24,7 +24,4 @@ def create(name: str, *, transactional: bool, as_json: bool) -> None:
     settings = app_state.current().settings
     scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
     path = scaffold.create(name, transactional=transactional)
-    if as_json:
-        print_json({"path": str(path)})
-    else:
-        click.echo(path)
+    show("create", click.echo, path, as_json=as_json)

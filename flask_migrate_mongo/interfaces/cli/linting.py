@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.interfaces import exit_codes
 from flask_migrate_mongo.reports import code_scanning, plans
 from flask_migrate_mongo.wiring import linting
 
-from .output import command, json_format, print_json
+from .output import command, json_format, print_document, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,10 +73,10 @@ def lint(
     """
     show: dict[str, Callable[[LintReport], None]] = {
         "text": plans.lint,
-        "json": lambda report: print_json(documents.lint(report)),
+        "json": lambda report: print_document("lint", report),
         "github": lambda report: plans.lines(code_scanning.github(report)),
         "sarif": lambda report: print_json(code_scanning.sarif(report)),
     }
     report = linting.lint(app_state.current(), files, select=select, ignore=ignore)
     show[layout](report)
-    ctx.exit(faults.lint_code(report, fail_on))
+    ctx.exit(exit_codes.of_check(passed=not report.fails(fail_on)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.interfaces import exit_codes
 from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.reports import states
 from flask_migrate_mongo.wiring.looking import inspector
 
-from .output import as_json, command, print_json, refuse, show, state
+from .output import as_json, command, refuse, show, state
 
 
 @command()
@@ -26,11 +26,8 @@ def status(ctx: click.Context, *, as_json: bool, check: bool) -> None:
     Executes no migration's code and takes no lock.
     """
     report = inspector(state()).status()
-    if as_json:
-        print_json(documents.status(report))
-    else:
-        states.status(report)
-    ctx.exit(faults.check_code(report.survey) if check else faults.DONE)
+    show("status", states.status, report, as_json=as_json)
+    ctx.exit(exit_codes.of_check(passed=report.survey.is_clean or not check))
 
 
 _STATUSES = ("pending", "running", "completed", "failed", "rolled-back")
@@ -58,15 +55,15 @@ def history(
     if events or version is not None:
         refuse("limit", "skip", "status", because="choose records, not events")
         log = look.events(version)
-        show(documents.events, states.events, log, as_json=as_json)
+        show("events", states.events, log, as_json=as_json)
     else:
         wanted = None if status is None else Status(status)
         page = look.records(limit=limit, skip=skip, status=wanted)
-        show(documents.history, states.records, page, as_json=as_json)
+        show("history", states.records, page, as_json=as_json)
 
 
 @command("lock-status")
 @as_json
 def lock_status(*, as_json: bool) -> None:
     """Show who holds the lock, since when and until when."""
-    show(documents.lock_status, states.lock, inspector(state()).lock(), as_json=as_json)
+    show("lock-status", states.lock, inspector(state()).lock(), as_json=as_json)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 from flask.cli import FlaskGroup, with_appcontext
+from werkzeug.utils import import_string
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.interfaces import documents, faults
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
 from flask_migrate_mongo.process.exit import exit_promptly
 from flask_migrate_mongo.reports import words
@@ -78,14 +78,18 @@ def _was_given(ctx: click.Context, option: str) -> bool:
     return ctx.get_parameter_source(option.replace("-", "_")) is ParameterSource.COMMANDLINE
 
 
-def show(
-    document: Callable[[_T], object], text: Callable[[_T], None], what: _T, *, as_json: bool
-) -> None:
-    """Print a result as JSON or as text."""
+def show(name: str, text: Callable[[_T], None], what: _T, *, as_json: bool) -> None:
+    """Print a result as the JSON document of this name, or as text."""
     if as_json:
-        print_json(document(what))
+        print_document(name, what)
     else:
         text(what)
+
+
+def print_document(name: str, value: object) -> None:
+    """Print the JSON document of this name, one of `schemas.DOCUMENTS`."""
+    # Imported here, since text output need not wait for marshmallow.
+    print_json(import_string("flask_migrate_mongo.interfaces.schemas.document")(name, value))
 
 
 def print_json(document: object) -> None:
@@ -102,7 +106,7 @@ def fail(ctx: click.Context, exc: MigrateError | click.UsageError) -> NoReturn:
             raise exc
         exc = InvalidRequestError(exc.format_message())
     if ctx.meta.get(_JSON):
-        print_json(documents.problem(exc))
+        print_document("error", exc)
     else:
         words.error(exc)
-    ctx.exit(faults.fault_of(exc).exit_code)
+    ctx.exit(exc.exit_code)

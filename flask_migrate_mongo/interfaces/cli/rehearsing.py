@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.interfaces import exit_codes
 from flask_migrate_mongo.rehearsal import Audience, Request
 from flask_migrate_mongo.reports import rehearsals
 from flask_migrate_mongo.wiring.rehearsing import rehearsal
@@ -65,5 +65,5 @@ def rehearse(
     shown = progress()
     audience = Audience(shown.phase, shown)
     report = rehearsal(state()).run(Request(versions, sample, named), audience)
-    show(documents.rehearsal, rehearsals.rehearsal, report, as_json=as_json)
-    ctx.exit(faults.rehearsal_code(report, fail_on))
+    show("rehearse", rehearsals.rehearsal, report, as_json=as_json)
+    ctx.exit(exit_codes.of_rehearsal(report, fail_on))

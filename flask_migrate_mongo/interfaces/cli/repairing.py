@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from flask_migrate_mongo.interfaces import documents
 from flask_migrate_mongo.reports import states
 from flask_migrate_mongo.wiring.running import runner
 
@@ -20,7 +19,7 @@ def force_unlock(*, confirm: bool, as_json: bool) -> None:
     Without --confirm it shows the holder. The lock of a crashed process expires by itself.
     """
     released = runner(state()).force_unlock(confirmed=confirm)
-    show(documents.released, states.unlocked, released, as_json=as_json)
+    show("force-unlock", states.unlocked, released, as_json=as_json)
 
 
 @command()
@@ -34,4 +33,4 @@ def resolve(version: int, *, applied: bool, reason: str, as_json: bool) -> None:
     For a migration that was interrupted half-way, or whose record is known to be wrong.
     """
     record = runner(state()).resolve(version, applied=applied, reason=reason)
-    show(documents.history, states.records, (record,), as_json=as_json)
+    show("resolve", states.records, (record,), as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flask_migrate_mongo.interfaces import documents
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.reports import states
 from flask_migrate_mongo.wiring.running import runner
@@ -43,4 +42,4 @@ def cancel(*, as_json: bool) -> None:
 def _ask(what: str, *, as_json: bool) -> None:
 
     record = runner(state()).request(Request(what))
-    show(documents.asked, states.asked, record, as_json=as_json)
+    show(what, states.asked, record, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flask_migrate_mongo.engine.options import Options
-from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.interfaces import exit_codes
 from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
 from flask_migrate_mongo.reports import runs
 from flask_migrate_mongo.wiring import running
@@ -129,6 +129,5 @@ def _options(options: dict[str, Any]) -> Options:
 
 
 def _finish(ctx: click.Context, report: RunReport, *, as_json: bool) -> None:
-
-    show(documents.run, runs.run, report, as_json=as_json)
-    ctx.exit(faults.exit_code(report))
+    show("up", runs.run, report, as_json=as_json)
+    ctx.exit(exit_codes.of_run(report))

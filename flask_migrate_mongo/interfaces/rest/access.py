@@ -90,11 +90,10 @@ def _check_same_site(request: Request) -> None:
     """Refuse what a form on another site could have sent with its visitor's login."""
     if request.method not in {"GET", "HEAD"} and not request.headers.get("X-Requested-With"):
         msg = (
-            "A request that changes something and is let in by the application's login needs the "
-            "header X-Requested-With, which no form of another site can send. Add it: "
-            "`X-Requested-With: fetch`."
+            "A request that changes something and is authorized by the application's login needs the "
+            "header X-Requested-With, which no form of another site can send."
         )
-        raise ForbiddenError(msg)
+        raise ForbiddenError(msg, "Add the header `X-Requested-With: fetch`.")
 
 
 def current_route() -> Route:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException
 
-from flask_migrate_mongo.interfaces import documents, faults
+from flask_migrate_mongo.interfaces import schemas
+from flask_migrate_mongo.model import wording
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
     ForbiddenError,
@@ -21,6 +22,9 @@ from flask_migrate_mongo.model.errors import (
 )
 
 from .access import current_route, is_outsider
+
+if TYPE_CHECKING:
+    from flask_migrate_mongo.driver.server import Document
 
 RETRY_SECONDS = 30
 """A holder can be done long before its lock ends, so asking again is worth it soon."""
@@ -34,7 +38,17 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("flask_migrate_mongo.rest")
 
 
-def answer(document: object, code: int = 200) -> Response:
+def document(name: str, value: object) -> Document:
+    """Dump a value as the document of this name; errors name requests of the API."""
+    return schemas.document(name, value, wording.rest)
+
+
+def answer(name: str, value: object, code: int = 200) -> Response:
+    """Answer with the document of this name."""
+    return respond(document(name, value), code)
+
+
+def respond(document: Document, code: int = 200) -> Response:
     """Make a JSON answer."""
     # Not the application's own JSON provider, which may write times and names in its own way.
     text = json.dumps(document, default=str)
@@ -47,9 +61,22 @@ def explain(exc: Exception) -> Response:
     if isinstance(exc, HTTPException):
         return _explain_foreign(exc)
     error = _known(exc)
-    response = answer(documents.problem(error), faults.fault_of(error).http_status)
+    response = answer("error", error, error.http_status)
     response.headers.update(_headers_of(error))
     return response
+
+
+class _HttpError(MigrateError):
+    """An error of Flask, or of the application's hooks, as it is."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        self.code, self.title, self.http_status = f"http-{status}", title, status
+        super().__init__(detail)
+
+    @property
+    def type_uri(self) -> str:
+        """The type of a problem that the status says."""
+        return "about:blank"
 
 
 def _explain_foreign(exc: HTTPException) -> Response:
@@ -57,8 +84,7 @@ def _explain_foreign(exc: HTTPException) -> Response:
     if exc.response is not None:
         return cast("Response", exc.response)
     code = exc.code or 500
-    document = documents.http_problem(code, exc.name, exc.description or exc.name)
-    response = answer(document, code)
+    response = answer("error", _HttpError(code, exc.name, exc.description or exc.name), code)
     response.headers.update((k, v) for k, v in exc.get_headers() if k != "Content-Type")
     return response
 
@@ -70,12 +96,12 @@ def _known(exc: Exception) -> MigrateError:
         # The application's own monitoring of errors receives this one, too.
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
-        return MigrateError("An error that was not foreseen. The log of the server has its cause.")
+        return MigrateError("An unexpected error.", "The log of the server shows its cause.")
     if isinstance(exc, ApiClosedError | UnauthenticatedError | ForbiddenError):
         caller = (request.method, request.path, request.remote_addr)
         _log.warning("Refused %r %r to %s: %s", *caller, exc.code)
     if _hides(exc):
-        return NotReadyError("Not ready. A token that may read sees why.")
+        return NotReadyError()
     return exc
 
 

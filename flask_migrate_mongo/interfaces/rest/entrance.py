@@ -45,8 +45,8 @@ def _check_body(route: Route) -> None:
         raise BodyTooLargeError(BODY_LIMIT)
     # A parameter in a body would be ignored in silence, and `dryRun` must not be.
     if request.content_length and route.action != "create":
-        msg = "This takes no body. Put the parameters into the query string, `?dryRun=true`."
-        raise InvalidRequestError(msg)
+        msg = "This endpoint takes no body."
+        raise InvalidRequestError(msg, "Put parameters into the query string: [dry_run=True].")
 
 
 def stray() -> Response | None:

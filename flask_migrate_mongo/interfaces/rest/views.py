@@ -13,15 +13,15 @@ from flask import Response, current_app, request, stream_with_context, url_for
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.files.scaffold import Scaffold
-from flask_migrate_mongo.interfaces import documents, faults, schemas
-from flask_migrate_mongo.model.errors import CreateDisabledError, UnknownVersionError
+from flask_migrate_mongo.model.errors import CreateDisabledError, NotReadyError, UnknownVersionError
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.wiring.looking import inspector, runs
 from flask_migrate_mongo.wiring.running import acting, runner
 
-from . import async_runs
+from . import async_runs, requests
 from .access import is_outsider
-from .answers import HEADERS, answer
+from .answers import HEADERS, answer, document, respond
+from .openapi import openapi as describe
 from .routes import ROUTES
 
 if TYPE_CHECKING:
@@ -41,19 +41,19 @@ _STREAM = "text/event-stream"
 def status() -> Response:
     """Show what is applied, pending and failed, and the lock."""
     _no_parameters()
-    return answer(documents.status(inspector(app_state.current()).status()))
+    return answer("status", inspector(app_state.current()).status())
 
 
 def up() -> Response:
     """Apply every pending migration, the lowest number first."""
-    asked = schemas.query(schemas.UpQuery, request)
+    asked = requests.query(requests.UpQuery, request)
     how = {"allow_drift": asked.pop("allow_drift")}
     return _run(Direction.UP, lambda runner, options: runner.up(options, **how), asked)
 
 
 def down() -> Response:
     """Roll back the last applied migrations."""
-    asked = schemas.query(schemas.DownQuery, request)
+    asked = requests.query(requests.DownQuery, request)
     how = {name: asked.pop(name) for name in ("steps", "allow_drift")}
     return _run(Direction.DOWN, lambda runner, options: runner.down(options, **how), asked)
 
@@ -61,7 +61,7 @@ def down() -> Response:
 def run(run_id: str) -> Response:
     """Show the progress of an asynchronous run."""
     _no_parameters()
-    return answer(documents.stored_run(_stored(run_id)))
+    return answer("run", _stored(run_id))
 
 
 def run_events(run_id: str) -> Response:
@@ -78,21 +78,21 @@ def run_cancel(run_id: str) -> Response:
     _no_parameters()
     if not _stored(run_id).state.is_over:
         async_runs.cancel(app_state.current(), run_id)
-    return answer(documents.stored_run(_stored(run_id)))
+    return answer("run", _stored(run_id))
 
 
 def history() -> Response:
     """Show what is recorded, the newest first."""
-    asked = schemas.query(schemas.HistoryQuery, request)
-    return answer(documents.history(inspector(app_state.current()).records(**asked)))
+    asked = requests.query(requests.HistoryQuery, request)
+    return answer("history", inspector(app_state.current()).records(**asked))
 
 
 def events(version: str) -> Response:
     """Show everything that happened to one migration, the oldest first."""
     _no_parameters()
-    if not schemas.is_version(version):
+    if not requests.is_version(version):
         raise UnknownVersionError(version)
-    return answer(documents.events(inspector(app_state.current()).events(int(version))))
+    return answer("events", inspector(app_state.current()).events(int(version)))
 
 
 def create() -> Response:
@@ -101,23 +101,23 @@ def create() -> Response:
     state = app_state.current()
     if not (state.settings.api_create or current_app.debug):
         raise CreateDisabledError
-    asked = schemas.body(schemas.NewMigration, request)
+    asked = requests.body(requests.NewMigration, request)
     settings = state.settings
     scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
-    return answer(documents.created(scaffold.create(**asked)), 201)
+    return answer("create", scaffold.create(**asked), 201)
 
 
 def lock_status() -> Response:
     """Show who holds the lock, since when and until when."""
     _no_parameters()
-    return answer(documents.lock_status(inspector(app_state.current()).lock()))
+    return answer("lock-status", inspector(app_state.current()).lock())
 
 
 def lock_release() -> Response:
     """Release the lock of any holder."""
-    asked = schemas.query(schemas.ReleaseQuery, request)
+    asked = requests.query(requests.ReleaseQuery, request)
     released = runner(app_state.current()).force_unlock(confirmed=asked["confirm"])
-    return answer(documents.released(released))
+    return answer("force-unlock", released)
 
 
 def health() -> Response:
@@ -125,17 +125,17 @@ def health() -> Response:
     _no_parameters()
     state = app_state.current()
     survey = inspector(state).status().survey
-    problem = faults.not_ready(survey, state.startup_failure)
-    if problem is not None:
-        raise problem
-    return answer({"ready": True} if is_outsider() else documents.health(survey))
+    if not survey.is_ready:
+        raise NotReadyError(survey, state.startup_failure)
+    figures = {} if is_outsider() else {"summary": survey}
+    return answer("health", {"ready": True, **figures})
 
 
 def openapi() -> Response:
     """Describe this API."""
     _no_parameters()
     server = request.script_root + request.path.removesuffix("/openapi.json")
-    return answer(schemas.openapi(server, ROUTES))
+    return respond(describe(server, ROUTES))
 
 
 def _run(direction: Direction, act: async_runs.Act, asked: dict[str, Any]) -> Response:
@@ -156,12 +156,10 @@ def _prefers_not_to_wait() -> bool:
 
 
 def _accept(direction: Direction, act: async_runs.Act, *, dry_run: bool) -> Response:
-
-    describe = async_runs.Describe(
-        documents.outcome, documents.run, documents.problem, documents.progress
-    )
-    run_id = async_runs.start(app_state.current(), direction, act, describe, dry_run=dry_run)
-    response = answer(documents.stored_run(_stored(run_id)), 202)
+    names = ("step", "up", "error", "progress")
+    documents = async_runs.Describe(*(partial(document, name) for name in names))
+    run_id = async_runs.start(app_state.current(), direction, act, documents, dry_run=dry_run)
+    response = answer("run", _stored(run_id), 202)
     response.headers["Location"] = url_for(".run", run_id=run_id)
     response.headers["Preference-Applied"] = "respond-async"
     return response
@@ -184,7 +182,7 @@ def _narration(run: StoredRun, look: Callable[[], StoredRun], heard: int) -> Ite
     while True:
         for event in run.events[heard:]:
             heard, silent_since = event["sequence"], time.monotonic()
-            data = json.dumps(documents.run_event(event), default=str)
+            data = json.dumps(document("run-event", event), default=str)
             yield f"id: {heard}\nevent: {event['event']}\ndata: {data}\n\n"
         if run.state.is_over or time.monotonic() - began > LONGEST_STREAM:
             return
@@ -196,14 +194,11 @@ def _narration(run: StoredRun, look: Callable[[], StoredRun], heard: int) -> Ite
 
 
 def _answer_run(report: RunReport) -> Response:
-
-    failure = faults.failure_of(report)
+    failure = report.failure
     if failure is None:
-        return answer(documents.run(report))
-    code = faults.fault_of(failure).http_status
-    return answer(documents.failed_run(report, failure), code)
+        return answer("up", report)
+    return respond(document("error", failure) | document("up", report), failure.http_status)
 
 
 def _no_parameters() -> None:
-
-    schemas.query(schemas.NoQuery, request)
+    requests.query(requests.NoQuery, request)
