@@ -8,13 +8,12 @@ imports no migration and uses no driver.
 from .findings import Finding, LintReport
 from .linter import Collections, Linter, named_collections
 from .ownership import Ownership
-from .rules import BY_CODE, REMOVED, RULES, UNREADABLE, Rule, Severity, chosen
+from .rules import BY_CODE, REMOVED, RULES, Rule, Severity, chosen
 
 __all__ = [
     "BY_CODE",
     "REMOVED",
     "RULES",
-    "UNREADABLE",
     "Collections",
     "Finding",
     "LintReport",

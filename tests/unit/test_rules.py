@@ -210,6 +210,7 @@ MISSES = (
     Case("MM008", up("db.people.update_many({'a': ''}, {'$unset': {'a': ''}})")),
     Case("MM008", up("db.people.update_many({'a': {'$ne': 1}}, [{'$set': {'b': '$a'}}, {'$unset': 'a'}])")),
     Case("MM008", up("db.people.update_many({'a': {'$ne': 1}}, {'$rename': {'a': 'b'}})")),
+    Case("MM008", up("db.people.update_one({'_id': 1}, {'$rename': {'a': 'b'}})\nctx.backfill('people', {'$unset': {'a': ''}})")),
     Case("MM008", up("db.people.update_many({'a': {'$ne': 1}}, {'$unset': {'a': ''}})", down="\n\ndef down(db):\n    db.people.update_many({'b': 1}, [{'$set': {'a': '$b'}}])\n")),
     Case("MM008", up("db.people.insert_one({'a': 1})", down="\n\ndef down(db):\n    db.people.drop()\n    db.users.update_many({'a': 1}, {'$unset': {'b': ''}})\n")),
     Case("MM011", up("other = db.client['reports']\nother.users.find_one()")),
