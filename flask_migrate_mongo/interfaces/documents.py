@@ -6,7 +6,6 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from flask_migrate_mongo.dry_run import showing
 from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, wording
 
 from .faults import fault_of
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flask_migrate_mongo.lint import Finding, LintReport
-    from flask_migrate_mongo.model.reports import Outcome, Prediction, RunReport, Sample, Trial
+    from flask_migrate_mongo.model.reports import NotExecuted, Outcome, RunReport, Sample, Trial
     from flask_migrate_mongo.model.values import (
         Entry,
         ErrorInfo,
@@ -122,28 +121,29 @@ def _trial(trial: Trial) -> Document:
         "verdict": trial.verdict.value,
         "reason": trial.reason,
         "effects": {name: asdict(effects) for name, effects in trial.effects.items()},
-        "predicted": [_prediction(each) for each in trial.predicted],
+        "notExecuted": [_not_executed(each) for each in trial.not_executed],
         "samples": [_sample(each) for each in trial.samples],
-        "dependsOn": [str(version) for version in trial.depends_on],
     }
 
 
-def _prediction(prediction: Prediction) -> Document:
-    return {
-        "operation": prediction.operation,
-        "collection": prediction.collection,
-        "expected": prediction.expected.value,
-        "detail": prediction.detail,
-        **showing.document(prediction.facts),
+def _not_executed(operation: NotExecuted) -> Document:
+    document = {
+        "operation": operation.operation,
+        "collection": operation.collection,
+        "documents": operation.documents,
+        "detail": operation.detail,
     }
+    if operation.violations is None:
+        return document
+    return document | {"violations": [asdict(each) for each in operation.violations]}
 
 
 def _sample(sample: Sample) -> Document:
     return {
         "collection": sample.collection,
-        "id": showing.value(sample.document_id),
-        "before": None if sample.before is None else showing.document(sample.before),
-        "after": None if sample.after is None else showing.document(sample.after),
+        "id": sample.document_id,
+        "before": sample.before,
+        "after": sample.after,
     }
 
 

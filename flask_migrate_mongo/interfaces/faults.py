@@ -58,7 +58,6 @@ FAULTS: dict[type, Fault] = {
     errors.InterruptedRefusedError: _REFUSED,
     errors.HalfBackfilledError: _REFUSED,
     errors.NotResolvableError: _REFUSED,
-    errors.NotRehearsableError: _REFUSED,
     errors.DryRunTooLongError: _REFUSED,
     errors.ScratchTakenError: _REFUSED,
     errors.RehearsalUnsupportedError: _REFUSED,
@@ -73,7 +72,6 @@ FAULTS: dict[type, Fault] = {
     errors.EscapesTransactionError: _FAILED,
     errors.EscapesRehearsalError: _FAILED,
     errors.TransactionAbortedError: _FAILED,
-    errors.TooLargeToRehearseError: _FAILED,
     errors.OutcomeNotRecordedError: _FAILED,
     errors.OutcomeUnknownError: _FAILED,
     errors.RunStoppedError: _FAILED,
@@ -98,9 +96,14 @@ def fault_of(error: Exception) -> Fault:
 
 
 def exit_code(report: RunReport) -> int:
-    """Return the exit code of a run: that of a failed migration before that of what ended the run."""
+    """Return the exit code of a run: that of a failed migration before that of what ended the run.
+
+    A dry run that could execute no step is a check that found something.
+    """
     if report.failures:
         return _FAILED.exit_code
+    if report.executed_nothing:
+        return CHECK_FAILED
     return DONE if report.error is None else fault_of(report.error).exit_code
 
 

@@ -20,7 +20,7 @@ from webargs.flaskparser import FlaskParser
 
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
 from flask_migrate_mongo.model.limits import LONGEST_DRY_RUN, MOST_SAMPLES
-from flask_migrate_mongo.model.reports import Expected, StepState, Verdict
+from flask_migrate_mongo.model.reports import StepState, Verdict
 from flask_migrate_mongo.model.values import Direction, Status
 from flask_migrate_mongo.store.runs import RunState
 
@@ -81,7 +81,7 @@ class UpQuery(Schema):
         data_key="dryRun",
         load_default=False,
         metadata={
-            "description": "Execute all of it in a transaction that is taken back, and say what it would do."
+            "description": "Execute the plan in a transaction that is rolled back, and say what it changes."
         },
     )
     dry_run_limit = _Whole(
@@ -444,13 +444,21 @@ class EffectsDocument(_Document):
     upserted = _count()
 
 
-class PredictionDocument(_OpenDocument):
-    """What an operation would do that was not made; the figures behind it follow."""
+class ViolationDocument(_Document):
+    """A key that several documents have."""
+
+    key = fields.Dict(required=True)
+    count = _count()
+
+
+class NotExecutedDocument(_Document):
+    """An operation that a dry run did not execute, and what it would affect."""
 
     operation = _text()
     collection = _text()
-    expected = _one_of(expected.value for expected in Expected)
+    documents = _maybe_count()
     detail = _text()
+    violations = fields.List(fields.Nested(ViolationDocument))
 
 
 class SampleDocument(_Document):
@@ -476,9 +484,8 @@ class StepDocument(_Document):
     verdict = fields.String(validate=validate.OneOf([verdict.value for verdict in Verdict]))
     reason = fields.String(allow_none=True)
     effects = fields.Dict(keys=fields.String(), values=fields.Nested(EffectsDocument))
-    predicted = fields.List(fields.Nested(PredictionDocument))
+    notExecuted = fields.List(fields.Nested(NotExecutedDocument))
     samples = fields.List(fields.Nested(SampleDocument))
-    dependsOn = fields.List(_version())
 
 
 class Problem(_OpenDocument):

@@ -264,18 +264,6 @@ class NotResolvableError(RefusedError):
     code = "not-resolvable"
 
 
-class NotRehearsableError(RefusedError):
-    """A dry run came to an operation that it can neither make nor predict."""
-
-    code = "not-rehearsable"
-
-    def __init__(self, operation: str, cause: str) -> None:
-        super().__init__(
-            f"{operation} cannot be rehearsed: {cause}. Nothing of it was done. "
-            "Try this migration on a sample of the data: `flask db-migrate rehearse`."
-        )
-
-
 class DryRunTooLongError(RefusedError):
     """A dry run is to last longer than the server lets a transaction."""
 
@@ -403,18 +391,6 @@ class TransactionAbortedError(StepError):
     """A migration caught an error that had already ended its transaction."""
 
     code = "transaction-aborted"
-
-
-class TooLargeToRehearseError(StepError):
-    """A migration would write more, or take longer, than one open transaction can hold."""
-
-    code = "too-large-to-rehearse"
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(
-            f"Too large to rehearse here: {why}. Rehearse it on a sample of the data: `flask db-migrate rehearse`."
-        )
 
 
 class BackfillError(StepError):
