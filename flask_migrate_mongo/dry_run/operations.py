@@ -97,9 +97,8 @@ class OperationFilter:
         if self.ended is not None:
             raise EndOfStep(self.ended)
         for used in sorted(namespaces(command)):
-            if operation := self._closed_by(used):
-                name = self.label(used)
-                raise self.end(f"it uses {name} after {operation}, which was not executed")
+            if cause := self._closed_by(used):
+                raise self.end(f"it uses {self.label(used)} after {cause}")
             if command.name in _WRITES:
                 self._note_unchecked(used)
 
@@ -128,7 +127,7 @@ class OperationFilter:
             left = None if done.estimated is None else max(done.estimated - done.processed, 0)
             namespace = f"{self._home}.{done.collection}"
             self._note("backfill", namespace, left, _extrapolated(done))
-            self._closed[namespace] = "a backfill"
+            self._closed[namespace] = "the first batches of a backfill"
 
     # --- commands that the driver is about to send
 
@@ -190,7 +189,7 @@ class OperationFilter:
         detail = showing.text(self._mask.document(arguments)) if arguments else ""
         self._note(operation, own[0], results, detail)
         if operation not in _SEARCH_INDEXES:
-            self._closed.update(dict.fromkeys(own, operation))
+            self._closed.update(dict.fromkeys(own, f"{operation}, which was not executed"))
 
     def _results(self, request: Request) -> int:
         """Count what an aggregation would write."""
@@ -202,8 +201,10 @@ class OperationFilter:
 
     def _create_indexes(self, request: Request) -> Document:
         command = request.command
-        existing = {each["name"] for each in request.results({"listIndexes": command.collection})}
-        missing = [each for each in command.document["indexes"] if each["name"] not in existing]
+        listing = {"listIndexes": command.collection}
+        existing = [] if self._is_new(command.namespace) else request.results(listing)
+        names = {index["name"] for index in existing}
+        missing = [each for each in command.document["indexes"] if each["name"] not in names]
         if not missing:
             return request.forward()  # The server compares the definitions.
         documents = self._count(command.namespace, request)

@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pymongo.errors import OperationFailure
 from pymongo.synchronous.pool import Connection
 
 from flask_migrate_mongo.driver.commands import Command
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from .operations import OperationFilter
 
     Send = Callable[..., Document]
-
-_NAMESPACE_NOT_FOUND = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +52,8 @@ class Request:
             return self.send(database, command, **how)
 
     def results(self, command: Document, *, inside: bool = False) -> list[Document]:
-        """Return the first batch of a command of ours; nothing if its collection does not exist."""
-        try:
-            found = self.ask(self.command.database, {**command, "cursor": {}}, inside=inside)
-        except OperationFailure as exc:
-            if exc.code != _NAMESPACE_NOT_FOUND:
-                raise
-            return []
+        """Return the first batch of what a command of ours finds."""
+        found = self.ask(self.command.database, {**command, "cursor": {}}, inside=inside)
         return list(found["cursor"]["firstBatch"])
 
 
