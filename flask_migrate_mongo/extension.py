@@ -13,7 +13,7 @@ from .model.errors import ConfigurationError
 if TYPE_CHECKING:
     from flask import Blueprint, Flask
 
-    from .dry_run.dry_runner import DryRunner
+    from .dry_run import DryRunner
     from .engine.options import Options
     from .engine.runner import Runner
     from .model.access import Authorize

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.dry_run.dry_runner import DryRunner
+from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.dry_run import DryRunner
+from flask_migrate_mongo.model.masking import Mask
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -25,7 +27,6 @@ ROOT = Path(__file__).parents[1]
 APP = """
 from flask import Flask
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.dry_run.dry_runner import DryRunner
 
 app = Flask(__name__)
 MongoMigrate(app)
@@ -77,7 +78,8 @@ class Project:
 
     def dry_runner(self, **settings: object) -> DryRunner:
         """Make the dry runner of a new application."""
-        return DryRunner(self.runner(**settings))
+        app = self.app(**settings)
+        return DryRunner(MongoMigrate().runner(app), Mask.of(app_state.of(app).settings.redact))
 
     def invoke(self, *args: str, **settings: object) -> Result:
         """Run `flask db-migrate …` in this process."""

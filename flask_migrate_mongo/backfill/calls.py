@@ -6,7 +6,6 @@ import contextvars
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from pymongo.errors import ExecutionTimeout
@@ -428,12 +427,13 @@ def estimate(collection: Collection[Any], where: Mapping[str, Any]) -> int | Non
 
 
 class Rehearsed(NamedTuple):
-    """What a rehearsal did of a backfill; `estimated` is about how many documents all of it concerns."""
+    """What a dry run did of a backfill; `estimated` is about how many documents all of it concerns."""
 
     collection: str
     processed: int
     estimated: int | None
     seconds: float
+    complete: bool
 
 
 class Rehearsal(_Callable):
@@ -443,11 +443,19 @@ class Rehearsal(_Callable):
     on the clock of `elapsed`, or be one more than `batches`.
     """
 
-    def __init__(self, server: Server, defaults: Defaults, *, until: float, batches: int) -> None:
+    def __init__(
+        self,
+        server: Server,
+        defaults: Defaults,
+        note: Callable[[Rehearsed], None],
+        *,
+        until: float,
+        batches: int,
+    ) -> None:
         super().__init__(server, defaults)
+        self._note = note
         self._until = until
         self._batches = batches
-        self.done: list[Rehearsed] = []
 
     def _carry_out(self, order: Order) -> Backfilled:
         began = elapsed()
@@ -456,16 +464,17 @@ class Rehearsal(_Callable):
         prepare = prepared(order.change, order.work)
         reader = Reader(self._server, collection, prepare, order.work)
         writer = Writer(self._server, collection, order.work.where, prepare.group)
-        counts = Backfilled()
+        counts, complete = Backfilled(), True
         try:
-            for batch in islice(_batches(reader), self._batches):
-                counts += counted(batch, writer.write(batch, None, probe=False))
-                if elapsed() >= self._until:
+            for number, batch in enumerate(_batches(reader)):
+                if number >= self._batches or (number and elapsed() >= self._until):
+                    complete = False
                     break
+                counts += counted(batch, writer.write(batch, None, probe=False))
         finally:
             reader.close()
         took = elapsed() - began
-        self.done.append(Rehearsed(order.collection, counts.scanned, estimated, took))
+        self._note(Rehearsed(order.collection, counts.scanned, estimated, took, complete))
         return counts
 
     def _look(self, order: Order) -> int | None:

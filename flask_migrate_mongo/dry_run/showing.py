@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from bson import json_util
+from bson.codec_options import CodecOptions, DatetimeConversion
+
+READ: CodecOptions[dict[str, object]] = CodecOptions(
+    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+"""How documents are read that are shown: a date that Python cannot hold is no error."""
 
 LONGEST_TEXT = 200
 """Characters of a text that are shown; bytes of binary data."""
@@ -13,31 +20,28 @@ MOST_ITEMS = 20
 """Items of an array, and fields of a document, that are shown."""
 
 
-def document(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document's fields as JSON holds them."""
-    from bson import json_util  # noqa: PLC0415  (only those who show documents need it)
-
+def document(given: Mapping[str, object]) -> dict[str, object]:
+    """Convert a document to what JSON holds."""
     text = json_util.dumps(_cut(given), json_options=json_util.RELAXED_JSON_OPTIONS)
-    return json.loads(text)  # type: ignore[no-any-return]
+    found: dict[str, object] = json.loads(text)
+    return found
 
 
-def value(given: object) -> Any:  # noqa: ANN401  (whatever JSON has)
-    """Return a value as JSON holds it."""
+def value(given: object) -> object:
+    """Convert a value to what JSON holds."""
     return document({"": given})[""]
 
 
-def text(given: object) -> str:
-    """Return a value, as JSON holds it, on one line."""
-    return json.dumps(value(given), ensure_ascii=False)
+def text(given: Mapping[str, object]) -> str:
+    """Write a document on one line."""
+    return json.dumps(document(given), ensure_ascii=False)
 
 
-def _cut(given: Any) -> Any:  # noqa: ANN401
+def _cut(given: object) -> object:
     if isinstance(given, str):
-        return (
-            given
-            if len(given) <= LONGEST_TEXT
-            else f"{given[:LONGEST_TEXT]}... ({len(given)} characters)"
-        )
+        if len(given) <= LONGEST_TEXT:
+            return given
+        return f"{given[:LONGEST_TEXT]}... ({len(given)} characters)"
     if isinstance(given, bytes):
         return given if len(given) <= LONGEST_TEXT else f"{len(given)} bytes"
     if isinstance(given, Mapping):

@@ -11,8 +11,7 @@ from flask_migrate_mongo.model.errors import (
     NoRunError,
     NotResolvableError,
 )
-from flask_migrate_mongo.model.masking import NOTHING_MASKED
-from flask_migrate_mongo.model.reports import RunReport, not_run
+from flask_migrate_mongo.model.reports import RunReport
 from flask_migrate_mongo.model.values import Actor, Status
 from flask_migrate_mongo.planning.inspector import Inspector
 from flask_migrate_mongo.planning.plans import DownTarget, UpTarget
@@ -24,7 +23,6 @@ from .options import DEFAULTS, notify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask_migrate_mongo.model.masking import Mask
     from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request
     from flask_migrate_mongo.planning.plans import Target
     from flask_migrate_mongo.process.signals import StopSwitch
@@ -40,7 +38,6 @@ class Runner(Inspector):
 
     executor: Executor
     wait: float = 0
-    mask: Mask = NOTHING_MASKED
     app_version: str | None = None
 
     @property
@@ -144,12 +141,6 @@ class Runner(Inspector):
 
     def _actor(self, reason: str, run_id: str | None = None) -> Actor:
         return Actor.current(reason, app_version=self.app_version, run_id=run_id)
-
-
-def nothing_ran(plan: Plan) -> RunReport:
-    """Report a plan that was not executed."""
-    steps = not_run(plan.steps)
-    return RunReport(plan.direction, steps, executed=False, warnings=plan.warnings)
 
 
 def _not_resolvable(version: int, record: Record | None) -> NotResolvableError:

@@ -22,8 +22,13 @@ def of_check(*, passed: bool) -> int:
 
 
 def of_run(report: RunReport) -> int:
-    """Choose the exit code of `up` and of `down`."""
-    return report.failure.exit_code if report.failure else DONE
+    """Choose the exit code of `up` and of `down`.
+
+    A dry run that could execute no step is a check that found something.
+    """
+    if report.failure:
+        return report.failure.exit_code
+    return of_check(passed=not report.executed_nothing)
 
 
 def of_rehearsal(report: RehearsalReport, fail_on: Container[str]) -> int:

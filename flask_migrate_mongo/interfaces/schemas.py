@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_dump, validate
 
-from flask_migrate_mongo.dry_run import showing
 from flask_migrate_mongo.lint.rules import Severity
 from flask_migrate_mongo.model.errors import as_migrate_error
-from flask_migrate_mongo.model.reports import Expected, StepState, Verdict
+from flask_migrate_mongo.model.reports import StepState, Verdict
 from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Record
 from flask_migrate_mongo.model.wording import Wording, camel_case, cli
 from flask_migrate_mongo.store.runs import RunState
@@ -246,14 +245,22 @@ class EffectsDocument(_Document):
     upserted = _count()
 
 
-class PredictionDocument(_OpenDocument):
+class ViolationDocument(_Document):
+    key = fields.Dict(required=True)
+    count = _count()
+
+
+class NotExecutedDocument(_Document):
     operation = _text()
     collection = _text()
-    expected = _one_of(Expected)
+    documents = _count(allow_none=True)
     detail = _text()
+    violations = fields.List(fields.Nested(ViolationDocument))
 
-    def _more(self, value: Any) -> Mapping[str, object]:  # noqa: ANN401
-        return showing.document(value.facts)
+    def get_attribute(self, obj: object, attr: str, default: object) -> object:
+        """Leave the violations out where duplicate keys were not looked for."""
+        found = super().get_attribute(obj, attr, default)
+        return missing if found is None and attr == "violations" else found
 
 
 class SampleDocument(_Document):
@@ -261,11 +268,6 @@ class SampleDocument(_Document):
     id = fields.Raw(attribute="document_id", required=True, allow_none=True)
     before = fields.Dict(required=True, allow_none=True)
     after = fields.Dict(required=True, allow_none=True)
-
-    def get_attribute(self, obj: object, attr: str, default: object) -> object:
-        """Convert what is stored to extended JSON."""
-        found = super().get_attribute(obj, attr, default)
-        return found if attr == "collection" else showing.value(found)
 
 
 class _StepOf(_Document):
@@ -288,9 +290,8 @@ class StepDocument(_StepOf):
     effects = fields.Dict(
         fields.String(), fields.Nested(EffectsDocument), attribute="trial.effects"
     )
-    predicted = fields.List(fields.Nested(PredictionDocument), attribute="trial.predicted")
+    not_executed = fields.List(fields.Nested(NotExecutedDocument), attribute="trial.not_executed")
     samples = fields.List(fields.Nested(SampleDocument), attribute="trial.samples")
-    depends_on = fields.List(_version(), attribute="trial.depends_on")
 
 
 class FindingDocument(_Document):

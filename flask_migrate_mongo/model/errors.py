@@ -303,17 +303,6 @@ class NotResolvableError(RefusedError):
     title = "The record is not in a state that can be resolved by hand."
 
 
-class NotRehearsableError(RefusedError):
-    code = "not-rehearsable"
-    title = "A dry run reached an operation that it can neither execute nor predict."
-
-    def __init__(self, operation: str, cause: str) -> None:
-        super().__init__(
-            f"A dry run cannot execute {operation}: {cause}. Nothing of it was done.",
-            "Run this migration on a sample of the data: [rehearse].",
-        )
-
-
 class DryRunTooLongError(RefusedError):
     code = "dry-run-too-long"
     title = "The limit of a dry run is longer than the server's limit of a transaction."
@@ -436,18 +425,6 @@ class EscapesRehearsalError(StepError):
 class TransactionAbortedError(StepError):
     code = "transaction-aborted"
     title = "A migration caught an error that had already ended its transaction."
-
-
-class TooLargeToRehearseError(StepError):
-    code = "too-large-to-rehearse"
-    title = "A migration would write more, or take longer, than one transaction can hold."
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(
-            f"Too large for a dry run: {why}.",
-            "Run it on a sample of the data: [rehearse].",
-        )
 
 
 class BackfillError(StepError):

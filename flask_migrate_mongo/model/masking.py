@@ -1,10 +1,10 @@
-"""Fields whose values are shown to nobody, and how documents are told apart field by field."""
+"""Fields whose values are never shown, and the fields in which two documents differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,13 +23,13 @@ class Mask:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Mask:
-        """Return a mask for these names."""
+        """Make a mask for these names."""
         return cls(frozenset(name.lower() for name in names))
 
-    def __call__(self, path: str, value: Any) -> Any:  # noqa: ANN401  (any value of a document)
-        """Return the value of the field as it may be shown."""
-        lowered = path.lower()
-        if lowered in self.names or not self.names.isdisjoint(lowered.split(".")):
+    def __call__(self, path: str, value: object) -> object:
+        """Hide the value of the field at this path, or what is hidden within it."""
+        plain = path.lower().replace('"', "")
+        if plain in self.names or not self.names.isdisjoint(plain.split(".")):
             return HIDDEN
         if isinstance(value, Mapping):
             return {key: self(f"{path}.{key}", inner) for key, inner in value.items()}
@@ -37,8 +37,8 @@ class Mask:
             return [self(path, inner) for inner in value]
         return value
 
-    def document(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the document as it may be shown."""
+    def document(self, document: Mapping[str, object]) -> dict[str, object]:
+        """Hide what is hidden in a document."""
         return {key: self(key, value) for key, value in document.items()}
 
 
@@ -46,9 +46,14 @@ NOTHING_MASKED = Mask()
 
 
 def differing(
-    before: Mapping[str, Any], after: Mapping[str, Any], equal: Callable[[Any, Any], bool]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields that differ, by dotted path, as they were and as they are; arrays as a whole."""
+    before: Mapping[str, object],
+    after: Mapping[str, object],
+    equal: Callable[[object, object], bool],
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Find the fields that differ, by dotted path, as they were and as they are; arrays as a whole.
+
+    A name that itself holds a dot is quoted in the path.
+    """
     old, new = dict(_leaves(before)), dict(_leaves(after))
     return (
         {p: v for p, v in old.items() if p not in new or not equal(v, new[p])},
@@ -56,9 +61,10 @@ def differing(
     )
 
 
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(document: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in document.items():
+        path = f'{prefix}"{key}"' if "." in key else f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{path}.")
         else:
-            yield f"{prefix}{key}", value
+            yield path, value

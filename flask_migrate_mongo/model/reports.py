@@ -5,9 +5,9 @@ They are apart from those since what only looks needs none of them.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import MigrationFailedError, as_migrate_error
 from .values import Direction
@@ -56,38 +56,38 @@ class Verdict(str, Enum):
     """The verdict of a dry run on a step."""
 
     SUCCEEDS = "would succeed"
+    PARTLY = "partly executed: `rehearse` executes all of it"
     FAILS = "would fail"
-    NOT_REHEARSED = "not rehearsed"
-    TOO_LARGE = "too large to rehearse here: use rehearse"
-
-
-class Expected(str, Enum):
-    """What is expected of an operation that a transaction does not allow, and that was not made."""
-
-    DONE = "done"
-    NO_OP = "no-op"
-    FAILS = "fails"
-    UNKNOWN = "unknown"
+    TOO_LARGE = "too large for a dry run"
+    NOT_EXECUTED = "not executed"
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What an operation would do that was not made, since no transaction can take it back.
+class Violation:
+    """A key that several documents have, and that a unique index would refuse; masked, ready for JSON."""
 
-    `detail` is a sentence that says what is expected and why. `facts` are the figures behind it, under camelCase
-    names, ready for JSON.
+    key: Mapping[str, object]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotExecuted:
+    """An operation that a dry run did not execute, and what it would affect.
+
+    `documents` is how many documents it concerns, None when that is not known. `violations` is None unless duplicate
+    keys were looked for.
     """
 
     operation: str
     collection: str
-    expected: Expected
+    documents: int | None
     detail: str
-    facts: Mapping[str, Any]
+    violations: tuple[Violation, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """How many documents of a collection were changed, as the server's replies count them."""
+    """How many documents of a collection were changed, counted by the server's replies."""
 
     inserted: int = 0
     matched: int = 0
@@ -101,28 +101,29 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A document before and after a step: None where it did not exist, and only the fields that differ."""
+    """A document before and after a step: None where it did not exist, and only the fields that differ.
+
+    Values are masked, cut to size and ready for JSON.
+    """
 
     collection: str
-    document_id: Any
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any] | None
+    document_id: object
+    before: Mapping[str, object] | None
+    after: Mapping[str, object] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a dry run found out about a step; `reason` says why, where the verdict alone does not.
+    """The findings of a dry run about one step. `reason` explains the verdict where that alone does not.
 
-    `effects` are by collection, up to where the step ended. `depends_on` are the versions before it whose predicted
-    operations concern a collection that it uses.
+    `effects` are by collection, up to where the execution of the step ended.
     """
 
     verdict: Verdict
-    reason: str | None
-    effects: Mapping[str, Effects]
-    predicted: tuple[Prediction, ...] = ()
+    reason: str | None = None
+    effects: Mapping[str, Effects] = field(default_factory=dict)
+    not_executed: tuple[NotExecuted, ...] = ()
     samples: tuple[Sample, ...] = ()
-    depends_on: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class Outcome:
 class RunReport:
     """What a run did, whether it succeeded, failed or was stopped half-way.
 
-    A dry run that was `executed` called the migrations and took back what they did; one that was not is
+    A dry run that was `executed` called the migrations and rolled back what they did; one that was not is
     a plan alone. `error` is what ended the run other than a migration's own failure: a lost lease, a signal, a
     server that went away.
     """
@@ -177,6 +178,13 @@ class RunReport:
             versions = [outcome.step.version for outcome in self.failures]
             return MigrationFailedError(versions, self.direction.value, dry_run=self.dry_run)
         return as_migrate_error(self.error) if self.error else None
+
+    @property
+    def executed_nothing(self) -> bool:
+        """Whether this is a dry run that could execute no step of its plan."""
+        nothing = (Verdict.NOT_EXECUTED, Verdict.TOO_LARGE)
+        trials = [outcome.trial for outcome in self.outcomes if outcome.trial is not None]
+        return bool(trials) and all(trial.verdict in nothing for trial in trials)
 
     @property
     def is_noop(self) -> bool:

@@ -52,12 +52,10 @@ def run(report: RunReport) -> None:
         words.say(notes, f"Warning: {words.printable(warning)}", "yellow")
     if report.is_noop:
         words.say(console, words.nothing(report.direction))
-    elif report.executed and report.dry_run:
+    elif report.dry_run:
         dry_run(console, report)
-    elif report.executed:
-        _results(console, notes, report)
     else:
-        _plan(console, report)
+        _results(console, notes, report)
 
 
 class Progress(Observer):
@@ -104,12 +102,6 @@ class Progress(Observer):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _plan(console: Console, report: RunReport) -> None:
-    words.say(console, f"Would run, in this order ({report.direction.value}):")
-    console.table(("Version", "Name", "How", "Undo", "Notes"), map(_plan_row, report.outcomes))
-    words.say(console, "Nothing was executed: this is the plan, not a rehearsal of it.")
 
 
 def _results(console: Console, notes: Console, report: RunReport) -> None:
@@ -162,15 +154,4 @@ def _outcome_row(outcome: Outcome) -> Row:
         words.printable(outcome.step.file.name),
         words.state(outcome.state.value),
         words.took(outcome.took_ms),
-    )
-
-
-def _plan_row(outcome: Outcome) -> Row:
-    step = outcome.step
-    return (
-        str(step.version),
-        words.printable(step.file.name),
-        "in a transaction" if step.file.transactional else "plain",
-        "reversible" if step.file.reversible else "not reversible",
-        "out of order" if step.out_of_order else "",
     )

@@ -18,7 +18,7 @@ from .looking import folder, policy
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Server
-    from flask_migrate_mongo.dry_run.dry_runner import DryRunner
+    from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.files import Folder
     from flask_migrate_mongo.state import AppState
 
@@ -45,7 +45,6 @@ def runner_on(state: AppState, server: Server, source: Folder, switch: StopSwitc
         policy(settings),
         executor=Executor(state.app, server, switch, backfills=backfills),
         wait=settings.lock_wait,
-        mask=Mask.of(settings.redact),
         app_version=settings.app_version,
     )
 
@@ -54,6 +53,6 @@ def acting(state: AppState, *, dry_run: bool) -> Runner | DryRunner:
     """Make a runner, or what has its methods and leaves the database as it was."""
     if not dry_run:
         return runner(state)
-    from flask_migrate_mongo.dry_run.dry_runner import DryRunner  # noqa: PLC0415  (a run needs none of it)
+    from flask_migrate_mongo.dry_run import DryRunner  # noqa: PLC0415  (a run needs none of it)
 
-    return DryRunner(runner(state))
+    return DryRunner(runner(state), Mask.of(state.settings.redact))

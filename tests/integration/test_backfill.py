@@ -13,7 +13,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.backfill import Defaults
-from flask_migrate_mongo.backfill.calls import Rehearsal
+from flask_migrate_mongo.backfill.calls import Rehearsal, Rehearsed
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.driver.transactions import transaction
@@ -367,21 +367,24 @@ def test_a_rehearsal_does_the_first_batches_in_the_transaction_that_is_bound(
     update: Any = {"$inc": {"n": 1}}
     function = {"an update": update, "a function": lambda _: update}[change]
     server = Server(project.db)
-    rehearsal = Rehearsal(server, Defaults(), until=elapsed() + 60, batches=2)
+    noted: list[Rehearsed] = []
+    rehearsal = Rehearsal(server, Defaults(), noted.append, until=elapsed() + 60, batches=2)
     with project.db.client.start_session() as session, transaction(session), confined(session):
         done = rehearsal("people", function, batch_size=10, workers=4, max_rejected=5)
         assert project.db.people.count_documents({"n": 1}) == 20
     assert (done.scanned, done.modified) == (20, 20)
-    ((collection, processed, estimated, seconds),) = rehearsal.done
-    assert (collection, processed, estimated) == ("people", 20, 50)
-    assert seconds > 0
+    (found,) = noted
+    assert (found.collection, found.processed, found.estimated) == ("people", 20, 50)
+    assert (found.seconds > 0, found.complete) == (True, False)
     assert values(project) == [None] * 50
     assert set(project.db.list_collection_names()) == {"people"}
 
 
 def test_a_rehearsal_ends_in_time(project: Project) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(50)])
-    rehearsal = Rehearsal(Server(project.db), Defaults(), until=elapsed(), batches=99)
+    noted: list[Rehearsed] = []
+    server = Server(project.db)
+    rehearsal = Rehearsal(server, Defaults(), noted.append, until=elapsed(), batches=99)
     with project.db.client.start_session() as session, transaction(session), confined(session):
         done = rehearsal("people", {"$inc": {"n": 1}}, batch_size=10)
     assert done.scanned == 10

@@ -1,4 +1,4 @@
-"""A dry run tells what the run that follows does, and leaves nothing."""
+"""A dry run reports what the run that follows does, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ class Case:
     name: str
     ups: tuple[str, ...]
     effects: tuple[Mapping[str, Effects], ...]
-    fails: bool = False
+    verdict: Verdict = Verdict.SUCCEEDS
+    """Of the last of them; the others would succeed."""
     reason: str = ""
-    """Why it would fail, where the server would only find out on the way."""
-    predicted: tuple[tuple[str, str, str], ...] = ()
+    """How the reason begins, where there is one."""
+    withheld: tuple[tuple[str, str, int | None], ...] = ()
+    """What is not executed: operation, collection, documents."""
     tables: Mapping[str, Difference] | None = None
     """What the run does to the documents, where it is more than the effects say."""
+    real: StepState | None = StepState.APPLIED
+    """How the run ends where the dry run does not know; None where nothing can be compared."""
 
 
 def case(name: str, up: str, effects: Mapping[str, Effects], **more: Any) -> Case:
@@ -137,7 +141,8 @@ CASES = [
         "db.client.bulk_write([InsertOne({'_id': 70}, namespace=f'{db.name}.items'), "
         "UpdateMany({}, {'$set': {'sum': 1}}, namespace=f'{db.name}.orders'), "
         "DeleteOne({'_id': 2}, namespace=f'{db.name}.items')])",
-        {"items": eff(inserted=1, deleted=1), "orders": eff(matched=5, modified=5)},
+        {"items, orders": eff(inserted=1, matched=5, modified=5, deleted=1)},
+        tables={"items": Difference(1, 0, 1), "orders": Difference(0, 5, 0)},
     ),
     case(
         "verbose bulk_write of the client",
@@ -145,7 +150,8 @@ CASES = [
         "UpdateMany({}, {'$set': {'sum': 10}}, namespace=f'{db.name}.orders'), "
         "UpdateOne({'_id': 9}, {'$set': {'sum': 1}}, upsert=True, namespace=f'{db.name}.orders')], "
         "verbose_results=True)",
-        {"items": eff(matched=5, modified=5), "orders": eff(matched=5, upserted=1)},
+        {"items, orders": eff(matched=10, modified=5, upserted=1)},
+        tables={"items": Difference(0, 5, 0), "orders": Difference(1, 0, 0)},
     ),
     case(
         "a command",
@@ -187,149 +193,259 @@ CASES = [
         "'foreignField': '_id', 'as': 'i'}}]): db.orders.update_one({'_id': d['_id']}, {'$set': {'n': d['i'][0]['n']}})",
         {"orders": eff(matched=5, modified=5)},
     ),
-    # --- what no transaction allows
+    # --- what no transaction can read
+    case(
+        "reads outside of the transaction",
+        "assert 'tag_1' in db.items.index_information(); assert list(db.missing.list_indexes()) == []; "
+        "assert db.items.estimated_document_count() == 10; assert 'orders' in db.list_collection_names(); "
+        "db.command('ping'); db.items.delete_one({'_id': 1})",
+        {"items": eff(deleted=1)},
+    ),
+    case(
+        "a read of what was changed",
+        "db.items.delete_one({'_id': 1}); assert db.items.estimated_document_count() == 9",
+        {"items": eff(deleted=1)},
+        verdict=Verdict.PARTLY,
+        reason="`count` cannot read what this dry run has changed",
+    ),
+    case(
+        "a list of what was made",
+        "db.new.insert_one({}); assert 'new' in db.list_collection_names()",
+        {"new": eff(inserted=1)},
+        verdict=Verdict.PARTLY,
+        reason="`listCollections` cannot read what this dry run has changed",
+    ),
+    # --- what no transaction can hold
     case(
         "an index",
         "assert db.items.create_index([('n', 1), ('tag', -1)]) == 'n_1_tag_-1'",
         {},
-        predicted=(("createIndexes", "items", "done"),),
+        verdict=Verdict.NOT_EXECUTED,
+        withheld=(("createIndexes", "items", 10),),
     ),
-    case(
-        "an index that is there",
-        "db.items.create_index('tag')",
-        {},
-        predicted=(("createIndexes", "items", "no-op"),),
-    ),
+    case("an index that is there", "db.items.create_index('tag')", {}),
     case(
         "an index of another definition",
         "db.items.create_index('tag', name='tag_1', unique=True)",
         {},
-        fails=True,
-        predicted=(("createIndexes", "items", "fails"),),
+        verdict=Verdict.FAILS,
+    ),
+    case(
+        "an index after which the documents are changed",
+        "db.items.create_index('n'); db.items.update_many({}, {'$inc': {'n': 1}})",
+        {"items": eff(matched=10, modified=10)},
+        verdict=Verdict.PARTLY,
+        withheld=(("createIndexes", "items", 10),),
+    ),
+    case(
+        "an index of a collection that is made with it",
+        "db.new.create_index('n', unique=True); db.new.insert_one({'n': 1})",
+        {"new": eff(inserted=1)},
+    ),
+    case(
+        "an index of a new collection that breaks it",
+        "db.new.create_index('n', unique=True); db.new.insert_one({'n': 1}); db.new.insert_one({'n': 1})",
+        {"new": eff(inserted=1)},
+        verdict=Verdict.FAILS,
+        tables={"new": Difference(1, 0, 0)},
     ),
     case(
         "a unique index over duplicates",
         "db.items.create_index('code', unique=True)",
         {},
-        fails=True,
-        predicted=(("createIndexes", "items", "fails"),),
+        verdict=Verdict.FAILS,
+        withheld=(("createIndexes", "items", 10),),
     ),
     case(
         "a unique index over duplicates that were deleted before",
         "db.items.delete_many({'tag': 'odd'}); db.items.create_index('code', unique=True)",
         {"items": eff(deleted=5)},
-        predicted=(("createIndexes", "items", "done"),),
+        verdict=Verdict.PARTLY,
+        withheld=(("createIndexes", "items", 5),),
     ),
     case(
-        "a failure of a prediction that is caught",
+        "an error of an index that is caught",
         "\n    try: db.items.create_index('code', unique=True)"
         "\n    except errors.DuplicateKeyError: db.orders.insert_one({'dup': True})",
         {"orders": eff(inserted=1)},
-        predicted=(("createIndexes", "items", "fails"),),
+        verdict=Verdict.PARTLY,
+        reason="it continues after an error",
+        withheld=(("createIndexes", "items", 10),),
     ),
     case(
         "a unique index that what follows breaks",
-        "db.items.create_index('n', unique=True); db.items.insert_one({'_id': 10, 'n': 3})",
-        {"items": eff(inserted=1)},
-        fails=True,
-        reason="what was written breaks the unique index n_1",
-        predicted=(("createIndexes", "items", "done"), ("insert or update", "items", "fails")),
-        tables={},
-    ),
-    case(
-        "a unique index that the application's own handle breaks",
         "from flask import current_app; db.items.create_index('n', unique=True); "
         "current_app.extensions['shop_db'].items.insert_one({'_id': 10, 'n': 3})",
         {"items": eff(inserted=1)},
-        fails=True,
-        reason="what was written breaks the unique index n_1",
-        predicted=(("createIndexes", "items", "done"), ("insert or update", "items", "fails")),
+        verdict=Verdict.PARTLY,
+        withheld=(("createIndexes", "items", 10), ("createIndexes", "items", None)),
         tables={},
+        real=StepState.FAILED,
+    ),
+    case(
+        "a query that needs an index",
+        "db.items.create_index('n'); db.orders.delete_one({}); list(db.items.find().hint('n_1'))",
+        {"orders": eff(deleted=1)},
+        verdict=Verdict.PARTLY,
+        reason="it may need an index that was not built, n_1",
+        withheld=(("createIndexes", "items", 10),),
     ),
     case(
         "an index less",
-        "db.items.drop_index('tag_1'); assert list(db.items.index_information()) == ['_id_']",
+        "db.items.drop_index('tag_1')",
         {},
-        predicted=(("dropIndexes", "items", "done"),),
+        verdict=Verdict.NOT_EXECUTED,
+        withheld=(("dropIndexes", "items", 10),),
     ),
     case(
-        "a drop, and a new beginning",
-        "db.orders.drop(); assert 'orders' not in db.list_collection_names(); db.orders.insert_one({'_id': 'new'})",
-        {"orders": eff(inserted=1)},
-        predicted=(("drop", "orders", "done"),),
-        tables={"orders": Difference(created=1, changed=0, gone=5)},
+        "a drop",
+        "assert db.orders.drop() is None",
+        {},
+        verdict=Verdict.NOT_EXECUTED,
+        withheld=(("drop", "orders", 5),),
+        tables={"orders": Difference(0, 0, 5)},
+    ),
+    case(
+        "a drop of nothing, and a new beginning",
+        "db.missing.drop(); db.missing.insert_one({})",
+        {"missing": eff(inserted=1)},
+    ),
+    case(
+        "a drop that is followed by a write",
+        "db.items.delete_one({'_id': 1}); db.orders.drop(); db.orders.insert_one({'_id': 'new'}); 1 / 0",
+        {"items": eff(deleted=1)},
+        verdict=Verdict.PARTLY,
+        reason="it uses orders after drop, which was not executed",
+        withheld=(("drop", "orders", 5),),
+        tables={"items": Difference(0, 0, 1), "orders": Difference(1, 0, 5)},
+        real=StepState.FAILED,
+    ),
+    case(
+        "a drop that is followed by a lookup, with the error caught",
+        "db.orders.drop()"
+        "\n    try: list(db.items.aggregate([{'$lookup': {'from': 'orders', 'as': 'o', 'pipeline': []}}]))"
+        "\n    except BaseException: db.items.delete_many({})",
+        {},
+        verdict=Verdict.NOT_EXECUTED,
+        reason="it uses orders after drop, which was not executed",
+        withheld=(("drop", "orders", 5),),
+        tables={"orders": Difference(0, 0, 5)},
+    ),
+    case(
+        "a drop of the database",
+        "db.client.drop_database(db.name); db.items.find_one()",
+        {},
+        verdict=Verdict.NOT_EXECUTED,
+        reason="it uses items after dropDatabase, which was not executed",
+        withheld=(("dropDatabase", "DATABASE", None),),
+        real=None,
     ),
     case(
         "a new name",
         "db.orders.rename('sales'); db.sales.update_many({}, {'$inc': {'sum': 1}})",
-        {"sales": eff(matched=5, modified=5)},
-        predicted=(("renameCollection", "orders", "done"),),
+        {},
+        verdict=Verdict.NOT_EXECUTED,
+        reason="it uses sales after renameCollection, which was not executed",
+        withheld=(("renameCollection", "orders", 5),),
         tables={"orders": Difference(0, 0, 5), "sales": Difference(5, 0, 0)},
     ),
     case(
         "a validator",
         "db.command('collMod', 'items', validator={'tag': 'even'})",
         {},
-        predicted=(("collMod", "items", "done"),),
+        verdict=Verdict.NOT_EXECUTED,
+        withheld=(("collMod", "items", 10),),
     ),
     case(
         "a new collection with options",
         "db.create_collection('log', validator={'n': {'$type': 'int'}}); db.log.insert_one({'n': 1})",
         {"log": eff(inserted=1)},
-        predicted=(("create", "log", "done"),),
+    ),
+    case(
+        "a new collection with options that refuse a document",
+        "db.create_collection('log', validator={'n': {'$type': 'int'}}); db.log.insert_one({'n': 'x'})",
+        {"log": eff()},
+        verdict=Verdict.FAILS,
+    ),
+    case(
+        "a collection that is there",
+        "db.create_collection('items', validator={})",
+        {},
+        verdict=Verdict.NOT_EXECUTED,
+        withheld=(("create", "items", 10),),
+        real=StepState.FAILED,
+    ),
+    case(
+        "a view",
+        "db.create_collection('odd', viewOn='items', pipeline=[{'$match': {'tag': 'odd'}}])",
+        {},
+        verdict=Verdict.NOT_EXECUTED,
+        withheld=(("create", "odd", 0),),
+        tables={"odd": Difference(5, 0, 0)},
     ),
     case(
         "$out",
-        "db.items.aggregate([{'$match': {'tag': 'odd'}}, {'$out': 'orders'}])",
-        {"orders": eff(inserted=5)},
-        predicted=(("$out", "orders", "done"),),
+        "assert list(db.items.aggregate([{'$match': {'tag': 'odd'}}, {'$out': 'orders'}])) == []",
+        {},
+        verdict=Verdict.NOT_EXECUTED,
+        withheld=(("$out", "orders", 5),),
         tables={"orders": Difference(created=3, changed=2, gone=3)},
     ),
     case(
         "$merge",
-        "db.items.aggregate([{'$project': {'tag': 1}}, {'$merge': 'orders'}])",
-        {"orders": eff(matched=5, modified=5, upserted=5)},
-        predicted=(("$merge", "orders", "done"),),
+        "db.items.delete_one({'_id': 9}); db.items.aggregate([{'$project': {'tag': 1}}, {'$merge': 'orders'}])",
+        {"items": eff(deleted=1)},
+        verdict=Verdict.PARTLY,
+        withheld=(("$merge", "orders", 9),),
+        tables={"items": Difference(0, 0, 1), "orders": Difference(4, 5, 0)},
     ),
     case(
-        "$merge that inserts only",
-        "db.items.aggregate([{'$merge': {'into': 'orders', 'whenMatched': 'keepExisting'}}])",
-        {"orders": eff(matched=5, upserted=5)},
-        predicted=(("$merge", "orders", "done"),),
+        "a pipeline that fails before $merge",
+        "db.items.aggregate([{'$match': {'$expr': {'$divide': [1, 0]}}}, {'$merge': 'orders'}])",
+        {},
+        verdict=Verdict.FAILS,
+    ),
+    case(
+        "a command that is not known",
+        "db.items.delete_one({'_id': 1}); db.command('compact', 'items')",
+        {"items": eff(deleted=1)},
+        verdict=Verdict.PARTLY,
+        reason="a dry run does not execute `compact`",
+        real=None,
     ),
     case(
         "GridFS",
         "GridFS(db).put(b'x' * 300_000, filename='a', _id=1); assert len(GridFS(db).get(1).read()) == 300_000",
         {"fs.chunks": eff(inserted=2), "fs.files": eff(inserted=1)},
-        predicted=(
-            ("createIndexes", "fs.files", "done"),
-            ("createIndexes", "fs.chunks", "done"),
-        ),
     ),
     case(
         "an index in a transaction",
         "TRANSACTIONAL db.items.create_index('n')",
         {},
-        fails=True,
+        verdict=Verdict.FAILS,
+    ),
+    case(
+        "a drop in a transaction",
+        "TRANSACTIONAL db.items.drop()",
+        {},
+        verdict=Verdict.FAILS,
     ),
     # --- backfills
     case(
         "a backfill",
         "ctx.backfill('items', {'$inc': {'n': 1}}, batch_size=3)",
         {"items": eff(matched=10, modified=10)},
-        predicted=(("backfill", "items", "done"),),
     ),
     case(
         "a backfill with a function",
         "ctx.backfill('items', lambda d: {'$set': {'x': d['n']}} if d['tag'] == 'odd' else None)",
         {"items": eff(matched=5, modified=5)},
-        predicted=(("backfill", "items", "done"),),
     ),
     case(
         "a backfill in a transaction",
         "TRANSACTIONAL ctx.backfill('items', {'$inc': {'n': 1}})",
         {},
-        fails=True,
+        verdict=Verdict.FAILS,
     ),
     # --- chained
     Case(
@@ -366,25 +482,25 @@ CASES = [
         "failing before it writes",
         "1 / 0; db.items.delete_many({})",
         {},
-        fails=True,
+        verdict=Verdict.FAILS,
     ),
     case(
         "failing half-way",
         "db.items.delete_one({'_id': 1}); raise KeyError('gone')",
         {"items": eff(deleted=1)},
-        fails=True,
+        verdict=Verdict.FAILS,
     ),
     case(
         "failing on a duplicate key",
         "db.items.insert_many([{'_id': 10}, {'_id': 11}, {'_id': 1}, {'_id': 12}])",
         {"items": eff(inserted=2)},
-        fails=True,
+        verdict=Verdict.FAILS,
     ),
     Case(
         "the second fails",
         ("db.items.delete_one({'_id': 1})", "db.items.insert_one({'_id': 2})"),
         ({"items": eff(deleted=1)}, {"items": eff()}),
-        fails=True,
+        verdict=Verdict.FAILS,
     ),
     Case(
         "the third, a transactional one, fails",
@@ -398,7 +514,7 @@ CASES = [
             {"items": eff(matched=10, modified=10)},
             {"items": eff(matched=10, modified=10)},
         ),
-        fails=True,
+        verdict=Verdict.FAILS,
         tables={"items": Difference(0, 10, 0), "orders": Difference(0, 0, 1)},
     ),
 ]
@@ -422,11 +538,10 @@ def shop(project: Project) -> Project:
     return project
 
 
-def run(project: Project, *, dry_run: bool = False) -> RunReport:
+def run(project: Project, *, dry: bool) -> RunReport:
     app = project.app()
     app.extensions["shop_db"] = project.db
-    with app.app_context():
-        return running.acting(app_state.current(), dry_run=dry_run).up()
+    return running.acting(app_state.of(app), dry_run=dry).up()
 
 
 def sums(effects: Mapping[str, Effects]) -> Difference:
@@ -436,41 +551,45 @@ def sums(effects: Mapping[str, Effects]) -> Difference:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_dry_run_tells_what_the_run_does_and_leaves_nothing(shop: Project, case: Case) -> None:
+def test_a_dry_run_reports_what_the_run_does_and_leaves_nothing(shop: Project, case: Case) -> None:
     for position, up in enumerate(case.ups, 1):
         write(shop, position, up)
     before = content(shop.db)
 
-    dry = run(shop, dry_run=True)
+    dry = run(shop, dry=True)
 
     assert content(shop.db) == before
-    trials = [outcome.trial for outcome in dry.outcomes]
-    assert [t and t.effects for t in trials] == list(case.effects)
-    told = [(p.operation, p.collection, p.expected.value) for t in trials if t for p in t.predicted]
-    assert tuple(told) == case.predicted
-    verdicts = [t.verdict for t in trials if t]
-    last = Verdict.FAILS if case.fails else Verdict.SUCCEEDS
-    assert verdicts == [Verdict.SUCCEEDS] * (len(case.ups) - 1) + [last]
+    trials = [outcome.trial for outcome in dry.outcomes if outcome.trial]
+    assert [trial.verdict for trial in trials[:-1]] == [Verdict.SUCCEEDS] * (len(case.ups) - 1)
+    last = trials[-1]
+    assert last.verdict is case.verdict, last
+    assert str(last.reason or "").startswith(case.reason)
+    assert bool(last.reason) is bool(case.reason)
+    assert [trial.effects for trial in trials] == list(case.effects)
+    told = [(n.operation, n.collection, n.documents) for t in trials for n in t.not_executed]
+    withheld = [
+        (operation, collection.replace("DATABASE", shop.db.name), documents)
+        for operation, collection, documents in case.withheld
+    ]
+    assert told == withheld
+    if case.real is None:
+        return
 
-    real = run(shop)
+    real = run(shop, dry=False)
 
+    ended = StepState.FAILED if case.verdict is Verdict.FAILS else case.real
     done = [outcome.state for outcome in real.outcomes]
-    ended = StepState.FAILED if case.fails else StepState.APPLIED
     assert done == [StepState.APPLIED] * (len(case.ups) - 1) + [ended]
-    if case.fails:
-        same_cause(case, dry.outcomes[-1], real.outcomes[-1])
+    if case.verdict is Verdict.FAILS:
+        same_cause(dry.outcomes[-1], real.outcomes[-1])
     changed = {n: d for n, d in differences(before, content(shop.db)).items() if n not in OURS}
     assert changed == (expected(case) if case.tables is None else case.tables)
 
 
-def same_cause(case: Case, dry: Outcome, real: Outcome) -> None:
+def same_cause(dry: Outcome, real: Outcome) -> None:
     assert real.error
-    if case.reason:
-        assert dry.trial
-        assert str(dry.trial.reason).startswith(case.reason)
-    else:
-        assert dry.error
-        assert (dry.error.type, code(dry.error)) == (real.error.type, code(real.error))
+    assert dry.error
+    assert (dry.error.type, code(dry.error)) == (real.error.type, code(real.error))
 
 
 def code(error: ErrorInfo) -> str:

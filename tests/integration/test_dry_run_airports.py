@@ -30,11 +30,10 @@ def test_the_duplicates_that_a_dry_run_names_are_those_that_the_run_fails_on(
     assert content(project.db) == before
     assert dry.returncode == 1
     (step,) = json.loads(dry.stdout)["steps"]
-    (predicted,) = step["predicted"]
-    assert (step["verdict"], predicted["expected"]) == ("would fail", "fails")
-    named = {d["key"]["icao"]: d["count"] for d in predicted["duplicates"]}
-    assert named == PLANTED
-    assert (predicted["duplicateKeys"], predicted["duplicateDocuments"]) == (3, 7)
+    (index,) = step["notExecuted"]
+    assert (step["verdict"], index["operation"]) == ("would fail", "createIndexes")
+    assert {each["key"]["icao"]: each["count"] for each in index["violations"]} == PLANTED
+    assert index["documents"] == len(airports) + 4
 
     real = project.run("up", "--json")
 
@@ -48,5 +47,5 @@ def test_the_duplicates_that_a_dry_run_names_are_those_that_the_run_fails_on(
     for icao, count in PLANTED.items():
         for _ in range(count - 1):
             project.db.airports.delete_one({"icao": icao})
-    assert project.run("up", "--dry-run").returncode == 0
+    assert project.run("up", "--dry-run").returncode == 4
     assert project.run("up").returncode == 0

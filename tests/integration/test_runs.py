@@ -28,7 +28,7 @@ from tests.integration.test_lease import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask_migrate_mongo.dry_run.dry_runner import DryRunner
+    from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.engine.options import Options
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import RunReport

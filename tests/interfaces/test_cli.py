@@ -318,7 +318,7 @@ def test_a_dry_run_prints_what_each_migration_would_do_in_order(project: Project
     assert told[2].split() == ["done", "1", "-", "-", "-", "-"]
     assert re.fullmatch(r"2 tx: would succeed \(\d+ ms\)", told[-2])
     assert told[-1] == (
-        "Dry run of 2 migrations: 2 would succeed. All of it was taken back: nothing was changed."
+        "Dry run of 2 migrations: 2 would succeed. Everything was rolled back: nothing was changed."
     )
 
 

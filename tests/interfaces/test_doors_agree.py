@@ -94,6 +94,11 @@ def no_import(project: Project) -> None:
     project.write("1_x", "import nowhere_to_be_found\ndef up(db): pass")
 
 
+def dropping(project: Project) -> None:
+    project.db.old.insert_one({})
+    project.write("1_drop", "def up(db): db.old.drop()")
+
+
 def no_folder(project: Project) -> None:
     project.migrations.rmdir()
 
@@ -111,6 +116,7 @@ CASES = [
     Case("up again", applied, ("up",), ("POST", "/up"), 0, 200),
     Case("up dry", pending, ("up", "--dry-run"), ("POST", "/up?dryRun=true"), 0, 200),
     Case("up dry failing", failing, ("up", "--dry-run"), ("POST", "/up?dryRun=true"), 1, 500),
+    Case("up dry of a drop", dropping, ("up", "--dry-run"), ("POST", "/up?dryRun=true"), 4, 200),
     Case(
         "up dry without samples",
         pending,

@@ -9,14 +9,14 @@ from typing import Any
 from flask_migrate_mongo.files import describe, read_content
 from flask_migrate_mongo.model.reports import (
     Effects,
-    Expected,
+    NotExecuted,
     Outcome,
-    Prediction,
     RunReport,
     Sample,
     StepState,
     Trial,
     Verdict,
+    Violation,
 )
 from flask_migrate_mongo.model.values import (
     Direction,
@@ -69,15 +69,15 @@ def a_dry_run(name: str = "change 1", **changes: Any) -> RunReport:
         Verdict.FAILS,
         None,
         {name: Effects(1, 2_000, 3, 4, 5)},
-        predicted=(
-            Prediction("createIndexes", name, Expected.FAILS, f"would fail: {name}", {"keys": 2}),
+        not_executed=(
+            NotExecuted("createIndexes", name, 3, name, (Violation({"a": 1}, 2),)),
+            NotExecuted("drop", name, None, ""),
         ),
         samples=(Sample(name, 7, {name: 1}, {name: name}), Sample(name, 8, None, {"_id": 8})),
-        depends_on=(3,),
     )
     error = ErrorInfo("ValueError", name, f"Traceback\n{name}")
     failing = Outcome(a_step(1, name=name), StepState.NOT_RUN, 250, error, trial)
-    left = Trial(Verdict.NOT_REHEARSED, f"{name} would fail before it", {})
+    left = Trial(Verdict.NOT_EXECUTED, f"{name} would fail before it")
     last = Outcome(a_step(2), StepState.NOT_RUN, trial=left)
     values = {"executed": True, "dry_run": True, **changes}
     return RunReport(Direction.UP, (failing, last), **values)

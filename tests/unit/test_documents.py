@@ -307,30 +307,30 @@ def test_a_dry_run_says_of_each_step_what_it_would_do() -> None:
     document = dumped("up", a_dry_run("goods"))
     assert (document["executed"], document["dryRun"], document["batch"]) == (True, True, None)
     first, last = document["steps"]
-    told = ("verdict", "reason", "effects", "predicted", "samples", "dependsOn")
+    told = ("verdict", "reason", "effects", "notExecuted", "samples")
     assert {key: first[key] for key in told} == {
         "verdict": "would fail",
         "reason": None,
         "effects": {
             "goods": {"inserted": 1, "matched": 2000, "modified": 3, "deleted": 4, "upserted": 5}
         },
-        "predicted": [
+        "notExecuted": [
             {
                 "operation": "createIndexes",
                 "collection": "goods",
-                "expected": "fails",
-                "detail": "would fail: goods",
-                "keys": 2,
-            }
+                "documents": 3,
+                "detail": "goods",
+                "violations": [{"key": {"a": 1}, "count": 2}],
+            },
+            {"operation": "drop", "collection": "goods", "documents": None, "detail": ""},
         ],
         "samples": [
             {"collection": "goods", "id": 7, "before": {"goods": 1}, "after": {"goods": "goods"}},
             {"collection": "goods", "id": 8, "before": None, "after": {"_id": 8}},
         ],
-        "dependsOn": ["3"],
     }
     assert (first["state"], first["executionTime"]) == ("not-run", 250)
-    assert (last["verdict"], last["reason"]) == ("not rehearsed", "goods would fail before it")
+    assert (last["verdict"], last["reason"]) == ("not executed", "goods would fail before it")
     assert same_as_json(document)
 
 

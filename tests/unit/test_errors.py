@@ -71,7 +71,6 @@ def traceback_of(exc: BaseException) -> str:
         ),
         (errors.NoRunError(), "stops a migration without a backfill."),
         (errors.MigrationFailedError([7], "up"), "then run `flask db-migrate up` again."),
-        (errors.TooLargeToRehearseError("why"), "`flask db-migrate rehearse`."),
         (errors.DryRunTooLongError(60, 30), "`--dry-run-limit 15`."),
         (errors.ScratchTakenError("x", None), "a database that does not exist."),
         (errors.NotReadyError(), "to see why."),

@@ -21,6 +21,7 @@ MASK = Mask.of(["Password", "user.pin", "cards"])
         ({"user": {"pin": 1}, "pin": 2}, {"user": {"pin": "***"}, "pin": 2}),
         ({"cards": [{"no": 1}]}, {"cards": "***"}),
         ({"cards.0.no": 1, "a.password.b": 1}, {"cards.0.no": "***", "a.password.b": "***"}),
+        ({'"a.password"': 1}, {'"a.password"': "***"}),
         ({"passwords": 1, "pass": 2}, {"passwords": 1, "pass": 2}),
     ],
 )
@@ -46,6 +47,7 @@ def same(one: object, other: object) -> bool:
         ({"a": [1, 2]}, {"a": [1, 3]}, {"a": [1, 2]}, {"a": [1, 3]}),
         ({"a": {}}, {"a": {"b": 1}}, {"a": {}}, {"a.b": 1}),
         ({"a": None}, {}, {"a": None}, {}),
+        ({"a.b": 1}, {"a": {"b": 1}}, {'"a.b"': 1}, {"a.b": 1}),
     ],
 )
 def test_only_the_fields_that_differ_are_told(

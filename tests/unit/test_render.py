@@ -134,7 +134,6 @@ def odd(name: str) -> dict[str, Callable[[], None]]:
         "expired": lambda: states.lock(a_lock(holder=name, reason=name, expires_in=-1)),
         "unlocked": lambda: states.unlocked(lock),
         "run": lambda: runs.run(a_run(failed, warnings=(name,), error=LeaseLostError(name))),
-        "plan": lambda: runs.run(a_run(*not_run([step]), executed=False)),
         "dry run": lambda: runs.run(a_dry_run(name)),
         "error": lambda: words.error(ValueError(name)),
         "started": start,
@@ -470,41 +469,26 @@ def test_a_run_that_something_ended_says_what_it_was(streams: Streams) -> None:
     assert "Fix the migration" not in streams.out
 
 
-def test_a_plan_is_shown_as_one_and_says_that_nothing_was_executed(streams: Streams) -> None:
-    streams.open()
-    steps = [
-        replace(a_step(1), out_of_order=True),
-        a_step(2, transactional=True, reversible=False),
-    ]
-    runs.run(a_run(*not_run(steps), executed=False, warnings=("Look.",)))
-    assert streams.out.splitlines() == [
-        "Would run, in this order (up):",
-        "Version  Name      How               Undo            Notes",
-        "1        change 1  plain             reversible      out of order",
-        "2        change 2  in a transaction  not reversible",
-        "Nothing was executed: this is the plan, not a rehearsal of it.",
-    ]
-    assert streams.err == "Warning: Look.\n"
-
-
-def test_a_dry_run_tells_verdict_effects_predictions_and_samples(streams: Streams) -> None:
+def test_a_dry_run_shows_verdict_effects_samples_and_what_was_not_executed(
+    streams: Streams,
+) -> None:
     streams.open()
     runs.run(a_dry_run("goods"))
     assert streams.out.splitlines() == [
         "1 goods: would fail: ValueError: goods (250 ms, 8,040 documents/s)",
         "  Traceback",
         "  goods",
-        "  builds on what is only predicted of 3",
         "  Collection  Inserted  Matched  Modified  Deleted  Upserted",
         "  goods       1         2,000    3         4        5",
-        "  createIndexes goods: would fail: goods",
+        "  not executed: createIndexes goods: about 3 documents; goods",
+        "  not executed: drop goods",
         "  goods 7",
         "    - goods: 1",
         '    + goods: "goods"',
         "  goods 8",
         "    + _id: 8",
-        "2 change 2: not rehearsed: goods would fail before it",
-        "Dry run of 2 migrations: 1 would fail, 1 not rehearsed. All of it was taken back: nothing was changed.",
+        "2 change 2: not executed: goods would fail before it",
+        "Dry run of 2 migrations: 1 would fail, 1 not executed. Everything was rolled back: nothing was changed.",
     ]
 
 
@@ -517,7 +501,7 @@ def test_progress_of_a_dry_run_tells_verdicts(streams: Streams) -> None:
     assert streams.err.splitlines() == [
         "✓ 1 change 1: would succeed in 5 ms",
         "✗ 1 change 1: would fail in 250 ms",
-        "- 2 change 2: not rehearsed",
+        "- 2 change 2: not executed",
     ]
 
 

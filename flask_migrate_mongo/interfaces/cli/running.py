@@ -18,7 +18,7 @@ from .progress import progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask_migrate_mongo.dry_run.dry_runner import DryRunner
+    from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import RunReport
 

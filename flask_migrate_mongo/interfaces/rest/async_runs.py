@@ -20,7 +20,7 @@ from flask_migrate_mongo.wiring.running import acting, runner
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.dry_run.dry_runner import DryRunner
+    from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
     from flask_migrate_mongo.model.values import Direction, Plan, Progress, Step
