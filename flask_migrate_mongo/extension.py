@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import click
+from flask.cli import ScriptInfo
+
 from . import settings as config
 from . import state as app_state
 from .interfaces.cli import db_migrate
@@ -57,6 +60,7 @@ class MongoMigrate:
         """
         state = app_state.AppState(app, config.read(app), self._mongo if mongo is None else mongo)
         state.authorize = _callable(self._authorize if authorize is None else authorize)
+        state.app_option = _app_option()
         # Not a second time, for an application that is set up again.
         if state.settings.api and self.blueprint.name not in app.blueprints:
             app.register_blueprint(self.blueprint, url_prefix=state.settings.url_prefix)
@@ -118,6 +122,13 @@ class MongoMigrate:
         from .wiring import running  # noqa: PLC0415  (most processes run no migration)
 
         return running.runner(_state(app))
+
+
+def _app_option() -> str | None:
+    """Read the value of `flask --app`; None if this is not Flask's command line."""
+    context = click.get_current_context(silent=True)
+    info = context.find_object(ScriptInfo) if context else None
+    return info.app_import_path if info else None
 
 
 def _acting(app: Flask | None, *, dry_run: bool) -> Runner | DryRunner:

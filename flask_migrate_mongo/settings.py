@@ -216,6 +216,14 @@ class Settings:
             "the name of a collection",
         ),
     ] = "migration_runs"
+    app: Annotated[
+        str | None,
+        Setting(
+            "The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up.",
+            _text,
+            "an import path",
+        ),
+    ] = None
     rehearsal_database: Annotated[
         str | None,
         Setting(

@@ -37,7 +37,8 @@ class OwnClient:
 class AppState:
     """The state of one application.
 
-    `mongo` and `authorize` are what the application passed, or None. `startup_failure` is why pending migrations
+    `mongo` and `authorize` are what the application passed, or None. `app_option` is the value of
+    `flask --app`, if Flask's command line loaded the application. `startup_failure` is why pending migrations
     could not be applied before the application served.
     """
 
@@ -45,6 +46,7 @@ class AppState:
     settings: Settings
     mongo: object = None
     authorize: Authorize | None = None
+    app_option: str | None = None
     startup_failure: str | None = None
     own_client: OwnClient | None = None
     mutex: threading.Lock = field(default_factory=threading.Lock)

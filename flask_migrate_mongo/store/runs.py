@@ -1,32 +1,34 @@
-"""Runs that nobody waits for: what is known of them, kept in a collection of their own."""
+"""Asynchronous runs: one stored document each, in a collection of their own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pymongo import ReturnDocument
 
 from flask_migrate_mongo.driver.server import Document, Server, translated
 from flask_migrate_mongo.model.errors import UnknownRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from flask_migrate_mongo.model.values import Direction
 
 KEPT_DAYS = 30
-"""Days after which a run's document goes; the migrations' own records keep what it did."""
+"""Days after which a run's document is deleted; the migrations' records keep what it did."""
 
 SILENT_SECONDS = 360
-"""Seconds without a word after which a run that holds no lock is taken for dead.
+"""Seconds without a write after which a run that holds no lock is lost.
 
-More than a request may ask to wait for the lock, since a run that waits is silent too.
+More than a request may wait for the lock, since a run that waits writes nothing.
 """
 
 
 class RunState(str, Enum):
-    """Where a run stands; the values are those stored."""
+    """The state of a run; the values are those stored."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -38,19 +40,21 @@ class RunState(str, Enum):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the run has ended."""
         return self not in {RunState.QUEUED, RunState.RUNNING}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """What is known of a run. `report` and `error` are documents as the interfaces print them.
+    """An asynchronous run. `report` and `error` are documents as the REST API answers them.
 
-    `events` are documents of `sequence` (from 1 on), `event`, `at`, and what belongs to it.
+    `options` are the parameters of its request. `events` are documents of `sequence` (from 1 on),
+    `event`, `at`, and the fields that changed.
     """
 
     run_id: str
     direction: str
+    options: Document
     state: RunState
     detached: bool
     created_at: datetime
@@ -69,14 +73,18 @@ class RunStore:
         self._server = server
         self._runs = server.collection(collection)
 
-    def create(self, run_id: str, direction: Direction, *, detached: bool) -> None:
-        """Write down that a run was asked for."""
+    def create(
+        self, run_id: str, direction: Direction, options: Document, project: Document
+    ) -> None:
+        """Queue a run. `project` says which migrations it concerns."""
         now = self._server.now()
         document: Document = {
             "_id": run_id,
             "direction": direction.value,
+            "options": options,
+            "project": project,
             "state": RunState.QUEUED.value,
-            "detached": detached,
+            "detached": False,
             "current": None,
             "report": None,
             "error": None,
@@ -89,10 +97,32 @@ class RunStore:
             self._runs.create_index("createdAt", expireAfterSeconds=KEPT_DAYS * 24 * 3600)
             self._runs.insert_one(document)
 
+    def claim(self, run_id: str, project: Document, *, detached: bool) -> StoredRun | None:
+        """Mark a queued run as running; None if another claimed it, or its project is another.
+
+        `detached` says whether it outlives the web server.
+        """
+        condition = {"_id": run_id, "state": RunState.QUEUED.value, "project": project}
+        change = {
+            "state": RunState.RUNNING.value,
+            "detached": detached,
+            "updatedAt": self._server.now(),
+        }
+        with translated():
+            found = self._runs.find_one_and_update(
+                condition, {"$set": change}, return_document=ReturnDocument.AFTER
+            )
+        return None if found is None else _stored(found)
+
+    def is_queued(self, run_id: str) -> bool:
+        """Whether no process has claimed a run yet."""
+        with translated():
+            return self._runs.find_one({"_id": run_id, "state": RunState.QUEUED.value}) is not None
+
     def get(self, run_id: str, *, holder: Callable[[], str | None]) -> StoredRun:
         """Read a run. Raises UnknownRunError.
 
-        `holder` tells which run holds the lock: one that does not, and has been silent, is lost.
+        `holder` finds the run that holds the lock. A run that does not hold it and is silent is lost.
         """
         with translated():
             found = self._runs.find_one({"_id": run_id})
@@ -110,13 +140,15 @@ class RunStore:
             return _stored(self._runs.find_one({"_id": run.run_id}) or {})
 
     def note(self, run_id: str, event: str, *, unless_over: bool = False, **fields: object) -> None:
-        """Set fields of a run and append the event that says so, which carries them as well."""
+        """Set fields of a run, and append an event with them."""
         now = self._server.now()
         condition: Document = {"_id": run_id}
         if unless_over:
             condition["state"] = {"$in": [RunState.QUEUED.value, RunState.RUNNING.value]}
-        shown = {key: value for key, value in fields.items() if key in {"state", "current", "step"}}
-        entry = {"event": event, "at": now, **shown}
+        changed = {
+            key: value for key, value in fields.items() if key in {"state", "current", "step"}
+        }
+        entry = {"event": event, "at": now, **changed}
         stored = {key: value for key, value in fields.items() if key != "step"}
         with translated():
             self._runs.update_one(
@@ -128,30 +160,31 @@ class RunStore:
             )
 
     def touch(self, run_id: str, current: Document) -> None:
-        """Say how far the step is that runs; no event tells of it."""
+        """Set the progress of the current step, without an event."""
         now = self._server.now()
         with translated():
             self._runs.update_one({"_id": run_id}, {"$set": {"current": current, "updatedAt": now}})
 
     def cancel(self, run_id: str) -> None:
-        """Ask a run to stop before its next step. Raises UnknownRunError."""
+        """Request a run to stop. Raises UnknownRunError."""
         with translated():
             found = self._runs.update_one({"_id": run_id}, {"$set": {"cancelRequested": True}})
         if not found.matched_count:
             raise UnknownRunError(run_id)
 
     def is_cancelled(self, run_id: str) -> bool:
-        """Whether a run was asked to stop."""
+        """Whether a stop of a run was requested."""
         with translated():
             found = self._runs.find_one({"_id": run_id}, {"cancelRequested": 1}) or {}
         return bool(found.get("cancelRequested"))
 
 
 def _stored(document: Document) -> StoredRun:
-    events: Sequence[Any] = document.get("events") or ()
+    events: list[Document] = document.get("events") or []
     return StoredRun(
         run_id=document["_id"],
         direction=document["direction"],
+        options=document.get("options") or {},
         state=RunState(document["state"]),
         detached=bool(document.get("detached")),
         created_at=document["createdAt"],

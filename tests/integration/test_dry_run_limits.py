@@ -284,7 +284,9 @@ def test_a_signal_ends_it_and_nothing_is_left(project: Project) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "Stopped. The transaction of the dry run was rolled back, so nothing was changed." in said
+    assert (
+        "Stopped. The transaction of the dry run was rolled back, so nothing was changed." in said
+    )
     assert project.db.list_collection_names() == []
     project.db.items.insert_one({})  # Waits for nobody.
 

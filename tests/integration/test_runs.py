@@ -1,4 +1,4 @@
-"""Runs that nobody waits for: they outlive their starter, tell how they go, and can be cancelled."""
+"""Asynchronous runs: they outlive their starter, report their progress, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -8,45 +8,44 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.driver.server import Server
-from flask_migrate_mongo.interfaces.rest import async_runs
-from flask_migrate_mongo.interfaces.rest.async_runs import Describe
-from flask_migrate_mongo.interfaces.schemas import document
+from flask_migrate_mongo.interfaces.rest import async_runs, new_process
 from flask_migrate_mongo.model.errors import MissingFileError, UnknownRunError
 from flask_migrate_mongo.model.values import Direction
-from flask_migrate_mongo.process import detached
 from flask_migrate_mongo.store.runs import RunState, RunStore, StoredRun
 from tests.integration.test_lease import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask_migrate_mongo.dry_run import DryRunner
-    from flask_migrate_mongo.engine.options import Options
-    from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.reports import RunReport
     from tests.project import Project
 
-pytestmark = pytest.mark.skipif(not detached.CAN_FORK, reason="there is no fork here")
-
 FIRST, SECOND = 20261101001, 20261101002
-DESCRIBE = Describe(*(partial(document, name) for name in ("step", "up", "error", "progress")))
+PROJECT = {"directory": "/shop/migrations", "collection": "migrations"}
 
 
-def up(runner: Runner | DryRunner, options: Options) -> RunReport:
-    return runner.up(options)
+@pytest.fixture(autouse=True)
+def _importable(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    importable(project, monkeypatch)
 
 
-def start(project: Project, **settings: object) -> str:
-    state = app_state.of(project.app(**settings))
-    return async_runs.start(state, Direction.UP, up, DESCRIBE)
+def importable(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let new processes find the application, and its database."""
+    project.command()
+    monkeypatch.setenv("MIGRATE_APP", str(project.root / "app.py"))
+    monkeypatch.setenv("MONGO_URI", project.uri)
+
+
+def start(project: Project, direction: Direction = Direction.UP, **settings: object) -> str:
+    return async_runs.start(app_state.of(project.app(**settings)), direction, {"dry_run": False})
 
 
 def run_of(project: Project, run_id: str) -> StoredRun:
@@ -73,8 +72,6 @@ def gate(project: Project, tmp_path: Path) -> tuple[Path, Path]:
 
         def up(db, ctx):
             db.people.insert_one({{"by": "first"}})
-            if "DB" in ctx.app.config:
-                ctx.app.config["DB"].people.insert_one({{"by": "the application's handle"}})
             Path({str(mark)!r}).touch()
             while not Path({str(go)!r}).exists():
                 time.sleep(0.02)
@@ -101,11 +98,9 @@ def test_a_run_goes_on_by_itself_and_tells_how_it_ended(project: Project) -> Non
     assert project.record(FIRST)["metadata"]["pid"] != os.getpid()
 
 
-def test_the_application_s_own_client_works_in_the_run_s_process(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_run_in_progress_says_which_migration_runs(project: Project, tmp_path: Path) -> None:
     mark, go = gate(project, tmp_path)
-    run_id = start(project, DB=project.db)
+    run_id = start(project)
     until(mark.exists)
     run = run_of(project, run_id)
     assert run.state is RunState.RUNNING
@@ -113,7 +108,34 @@ def test_the_application_s_own_client_works_in_the_run_s_process(
     assert project.db.people.count_documents({}) == 0
     go.touch()
     assert ended(project, run_id).state is RunState.SUCCEEDED
-    assert project.db.people.count_documents({}) == 2
+    assert project.db.people.count_documents({}) == 1
+
+
+def test_the_process_of_a_run_leaves_no_zombie(project: Project) -> None:
+    project.write_inserts(FIRST)
+    ended(project, start(project))
+    pid = project.record(FIRST)["metadata"]["pid"]
+
+    def is_gone() -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    until(is_gone, seconds=10)
+
+
+def test_the_process_of_a_run_applies_nothing_at_its_start(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_inserts(FIRST)
+    monkeypatch.setenv("MIGRATE_ON_START", "always")
+    run = ended(project, start(project, Direction.DOWN, MIGRATE_ON_START=False))
+    assert run.detached
+    assert run.report is not None
+    assert run.report["steps"] == []
+    assert project.statuses() == {}
 
 
 STARTER = """
@@ -122,10 +144,9 @@ from app import app
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.interfaces.rest import async_runs
 from flask_migrate_mongo.model.values import Direction
-from tests.integration.test_runs import DESCRIBE, up
 
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-print(async_runs.start(app_state.of(app), Direction.UP, up, DESCRIBE), flush=True)
+print(async_runs.start(app_state.of(app), Direction.UP, {"dry_run": False}), flush=True)
 time.sleep(60)
 """
 
@@ -171,11 +192,7 @@ def test_a_refusal_is_a_problem_document(project: Project) -> None:
     project.write_inserts(FIRST)
     project.runner().up()
     (project.migrations / f"{FIRST}_insert.py").unlink()
-    state = app_state.of(project.app())
-    run_id = async_runs.start(
-        state, Direction.DOWN, lambda runner, options: runner.down(options), DESCRIBE
-    )
-    run = ended(project, run_id)
+    run = ended(project, start(project, Direction.DOWN))
     assert run.state is RunState.REFUSED
     assert run.error is not None
     assert run.error["code"] == MissingFileError.code
@@ -185,7 +202,7 @@ def test_a_refusal_is_a_problem_document(project: Project) -> None:
 def test_a_cancelled_run_stops_before_the_next_step(project: Project, tmp_path: Path) -> None:
     mark, go = gate(project, tmp_path)
     project.write_inserts(SECOND)
-    run_id = start(project, DB=project.db)
+    run_id = start(project)
     until(mark.exists)
     RunStore(Server(project.db), "migration_runs").cancel(run_id)
     assert run_of(project, run_id).cancel_requested
@@ -198,7 +215,7 @@ def test_a_cancelled_run_stops_before_the_next_step(project: Project, tmp_path: 
 
 def test_a_run_that_is_silent_and_holds_no_lock_is_lost(project: Project) -> None:
     store = RunStore(Server(project.db), "migration_runs")
-    store.create("silent", Direction.UP, detached=True)
+    store.create("silent", Direction.UP, {}, PROJECT)
     assert run_of(project, "silent").state is RunState.QUEUED
     past = {"$set": {"updatedAt": Server(project.db).now() - timedelta(minutes=7)}}
     project.db.migration_runs.update_one({"_id": "silent"}, past)
@@ -215,18 +232,84 @@ def test_unknown_runs_are_said_to_be_unknown(project: Project) -> None:
             ask()
 
 
-def test_without_fork_it_is_a_thread_and_says_so(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(detached, "CAN_FORK", False)
-    project.write_inserts(FIRST)
-    run = ended(project, start(project))
+def in_thread(project: Project, run_id: str) -> StoredRun:
+    """Check that a run is carried out once, by a thread of this process."""
+    run = ended(project, run_id)
     assert run.state is RunState.SUCCEEDED
     assert not run.detached
     assert project.record(FIRST)["metadata"]["pid"] == os.getpid()
+    assert project.db.done.count_documents({}) == 1
+    return run
+
+
+def test_an_application_without_import_path_runs_in_a_thread_and_says_so(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("MIGRATE_APP")
+    project.write_inserts(FIRST)
+    in_thread(project, start(project))
+    assert "no import path of the application is known. Set MIGRATE_APP" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise ValueError('not here')",
+        "from flask import Flask\napp = Flask(__name__)\n",
+        "import os\nos.environ['MIGRATE_COLLECTION'] = 'others'\n",
+        "import os\nos.environ['MONGO_URI'] = 'mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=1'\n",
+    ],
+    ids=["raises", "is not set up", "has another history", "has another database"],
+)
+def test_a_process_that_loads_no_such_application_is_replaced_by_a_thread(
+    project: Project, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = project.root / "app.py"
+    app.write_text(source + (app.read_text() if source.startswith("import") else ""))
+    project.write_inserts(FIRST)
+    in_thread(project, start(project))
+    assert "could not load the application" in caplog.text
+
+
+def test_a_process_that_is_too_slow_is_replaced_by_a_thread_and_runs_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_process, "START_SECONDS", 0.5)
+    app = project.root / "app.py"
+    app.write_text("import time\ntime.sleep(60)\n" + app.read_text())
+    project.write_inserts(FIRST)
+    in_thread(project, start(project))
+    reapers = [t for t in threading.enumerate() if t.name == "migrate-reaper"]
+    for reaper in reapers:
+        reaper.join(10)
+    assert not any(reaper.is_alive() for reaper in reapers)
+
+
+def test_of_many_that_claim_a_run_one_gets_it(project: Project) -> None:
+    store = RunStore(Server(project.db), "migration_runs")
+    store.create("one", Direction.DOWN, {"steps": 2}, PROJECT)
+    other = {**PROJECT, "collection": "others"}
+    assert store.claim("one", other, detached=True) is None
+    assert store.is_queued("one")
+    with ThreadPoolExecutor(8) as threads:
+        claims = threads.map(lambda _: store.claim("one", PROJECT, detached=True), range(8))
+    (run,) = [claimed for claimed in claims if claimed is not None]
+    assert (run.direction, run.options, run.detached) == ("down", {"steps": 2}, True)
+    assert run.state is RunState.RUNNING
+    assert not store.is_queued("one")
+
+
+def test_the_command_of_a_run_is_hidden_and_runs_only_what_is_queued(project: Project) -> None:
+    assert "run-async" not in project.invoke("--help").stdout
+    project.write_inserts(FIRST)
+    refused = project.invoke("run-async", "none")
+    assert refused.exit_code == 2
+    assert "The run none is not queued" in refused.stderr
+    assert project.statuses() == {}
 
 
 def test_runs_that_are_over_are_kept_for_a_while_and_then_go(project: Project) -> None:
-    RunStore(Server(project.db), "migration_runs").create("one", Direction.UP, detached=True)
+    store = RunStore(Server(project.db), "migration_runs")
+    store.create("one", Direction.UP, {}, PROJECT)
     indexes = project.db.migration_runs.index_information()
     assert indexes["createdAt_1"]["expireAfterSeconds"] == 30 * 24 * 3600

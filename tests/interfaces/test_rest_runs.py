@@ -1,19 +1,23 @@
-"""Runs through the API that nobody waits for: accepted, followed, cancelled, survived."""
+"""Asynchronous runs through the API: accepted, followed, cancelled, survived."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flask_migrate_mongo.process import detached
+from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.interfaces.rest.new_process import import_path
 from tests.integration.test_lease import until
-from tests.integration.test_runs import FIRST, SECOND, gate
+from tests.integration.test_runs import FIRST, SECOND, gate, importable
 from tests.interfaces.test_rest import PREFIX, READ, RUN, api
 from tests.interfaces.test_rest_http import CURL, curl, needs_curl, served
+from tests.serving import flask_run, free_port, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,9 +25,12 @@ if TYPE_CHECKING:
     from tests.interfaces.test_rest import Api
     from tests.project import Project
 
-pytestmark = pytest.mark.skipif(not detached.CAN_FORK, reason="there is no fork here")
-
 ASYNC = {"Prefer": "respond-async"}
+
+
+@pytest.fixture(autouse=True)
+def _importable(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    importable(project, monkeypatch)
 
 
 def accept(asked: Api, path: str = "/up") -> dict[str, Any]:
@@ -185,3 +192,84 @@ def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: P
     assert "cancelled" in project.trail(FIRST)
     assert asked("POST", "/up").status_code == 200
     assert project.db.people.count_documents({"n": 1}) == 300
+
+
+# --- what the new process loads
+
+FACTORY = """
+from flask import Flask
+from flask_migrate_mongo import MongoMigrate
+
+def web(token):
+    app = Flask(__name__)
+    app.config["MIGRATE_API_TOKEN"] = token
+    MongoMigrate(app)
+    return app
+"""
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Make the module that the project's applications name as theirs."""
+    monkeypatch.delenv("MIGRATE_APP")
+    module = ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", module)
+    return module
+
+
+def path_of(project: Project, **settings: object) -> str | None:
+    return import_path(app_state.of(project.app(**settings)))
+
+
+def test_a_module_with_this_very_application_is_loaded(project: Project, shop: ModuleType) -> None:
+    app = project.app()
+    vars(shop).update(app=project.app(), web=app)
+    assert import_path(app_state.of(app)) == "shop:web"
+
+
+def test_the_application_may_be_in_another_module(
+    project: Project, shop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, wsgi = project.app(), ModuleType("wsgi")
+    monkeypatch.setitem(sys.modules, "wsgi", wsgi)
+    vars(wsgi)["application"] = app
+    vars(shop)["create_app"] = project.app
+    assert import_path(app_state.of(app)) == "wsgi:application"
+
+
+def test_the_main_program_is_loaded_by_its_file(
+    project: Project, shop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, main = project.app(), ModuleType("__main__")
+    vars(main).update(app=app, __file__="/shop/serve.py")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert import_path(app_state.of(app)) == "/shop/serve.py:app"
+
+
+def test_else_the_settings_flask_or_a_factory_name_the_application(
+    project: Project, shop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert path_of(project) is None
+    vars(shop)["create_app"] = project.app
+    assert path_of(project) == "shop"
+    assert path_of(project, TESTING=True) is None
+    monkeypatch.setenv("FLASK_APP", "shop:create_app('web')")
+    assert path_of(project) == "shop:create_app('web')"
+    assert path_of(project, MIGRATE_APP="shop:other") == "shop:other"
+
+
+@needs_curl
+def test_the_application_of_flask_run_is_loaded_again(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MIGRATE_APP")
+    project.write_inserts(FIRST)
+    (tmp_path / "factories.py").write_text(FACTORY, encoding="utf-8")
+    port = free_port()
+    command = flask_run(port)
+    command[command.index("app")] = "factories:web('" + RUN + "')"
+    with serving(project, command, port) as web:
+        web.wait_until_it_answers()
+        run = curl(web, "/up", "-X", "POST", "-H", "Prefer: respond-async", token=RUN)[1]
+        assert run["detached"] is True
+        until(lambda: project.statuses() == {FIRST: "completed"}, seconds=30)

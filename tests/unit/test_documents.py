@@ -500,7 +500,9 @@ def test_lint_shows_its_findings_and_how_many_there_are() -> None:
 
 
 def test_an_asynchronous_run_shows_what_was_stored_of_it() -> None:
-    run = StoredRun("a" * 32, "up", RunState.RUNNING, detached=True, created_at=NOW, updated_at=NOW)
+    run = StoredRun(
+        "a" * 32, "up", {}, RunState.RUNNING, detached=True, created_at=NOW, updated_at=NOW
+    )
     document = {
         "runId": "a" * 32,
         "direction": "up",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Response, current_app, request, stream_with_context, url_for
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model.errors import CreateDisabledError, NotReadyError, UnknownVersionError
 from flask_migrate_mongo.model.values import Direction
@@ -27,6 +25,7 @@ from .routes import ROUTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.reports import RunReport
     from flask_migrate_mongo.store.runs import StoredRun
 
@@ -46,16 +45,12 @@ def status() -> Response:
 
 def up() -> Response:
     """Apply every pending migration, the lowest number first."""
-    asked = requests.query(requests.UpQuery, request)
-    how = {"allow_drift": asked.pop("allow_drift")}
-    return _run(Direction.UP, lambda runner, options: runner.up(options, **how), asked)
+    return _run(Direction.UP, requests.query(requests.UpQuery, request))
 
 
 def down() -> Response:
     """Roll back the last applied migrations."""
-    asked = requests.query(requests.DownQuery, request)
-    how = {name: asked.pop(name) for name in ("steps", "allow_drift")}
-    return _run(Direction.DOWN, lambda runner, options: runner.down(options, **how), asked)
+    return _run(Direction.DOWN, requests.query(requests.DownQuery, request))
 
 
 def run(run_id: str) -> Response:
@@ -138,16 +133,12 @@ def openapi() -> Response:
     return respond(describe(server, ROUTES))
 
 
-def _run(direction: Direction, act: async_runs.Act, asked: dict[str, Any]) -> Response:
+def _run(direction: Direction, asked: Document) -> Response:
     """Run and answer when it is done, or, when that is preferred, at once."""
-    dry_run = asked.pop("dry_run")
     if _prefers_not_to_wait():
-        return _accept(
-            direction,
-            lambda runner, options: act(runner, replace(options, **asked)),
-            dry_run=dry_run,
-        )
-    return _answer_run(act(acting(app_state.current(), dry_run=dry_run), Options(**asked)))
+        return _accept(direction, asked)
+    acts = acting(app_state.current(), dry_run=asked["dry_run"])
+    return _answer_run(async_runs.call(acts, direction, asked))
 
 
 def _prefers_not_to_wait() -> bool:
@@ -155,10 +146,8 @@ def _prefers_not_to_wait() -> bool:
     return any(p.partition(";")[0].strip().lower() == "respond-async" for p in preferences)
 
 
-def _accept(direction: Direction, act: async_runs.Act, *, dry_run: bool) -> Response:
-    names = ("step", "up", "error", "progress")
-    documents = async_runs.Describe(*(partial(document, name) for name in names))
-    run_id = async_runs.start(app_state.current(), direction, act, documents, dry_run=dry_run)
+def _accept(direction: Direction, asked: Document) -> Response:
+    run_id = async_runs.start(app_state.current(), direction, asked)
     response = answer("run", _stored(run_id), 202)
     response.headers["Location"] = url_for(".run", run_id=run_id)
     response.headers["Preference-Applied"] = "respond-async"
