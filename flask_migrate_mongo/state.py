@@ -123,11 +123,11 @@ class Assembly:
         )
 
     def _executor(self, server: Server, switch: StopSwitch) -> Executor:
-        from .backfill import Defaults  # noqa: PLC0415
+        from .backfill import BackfillOptions  # noqa: PLC0415
         from .engine.executor import Executor  # noqa: PLC0415
 
         settings = self.settings
-        backfills = Defaults(
+        backfills = BackfillOptions(
             batch_size=settings.backfill_batch_size,
             workers=settings.backfill_workers,
             max_per_second=settings.backfill_max_per_second,

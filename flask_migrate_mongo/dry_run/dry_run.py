@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pymongo
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.backfill.calls import Rehearsal, refused
+from flask_migrate_mongo.backfill import DryRunBackfill, ExecutedBatches, refuse_in_transaction
 from flask_migrate_mongo.driver import listener as wire
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.server import elapsed
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
-    from flask_migrate_mongo.backfill.calls import Rehearsed
     from flask_migrate_mongo.engine.executor import Executor
     from flask_migrate_mongo.model.errors import EscapesTransactionError, TooLargeToRehearseError
     from flask_migrate_mongo.model.masking import Mask
@@ -148,12 +147,13 @@ class _Opened:
         """Return what the step would do, and whether the transaction can serve the next one."""
         session_id = self._session.session_id["id"]
         recorder = Recorder(self._database, session_id, self._budget, samples=self._dry_run.samples)
-        backfill = self._backfill()
+        backfilled: list[ExecutedBatches] = []
+        backfill = self._backfill(backfilled.append)
         began = elapsed()
         end = self._call(step, function, recorder, backfill)
         took_ms = round((elapsed() - began) * 1000)
         verdict, reason, failure = _judge(step, end)
-        predicted = (*self._forecast.take(), *recorder.unknown, *map(_begun, backfill.done))
+        predicted = (*self._forecast.take(), *recorder.unknown, *map(_begun, backfilled))
         trial = self._trial(step, recorder, predicted, verdict, reason)
         error = None if failure is None else capture(failure)
         # A transactional step that fails takes its writes back, which this transaction cannot.
@@ -161,18 +161,24 @@ class _Opened:
         alive = verdict is Verdict.SUCCEEDS or stands
         return Outcome(step, StepState.NOT_RUN, took_ms, error, trial), alive
 
-    def _backfill(self) -> Rehearsal:
+    def _backfill(self, on_end: Callable[[ExecutedBatches], None]) -> DryRunBackfill:
         """Return what does the first batches of a step's backfills."""
         executor, until = self._dry_run.executor, elapsed() + self._budget.seconds_left / 2
-        return Rehearsal(executor.server, executor.backfills, until=until, batches=BATCHES)
+        return DryRunBackfill(
+            server=executor.server,
+            options=executor.backfills,
+            on_end=on_end,
+            until=until,
+            batches=BATCHES,
+        )
 
-    def _context(self, step: Step, backfill: Rehearsal) -> Context:
+    def _context(self, step: Step, backfill: DryRunBackfill) -> Context:
         in_one_go = step.file.transactional
         return Context(
             self._dry_run.executor.app,
             log_of(step),
             _unheld,
-            refused if in_one_go else backfill,
+            refuse_in_transaction if in_one_go else backfill,
             self._session if in_one_go else None,
             rehearsal=True,
         )
@@ -182,7 +188,7 @@ class _Opened:
         step: Step,
         function: Callable[..., object],
         recorder: Recorder,
-        backfill: Rehearsal,
+        backfill: DryRunBackfill,
     ) -> _End:
         context = self._context(step, backfill)
         raised: BaseException | None = None
@@ -313,7 +319,7 @@ def _failing(predictions: Iterable[Prediction]) -> Prediction | None:
     return next((each for each in predictions if each.expected is Expected.FAILS), None)
 
 
-def _begun(done: Rehearsed) -> Prediction:
+def _begun(done: ExecutedBatches) -> Prediction:
     """Return what is said of a backfill of which the first batches were made."""
     facts: dict[str, Any] = {"documents": done.processed, "estimatedDocuments": done.estimated}
     if done.estimated is None or not done.processed:

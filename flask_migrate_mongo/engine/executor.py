@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.backfill import Defaults
+from flask_migrate_mongo.backfill import Backfill, BackfillOptions, refuse_in_transaction
 from flask_migrate_mongo.files.source import call
 from flask_migrate_mongo.model.errors import TransactionAbortedError, redact
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.model.values import Progress, Step
     from flask_migrate_mongo.process.signals import StopSwitch
     from flask_migrate_mongo.store.history import Claim
+    from flask_migrate_mongo.store.lease import Grant
 
 NO_SUCH_TRANSACTION = 251
 
@@ -90,7 +89,7 @@ class Executor:
     server: Server
     switch: StopSwitch
     sleep: Callable[[float], None] = time.sleep
-    backfills: Defaults = field(default_factory=Defaults)
+    backfills: BackfillOptions = field(default_factory=BackfillOptions)
 
     def check(self) -> None:
         """Raise before anything runs when transactional steps could not be confined."""
@@ -112,7 +111,7 @@ class Executor:
         step: Step,
         function: Callable[..., object],
         ledger: Ledger,
-        hold: Hold,
+        hold: Grant,
         session: ClientSession | None,
     ) -> None:
         """Run the step and record its success; whatever up() or down() raises comes out as it is."""
@@ -126,31 +125,20 @@ class Executor:
             ledger.done()
 
     def _backfill(
-        self, step: Step, ledger: Ledger, hold: Hold, log: logging.Logger
+        self, step: Step, ledger: Ledger, lease: Grant, log: logging.Logger
     ) -> Callable[..., Backfilled]:
-        """Return `ctx.backfill`, which is made when it is called first: most steps never do."""
-
-        @functools.cache
-        def made() -> Callable[..., Backfilled]:
-            from flask_migrate_mongo.backfill.calls import Backfill, Site, refused  # noqa: PLC0415
-            from flask_migrate_mongo.backfill.checkpoints import Notebook  # noqa: PLC0415
-
-            if step.file.transactional:
-                return refused
-            book, tell = Notebook(ledger.claimed()), ledger.progressed
-            return Backfill(
-                Site(self.server, self.switch, hold, book, log, tell, self.sleep, self.backfills)
-            )
-
-        # Two threads must not make two of them: each counts the calls from 0.
-        making = threading.Lock()
-
-        def backfill(*arguments: Any, **options: Any) -> Backfilled:  # noqa: ANN401  (passed on)
-            with making:
-                begun = made()
-            return begun(*arguments, **options)
-
-        return backfill
+        if step.file.transactional:
+            return refuse_in_transaction
+        return Backfill(
+            server=self.server,
+            options=self.backfills,
+            claim=ledger.claimed(),
+            lease=lease,
+            switch=self.switch,
+            log=log,
+            sleep=self.sleep,
+            on_progress=ledger.progressed,
+        )
 
     def _call(self, function: Callable[..., object], context: Context) -> None:
         self.call(function, context, self.server.handle(transactional=context.session is not None))

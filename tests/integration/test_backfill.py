@@ -12,8 +12,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.backfill import Defaults
-from flask_migrate_mongo.backfill.calls import Rehearsal
+from flask_migrate_mongo.backfill import BackfillOptions, DryRunBackfill, ExecutedBatches
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.server import Server, elapsed
 from flask_migrate_mongo.driver.transactions import transaction
@@ -206,16 +205,16 @@ def test_what_was_undone_without_a_backfill_begins_anew(project: Project) -> Non
 
 
 REFUSED = {
-    'backfill("people", {"n": 1})': "is no change",
-    'backfill("people", {})': "is no change",
-    'backfill("people", [])': "is no change",
+    'backfill("people", {"n": 1})': "is not a valid change",
+    'backfill("people", {})': "is not a valid change",
+    'backfill("people", [])': "is not a valid change",
     'backfill("people", lambda doc: {"n": 1})': "Return an update",
     'backfill("people", lambda doc: 7)': "Return an update",
     'backfill("people", {"$inc": {"n": 1}}, batch_size=-1)': "batch_size is -1",
     'backfill("people", {"$inc": {"n": 1}}, max_per_second=-1)': "max_per_second is -1",
     'backfill("people", {"$inc": {"n": 1}}, on_error="ignore")': "on_error is 'ignore'",
     'backfill("people", {"$inc": {"n": 1}}, on_error="collect", max_rejected=-1)': "max_rejected is -1",
-    'backfill(db.client.other.people, {"$inc": {"n": 1}})': "no collection of the database",
+    'backfill(db.client.other.people, {"$inc": {"n": 1}})': "not a collection of the database",
     'backfill("a_view", {"$inc": {"n": 1}})': "a view",
     'backfill("capped", {"$inc": {"n": 1}})': "capped",
     'backfill("measures", {"$inc": {"n": 1}})': "a time series",
@@ -355,32 +354,50 @@ def test_no_document_is_changed_twice_when_where_matches_some_that_are_done(
     assert values(project) == [n % 3 + 1 for n in range(20)]
 
 
-# --- rehearsed
+# --- in a dry run
+
+
+def dry_run(
+    project: Project, executed: list[ExecutedBatches], *, seconds: float, batches: int
+) -> DryRunBackfill:
+    return DryRunBackfill(
+        server=Server(project.db),
+        options=BackfillOptions(),
+        on_end=executed.append,
+        until=elapsed() + seconds,
+        batches=batches,
+    )
 
 
 @pytest.mark.parametrize("change", ["an update", "a function"])
-def test_a_rehearsal_does_the_first_batches_in_the_transaction_that_is_bound(
+def test_a_dry_run_executes_the_first_batches_in_its_transaction(
     project: Project, change: str
 ) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(50)])
     update: Any = {"$inc": {"n": 1}}
     function = {"an update": update, "a function": lambda _: update}[change]
-    server = Server(project.db)
-    rehearsal = Rehearsal(server, Defaults(), until=elapsed() + 60, batches=2)
+    executed: list[ExecutedBatches] = []
+    backfill = dry_run(project, executed, seconds=60, batches=2)
     with project.db.client.start_session() as session, transaction(session), confined(session):
-        done = rehearsal("people", function, batch_size=10, workers=4, max_rejected=5)
+        done = backfill("people", function, batch_size=10, workers=4, max_rejected=5)
         assert project.db.people.count_documents({"n": 1}) == 20
     assert (done.scanned, done.modified) == (20, 20)
-    ((collection, processed, estimated, seconds),) = rehearsal.done
-    assert (collection, processed, estimated) == ("people", 20, 50)
-    assert seconds > 0
+    (batches,) = executed
+    assert (batches.collection, batches.processed, batches.estimated) == ("people", 20, 50)
+    assert batches.seconds > 0
+    assert not batches.complete
     assert values(project) == [None] * 50
     assert set(project.db.list_collection_names()) == {"people"}
 
 
-def test_a_rehearsal_ends_in_time(project: Project) -> None:
-    project.db.people.insert_many([{"_id": n} for n in range(50)])
-    rehearsal = Rehearsal(Server(project.db), Defaults(), until=elapsed(), batches=99)
+@pytest.mark.parametrize(("people", "complete"), [(10, True), (50, False)])
+def test_a_dry_run_ends_in_time_and_says_whether_it_is_complete(
+    project: Project, people: int, *, complete: bool
+) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(people)])
+    executed: list[ExecutedBatches] = []
+    backfill = dry_run(project, executed, seconds=0, batches=99)
     with project.db.client.start_session() as session, transaction(session), confined(session):
-        done = rehearsal("people", {"$inc": {"n": 1}}, batch_size=10)
+        done = backfill("people", {"$inc": {"n": 1}}, batch_size=10)
     assert done.scanned == 10
+    assert [each.complete for each in executed] == [complete]

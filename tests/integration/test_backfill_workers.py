@@ -110,6 +110,39 @@ def up(db, ctx):
     assert values(project) == [1] * (PEOPLE + 2)
 
 
+def test_documents_above_the_ranges_that_are_done_are_resumed_too(project: Project) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
+    project.write(
+        f"{VERSION}_increment",
+        """
+import time
+from dataclasses import asdict
+
+def up(db, ctx):
+    def increment(doc):
+        while doc["_id"] == 5 and db["migrations.ranges"].count_documents({"state.phase": "done"}) < 1:
+            time.sleep(0.01)
+        if doc["_id"] == 5:
+            db.people.insert_many([{"_id": n} for n in range(10_000, 10_020)])
+        if doc["_id"] == ctx.app.config.get("FAIL_AT"):
+            raise ValueError("not yet")
+        return {"$inc": {"n": 1}}
+
+    done = ctx.backfill("people", increment, workers=2, batch_size=10)
+    db.results.insert_one(asdict(done))
+""",
+    )
+    assert len(project.runner(FAIL_AT=10_012).up().failures) == 1
+    assert values(project) == [1] * (PEOPLE + 10) + [None] * 10
+    assert ranges_left(project) == 2
+    up(project)
+    assert values(project) == [1] * (PEOPLE + 20)
+    assert counts(project)["modified"] == PEOPLE + 20
+    assert ranges_left(project) == 0
+    events = project.record(VERSION)["metadata"]["events"]
+    assert [e["scanned"] for e in events if e["event"] == "resumed"] == [PEOPLE + 10]
+
+
 @pytest.mark.parametrize("executor", EXECUTORS.values(), ids=EXECUTORS)
 @pytest.mark.parametrize("change", ["increment", '{"$inc": {"n": 1}}'])
 def test_any_executor_is_taken(project: Project, executor: str, change: str) -> None:
@@ -126,7 +159,7 @@ def test_a_process_that_dies_fails_the_run_and_the_next_one_goes_on(project: Pro
     prepare(project, EXECUTORS["processes"], body=body)
     died = project.run("up", DIE="1")
     assert died.returncode == 1
-    assert "A process that worked on the backfill died" in died.stderr
+    assert "A worker process of the backfill died" in died.stderr
     assert project.db.people.count_documents({"n": {"$nin": [None, 1]}}) == 0
     assert 150 in [d["_id"] for d in project.db.people.find({"n": None})]
     changed = project.db.people.count_documents({"n": 1})
