@@ -1,4 +1,4 @@
-"""`ctx.backfill()`: what is changed, exactly once, whatever comes between."""
+"""`ctx.backfill()` changes every document exactly once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMS = {
 
 
 def write(project: Project, call: str, *, head: str = "", down: str = "pass") -> None:
-    """Write a migration whose up() is one call; what it returns goes into a collection."""
+    """Write a migration whose up() is one call, and which stores the result of that."""
     project.write(
         f"{VERSION}_backfill",
         f"""
@@ -85,14 +85,14 @@ def test_every_document_is_changed_once(project: Project, change: str, size: int
 
 COLLECTIONS: dict[str, dict[str, Any]] = {
     "clustered by its _id": {"clusteredIndex": {"key": {"_id": 1}, "unique": True}},
-    "with an order of its own": {"collation": {"locale": "en", "strength": 2}},
+    "with a collation": {"collation": {"locale": "en", "strength": 2}},
 }
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("change", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("options", COLLECTIONS.values(), ids=COLLECTIONS)
-def test_a_collection_of_another_kind_is_changed_once_too(
+def test_a_clustered_or_collated_collection_is_changed_once_too(
     project: Project, options: dict[str, Any], change: str, workers: int
 ) -> None:
     project.db.create_collection("people", **options)
@@ -103,10 +103,10 @@ def test_a_collection_of_another_kind_is_changed_once_too(
     assert values(project) == [1] * len(names)
 
 
-# --- what is asked for
+# --- arguments
 
 
-def test_where_chooses_and_a_function_may_leave_documents_as_they_are(project: Project) -> None:
+def test_where_selects_documents_and_a_function_may_skip_some(project: Project) -> None:
     project.db.people.insert_many([{"_id": n, "even": n % 2 == 0} for n in range(20)])
     change = 'lambda doc: {"$inc": {"n": 1}} if doc["_id"] < 10 else None'
     write(project, f'backfill("people", {change}, where={{"even": True}}, batch_size=3)')
@@ -193,7 +193,7 @@ def test_a_backfill_that_is_done_leaves_no_checkpoint(project: Project) -> None:
     assert [metadata[name] for name in ("checkpoint", "progress", "request")] == [None] * 3
 
 
-def test_what_was_undone_without_a_backfill_begins_anew(project: Project) -> None:
+def test_a_backfill_that_was_rolled_back_without_one_starts_again(project: Project) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(12)])
     undo = 'db.people.update_many({}, {"$unset": {"n": ""}})'
     write(project, 'backfill("people", {"$inc": {"n": 1}}, batch_size=5)', down=undo)
@@ -222,7 +222,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("call", REFUSED, ids=list(REFUSED))
-def test_what_cannot_be_done_is_refused_with_what_to_do(project: Project, call: str) -> None:
+def test_invalid_arguments_and_collections_are_refused_with_a_remedy(
+    project: Project, call: str
+) -> None:
     project.db.people.insert_one({"_id": 1})
     project.db.create_collection("a_view", viewOn="people", pipeline=[])
     project.db.create_collection("capped", capped=True, size=4096)
@@ -287,7 +289,7 @@ def test_documents_that_are_refused_can_be_collected(
     assert all(r["error"] for r in kept["documents"])
 
 
-def test_more_than_may_be_rejected_stop_it(project: Project) -> None:
+def test_more_rejected_documents_than_allowed_stop_it(project: Project) -> None:
     project.db.people.insert_many([{"_id": n, "n": "text"} for n in range(30)])
     write(
         project,
@@ -298,7 +300,7 @@ def test_more_than_may_be_rejected_stop_it(project: Project) -> None:
     assert "max_rejected" in failure.error.message
 
 
-# --- what is inserted meanwhile
+# --- documents inserted meanwhile
 
 INSERTING = """
 def change(doc):
@@ -325,7 +327,7 @@ def up(db, ctx):
     return {d["_id"]: d.get("n") for d in project.db.people.find()}
 
 
-def test_what_is_inserted_above_is_found_whatever_where_says(project: Project) -> None:
+def test_documents_inserted_above_are_found_with_any_where(project: Project) -> None:
     found = insert_meanwhile(project, "{}")
     assert found.pop(-1) is None
     assert found.pop(5.5) is None
@@ -333,7 +335,7 @@ def test_what_is_inserted_above_is_found_whatever_where_says(project: Project) -
     assert {100, 200} <= set(found)
 
 
-def test_what_is_inserted_below_is_found_when_where_tells_it_from_what_is_done(
+def test_documents_inserted_below_are_found_if_where_excludes_those_that_are_done(
     project: Project,
 ) -> None:
     found = insert_meanwhile(project, '{"done": None}')
@@ -341,7 +343,7 @@ def test_what_is_inserted_below_is_found_when_where_tells_it_from_what_is_done(
     assert {-1, 5.5, 100, 200} <= set(found)
 
 
-def test_no_document_is_changed_twice_when_where_matches_some_that_are_done(
+def test_no_document_is_changed_twice_if_where_matches_some_that_are_done(
     project: Project,
 ) -> None:
     # Those with n below 2 still match after the change, the others do not.

@@ -86,7 +86,7 @@ def up(db, ctx):
 
 
 @pytest.mark.parametrize("where", ["{}", '{"n": None}'])
-def test_what_is_inserted_above_is_found_though_the_last_range_was_done_before(
+def test_documents_inserted_above_are_found_after_the_last_range_was_done(
     project: Project, where: str
 ) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
@@ -110,7 +110,7 @@ def up(db, ctx):
     assert values(project) == [1] * (PEOPLE + 2)
 
 
-def test_documents_above_the_ranges_that_are_done_are_resumed_too(project: Project) -> None:
+def test_the_part_above_the_ranges_resumes_too(project: Project) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
     project.write(
         f"{VERSION}_increment",
@@ -145,7 +145,7 @@ def up(db, ctx):
 
 @pytest.mark.parametrize("executor", EXECUTORS.values(), ids=EXECUTORS)
 @pytest.mark.parametrize("change", ["increment", '{"$inc": {"n": 1}}'])
-def test_any_executor_is_taken(project: Project, executor: str, change: str) -> None:
+def test_any_executor_is_accepted(project: Project, executor: str, change: str) -> None:
     prepare(project, executor, change=change)
     done = project.run("up")
     assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_any_executor_is_taken(project: Project, executor: str, change: str) -> 
     assert ranges_left(project) == 0
 
 
-def test_a_process_that_dies_fails_the_run_and_the_next_one_goes_on(project: Project) -> None:
+def test_a_process_that_dies_fails_the_run_and_the_next_one_resumes(project: Project) -> None:
     body = 'if doc["_id"] == 150 and os.environ.get("DIE"): os._exit(9)'
     prepare(project, EXECUTORS["processes"], body=body)
     died = project.run("up", DIE="1")
@@ -173,7 +173,7 @@ def test_a_process_that_dies_fails_the_run_and_the_next_one_goes_on(project: Pro
 @pytest.mark.parametrize(
     "change", ['lambda doc: {"$inc": {"n": 1}}', "(lambda: increment)()", "inner"]
 )
-def test_a_function_that_cannot_travel_is_refused_before_anything_runs(
+def test_a_function_that_cannot_be_sent_is_refused_before_anything_runs(
     project: Project, change: str
 ) -> None:
     prepare(project, EXECUTORS["processes"], change=change)
@@ -195,7 +195,7 @@ def test_a_function_that_cannot_travel_is_refused_before_anything_runs(
     assert ranges_left(project) == 0
 
 
-def test_a_document_that_one_worker_refuses_ends_the_others_too(project: Project) -> None:
+def test_a_document_that_one_worker_refuses_stops_the_others_too(project: Project) -> None:
     prepare(project, "ThreadPoolExecutor(2)", body='if doc["_id"] == 50: raise ValueError("no")')
     (failure,) = project.runner().up().failures
     assert failure.error is not None
@@ -257,7 +257,7 @@ def up(db, ctx):
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """A local cluster of two worker processes; its address, and the file that marks a death."""
+    """A local cluster of two worker processes: its address, and a file that exists after one died."""
     distributed = pytest.importorskip("distributed", reason="`distributed` is not installed")
     died = str(tmp_path / "died")
     with (
@@ -271,7 +271,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, str]]:
         yield cluster.scheduler_address, died
 
 
-def test_a_dask_cluster_works_on_a_backfill_though_a_worker_is_killed(
+def test_a_dask_cluster_completes_a_backfill_after_a_worker_is_killed(
     project: Project, cluster: tuple[str, str]
 ) -> None:
     scheduler, died = cluster
