@@ -1,14 +1,18 @@
-"""Backfills: batched changes of data that go on where they were when they were ended."""
+"""Changes of documents in batches, which resume where they were interrupted.
 
-from __future__ import annotations
+Exports `Backfill`, the `ctx.backfill` of a step; `DryRunBackfill`, that of a dry run; `refuse_in_transaction`, that of
+a transactional migration; and `BackfillOptions`, their defaults. May use pymongo, the driver, and the records of the
+store; knows neither the engine nor the settings.
+"""
 
-from typing import NamedTuple
+from .dry_run import DryRunBackfill, ExecutedBatches
+from .job import Backfill
+from .options import BackfillOptions, refuse_in_transaction
 
-
-class Defaults(NamedTuple):
-    """What a call does not say."""
-
-    batch_size: int = 1_000
-    workers: int = 1
-    max_per_second: float | None = None
-    on_error: str = "stop"
+__all__ = [
+    "Backfill",
+    "BackfillOptions",
+    "DryRunBackfill",
+    "ExecutedBatches",
+    "refuse_in_transaction",
+]

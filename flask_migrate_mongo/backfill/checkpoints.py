@@ -1,10 +1,10 @@
-"""Checkpoints: how far a backfill is, and the one place where each is kept."""
+"""How far a backfill is: its checkpoints, and where they are stored."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReturnDocument
@@ -14,31 +14,47 @@ from pymongo.read_concern import ReadConcern
 from flask_migrate_mongo.driver.server import Document, translated
 from flask_migrate_mongo.model.errors import LeaseLostError
 from flask_migrate_mongo.model.reports import Backfilled
+from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.store.records import value_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from pymongo.client_session import ClientSession
 
+    from flask_migrate_mongo.driver.server import DocumentView
     from flask_migrate_mongo.store.history import Claim
 
 IDS: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
-"""Decodes every `_id` there is into what encodes to the same bytes, whatever the application's options."""
+"""Decodes an `_id` of any type into a value that encodes to the same bytes."""
 
 
-def exact(collection: Collection[Any]) -> Collection[Document]:
-    """Return the collection as `_id`s are read from it, and written back as they were."""
-    # mongomock's knows no such options.
-    real = isinstance(collection, Collection)
-    return collection.with_options(codec_options=IDS) if real else collection
+def with_exact_ids(collection: Collection[Document]) -> Collection[Document]:
+    """Make a handle that decodes each `_id` so that it can be written back unchanged."""
+    is_real = isinstance(collection, Collection)  # mongomock does not support these options.
+    return collection.with_options(codec_options=IDS) if is_real else collection
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentId:
+    """The `_id` of a document. It may be null, so None in place of a DocumentId means "no document"."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """The `_id`s above `after`, up to and including `through`; unlimited where that is None."""
+
+    after: DocumentId | None = None
+    through: DocumentId | None = None
 
 
 class Phase(str, Enum):
-    """What is left of a range; the values are those stored."""
+    """Which pass over a range is next; the values are stored."""
 
     FIRST = "first"
     LAST = "last"
@@ -46,38 +62,28 @@ class Phase(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """An `_id`, which may well be null: that there is none is said by having no Key."""
-
-    id: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far one range is. `batches` counts its commits, each of which names who made it.
+    """How far one range is, after the batch that ended at `at`.
 
-    `stays` says that documents which were changed still match `where`.
+    `batches` counts the commits, and `by` names the worker that made the last one. `first_end` is where
+    the first pass ended. `stays` is true if `where` still matches documents that were changed.
     """
 
-    at: Key | None = None
+    at: DocumentId | None = None
     phase: Phase = Phase.FIRST
-    first_end: Key | None = None
+    first_end: DocumentId | None = None
     stays: bool = False
     batches: int = 0
     by: str = ""
     counts: Backfilled = field(default_factory=Backfilled)
     rejected: tuple[Document, ...] = ()
 
-    def next(self, **changes: Any) -> Checkpoint:  # noqa: ANN401
-        """Return the checkpoint that follows this one."""
-        return replace(self, batches=self.batches + 1, **changes)
-
     def document(self) -> Document:
-        """Return it as it is stored."""
+        """Build the stored document."""
         return {
-            "at": _stored(self.at),
+            "at": _to_stored(self.at),
             "phase": self.phase.value,
-            "firstEnd": _stored(self.first_end),
+            "firstEnd": _to_stored(self.first_end),
             "stays": self.stays,
             "batches": self.batches,
             "by": self.by,
@@ -86,12 +92,12 @@ class Checkpoint:
         }
 
     @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Checkpoint:
-        """Return what is stored."""
+    def read(cls, document: DocumentView) -> Checkpoint:
+        """Read a stored document."""
         return cls(
-            at=_key(document["at"]),
+            at=_from_stored(document["at"]),
             phase=Phase(document["phase"]),
-            first_end=_key(document["firstEnd"]),
+            first_end=_from_stored(document["firstEnd"]),
             stays=document["stays"],
             batches=document["batches"],
             by=document["by"],
@@ -100,20 +106,20 @@ class Checkpoint:
         )
 
 
-def _stored(key: Key | None) -> list[Any]:
-    # A list of none or one: null is an `_id` as good as any.
-    return [] if key is None else [key.id]
+def _to_stored(id_: DocumentId | None) -> list[object]:
+    # A list with at most one item, because null is a valid `_id`.
+    return [] if id_ is None else [id_.value]
 
 
-def _key(stored: list[Any]) -> Key | None:
-    return Key(stored[0]) if stored else None
+def _from_stored(stored: list[object]) -> DocumentId | None:
+    return DocumentId(stored[0]) if stored else None
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """Where one checkpoint is kept: in the record, or in a document of a range's own.
+class StoredCheckpoint:
+    """The place of one checkpoint: in the record, or in the document of a range.
 
-    `condition` matches only as long as nobody else has taken over.
+    `condition` matches until another run takes over. At `request_path` is what the worker is requested to do.
     """
 
     collection: Collection[Document]
@@ -121,13 +127,13 @@ class Slot:
     path: str
     request_path: str
 
-    def read(self) -> tuple[Checkpoint, str | None]:
-        """Return the checkpoint, and what was asked of its worker. Raises LeaseLostError."""
+    def read(self) -> tuple[Checkpoint, Request | None]:
+        """Read the checkpoint and the request to its worker. Raises LeaseLostError."""
         with translated():
             found = self.collection.find_one(self.condition, {self.path: 1, self.request_path: 1})
         if found is None:
-            raise _fenced_off()
-        return Checkpoint.read(value_at(found, self.path)), value_at(found, self.request_path)
+            raise _taken_over()
+        return Checkpoint.read(value_at(found, self.path)), _request(found, self.request_path)
 
     def advance(
         self,
@@ -135,171 +141,167 @@ class Slot:
         after: Checkpoint,
         session: ClientSession | None = None,
         *,
-        noted: Mapping[str, Any],
-    ) -> str | None:
-        """Put one checkpoint in the place of another; return what was asked of the worker.
+        fields: DocumentView,
+    ) -> Request | None:
+        """Replace one checkpoint by the next, set further fields, and read the request to the worker.
 
-        `noted` are further fields that are set along with it. Raises LeaseLostError when somebody
-        else has taken over, be it another run or another worker on the same range.
+        Raises LeaseLostError if another run, or another worker on the same range, has taken over.
         """
         condition = {**self.condition, f"{self.path}.batches": before.batches}
-        options: dict[str, Any] = {} if session is None else {"session": session}
+        options: Document = {} if session is None else {"session": session}
         with translated():
             found = self.collection.find_one_and_update(
                 condition,
-                {"$set": {self.path: after.document(), **noted}},
+                {"$set": {self.path: after.document(), **fields}},
                 projection={self.request_path: 1},
                 return_document=ReturnDocument.AFTER,
                 **options,
             )
         if found is not None:
-            request: str | None = value_at(found, self.request_path)
-            return request
-        # Fenced off, or else an earlier try succeeded and its answer was lost.
-        if session is not None or not self.stands(after):
-            raise _fenced_off()
+            return _request(found, self.request_path)
+        # Without a transaction, an earlier try may have succeeded although its reply was lost.
+        if session is not None or not self.is_committed(after):
+            raise _taken_over()
         return None
 
-    def stands(self, after: Checkpoint) -> bool:
-        """Whether this very checkpoint was committed, as a majority of the servers sees it."""
-        settled = self.collection.with_options(read_concern=ReadConcern("majority"))
+    def is_committed(self, checkpoint: Checkpoint) -> bool:
+        """Whether exactly this checkpoint is stored, on a majority of the servers."""
+        majority = self.collection.with_options(read_concern=ReadConcern("majority"))
         with translated():
-            found = settled.find_one(self.condition, {self.path: 1}) or {}
+            found = majority.find_one(self.condition, {self.path: 1}) or {}
         stored = value_at(found, self.path) or {}
-        return (stored.get("batches"), stored.get("by")) == (after.batches, after.by)
+        return (stored.get("batches"), stored.get("by")) == (checkpoint.batches, checkpoint.by)
+
+
+def _request(document: Document, path: str) -> Request | None:
+    stored = value_at(document, path)
+    return Request(stored) if stored else None
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call of ctx.backfill() as the record keeps it; `ranges` is 0 when it is one whole."""
+class StoredBackfill:
+    """One call of `ctx.backfill()` as the record stores it. `ranges` is 0 if it is not divided."""
 
     collection: str
     total: int | None
     ranges: int
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 
-class Notebook:
-    """The checkpoints of a step's backfills, kept in its record, in the order of their calls."""
+class CheckpointStore:
+    """The checkpoints of one call of `ctx.backfill()`: in the step's record, and one for each range.
 
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        self._records = exact(claim.records)
-        self._ranges = exact(claim.ranges)
+    `number` counts the calls of a step from 0. Each method that reads or writes the record raises
+    LeaseLostError if another run has claimed it.
+    """
 
-    def find(self, number: int) -> Call | None:
-        """Return what is kept of a call; None when it is to begin. Raises LeaseLostError."""
+    def __init__(self, claim: Claim, number: int) -> None:
+        self.number = number
+        self.run_id = claim.run.actor.run_id
+        self.ranges = with_exact_ids(claim.ranges)
+        self._claim = claim
+        self._records = with_exact_ids(claim.records)
+        self._own_ranges = {"version": str(claim.step.version), "call": number}
+
+    @property
+    def checkpoint(self) -> StoredCheckpoint:
+        """The checkpoint in the record."""
+        path = f"metadata.checkpoint.calls.{self.number}.state"
+        return StoredCheckpoint(self._records, self._claim.condition, path, "metadata.request")
+
+    def find(self) -> StoredBackfill | None:
+        """Find what is stored of this call; None if it has not begun."""
         with translated():
-            found = self._records.find_one(self.claim.condition, {"metadata.checkpoint": 1})
+            found = self._records.find_one(self._claim.condition, {"metadata.checkpoint": 1})
         if found is None:
-            raise _fenced_off()
-        kept = found["metadata"].get("checkpoint") or {}
-        stored = kept.get("calls", {}).get(str(number))
-        if stored is None or kept["direction"] != self.claim.step.direction.value:
+            raise _taken_over()
+        stored = found["metadata"].get("checkpoint") or {}
+        call = stored.get("calls", {}).get(str(self.number))
+        if call is None or stored["direction"] != self._claim.step.direction.value:
             return None
-        return Call(
-            collection=stored["collection"],
-            total=stored["total"],
-            ranges=stored["ranges"],
-            checkpoint=Checkpoint.read(stored["state"]),
+        return StoredBackfill(
+            call["collection"], call["total"], call["ranges"], Checkpoint.read(call["state"])
         )
 
-    def begin(self, number: int, call: Call, *, session: bytes | None) -> None:
-        """Write down a new call; the first forgets what another direction has left."""
-        stored = {
-            "collection": call.collection,
-            "total": call.total,
-            "ranges": call.ranges,
-            "state": call.checkpoint.document(),
+    def begin(self, backfill: StoredBackfill, session_id: bytes | None) -> None:
+        """Store a new call. The first call of a step removes the checkpoints of the other direction."""
+        call = {
+            "collection": backfill.collection,
+            "total": backfill.total,
+            "ranges": backfill.ranges,
+            "state": backfill.checkpoint.document(),
         }
-        head = "metadata.checkpoint"
-        if number:
-            fields: Document = {f"{head}.calls.{number}": stored}
-        else:
-            fields = {
-                head: {**self._origin, "calls": {"0": stored}},
-                "metadata.rejected": {},
-            }
-        self._update({"$set": {**fields, "metadata.session": session}})
+        fields: Document = {f"metadata.checkpoint.calls.{self.number}": call}
+        if self.number == 0:
+            checkpoint = {**self._origin, "calls": {"0": call}}
+            fields = {"metadata.checkpoint": checkpoint, "metadata.rejected": {}}
+        self.set_fields({**fields, "metadata.session": session_id})
 
-    def resume(self, number: int, call: Call, at: datetime, *, session: bytes | None) -> None:
-        """Write down that a call goes on, from where, and as the file says now."""
+    def resume(self, backfill: StoredBackfill, at: datetime, session_id: bytes | None) -> None:
+        """Record that an interrupted call continues, and with which version of the file."""
+        scanned = backfill.checkpoint.counts.scanned
+        if backfill.ranges and not backfill.checkpoint.batches:
+            with translated():
+                found = list(self.ranges.find(self._own_ranges))
+            scanned += sum(Checkpoint.read(each["state"]).counts.scanned for each in found)
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
-        event = self.claim.event(
-            "resumed", at, collection=call.collection, scanned=self._scanned(number, call)
-        )
-        self._update({"$set": {**origin, "metadata.session": session}, **event})
-
-    def _scanned(self, number: int, call: Call) -> int:
-        with translated():
-            ranges = list(self._ranges.find(self._of(number))) if call.ranges else ()
-        ends = (Checkpoint.read(each["state"]) for each in ranges)
-        return sum((end.counts.scanned for end in ends), call.checkpoint.counts.scanned)
-
-    def open_ranges(self, number: int, bounds: Sequence[tuple[Key | None, Key | None]]) -> None:
-        """Write down the ranges of a call that is about to begin."""
-        version = self.claim.step.version
-        documents = [
-            {
-                "_id": f"{version}:{number}:{place:06}",
-                "version": str(version),
-                "call": number,
-                "runId": self.claim.run.actor.run_id,
-                "session": None,
-                "request": None,
-                "after": _stored(after),
-                "through": _stored(through),
-                "state": Checkpoint().document(),
-            }
-            for place, (after, through) in enumerate(bounds)
-        ]
-        self.drop_ranges(number)
-        with translated():
-            self._ranges.insert_many(documents)
-
-    def take_ranges(self, number: int) -> dict[str, tuple[Key | None, Key | None]]:
-        """Make the ranges of a call this run's, so that no other's worker commits; return their bounds."""
-        mine = {"runId": self.claim.run.actor.run_id, "request": None}
-        with translated():
-            self._ranges.update_many(self._of(number), {"$set": mine})
-            found = list(self._ranges.find(self._of(number)).sort("_id", 1))
-        return {each["_id"]: (_key(each["after"]), _key(each["through"])) for each in found}
-
-    def drop_ranges(self, number: int) -> None:
-        """Forget the ranges of a call."""
-        with translated():
-            self._ranges.delete_many(self._of(number))
-
-    def _of(self, number: int) -> Document:
-        return {"version": str(self.claim.step.version), "call": number}
-
-    def note(self, fields: Mapping[str, Any]) -> str | None:
-        """Set fields of the record; return what was asked of the backfill. Raises LeaseLostError."""
-        with translated():
-            found = self._records.find_one_and_update(
-                self.claim.condition, {"$set": dict(fields)}, projection={"metadata.request": 1}
-            )
-        if found is None:
-            raise _fenced_off()
-        request: str | None = found["metadata"].get("request")
-        return request
-
-    def slot(self, number: int) -> Slot:
-        """Return where the checkpoint of a call is kept."""
-        path = f"metadata.checkpoint.calls.{number}.state"
-        return Slot(self._records, self.claim.condition, path, "metadata.request")
+        event = self._claim.event("resumed", at, collection=backfill.collection, scanned=scanned)
+        self._update({"$set": {**origin, "metadata.session": session_id}, **event})
 
     @property
     def _origin(self) -> Document:
-        step = self.claim.step
+        step = self._claim.step
         return {"direction": step.direction.value, "checksum": step.file.checksum}
 
-    def _update(self, update: Document) -> None:
+    def set_fields(self, fields: DocumentView) -> Request | None:
+        """Set fields of the record, and read what the backfill is requested to do."""
+        return self._update({"$set": dict(fields)})
+
+    def _update(self, update: Document) -> Request | None:
         with translated():
-            matched = self._records.update_one(self.claim.condition, update).matched_count
-        if not matched:
-            raise _fenced_off()
+            found = self._records.find_one_and_update(
+                self._claim.condition, update, projection={"metadata.request": 1}
+            )
+        if found is None:
+            raise _taken_over()
+        return _request(found, "metadata.request")
+
+    def create_ranges(self, bounds: Sequence[IdRange]) -> None:
+        """Store the ranges of a call that is about to begin."""
+        version = self._claim.step.version
+        documents = [
+            {
+                **self._own_ranges,
+                "_id": f"{version}:{self.number}:{position:06}",
+                "runId": self.run_id,
+                "session": None,
+                "request": None,
+                "after": _to_stored(each.after),
+                "through": _to_stored(each.through),
+                "state": Checkpoint().document(),
+            }
+            for position, each in enumerate(bounds)
+        ]
+        self.delete_ranges()
+        with translated():
+            self.ranges.insert_many(documents)
+
+    def take_over_ranges(self) -> dict[str, IdRange]:
+        """Assign the ranges to this run, so that no other run's worker commits; read their bounds."""
+        own = {"runId": self.run_id, "request": None}
+        with translated():
+            self.ranges.update_many(self._own_ranges, {"$set": own})
+            found = list(self.ranges.find(self._own_ranges).sort("_id", 1))
+        return {
+            each["_id"]: IdRange(_from_stored(each["after"]), _from_stored(each["through"]))
+            for each in found
+        }
+
+    def delete_ranges(self) -> None:
+        """Delete the ranges of this call."""
+        with translated():
+            self.ranges.delete_many(self._own_ranges)
 
 
-def _fenced_off() -> LeaseLostError:
-    return LeaseLostError("another run has taken over what it was working on")
+def _taken_over() -> LeaseLostError:
+    return LeaseLostError("another run has taken over its migration")

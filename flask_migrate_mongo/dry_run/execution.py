@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pymongo
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.backfill.calls import Rehearsal, refused
+from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.listener import listening
 from flask_migrate_mongo.driver.transactions import is_transient
@@ -123,15 +123,18 @@ class StepExecution:
     def _context(self, step: Step) -> Context:
         app, log, session = self.executor.app, log_of(step), self.operations.session
         if step.file.transactional:
-            return Context(app, log, _ensure_nothing, refused, session, rehearsal=True)
+            return Context(
+                app, log, _ensure_nothing, refuse_in_transaction, session, rehearsal=True
+            )
         # Half of the time that is left: the rest of the step needs some, too.
         until = elapsed() + self.budget.seconds_left / 2
-        server, defaults, note = (
-            self.executor.server,
-            self.executor.backfills,
-            self.operations.add_backfill,
+        backfill = DryRunBackfill(
+            server=self.executor.server,
+            options=self.executor.backfills,
+            on_end=self.operations.add_backfill,
+            until=until,
+            batches=BATCHES,
         )
-        backfill = Rehearsal(server, defaults, note, until=until, batches=BATCHES)
         return Context(app, log, _ensure_nothing, backfill, rehearsal=True)
 
     def _is_timeout(self, exc: BaseException | None) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
-    from flask_migrate_mongo.backfill.calls import Rehearsed
+    from flask_migrate_mongo.backfill import ExecutedBatches
     from flask_migrate_mongo.driver.commands import Command
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.masking import Mask
@@ -121,7 +121,7 @@ class OperationFilter:
         if self._is_new(namespace) and effects.inserted + effects.upserted:
             self._created.add(namespace)
 
-    def add_backfill(self, done: Rehearsed) -> None:
+    def add_backfill(self, done: ExecutedBatches) -> None:
         """Note a backfill, unless all its batches were executed."""
         if not done.complete:
             left = None if done.estimated is None else max(done.estimated - done.processed, 0)
@@ -298,7 +298,7 @@ def _database_of(namespace: str) -> str:
     return f"{namespace.partition('.')[0]}."
 
 
-def _extrapolated(done: Rehearsed) -> str:
+def _extrapolated(done: ExecutedBatches) -> str:
     if done.estimated is None or not done.processed:
         return f"its first {done.processed:,} documents were changed; the total is not known"
     seconds = done.seconds * max(done.estimated / done.processed, 1)

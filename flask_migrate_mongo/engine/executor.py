@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.backfill import Defaults
+from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.driver.confinement import check_driver, confined
 from flask_migrate_mongo.files import call
 from flask_migrate_mongo.model.errors import TransactionAbortedError, redact
@@ -39,7 +39,7 @@ class Executor:
     server: Server
     switch: StopSwitch
     sleep: Callable[[float], None] = time.sleep
-    backfills: Defaults = field(default_factory=Defaults)
+    backfills: BackfillOptions = field(default_factory=BackfillOptions)
 
     def check(self) -> None:
         """Raise UnsupportedDriverError if this driver cannot confine transactional steps."""

@@ -6,8 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.backfill.calls import Backfill, Site, refused
-from flask_migrate_mongo.backfill.checkpoints import Notebook
+from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
 from flask_migrate_mongo.driver.transactions import Transactions, transaction
 from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
@@ -170,7 +169,7 @@ class LeasedRun:
         transactions.repeat(attempt, context.log)
 
     def _context(self, step: Step, session: ClientSession | None) -> Context:
-        backfill = refused if step.file.transactional else self._backfill(step)
+        backfill = refuse_in_transaction if step.file.transactional else self._backfill(step)
         return Context(self.executor.app, log_of(step), self.grant.verify, backfill, session)
 
     def _backfill(self, step: Step) -> Callable[..., Backfilled]:
@@ -179,16 +178,14 @@ class LeasedRun:
 
         executor = self.executor
         return Backfill(
-            Site(
-                executor.server,
-                executor.switch,
-                self.grant,
-                Notebook(self.history.claimed(step, self.run)),
-                log_of(step),
-                progressed,
-                executor.sleep,
-                executor.backfills,
-            )
+            server=executor.server,
+            options=executor.backfills,
+            claim=self.history.claimed(step, self.run),
+            lease=self.grant,
+            switch=executor.switch,
+            log=log_of(step),
+            sleep=executor.sleep,
+            on_progress=progressed,
         )
 
     def _record_failure(

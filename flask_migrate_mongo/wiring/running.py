@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.backfill import Defaults
+from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import database_of
 from flask_migrate_mongo.driver.mongomock import server_of
 from flask_migrate_mongo.engine.executor import Executor
@@ -31,7 +31,7 @@ def runner(state: AppState) -> Runner:
 def runner_on(state: AppState, server: Server, source: Folder, switch: StopSwitch) -> Runner:
     """Make a runner on a server, a folder and a switch that may not be the application's own."""
     settings = state.settings
-    backfills = Defaults(
+    backfills = BackfillOptions(
         batch_size=settings.backfill_batch_size,
         workers=settings.backfill_workers,
         max_per_second=settings.backfill_max_per_second,

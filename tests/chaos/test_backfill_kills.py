@@ -1,4 +1,4 @@
-"""A backfill that is not idempotent is killed with -9 at random instants, and goes on each time."""
+"""A backfill that is not idempotent is killed with -9 at random instants, and resumes each time."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ CHANGES = {"an update": '{"$inc": {"n": 1}}', "a function": "increment"}
 
 
 def begun(project: Project) -> int:
-    """Return how many documents the checkpoints say are done."""
+    """Count the documents that were changed."""
     return project.db.people.count_documents({"n": {"$gte": 1}})
 
 
 def kill_one_run(project: Project, rng: random.Random) -> bool:
-    """Start a run and kill it a while after it has changed something; whether that was in time."""
+    """Start a run and kill it after its first change. Returns whether it was still running."""
     before = begun(project)
     process = project.spawn("up")
     while process.poll() is None and begun(project) == before:
         time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.15))
     process.kill()
-    _, told = process.communicate()
-    assert process.returncode <= 0, told
+    _, stderr = process.communicate()
+    assert process.returncode <= 0, stderr
     now = project.db.client.admin.command("hello")["localTime"]
     project.db.migration_locks.update_one(
         {"_id": LOCK_ID, "locked": True}, {"$set": {"expiresAt": now - timedelta(seconds=1)}}
@@ -67,7 +67,7 @@ def prepare(project: Project, change: str, workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_backfill_that_is_killed_over_and_over_changes_every_document_once(
+def test_a_backfill_that_is_killed_repeatedly_changes_every_document_once(
     project: Project,
     rounds: Callable[[int, int], int],
     tally: Callable[..., None],

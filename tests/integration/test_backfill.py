@@ -1,4 +1,4 @@
-"""`ctx.backfill()`: what is changed, exactly once, whatever comes between."""
+"""`ctx.backfill()` changes every document exactly once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.backfill import Defaults
-from flask_migrate_mongo.backfill.calls import Rehearsal, Rehearsed
+from flask_migrate_mongo.backfill import BackfillOptions, DryRunBackfill, ExecutedBatches
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.driver.transactions import transaction
@@ -33,7 +32,7 @@ FORMS = {
 
 
 def write(project: Project, call: str, *, head: str = "", down: str = "pass") -> None:
-    """Write a migration whose up() is one call; what it returns goes into a collection."""
+    """Write a migration whose up() is one call, and which stores the result of that."""
     project.write(
         f"{VERSION}_backfill",
         f"""
@@ -87,14 +86,14 @@ def test_every_document_is_changed_once(project: Project, change: str, size: int
 
 COLLECTIONS: dict[str, dict[str, Any]] = {
     "clustered by its _id": {"clusteredIndex": {"key": {"_id": 1}, "unique": True}},
-    "with an order of its own": {"collation": {"locale": "en", "strength": 2}},
+    "with a collation": {"collation": {"locale": "en", "strength": 2}},
 }
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("change", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("options", COLLECTIONS.values(), ids=COLLECTIONS)
-def test_a_collection_of_another_kind_is_changed_once_too(
+def test_a_clustered_or_collated_collection_is_changed_once_too(
     project: Project, options: dict[str, Any], change: str, workers: int
 ) -> None:
     project.db.create_collection("people", **options)
@@ -105,10 +104,10 @@ def test_a_collection_of_another_kind_is_changed_once_too(
     assert values(project) == [1] * len(names)
 
 
-# --- what is asked for
+# --- arguments
 
 
-def test_where_chooses_and_a_function_may_leave_documents_as_they_are(project: Project) -> None:
+def test_where_selects_documents_and_a_function_may_skip_some(project: Project) -> None:
     project.db.people.insert_many([{"_id": n, "even": n % 2 == 0} for n in range(20)])
     change = 'lambda doc: {"$inc": {"n": 1}} if doc["_id"] < 10 else None'
     write(project, f'backfill("people", {change}, where={{"even": True}}, batch_size=3)')
@@ -195,7 +194,7 @@ def test_a_backfill_that_is_done_leaves_no_checkpoint(project: Project) -> None:
     assert not {"checkpoint", "progress", "request"} & metadata.keys()
 
 
-def test_what_was_undone_without_a_backfill_begins_anew(project: Project) -> None:
+def test_a_backfill_that_was_rolled_back_without_one_starts_again(project: Project) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(12)])
     undo = 'db.people.update_many({}, {"$unset": {"n": ""}})'
     write(project, 'backfill("people", {"$inc": {"n": 1}}, batch_size=5)', down=undo)
@@ -207,16 +206,16 @@ def test_what_was_undone_without_a_backfill_begins_anew(project: Project) -> Non
 
 
 REFUSED = {
-    'backfill("people", {"n": 1})': "is no change",
-    'backfill("people", {})': "is no change",
-    'backfill("people", [])': "is no change",
+    'backfill("people", {"n": 1})': "is not a valid change",
+    'backfill("people", {})': "is not a valid change",
+    'backfill("people", [])': "is not a valid change",
     'backfill("people", lambda doc: {"n": 1})': "Return an update",
     'backfill("people", lambda doc: 7)': "Return an update",
     'backfill("people", {"$inc": {"n": 1}}, batch_size=-1)': "batch_size is -1",
     'backfill("people", {"$inc": {"n": 1}}, max_per_second=-1)': "max_per_second is -1",
     'backfill("people", {"$inc": {"n": 1}}, on_error="ignore")': "on_error is 'ignore'",
     'backfill("people", {"$inc": {"n": 1}}, on_error="collect", max_rejected=-1)': "max_rejected is -1",
-    'backfill(db.client.other.people, {"$inc": {"n": 1}})': "no collection of the database",
+    'backfill(db.client.other.people, {"$inc": {"n": 1}})': "not a collection of the database",
     'backfill("a_view", {"$inc": {"n": 1}})': "a view",
     'backfill("capped", {"$inc": {"n": 1}})': "capped",
     'backfill("measures", {"$inc": {"n": 1}})': "a time series",
@@ -224,7 +223,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("call", REFUSED, ids=list(REFUSED))
-def test_what_cannot_be_done_is_refused_with_what_to_do(project: Project, call: str) -> None:
+def test_invalid_arguments_and_collections_are_refused_with_a_remedy(
+    project: Project, call: str
+) -> None:
     project.db.people.insert_one({"_id": 1})
     project.db.create_collection("a_view", viewOn="people", pipeline=[])
     project.db.create_collection("capped", capped=True, size=4096)
@@ -289,7 +290,7 @@ def test_documents_that_are_refused_can_be_collected(
     assert all(r["error"] for r in kept["documents"])
 
 
-def test_more_than_may_be_rejected_stop_it(project: Project) -> None:
+def test_more_rejected_documents_than_allowed_stop_it(project: Project) -> None:
     project.db.people.insert_many([{"_id": n, "n": "text"} for n in range(30)])
     write(
         project,
@@ -300,7 +301,7 @@ def test_more_than_may_be_rejected_stop_it(project: Project) -> None:
     assert "max_rejected" in failure.error.message
 
 
-# --- what is inserted meanwhile
+# --- documents inserted meanwhile
 
 INSERTING = """
 def change(doc):
@@ -327,7 +328,7 @@ def up(db, ctx):
     return {d["_id"]: d.get("n") for d in project.db.people.find()}
 
 
-def test_what_is_inserted_above_is_found_whatever_where_says(project: Project) -> None:
+def test_documents_inserted_above_are_found_with_any_where(project: Project) -> None:
     found = insert_meanwhile(project, "{}")
     assert found.pop(-1) is None
     assert found.pop(5.5) is None
@@ -335,7 +336,7 @@ def test_what_is_inserted_above_is_found_whatever_where_says(project: Project) -
     assert {100, 200} <= set(found)
 
 
-def test_what_is_inserted_below_is_found_when_where_tells_it_from_what_is_done(
+def test_documents_inserted_below_are_found_if_where_excludes_those_that_are_done(
     project: Project,
 ) -> None:
     found = insert_meanwhile(project, '{"done": None}')
@@ -343,7 +344,7 @@ def test_what_is_inserted_below_is_found_when_where_tells_it_from_what_is_done(
     assert {-1, 5.5, 100, 200} <= set(found)
 
 
-def test_no_document_is_changed_twice_when_where_matches_some_that_are_done(
+def test_no_document_is_changed_twice_if_where_matches_some_that_are_done(
     project: Project,
 ) -> None:
     # Those with n below 2 still match after the change, the others do not.
@@ -356,35 +357,50 @@ def test_no_document_is_changed_twice_when_where_matches_some_that_are_done(
     assert values(project) == [n % 3 + 1 for n in range(20)]
 
 
-# --- rehearsed
+# --- in a dry run
+
+
+def dry_run(
+    project: Project, executed: list[ExecutedBatches], *, seconds: float, batches: int
+) -> DryRunBackfill:
+    return DryRunBackfill(
+        server=Server(project.db),
+        options=BackfillOptions(),
+        on_end=executed.append,
+        until=elapsed() + seconds,
+        batches=batches,
+    )
 
 
 @pytest.mark.parametrize("change", ["an update", "a function"])
-def test_a_rehearsal_does_the_first_batches_in_the_transaction_that_is_bound(
+def test_a_dry_run_executes_the_first_batches_in_its_transaction(
     project: Project, change: str
 ) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(50)])
     update: Any = {"$inc": {"n": 1}}
     function = {"an update": update, "a function": lambda _: update}[change]
-    server = Server(project.db)
-    noted: list[Rehearsed] = []
-    rehearsal = Rehearsal(server, Defaults(), noted.append, until=elapsed() + 60, batches=2)
+    executed: list[ExecutedBatches] = []
+    backfill = dry_run(project, executed, seconds=60, batches=2)
     with project.db.client.start_session() as session, transaction(session), confined(session):
-        done = rehearsal("people", function, batch_size=10, workers=4, max_rejected=5)
+        done = backfill("people", function, batch_size=10, workers=4, max_rejected=5)
         assert project.db.people.count_documents({"n": 1}) == 20
     assert (done.scanned, done.modified) == (20, 20)
-    (found,) = noted
-    assert (found.collection, found.processed, found.estimated) == ("people", 20, 50)
-    assert (found.seconds > 0, found.complete) == (True, False)
+    (batches,) = executed
+    assert (batches.collection, batches.processed, batches.estimated) == ("people", 20, 50)
+    assert batches.seconds > 0
+    assert not batches.complete
     assert values(project) == [None] * 50
     assert set(project.db.list_collection_names()) == {"people"}
 
 
-def test_a_rehearsal_ends_in_time(project: Project) -> None:
-    project.db.people.insert_many([{"_id": n} for n in range(50)])
-    noted: list[Rehearsed] = []
-    server = Server(project.db)
-    rehearsal = Rehearsal(server, Defaults(), noted.append, until=elapsed(), batches=99)
+@pytest.mark.parametrize(("people", "complete"), [(10, True), (50, False)])
+def test_a_dry_run_ends_in_time_and_says_whether_it_is_complete(
+    project: Project, people: int, *, complete: bool
+) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(people)])
+    executed: list[ExecutedBatches] = []
+    backfill = dry_run(project, executed, seconds=0, batches=99)
     with project.db.client.start_session() as session, transaction(session), confined(session):
-        done = rehearsal("people", {"$inc": {"n": 1}}, batch_size=10)
+        done = backfill("people", {"$inc": {"n": 1}}, batch_size=10)
     assert done.scanned == 10
+    assert [each.complete for each in executed] == [complete]

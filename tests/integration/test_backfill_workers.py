@@ -86,7 +86,7 @@ def up(db, ctx):
 
 
 @pytest.mark.parametrize("where", ["{}", '{"n": None}'])
-def test_what_is_inserted_above_is_found_though_the_last_range_was_done_before(
+def test_documents_inserted_above_are_found_after_the_last_range_was_done(
     project: Project, where: str
 ) -> None:
     project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
@@ -110,9 +110,42 @@ def up(db, ctx):
     assert values(project) == [1] * (PEOPLE + 2)
 
 
+def test_the_part_above_the_ranges_resumes_too(project: Project) -> None:
+    project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
+    project.write(
+        f"{VERSION}_increment",
+        """
+import time
+from dataclasses import asdict
+
+def up(db, ctx):
+    def increment(doc):
+        while doc["_id"] == 5 and db["migrations.ranges"].count_documents({"state.phase": "done"}) < 1:
+            time.sleep(0.01)
+        if doc["_id"] == 5:
+            db.people.insert_many([{"_id": n} for n in range(10_000, 10_020)])
+        if doc["_id"] == ctx.app.config.get("FAIL_AT"):
+            raise ValueError("not yet")
+        return {"$inc": {"n": 1}}
+
+    done = ctx.backfill("people", increment, workers=2, batch_size=10)
+    db.results.insert_one(asdict(done))
+""",
+    )
+    assert len(project.runner(FAIL_AT=10_012).up().failures) == 1
+    assert values(project) == [1] * (PEOPLE + 10) + [None] * 10
+    assert ranges_left(project) == 2
+    up(project)
+    assert values(project) == [1] * (PEOPLE + 20)
+    assert counts(project)["modified"] == PEOPLE + 20
+    assert ranges_left(project) == 0
+    events = project.record(VERSION)["metadata"]["events"]
+    assert [e["scanned"] for e in events if e["event"] == "resumed"] == [PEOPLE + 10]
+
+
 @pytest.mark.parametrize("executor", EXECUTORS.values(), ids=EXECUTORS)
 @pytest.mark.parametrize("change", ["increment", '{"$inc": {"n": 1}}'])
-def test_any_executor_is_taken(project: Project, executor: str, change: str) -> None:
+def test_any_executor_is_accepted(project: Project, executor: str, change: str) -> None:
     prepare(project, executor, change=change)
     done = project.run("up")
     assert done.returncode == 0, done.stderr
@@ -121,12 +154,12 @@ def test_any_executor_is_taken(project: Project, executor: str, change: str) -> 
     assert ranges_left(project) == 0
 
 
-def test_a_process_that_dies_fails_the_run_and_the_next_one_goes_on(project: Project) -> None:
+def test_a_process_that_dies_fails_the_run_and_the_next_one_resumes(project: Project) -> None:
     body = 'if doc["_id"] == 150 and os.environ.get("DIE"): os._exit(9)'
     prepare(project, EXECUTORS["processes"], body=body)
     died = project.run("up", DIE="1")
     assert died.returncode == 1
-    assert "A process that worked on the backfill died" in died.stderr
+    assert "A worker process of the backfill died" in died.stderr
     assert project.db.people.count_documents({"n": {"$nin": [None, 1]}}) == 0
     assert 150 in [d["_id"] for d in project.db.people.find({"n": None})]
     changed = project.db.people.count_documents({"n": 1})
@@ -140,7 +173,7 @@ def test_a_process_that_dies_fails_the_run_and_the_next_one_goes_on(project: Pro
 @pytest.mark.parametrize(
     "change", ['lambda doc: {"$inc": {"n": 1}}', "(lambda: increment)()", "inner"]
 )
-def test_a_function_that_cannot_travel_is_refused_before_anything_runs(
+def test_a_function_that_cannot_be_sent_is_refused_before_anything_runs(
     project: Project, change: str
 ) -> None:
     prepare(project, EXECUTORS["processes"], change=change)
@@ -162,7 +195,7 @@ def test_a_function_that_cannot_travel_is_refused_before_anything_runs(
     assert ranges_left(project) == 0
 
 
-def test_a_document_that_one_worker_refuses_ends_the_others_too(project: Project) -> None:
+def test_a_document_that_one_worker_refuses_stops_the_others_too(project: Project) -> None:
     prepare(project, "ThreadPoolExecutor(2)", body='if doc["_id"] == 50: raise ValueError("no")')
     (failure,) = project.runner().up().failures
     assert failure.error is not None
@@ -224,7 +257,7 @@ def up(db, ctx):
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """A local cluster of two worker processes; its address, and the file that marks a death."""
+    """A local cluster of two worker processes: its address, and a file that exists after one died."""
     distributed = pytest.importorskip("distributed", reason="`distributed` is not installed")
     died = str(tmp_path / "died")
     with (
@@ -238,7 +271,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, str]]:
         yield cluster.scheduler_address, died
 
 
-def test_a_dask_cluster_works_on_a_backfill_though_a_worker_is_killed(
+def test_a_dask_cluster_completes_a_backfill_after_a_worker_is_killed(
     project: Project, cluster: tuple[str, str]
 ) -> None:
     scheduler, died = cluster

@@ -1,0 +1,261 @@
+"""Several workers on one backfill, each on a range: threads, processes, or a cluster such as Dask's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import time
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pymongo
+
+from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.driver.transactions import Transactions
+from flask_migrate_mongo.files import PortableFunction
+from flask_migrate_mongo.model.errors import (
+    BackfillError,
+    LeaseLostError,
+    MigrateError,
+    WorkerLostError,
+)
+from flask_migrate_mongo.model.values import Request
+
+from .batches import BatchedCollection, Worker, WorkerCancelledError, WorkerControl
+from .checkpoints import Checkpoint, IdRange, StoredCheckpoint, with_exact_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from bson.codec_options import CodecOptions
+
+    from flask_migrate_mongo.driver.server import Document, DocumentView, Update
+
+    from .options import BatchOptions, Change
+
+    PortableChange = Update | PortableFunction[Update | None] | Callable[..., Update | None]
+    Check = Callable[[list[Checkpoint]], Request | None]
+
+CHECK_SECONDS = 0.5
+"""How often the workers are checked, and requests are sent to them."""
+
+END_SECONDS = 120
+"""How long cancelled workers may take to finish their current batch."""
+
+MAX_CONFLICTS = 5
+"""How often a worker tries again after another worker has advanced its checkpoint."""
+
+_log = logging.getLogger("flask_migrate_mongo.backfill")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How a worker process connects to the database; contains everything of the connection string."""
+
+    client: DocumentView = field(repr=False)
+    database: str
+    codec: CodecOptions[Document] = field(repr=False)
+
+    @classmethod
+    def of(cls, server: Server) -> ConnectionOptions:
+        """Read how this process is connected."""
+        client = {k: v for k, v in server.client_options.items() if k != "event_listeners"}
+        return cls(client, server.database.name, server.database.codec_options)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeTask:
+    """One range of a backfill, for a worker in any process. `ranges` is the collection of its checkpoint."""
+
+    collection: str
+    change: PortableChange
+    options: BatchOptions
+    ranges: str
+    range_id: str
+    run_id: str
+    bounds: IdRange
+
+    def checkpoint(self, server: Server) -> StoredCheckpoint:
+        """Give access to the checkpoint of the range."""
+        ranges = with_exact_ids(server.collection(self.ranges))
+        condition = {"_id": self.range_id, "runId": self.run_id}
+        return StoredCheckpoint(ranges, condition, "state", "request")
+
+
+def portable(change: Change) -> PortableChange:
+    """Convert a change for another process. Raises BackfillError for a function that cannot be sent."""
+    if not callable(change):
+        return change
+    name = getattr(change, "__qualname__", type(change).__qualname__)
+    converted = PortableFunction.of(change) or change
+    try:
+        pickle.dumps(converted)
+        can_be_sent = "<" not in name  # A lambda, or a function within a function.
+    except Exception:  # noqa: BLE001  (pickle raises whatever the object raises)
+        can_be_sent = False
+    if can_be_sent:
+        return converted
+    msg = (
+        f"{name} cannot be sent to another process. Define it as a function at the top level of the "
+        "migration, or use threads: `workers=4`."
+    )
+    raise BackfillError(msg)
+
+
+# --- in the worker
+
+
+def work_in_process(connection: ConnectionOptions, task: RangeTask) -> bool:
+    """Work on a range in a process without a client. Returns False if it was cancelled."""
+    with pymongo.MongoClient(**{**connection.client, "connect": False}) as client:
+        database = client.get_database(connection.database, codec_options=connection.codec)
+        return work_in_thread(Server(database), task)
+
+
+def work_in_thread(server: Server, task: RangeTask) -> bool:
+    """Work on a range. Returns False if it was cancelled. Raises LeaseLostError, RejectedError."""
+    change = task.change.resolve() if isinstance(task.change, PortableFunction) else task.change
+    checkpoint = task.checkpoint(server)
+    with server.session() as session:
+        _take_over(server, checkpoint, None if session is None else session.session_id["id"])
+        worker = Worker(
+            BatchedCollection(server, task.collection, change, task.options),
+            checkpoint,
+            WorkerControl(),
+            Transactions(server, time.sleep),
+            session,
+            task.bounds,
+        )
+        return _run(worker)
+
+
+def _take_over(server: Server, checkpoint: StoredCheckpoint, session_id: bytes | None) -> None:
+    """Store this worker's session, and end that of a worker that had the range before."""
+    with translated():
+        before = checkpoint.collection.find_one_and_update(
+            checkpoint.condition, {"$set": {"session": session_id}}, projection={"session": 1}
+        )
+    if before is not None and before.get("session") is not None:
+        server.kill_session(before["session"])
+
+
+def _run(worker: Worker) -> bool:
+    conflicts = 0
+    while True:
+        try:
+            worker.run()
+        except WorkerCancelledError:
+            return False
+        except LeaseLostError:
+            # An earlier worker on this range may have committed one more batch. If another run has
+            # taken over instead, reading the checkpoint fails.
+            worker.checkpoint.read()
+            conflicts += 1
+            if conflicts > MAX_CONFLICTS:
+                raise
+        else:
+            return True
+
+
+# --- in the process of the migration
+
+
+class WorkerPool:
+    """The workers of one backfill."""
+
+    def __init__(self, server: Server, tasks: Sequence[RangeTask]) -> None:
+        self._server = server
+        self._tasks = tasks
+        self._ranges = with_exact_ids(server.collection(tasks[0].ranges))
+        ids = [task.range_id for task in tasks]
+        self._own_ranges = {"_id": {"$in": ids}, "runId": tasks[0].run_id}
+        self._sent: Request | None = None
+
+    def run(self, workers: int | Executor, check: Check) -> None:
+        """Work on all ranges. `check` receives their checkpoints regularly, and returns a request to send.
+
+        An exception of `check` or of a worker ends the other workers after their current batch.
+        Raises WorkerLostError if a process died.
+        """
+        with self._server.spare() as server, _opened(workers) as executor:
+            if isinstance(executor, ThreadPoolExecutor):
+                futures = [executor.submit(work_in_thread, server, task) for task in self._tasks]
+            else:
+                connection = ConnectionOptions.of(self._server)
+                futures = [
+                    executor.submit(work_in_process, connection, task) for task in self._tasks
+                ]
+            self._wait(futures, check)
+
+    def _wait(self, futures: list[Future[bool]], check: Check) -> None:
+        running = set(futures)
+        try:
+            while running:
+                done, running = wait(running, timeout=CHECK_SECONDS)
+                for future in done:
+                    _raise_failure(future)
+                self._send(check(self.checkpoints()))
+        except BaseException as exc:
+            self._end(running, died=isinstance(exc, WorkerLostError))
+            raise
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Read the checkpoints of all ranges, in their order."""
+        with translated():
+            found = list(self._ranges.find(self._own_ranges, {"state": 1}).sort("_id", 1))
+        return [Checkpoint.read(each["state"]) for each in found]
+
+    def _send(self, request: Request | None) -> None:
+        if request != self._sent:
+            stored = None if request is None else request.value
+            self._update_ranges({"request": stored})
+            self._sent = request
+
+    def _end(self, running: set[Future[bool]], *, died: bool) -> None:
+        for future in running:
+            future.cancel()
+        try:
+            if died:
+                self._end_sessions()
+            self._send(Request.CANCEL)
+            wait(running, timeout=END_SECONDS)
+            # A worker that still runs, out of reach, commits nothing more.
+            self._update_ranges({"runId": None})
+        except MigrateError as exc:
+            # Only logged, so that the exception that ended the backfill is the one that is raised.
+            _log.warning("The workers could not be cancelled: %s", exc)
+
+    def _end_sessions(self) -> None:
+        """End the transaction of a dead worker, which would lock its documents for up to 60 s."""
+        with translated():
+            found = list(self._ranges.find(self._own_ranges, {"session": 1}))
+        for session_id in {each["session"] for each in found if each.get("session")}:
+            self._server.kill_session(session_id)
+
+    def _update_ranges(self, fields: DocumentView) -> None:
+        with translated():
+            self._ranges.update_many(self._own_ranges, {"$set": fields})
+
+
+def _opened(workers: int | Executor) -> contextlib.AbstractContextManager[Executor]:
+    if isinstance(workers, int):
+        return ThreadPoolExecutor(workers, "migrate-backfill")
+    return contextlib.nullcontext(workers)  # The migration opened it, and closes it.
+
+
+def _raise_failure(future: Future[bool]) -> None:
+    try:
+        future.result()
+    except Exception as exc:
+        # Dask, which raises KilledWorker, need not be installed.
+        died = isinstance(exc, BrokenExecutor | CancelledError)
+        if died or type(exc).__name__ == "KilledWorker":
+            raise WorkerLostError(
+                f"A worker process of the backfill died ({type(exc).__name__}). All committed batches "
+                "are kept.",
+                "Run the migration again: it continues after them.",
+            ) from exc
+        raise
