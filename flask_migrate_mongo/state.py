@@ -85,17 +85,22 @@ class Assembly:
         from .model.masking import Mask  # noqa: PLC0415
         from .rehearsal import Rehearsal  # noqa: PLC0415
 
-        settings = self.settings
-        ours = {settings.collection, settings.lock_collection, settings.run_collection}
+        settings, runner = self.settings, self.runner()
+
+        def make_runner(server: Server, folder: Folder) -> Runner:
+            return self._runner_on(server, folder, runner.switch, rehearsal=True)
+
         return Rehearsal(
-            self.runner(),
-            self._runner_on,
-            frozenset(ours),
+            runner,
+            make_runner,
+            runner.history.collections | {settings.lock_collection, settings.run_collection},
             name=settings.rehearsal_database,
             mask=Mask.of(settings.redact),
         )
 
-    def _runner_on(self, server: Server, folder: Folder, switch: StopSwitch) -> Runner:
+    def _runner_on(
+        self, server: Server, folder: Folder, switch: StopSwitch, *, rehearsal: bool = False
+    ) -> Runner:
         from .engine.runner import Runner  # noqa: PLC0415
         from .model.masking import Mask  # noqa: PLC0415
         from .planning.plans import Policy  # noqa: PLC0415
@@ -110,7 +115,7 @@ class Assembly:
             lease=Lease(
                 server, settings.lock_collection, ttl=settings.lock_ttl, sleep=switch.sleep
             ),
-            executor=partial(self._executor, server, switch),
+            executor=partial(self._executor, server, switch, rehearsal=rehearsal),
             switch=switch,
             policy=Policy(
                 refuse_out_of_order=settings.out_of_order == "refuse",
@@ -122,7 +127,7 @@ class Assembly:
             app_version=settings.app_version,
         )
 
-    def _executor(self, server: Server, switch: StopSwitch) -> Executor:
+    def _executor(self, server: Server, switch: StopSwitch, *, rehearsal: bool) -> Executor:
         from .backfill import Defaults  # noqa: PLC0415
         from .engine.executor import Executor  # noqa: PLC0415
 
@@ -133,7 +138,7 @@ class Assembly:
             max_per_second=settings.backfill_max_per_second,
             on_error=settings.backfill_on_error,
         )
-        return Executor(self.app, server, switch, backfills=backfills)
+        return Executor(self.app, server, switch, backfills=backfills, rehearsal=rehearsal)
 
     def runs(self) -> RunStore:
         """Return the store of the runs that nobody waits for, on the client of this process."""

@@ -84,13 +84,14 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """Runs the steps of one application against one server."""
+    """Runs the steps of one application against one server. `rehearsal` is what they get as `ctx.rehearsal`."""
 
     app: Flask
     server: Server
     switch: StopSwitch
     sleep: Callable[[float], None] = time.sleep
     backfills: Defaults = field(default_factory=Defaults)
+    rehearsal: bool = False
 
     def check(self) -> None:
         """Raise before anything runs when transactional steps could not be confined."""
@@ -118,7 +119,7 @@ class Executor:
         """Run the step and record its success; whatever up() or down() raises comes out as it is."""
         log = log_of(step)
         backfill = self._backfill(step, ledger, hold, log)
-        context = Context(self.app, log, hold.verify, backfill, session)
+        context = Context(self.app, log, hold.verify, backfill, session, self.rehearsal)
         if session is not None:
             self._transactional(function, ledger, context, hold)
         else:

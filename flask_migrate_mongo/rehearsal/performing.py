@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
     from flask_migrate_mongo.model.values import ErrorInfo, History, LockState, MigrationFile, Step
-    from flask_migrate_mongo.process.signals import StopSwitch
 
-    RunnerOn = Callable[[Server, Folder, StopSwitch], Runner]
+    MakeRunner = Callable[[Server, Folder], Runner]
 
 SAMPLE = 1_000
 """Documents of each collection that are copied, unless told otherwise."""
@@ -172,12 +171,12 @@ def choose(
 class Rehearsal:
     """Rehearses the migrations of one application.
 
-    `runner` is that of the real database, of which nothing is changed; `runner_on` makes those of the scratch
+    `runner` is that of the real database, of which nothing is changed; `make_runner` makes those of the scratch
     database. `ours` names the collections that are this package's own.
     """
 
     runner: Runner
-    runner_on: RunnerOn
+    make_runner: MakeRunner
     ours: frozenset[str]
     name: str | None = None
     mask: Mask = lambda _, value: value
@@ -343,7 +342,7 @@ class _Stage:
         folder = Chosen(real.folder.path, real.folder.cache, versions)
         # On the application's own client, where transactions take in its global handle.
         home = like(real.server.database, self._scratch.database.name)
-        runner = self._rehearsal.runner_on(Server(home), folder, real.switch)
+        runner = self._rehearsal.make_runner(Server(home), folder)
         observer = _Beginning(self.enclosure, self._audience.observer)
         report = act(runner, Options(observer=observer))
         (outcome,) = report.outcomes

@@ -73,6 +73,11 @@ class MigrationHistory:
         """The name of the collection."""
         return self._records.name
 
+    @property
+    def collections(self) -> frozenset[str]:
+        """The names of the collections that hold the history and the checkpoints of its backfills."""
+        return frozenset({self._records.name, self._ranges.name})
+
     def load(self) -> History:
         """Read all records, in one command as long as they fit into one reply."""
         with translated():

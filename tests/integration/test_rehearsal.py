@@ -290,6 +290,48 @@ def test_migrations_are_rehearsed_one_after_the_other_each_on_what_those_before_
     assert not report.failures
 
 
+@pytest.mark.parametrize("transactional", [False, True])
+def test_every_call_of_a_rehearsal_says_that_it_is_one(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch, *, transactional: bool
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr("builtins.calls_of_this_test", calls, raising=False)
+    project.write(
+        "1_sends_mails",
+        f"""
+        transactional = {transactional}
+        calls = __builtins__["calls_of_this_test"]
+
+        def up(db, ctx):
+            calls.append(ctx.rehearsal)
+
+        def down(db, ctx):
+            calls.append(ctx.rehearsal)
+        """,
+    )
+    assert not one(project).failed
+    assert len(calls) >= 6
+    assert all(calls)
+    calls.clear()
+    assert not project.runner().up().failures
+    assert calls == [False]
+
+
+def test_a_backfill_with_several_workers_leaves_no_difference(project: Project, people: Db) -> None:
+    project.write(
+        "1_active",
+        """
+        def up(db, ctx):
+            ctx.backfill("people", {"$set": {"active": True}}, workers=2, batch_size=20)
+
+        def down(db, ctx):
+            ctx.backfill("people", {"$unset": {"active": ""}}, workers=2, batch_size=20)
+        """,
+    )
+    done = one(project)
+    assert (done.failed, done.undoes, done.touched) == (False, True, ("people",))
+
+
 def test_an_applied_version_and_one_that_does_not_exist_are_refused(
     project: Project, people: Db
 ) -> None:
