@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.lint import LintReport
     from flask_migrate_mongo.model.reports import RunReport
-    from flask_migrate_mongo.rehearsal import Audience, Rehearsal
+    from flask_migrate_mongo.rehearsal import Rehearsal
     from flask_migrate_mongo.reports import Progress
 
 _JSON = "flask_migrate_mongo.json"
@@ -289,12 +289,14 @@ def rehearse(
     Without VERSION, everything pending.
     """
     from flask_migrate_mongo import reports as render  # noqa: PLC0415
-    from flask_migrate_mongo.rehearsal import Request  # noqa: PLC0415
+    from flask_migrate_mongo.rehearsal import RehearsalOptions  # noqa: PLC0415
 
     from . import documents, faults  # noqa: PLC0415
 
     named = None if collections is None else tuple(filter(None, collections.split(",")))
-    report = _rehearsal().run(Request(versions, sample, named), _audience())
+    progress = _progress()
+    options = RehearsalOptions(versions, sample, named, progress, progress.phase)
+    report = _rehearsal().run(options)
     _show(documents.rehearsal, render.rehearsal, report, as_json=as_json)
     ctx.exit(faults.rehearsal_code(report, fail_on))
 
@@ -524,13 +526,6 @@ def _options(**options: Any) -> Options:  # noqa: ANN401
     from flask_migrate_mongo.engine.options import Options  # noqa: PLC0415
 
     return Options(observer=_progress(), **options)
-
-
-def _audience() -> Audience:
-    from flask_migrate_mongo.rehearsal import Audience  # noqa: PLC0415
-
-    progress = _progress()
-    return Audience(progress.phase, progress)
 
 
 def _progress() -> Progress:

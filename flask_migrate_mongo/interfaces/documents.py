@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         Survey,
     )
     from flask_migrate_mongo.planning.preview import Glance, Preview
-    from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Turn
+    from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
     from flask_migrate_mongo.rehearsal.estimation import Estimate
     from flask_migrate_mongo.store.runs import StoredRun
 
@@ -187,35 +187,35 @@ def rehearsal(report: RehearsalReport) -> Document:
             {"collection": copied.name, "documents": copied.documents, "of": copied.of}
             for copied in report.copied
         ],
-        "migrations": [_performance(each) for each in report.performances],
+        "migrations": [_rehearsed(each) for each in report.migrations],
         "removed": list(report.removed),
         "locked": lock(report.lock),
         "warnings": list(report.warnings),
     }
 
 
-def _performance(performance: Performance) -> Document:
-    file = performance.file
+def _rehearsed(migration: MigrationRehearsal) -> Document:
+    file = migration.file
     return {
         "version": str(file.version),
         "name": file.name,
         "transactional": file.transactional,
         "reversible": file.reversible,
-        "failed": performance.failed,
-        "up": _turn(performance.up),
-        "down": _turn(performance.down),
-        "again": _turn(performance.again),
-        "undoes": performance.undoes,
-        "differences": [asdict(each) for each in performance.left.first],
-        "differencesTotal": performance.left.total,
-        "collections": list(performance.touched),
-        "elsewhere": list(performance.elsewhere),
-        "estimate": _estimate(performance.estimate),
+        "failed": migration.failed,
+        "up": _attempt(migration.up),
+        "down": _attempt(migration.down),
+        "again": _attempt(migration.again),
+        "undoes": migration.undoes,
+        "differences": [asdict(each) for each in migration.differences.first],
+        "differencesTotal": migration.differences.total,
+        "collections": list(migration.touched),
+        "elsewhere": list(migration.elsewhere),
+        "estimate": _estimate(migration.estimate),
     }
 
 
-def _turn(turn: Turn | None) -> Document | None:
-    return {"executionTime": turn.took_ms, "error": _error(turn.error)} if turn else None
+def _attempt(attempt: Attempt | None) -> Document | None:
+    return {"executionTime": attempt.took_ms, "error": _error(attempt.error)} if attempt else None
 
 
 def _estimate(estimate: Estimate | None) -> Document | None:
