@@ -24,7 +24,7 @@ from pymongo import MongoClient  # noqa: E402
 from example_app import data  # noqa: E402
 from flask_migrate_mongo import MongoMigrate  # noqa: E402
 from flask_migrate_mongo import state as app_state  # noqa: E402
-from flask_migrate_mongo.rehearsal import RehearsalReport, Request  # noqa: E402
+from flask_migrate_mongo.rehearsal import RehearsalOptions, RehearsalReport  # noqa: E402
 from flask_migrate_mongo.wiring import rehearsing, running  # noqa: E402
 from tests.server.launcher import TestServer  # noqa: E402
 
@@ -54,14 +54,14 @@ def one_round(db: Database[dict[str, Any]]) -> tuple[RehearsalReport, RunReport]
     app = Flask("demo", root_path=str(ROOT / "example_app"))
     MongoMigrate(app, db)
     with app.app_context():
-        rehearsed = rehearsing.rehearsal(app_state.of(app)).run(Request())
+        rehearsed = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
         return rehearsed, running.runner(app_state.of(app)).up()
 
 
 def compared(rehearsed: RehearsalReport, measured: RunReport) -> Iterator[tuple[str, float, float]]:
     """Yield what was estimated and what was measured, of each migration and of all."""
     took = {o.step.version: (o.took_ms or 0) / 1000 for o in measured.outcomes}
-    guessed = {p.file.version: p.estimate for p in rehearsed.performances}
+    guessed = {p.file.version: p.estimate for p in rehearsed.migrations}
     for version, seconds in took.items():
         guess = guessed[version]
         yield str(version), guess.seconds if guess else 0.0, seconds

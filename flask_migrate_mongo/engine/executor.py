@@ -33,13 +33,17 @@ NO_SUCH_TRANSACTION = 251
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """Calls the migrations of one application on one server. `sleep` takes seconds."""
+    """Calls the migrations of one application on one server.
+
+    `sleep` takes seconds. `rehearsal` is what migrations get as `ctx.rehearsal`.
+    """
 
     app: Flask
     server: Server
     switch: StopSwitch
     sleep: Callable[[float], None] = time.sleep
     backfills: BackfillOptions = field(default_factory=BackfillOptions)
+    rehearsal: bool = False
 
     def check(self) -> None:
         """Raise UnsupportedDriverError if this driver cannot confine transactional steps."""

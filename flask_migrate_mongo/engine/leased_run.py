@@ -170,7 +170,14 @@ class LeasedRun:
 
     def _context(self, step: Step, session: ClientSession | None) -> Context:
         backfill = refuse_in_transaction if step.file.transactional else self._backfill(step)
-        return Context(self.executor.app, log_of(step), self.grant.verify, backfill, session)
+        return Context(
+            self.executor.app,
+            log_of(step),
+            self.grant.verify,
+            backfill,
+            session,
+            rehearsal=self.executor.rehearsal,
+        )
 
     def _backfill(self, step: Step) -> Callable[..., Backfilled]:
         def progressed(progress: Progress) -> None:

@@ -324,7 +324,7 @@ class CopiedDocument(_Document):
     of = _count()
 
 
-class TurnDocument(_Document):
+class AttemptDocument(_Document):
     execution_time = _count(attribute="took_ms")
     error = _maybe(ErrorInfoDocument)
 
@@ -350,12 +350,12 @@ class RehearsedDocument(_Document):
     transactional = _flag(attribute="file.transactional")
     reversible = _flag(attribute="file.reversible")
     failed = _flag()
-    up = _maybe(TurnDocument)
-    down = _maybe(TurnDocument)
-    again = _maybe(TurnDocument)
+    up = _maybe(AttemptDocument)
+    down = _maybe(AttemptDocument)
+    again = _maybe(AttemptDocument)
     undoes = _flag(allow_none=True)
-    differences = _list(DifferenceDocument, "left.first")
-    differences_total = _count(attribute="left.total")
+    differences = _list(DifferenceDocument, "differences.first")
+    differences_total = _count(attribute="differences.total")
     collections = _texts(attribute="touched")
     elsewhere = _texts()
     estimate = _maybe(EstimateDocument)
@@ -432,7 +432,7 @@ class RunDocument(_Document):
 class RehearsalDocument(_Document):
     database = _text(allow_none=True)
     copied = _list(CopiedDocument)
-    migrations = _list(RehearsedDocument, "performances")
+    migrations = _list(RehearsedDocument)
     removed = _texts()
     locked = _maybe(LockDocument, attribute="lock")
     warnings = _texts()

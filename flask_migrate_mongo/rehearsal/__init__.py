@@ -1,15 +1,20 @@
-"""Rehearses migrations: up, down and up again, for real, on samples in a scratch database."""
+"""Rehearses migrations: up, down and up again, executed on samples in a scratch database.
+
+Exports `Rehearsal`, its options, and the values of its report. It is given a runner, and what makes runners of the
+scratch database; it may use every layer below, and no interface.
+"""
 
 from .estimation import Estimate
-from .performing import SAMPLE, Audience, Performance, Rehearsal, RehearsalReport, Request, Turn
+from .rehearsal import Rehearsal
+from .results import Attempt, MigrationRehearsal, RehearsalReport
+from .sandbox import SAMPLE, RehearsalOptions
 
 __all__ = [
     "SAMPLE",
-    "Audience",
+    "Attempt",
     "Estimate",
-    "Performance",
+    "MigrationRehearsal",
     "Rehearsal",
+    "RehearsalOptions",
     "RehearsalReport",
-    "Request",
-    "Turn",
 ]

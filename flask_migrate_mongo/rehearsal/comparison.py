@@ -1,62 +1,61 @@
-"""Two states of a database, compared: which collections there are, their options, indexes and documents.
+"""Compares two states of a database: its collections, and their options, indexes and documents.
 
-Documents are found again by their `_id`. The order of fields makes no difference, since a field that
-is taken away and given back comes last; types do: 12 is not 12.0.
+Documents are matched by `_id`. The order of fields makes no difference, because a field that is removed and added
+again comes last. Types do: 12 is not 12.0.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import math
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import bson
-from bson import Binary, Decimal128, Int64, ObjectId, Regex, Timestamp, json_util
+from bson import json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.datetime_ms import DatetimeMS
-from bson.dbref import DBRef
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 
+from flask_migrate_mongo.driver.server import Document
+from flask_migrate_mongo.model.masking import NOTHING_MASKED
+
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from pymongo.database import Database
 
-Document = Mapping[str, Any]
-Mask = Callable[[str, object], object]
-"""Makes what may be shown of a value; it is told the field that holds it, as a dotted path."""
+    from flask_migrate_mongo.model.masking import Mask
 
-RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
-"""Documents as the server sends them: whatever their types, nothing is converted on the way."""
+RAW = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
+"""Documents as the server sends them, with nothing converted."""
+
+EXACT = CodecOptions[Document](datetime_conversion=DatetimeConversion.DATETIME_MS)
+"""Documents without loss: also with dates before the year 1 and after 9999."""
 
 KEPT_BYTES = 64 * 1024 * 1024
-"""How much of the documents a snapshot keeps; of those beyond it, only digests."""
+"""How many bytes of documents a snapshot keeps; of the documents beyond, it keeps digests."""
 
 SHOWN = 5
 """How many differences are shown."""
 
-_VALUE_LIMIT = 80
-_DIGEST_SIZE = 16
-# Dates beyond the years that Python knows are compared too.
-_EXACT = CodecOptions[dict[str, Any]](datetime_conversion=DatetimeConversion.DATETIME_MS)
-# What the server fills in by itself, so that there is no difference whether it is said.
-_IMPLIED: tuple[tuple[str, object], ...] = (
-    ("validator", {}),
-    ("validationLevel", "strict"),
-    ("validationAction", "error"),
-    ("changeStreamPreAndPostImages", {"enabled": False}),
-)
+_SHOWN_LENGTH = 80
+# The server fills these in, so it makes no difference whether they are given.
+_DEFAULT_OPTIONS: Document = {
+    "validator": {},
+    "validationLevel": "strict",
+    "validationAction": "error",
+    "changeStreamPreAndPostImages": {"enabled": False},
+}
 
 
 class _Missing:
-    """Stands for a field that is not there."""
+    """The value of a field that does not exist."""
 
-    def __repr__(self) -> str:
-        return "not there"
+
+class _Digest(bytes):
+    """Stands for a document that is not kept."""
 
 
 MISSING = _Missing()
@@ -64,7 +63,7 @@ MISSING = _Missing()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it was: `what` of a collection, before and after."""
+    """One change that was not undone: `what` of a collection, before and after."""
 
     collection: str
     what: str
@@ -84,14 +83,14 @@ class Differences:
 
     @classmethod
     def of(cls, found: Iterator[Difference]) -> Differences:
-        """Keep the first ones and count the others."""
+        """Keep the first differences and count all."""
         first = tuple(islice(found, SHOWN))
         return cls(first, len(first) + sum(1 for _ in found))
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionState:
-    """A collection as it was. Of each document, by its `_id`: its BSON, or the digest of it."""
+    """The state of a collection, with the BSON or the digest of each document by its key."""
 
     options: Document
     indexes: Mapping[str, Document]
@@ -100,231 +99,117 @@ class CollectionState:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Collections as they were; `room` is how many bytes of documents it still takes."""
+    """The state of a database at one moment, without the collections to skip.
 
-    room: int = KEPT_BYTES
+    `check` raises to stop what takes long. `budget` is how many more bytes of documents can be kept.
+    """
+
+    database: Database[Document]
+    skip: frozenset[str]
+    check: Callable[[], None]
+    budget: int = KEPT_BYTES
     collections: dict[str, CollectionState] = field(default_factory=dict)
 
-    def add(self, database: Database[Any], info: Document, check: Callable[[], None]) -> None:
-        """Take a collection as it is now, from what the server's listing says of it."""
-        name = info["name"]
+    def take(self) -> Snapshot:
+        """Add every collection as it is now."""
+        for info in listed(self.database, self.skip).values():
+            self._add(info)
+        return self
+
+    def add(self, name: str) -> None:
+        """Add a collection that was created after the snapshot was taken."""
+        self._add(listed(self.database, self.skip)[name])
+
+    def compare(self, mask: Mask = NOTHING_MASKED) -> Differences:
+        """Find how the database now differs from this snapshot."""
+        return Differences.of(self._differences(mask))
+
+    def _add(self, info: Document) -> None:
         documents: dict[bytes, bytes] = {}
-        for raw in _documents(database, info):
-            check()
+        for raw in _documents(self.database, info):
+            self.check()
             documents[_key(raw, documents)] = self._kept(bytes(raw.raw))
-        self.collections[name] = CollectionState(_options(info), indexes(database, info), documents)
+        state = CollectionState(_options(info), indexes(self.database, info), documents)
+        self.collections[info["name"]] = state
 
     def _kept(self, raw: bytes) -> bytes:
-        self.room -= len(raw)
-        return raw if self.room >= 0 else _digest(raw)
+        self.budget -= len(raw)
+        return raw if self.budget >= 0 else _digest(raw)
+
+    def _differences(self, mask: Mask) -> Iterator[Difference]:
+        now = listed(self.database, self.skip)
+        for name in sorted(self.collections.keys() | now.keys()):
+            if name not in now:
+                yield Difference(name, "collection", "there", "gone")
+            elif name not in self.collections:
+                yield Difference(name, "collection", "not there", "there")
+            else:
+                before, info = self.collections[name], now[name]
+                yield from _changed_fields(name, "option", before.options, _options(info))
+                yield from _changed_indexes(name, before.indexes, indexes(self.database, info))
+                yield from self._changed_documents(before, info, mask)
+
+    def _changed_documents(
+        self, before: CollectionState, info: Document, mask: Mask
+    ) -> Iterator[Difference]:
+        name = info["name"]
+        left = dict(before.documents)
+        seen: set[bytes] = set()
+        for raw in _documents(self.database, info):
+            self.check()
+            key = _key(raw, seen)
+            seen.add(key)
+            yield from _changed_document(name, left.pop(key, None), raw, mask)
+        for key in left:
+            yield Difference(name, _named(key, mask), "there", "gone")
 
 
-def take(
-    database: Database[Any], skip: frozenset[str], check: Callable[[], None], room: int = KEPT_BYTES
-) -> Snapshot:
-    """Return every collection as it is now, but those to skip; `check` raises to stop it."""
-    snapshot = Snapshot(room)
-    for info in listed(database, skip):
-        snapshot.add(database, info, check)
-    return snapshot
+# --- what the server reports
 
 
-def compare(
-    before: Snapshot, database: Database[Any], skip: frozenset[str], mask: Mask
-) -> Differences:
-    """Return what of the database is not as it was."""
-    return Differences.of(_all(before, database, skip, mask))
+def listed(database: Database[Document], skip: frozenset[str]) -> dict[str, Document]:
+    """List the collections by name, without the server's own and those to skip."""
+    found = {info["name"]: dict(info) for info in _exact(database).list_collections()}
+    kept = (name for name in found if name not in skip and not name.startswith("system."))
+    return {name: found[name] for name in sorted(kept)}
 
 
-def listed(database: Database[Any], skip: frozenset[str]) -> list[Document]:
-    """Return what the server says of each collection, but the server's own and those to skip."""
-    found = database.list_collections()
-    kept = (i for i in found if i["name"] not in skip and not i["name"].startswith("system."))
-    return sorted(kept, key=lambda info: str(info["name"]))
-
-
-def indexes(database: Database[Any], info: Document) -> dict[str, Document]:
-    """Return the indexes of a collection by their names; a view has none."""
+def indexes(database: Database[Document], info: Document) -> dict[str, Document]:
+    """List the indexes of a collection by name; a view has none."""
     if info["type"] == "view":
         return {}
-    found = database[info["name"]].list_indexes()
+    found = _exact(database)[info["name"]].list_indexes()
     return {
         index["name"]: {k: v for k, v in index.items() if k not in {"v", "ns"}} for index in found
     }
 
 
-# --- one thing after the other
+def _exact(database: Database[Document]) -> Database[Document]:
+    return database.with_options(codec_options=EXACT)
 
 
-def _all(
-    before: Snapshot, database: Database[Any], skip: frozenset[str], mask: Mask
-) -> Iterator[Difference]:
-    now = {info["name"]: info for info in listed(database, skip)}
-    for name in sorted(before.collections.keys() | now.keys()):
-        if name not in now:
-            yield Difference(name, "collection", "there", "gone")
-        elif name not in before.collections:
-            yield Difference(name, "collection", "not there", "there")
-        else:
-            yield from _collection(before.collections[name], database, now[name], mask)
-
-
-def _collection(
-    before: CollectionState, database: Database[Any], info: Document, mask: Mask
-) -> Iterator[Difference]:
-    name = info["name"]
-    yield from _mappings(name, "option", before.options, _options(info))
-    yield from _indexes(name, before.indexes, indexes(database, info))
-    left = dict(before.documents)
-    seen: set[bytes] = set()
-    for raw in _documents(database, info):
-        key = _key(raw, seen)
-        seen.add(key)
-        yield from _document(name, left.pop(key, None), raw, mask)
-    for key in left:
-        yield Difference(name, _named(key, mask), "there", "gone")
-
-
-def _document(
-    name: str, before: bytes | None, raw: RawBSONDocument, mask: Mask
-) -> Iterator[Difference]:
-    what, now = _named(identity(raw), mask), bytes(raw.raw)
-    if before is None:
-        yield Difference(name, what, "not there", "there")
-    elif len(before) == _DIGEST_SIZE:
-        if before != _digest(now):
-            yield Difference(name, what, "as it was (not kept, for its size)", "changed")
-    elif before != now:
-        for path, old, new in different(_decoded(before), _decoded(now)):
-            shown = (shown_value(value, path, mask) for value in (old, new))
-            yield Difference(name, f"{what}, field {path}", *shown)
-
-
-def different(
-    before: object, after: object, path: str = ""
-) -> Iterator[tuple[str, object, object]]:
-    """Yield where two values differ, as a dotted path, with what is there; MISSING stands for nothing."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in [*before, *(key for key in after if key not in before)]:
-            yield from different(
-                before.get(key, MISSING), after.get(key, MISSING), _below(path, key)
-            )
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for position, pair in enumerate(zip(before, after, strict=True)):
-            yield from different(*pair, _below(path, str(position)))
-    elif _canonical(before) != _canonical(after):
-        yield path, before, after
-
-
-def _indexes(
-    name: str, before: Mapping[str, Document], after: Mapping[str, Document]
-) -> Iterator[Difference]:
-    for index in sorted(before.keys() | after.keys()):
-        what = f"index {index}"
-        if index not in after:
-            yield Difference(name, what, "there", "gone")
-        elif index not in before:
-            yield Difference(name, what, "not there", "there")
-        else:
-            yield from _mappings(name, f"{what},", _ordered(before[index]), _ordered(after[index]))
-
-
-def _mappings(name: str, what: str, before: Document, after: Document) -> Iterator[Difference]:
-    for path, old, new in different(dict(before), dict(after)):
-        yield Difference(name, f"{what} {path}", shown_value(old), shown_value(new))
-
-
-# --- values
-
-
-def shown_value(value: object, path: str = "", mask: Mask = lambda _, value: value) -> str:
-    """Return a value as it is shown: short, and with its type."""
-    if value is MISSING:
-        return "not there"
-    masked = mask(path, value)
-    text = masked if isinstance(masked, str) and masked is not value else _json(masked)
-    if len(text) > _VALUE_LIMIT:
-        text = f"{text[:_VALUE_LIMIT]}..."
-    return f"{text} ({type_name(value)})"
-
-
-_TYPES: tuple[tuple[type, str], ...] = (
-    (bool, "bool"),
-    (Int64, "long"),
-    (int, "int"),
-    (float, "double"),
-    (str, "string"),
-    (dict, "object"),
-    (list, "array"),
-    (Decimal128, "decimal"),
-    (ObjectId, "objectId"),
-    (bytes, "binData"),
-    (Binary, "binData"),
-    (Regex, "regex"),
-    (Timestamp, "timestamp"),
-    (DBRef, "object"),
-    (datetime, "date"),
-    (DatetimeMS, "date"),
-)
-
-
-def type_name(value: object) -> str:
-    """Return the name that `$type` has for the type of a value."""
-    if value is None:
-        return "null"
-    found = (name for kind, name in _TYPES if isinstance(value, kind))
-    return next(found, type(value).__name__)
-
-
-def _json(value: object) -> str:
-    return json_util.dumps(value, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)
-
-
-def _canonical(value: object) -> bytes:
-    if value is MISSING:
-        return b""
-    return bson.encode({"": _sorted(value)}, codec_options=_EXACT)
-
-
-def _sorted(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(each) for each in value]
-    if isinstance(value, float) and value != value:  # noqa: PLR0124  (there are many nan, and they are one)
-        return float("nan")
-    return value
-
-
-def _digest(raw: bytes) -> bytes:
-    canonical = _canonical(_decoded(raw))
-    return hashlib.blake2b(canonical, digest_size=_DIGEST_SIZE).digest()
-
-
-def _decoded(raw: bytes) -> dict[str, Any]:
-    return bson.decode(raw, codec_options=_EXACT)
-
-
-# --- what the server says
-
-
-def _documents(database: Database[Any], info: Document) -> Iterable[RawBSONDocument]:
-    # What a view shows belongs to the collections under it.
+def _documents(database: Database[Document], info: Document) -> Iterable[RawBSONDocument]:
+    # The documents of a view belong to the collections that it shows.
     if info["type"] == "view":
         return ()
-    raw = database.get_collection(
-        info["name"], codec_options=RAW, read_preference=ReadPreference.PRIMARY
-    )
-    return raw.find({})
+    primary = database.with_options(codec_options=RAW, read_preference=ReadPreference.PRIMARY)
+    return primary[info["name"]].find({})
+
+
+def _options(info: Document) -> Document:
+    options = {**info.get("options", {}), "type": info["type"]}
+    return {
+        k: v for k, v in options.items() if k not in _DEFAULT_OPTIONS or v != _DEFAULT_OPTIONS[k]
+    }
 
 
 def identity(raw: RawBSONDocument) -> bytes:
-    """Return the `_id` of a document, with its type, as BSON."""
-    return bson.encode({"_id": raw.get("_id")}, codec_options=_EXACT)
+    """Encode the `_id` of a document, with its type, as BSON."""
+    return bson.encode({"_id": raw.get("_id")}, codec_options=EXACT)
 
 
 def _key(raw: RawBSONDocument, taken: Container[bytes]) -> bytes:
-    """Return what a document is found again by; in a time series, `_id` need not be unique."""
+    """Make the key of a document; in a time series, several documents can have the same `_id`."""
     key = identity(raw)
     while key in taken:
         key += b"+"
@@ -332,28 +217,133 @@ def _key(raw: RawBSONDocument, taken: Container[bytes]) -> bytes:
 
 
 def _named(key: bytes, mask: Mask) -> str:
-    found = bson.decode(key.rstrip(b"+"), codec_options=_EXACT)["_id"]
+    found = _decoded(key.rstrip(b"+"))["_id"]
     return f"document {shown_value(found, '_id', mask)}"
 
 
-def _options(info: Document) -> Document:
-    options = {**info.get("options", {}), "type": info["type"]}
-    for name, implied in _IMPLIED:
-        if options.get(name) == implied:
-            del options[name]
-    return options
+# --- comparing
 
 
-def _ordered(index: Document) -> Document:
-    # In a key the order of the fields counts; 1 and 1.0 mean the same.
-    key = [[name, _whole(direction)] for name, direction in index["key"].items()]
+def _changed_document(
+    collection: str, before: bytes | None, raw: RawBSONDocument, mask: Mask
+) -> Iterator[Difference]:
+    what, now = _named(identity(raw), mask), bytes(raw.raw)
+    if before is None:
+        yield Difference(collection, what, "not there", "there")
+    elif isinstance(before, _Digest):
+        if before != _digest(now):
+            yield Difference(collection, what, "unknown (too large to keep)", "changed")
+    elif before != now:
+        yield from _changed_fields(
+            collection, f"{what}, field", _decoded(before), _decoded(now), mask
+        )
+
+
+def _changed_indexes(
+    collection: str, before: Mapping[str, Document], after: Mapping[str, Document]
+) -> Iterator[Difference]:
+    for name in sorted(before.keys() | after.keys()):
+        what = f"index {name}"
+        if name not in after:
+            yield Difference(collection, what, "there", "gone")
+        elif name not in before:
+            yield Difference(collection, what, "not there", "there")
+        else:
+            old, new = _comparable(before[name]), _comparable(after[name])
+            yield from _changed_fields(collection, f"{what},", old, new)
+
+
+def _comparable(index: Document) -> Document:
+    # In a key, the order of the fields counts.
+    key = [[name, _direction(direction)] for name, direction in index["key"].items()]
     return {**index, "key": key}
 
 
-def _whole(direction: object) -> object:
-    whole = isinstance(direction, float | Int64) and direction == int(direction)
-    return int(direction) if whole else direction  # type: ignore[call-overload]
+def _direction(value: object) -> object:
+    """Make an int of 1.0 and of Int64(1), which mean the same as 1."""
+    return int(value) if isinstance(value, int | float) and value == int(value) else value
 
 
-def _below(path: str, key: str) -> str:
+def _changed_fields(
+    collection: str, what: str, before: Document, after: Document, mask: Mask = NOTHING_MASKED
+) -> Iterator[Difference]:
+    for path, old, new in different(before, after):
+        shown = (shown_value(value, path, mask) for value in (old, new))
+        yield Difference(collection, f"{what} {path}", *shown)
+
+
+def different(
+    before: object, after: object, path: str = ""
+) -> Iterator[tuple[str, object, object]]:
+    """Yield the dotted paths at which two values differ, with both values there, or MISSING."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            pair = before.get(key, MISSING), after.get(key, MISSING)
+            yield from different(*pair, _joined(path, key))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for position, pair in enumerate(zip(before, after, strict=True)):
+            yield from different(*pair, _joined(path, str(position)))
+    elif _canonical(before) != _canonical(after):
+        yield path, before, after
+
+
+def _joined(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
+
+
+def _canonical(value: object) -> bytes:
+    """Encode a value so that equal values have equal bytes."""
+    return b"" if value is MISSING else bson.encode({"": _sorted(value)}, codec_options=EXACT)
+
+
+def _sorted(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_sorted(each) for each in value]
+    # There are several values that are NaN, and they mean the same.
+    return math.nan if isinstance(value, float) and math.isnan(value) else value
+
+
+def _digest(raw: bytes) -> _Digest:
+    return _Digest(hashlib.blake2b(_canonical(_decoded(raw)), digest_size=16).digest())
+
+
+def _decoded(raw: bytes) -> Document:
+    return bson.decode(raw, codec_options=EXACT)
+
+
+# --- showing
+
+_TYPES = dict(
+    enumerate(
+        (
+            *("double", "string", "object", "array", "binData", "undefined", "objectId", "bool"),
+            *("date", "null", "regex", "dbPointer", "javascript", "symbol", "javascriptWithScope"),
+            *("int", "timestamp", "long", "decimal"),
+        ),
+        start=1,
+    )
+) | {127: "maxKey", 255: "minKey"}
+"""The types of BSON by number, with the names that `$type` has for them."""
+
+
+def shown_value(value: object, path: str = "", mask: Mask = NOTHING_MASKED) -> str:
+    """Show a value, shortened, with its type; the mask hides that of a secret field."""
+    if value is MISSING:
+        return "not there"
+    masked: object = mask(path, value)
+    text = masked if isinstance(masked, str) and masked is not value else _json(masked)
+    if len(text) > _SHOWN_LENGTH:
+        text = f"{text[:_SHOWN_LENGTH]}..."
+    return f"{text} ({type_name(value)})"
+
+
+def type_name(value: object) -> str:
+    """Name the type of a value as `$type` does."""
+    # After the length, of four bytes, a document begins with the type of its first field.
+    return _TYPES[bson.encode({"": value}, codec_options=EXACT)[4]]
+
+
+def _json(value: object) -> str:
+    return json_util.dumps(value, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)

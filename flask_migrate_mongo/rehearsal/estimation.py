@@ -1,4 +1,4 @@
-"""How long a migration takes on all documents, judged from how long it took on samples of them."""
+"""Estimates how long a migration takes on all documents, from how long it took on samples."""
 
 from __future__ import annotations
 
@@ -10,46 +10,76 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MARGIN = 1.5
-"""What two runs of the same thing differ by, at least, as a factor: no range is narrower."""
+"""The factor by which two equal runs differ, at least: no range is narrower."""
 
-_GREW = 1.5
-_LEAST = 0.001
+_GROWTH = 1.5
+"""A larger sample that takes this many times as many statements takes them for each document."""
+
+_SHORTEST = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """How many documents of a collection a rehearsal had, of how many there are."""
+class SampleSize:
+    """How many documents of a collection a rehearsal copied, and how many there are."""
 
-    had: int
+    copied: int
     of: int
 
     @property
     def factor(self) -> float:
         """How many times as many there are."""
-        return self.of / self.had if self.had else 1.0
+        return self.of / self.copied if self.copied else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one up() took, in seconds.
+    """How long one call took, in seconds.
 
-    `fixed` is what went into commands that take no longer with more documents; `keyed` what went into those for
-    single documents, of which there were `statements`; `by_collection` how the time was spread.
+    `fixed` is the part spent in commands that take no longer with more documents; `keyed` the part in the `statements`
+    for single documents; `by_collection` the part spent on each collection.
     """
 
-    seconds: float
+    seconds: float = 0.0
     fixed: float = 0.0
     keyed: float = 0.0
     statements: int = 0
     by_collection: Mapping[str, float] = field(default_factory=dict)
-    sizes: Mapping[str, Size] = field(default_factory=dict)
+    sizes: Mapping[str, SampleSize] = field(default_factory=dict)
+
+    @property
+    def sampled(self) -> tuple[str, ...]:
+        """The collections with copied documents that it spent time on."""
+        sizes = self.sizes
+        return tuple(n for n in self.by_collection if n in sizes and sizes[n].copied)
+
+    @property
+    def factor(self) -> float | None:
+        """How many times as much there is to do for all documents; None if there were none.
+
+        The factor of each collection counts by the time that was spent on it.
+        """
+        if not self.sampled:
+            return None
+        factors = {name: self.sizes[name].factor for name in self.sampled}
+        largest = max(factors.values())
+        total = sum(self.by_collection.values())
+        if not total:
+            return largest
+        # A collection that the migration makes grows like those that it is made of.
+        weighted = (factors.get(name, largest) * s for name, s in self.by_collection.items())
+        return sum(weighted) / total
+
+    def extrapolated(self, *, loops: bool) -> float:
+        """Extrapolate to all documents; `loops` says that each document takes a statement of its own."""
+        fixed = self.fixed + (0.0 if loops else self.keyed)
+        return max(_SHORTEST, fixed + max(0.0, self.seconds - fixed) * (self.factor or 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """How long it would take on all documents, in seconds: about so long, from `low` to `high`.
+    """How long a migration takes on all documents, in seconds: about `seconds`, from `low` to `high`.
 
-    `extrapolated` is False when the sample was all there is.
+    `extrapolated` is False if all documents were copied, so that the time is a measured one.
     """
 
     documents: int
@@ -60,46 +90,21 @@ class Estimate:
 
 
 def estimate(trials: Sequence[Timing], timings: Sequence[Timing]) -> Estimate | None:
-    """Return an estimate from runs on the sample, and from trials on a part of it.
+    """Estimate from runs on the sample, and from trials on a part of it.
 
-    None when nothing can be said: no command was about a collection that has documents.
+    None if no command named a collection that has documents.
     """
-    factor = _factor(timings[0])
-    if factor is None:
+    first = timings[0]
+    if first.factor is None:
         return None
-    documents = sum(timings[0].sizes[name].of for name in _sampled(timings[0]))
-    if factor == 1:
+    documents = sum(first.sizes[name].of for name in first.sampled)
+    if first.factor == 1:
         took = [timing.seconds for timing in timings]
         return Estimate(documents, min(took), min(took), max(took), extrapolated=False)
-    loops = not trials or timings[0].statements > trials[0].statements * _GREW
-    # The first trial is the first run of all, when much is done for the first time.
+    loops = not trials or first.statements > trials[0].statements * _GROWTH
+    # The first trial does not count if there is a second: much is done once, and then for the first time.
     counted = [*timings, *(trials[1:] or trials)]
-    found = [max(_LEAST, _extrapolated(timing, loops=loops)) for timing in counted]
+    found = [timing.extrapolated(loops=loops) for timing in counted]
     seconds = geometric_mean(found)
     low, high = min(*found, seconds / MARGIN), max(*found, seconds * MARGIN)
     return Estimate(documents, seconds, low, high)
-
-
-def _extrapolated(timing: Timing, *, loops: bool) -> float:
-    fixed = timing.fixed + (0.0 if loops else timing.keyed)
-    growing = max(0.0, timing.seconds - fixed)
-    return fixed + growing * (_factor(timing) or 1.0)
-
-
-def _factor(timing: Timing) -> float | None:
-    """Return how many times as much there is to do: by collection, as the time was spread over them."""
-    sampled = _sampled(timing)
-    if not sampled:
-        return None
-    largest = max(timing.sizes[name].factor for name in sampled)
-    weights = {name: spent for name, spent in timing.by_collection.items() if spent > 0}
-    total = sum(weights.values())
-    # A collection that the migrations made themselves grows like those it was made of.
-    factors = {n: timing.sizes[n].factor if n in sampled else largest for n in weights}
-    return sum(factors[n] * spent for n, spent in weights.items()) / total if total else largest
-
-
-def _sampled(timing: Timing) -> list[str]:
-    return [
-        name for name in timing.by_collection if name in timing.sizes and timing.sizes[name].had
-    ]

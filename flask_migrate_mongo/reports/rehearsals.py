@@ -1,4 +1,4 @@
-"""What a rehearsal found out, as text."""
+"""The report of a rehearsal, as text."""
 
 from __future__ import annotations
 
@@ -11,69 +11,72 @@ from .console import Console, err, out
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from flask_migrate_mongo.rehearsal import Estimate, Performance, RehearsalReport, Turn
+    from flask_migrate_mongo.rehearsal import (
+        Attempt,
+        Estimate,
+        MigrationRehearsal,
+        RehearsalReport,
+    )
 
     from .cells import Cell
 
-    Row = Sequence[Cell]
-
 _MINUTE = 60
+_HEADERS = ("Version", "Name", "Up", "Down undoes it", "Up again", "On all documents")
+_UNDOES: dict[bool | None, Cell] = {
+    True: Text("yes", "green"),
+    False: Text("no", "bold red"),
+    None: "not rehearsed",
+}
 
 
 def rehearsal(report: RehearsalReport) -> None:
-    """Print how each migration did, what its down() did not undo, and how long it would take."""
+    """Print the result of each migration, what its `down()` did not undo, and an estimate."""
     console, notes = out(), err()
-    for text in _rehearsal_warnings(report):
+    for text in _warnings(report):
         words.say(notes, f"Warning: {words.printable(text)}", "yellow")
-    if not report.performances:
+    if not report.migrations:
         words.say(console, "Nothing to rehearse: no migration is pending.")
         return
-    headers = ("Version", "Name", "Up", "Down undoes it", "Up again", "On all documents")
-    console.table(headers, map(_performance_row, report.performances))
-    for performance in report.performances:
-        _performance(console, notes, performance)
+    console.table(_HEADERS, map(_row, report.migrations))
+    for migration in report.migrations:
+        _problems(console, notes, migration)
     words.say(console, f"Rehearsed on {_samples(report)}.")
     _verdict(console, report)
 
 
-def _rehearsal_warnings(report: RehearsalReport) -> Iterable[str]:
+def _warnings(report: RehearsalReport) -> Iterable[str]:
     if report.removed:
-        yield f"Removed what killed rehearsals had left: {', '.join(report.removed)}."
+        yield f"Removed the databases that crashed rehearsals had left: {', '.join(report.removed)}."
     if report.lock:
         yield (
-            f"{report.lock.holder} ({report.lock.reason}) holds the lock: the samples may be of data "
-            "that is being changed."
+            f"{report.lock.holder} ({report.lock.reason}) holds the lock: it may be changing the "
+            "documents that were copied."
         )
     yield from report.warnings
-    for performance in report.performances:
-        if performance.elsewhere:
+    for migration in report.migrations:
+        if migration.elsewhere:
             yield (
-                f"{performance.file.version} read outside of the sample: "
-                f"{', '.join(performance.elsewhere)}. Use the `db` that up() is given."
+                f"{migration.file.version} read documents outside the sample: "
+                f"{', '.join(migration.elsewhere)}. Use the `db` that up() is given."
             )
 
 
-def _performance_row(performance: Performance) -> Row:
-    undoes: dict[bool | None, Cell] = {
-        True: Text("yes", "green"),
-        False: Text("no", "bold red"),
-        None: "not rehearsed",
-    }
-    known = Text("irreversible", "yellow") if not performance.file.reversible else None
+def _row(migration: MigrationRehearsal) -> Sequence[Cell]:
+    file = migration.file
     return (
-        str(performance.file.version),
-        words.printable(performance.file.name),
-        _turn(performance.up),
-        known or undoes[performance.undoes],
-        _turn(performance.again),
-        _estimate(performance.estimate),
+        str(file.version),
+        words.printable(file.name),
+        _attempt(migration.up),
+        _UNDOES[migration.undoes] if file.reversible else Text("irreversible", "yellow"),
+        _attempt(migration.again),
+        _estimate(migration.estimate),
     )
 
 
-def _turn(turn: Turn | None) -> Cell:
-    if turn is None:
+def _attempt(attempt: Attempt | None) -> Cell:
+    if attempt is None:
         return ""
-    return Text("failed", "bold red") if turn.error else words.took(turn.took_ms)
+    return Text("failed", "bold red") if attempt.error else words.took(attempt.took_ms)
 
 
 def _estimate(estimate: Estimate | None) -> str:
@@ -93,18 +96,18 @@ def _seconds(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 2 * _MINUTE else f"{minutes / _MINUTE:.1f} h"
 
 
-def _performance(console: Console, notes: Console, performance: Performance) -> None:
-    version, left = performance.file.version, performance.left
-    named = {"up": performance.up, "down": performance.down, "second up": performance.again}
-    for name, turn in named.items():
-        if turn and turn.error:
-            words.failure(notes, f"{version} {name} failed", turn.error)
-    if left.total:
-        words.say(console, f"{version}: down() does not undo up(). What is not as it was:", "red")
-        for difference in left.first:
+def _problems(console: Console, notes: Console, migration: MigrationRehearsal) -> None:
+    version, differences = migration.file.version, migration.differences
+    attempts = {"up": migration.up, "down": migration.down, "second up": migration.again}
+    for name, attempt in attempts.items():
+        if attempt and attempt.error:
+            words.failure(notes, f"{version} {name} failed", attempt.error)
+    if differences.total:
+        words.say(console, f"{version}: down() does not undo up(). Differences that remain:", "red")
+        for difference in differences.first:
             words.say(console, f"  {words.printable(str(difference))}")
-        if left.total > len(left.first):
-            words.say(console, f"  and {left.total - len(left.first):,} more")
+        if differences.total > len(differences.first):
+            words.say(console, f"  and {differences.total - len(differences.first):,} more")
 
 
 def _samples(report: RehearsalReport) -> str:
@@ -116,12 +119,18 @@ def _samples(report: RehearsalReport) -> str:
 
 def _verdict(console: Console, report: RehearsalReport) -> None:
     if report.irreversible:
-        versions = ", ".join(str(each.file.version) for each in report.irreversible)
-        words.say(console, f"Cannot be undone: {versions}.", "yellow")
-    if report.failures:
-        versions = ", ".join(str(each.file.version) for each in report.failures)
-        words.say(console, f"Not safe to run: {versions}. Fix that, then rehearse again.", "red")
-    else:
-        words.say(
-            console, f"{words.count(len(report.performances))} rehearsed: fit to be run.", "green"
-        )
+        words.say(console, f"Cannot be rolled back: {_versions(report.irreversible)}.", "yellow")
+    if not report.failures:
+        rehearsed = words.count(len(report.migrations))
+        words.say(console, f"{rehearsed} rehearsed: no problem found.", "green")
+        return
+    words.say(
+        console,
+        f"Problems found in {_versions(report.failures)}. The application's database is unchanged.\n"
+        "Fix the migration, then rehearse again: flask db-migrate rehearse",
+        "red",
+    )
+
+
+def _versions(migrations: Iterable[MigrationRehearsal]) -> str:
+    return ", ".join(str(migration.file.version) for migration in migrations)

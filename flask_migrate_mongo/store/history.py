@@ -68,6 +68,11 @@ class MigrationHistory:
         """The name of the collection."""
         return self._records.name
 
+    @property
+    def collections(self) -> frozenset[str]:
+        """The names of the collections that hold the history and the checkpoints of its backfills."""
+        return frozenset({self._records.name, self._ranges.name})
+
     # --- reading
 
     def load(self) -> History:

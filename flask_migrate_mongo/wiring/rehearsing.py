@@ -10,17 +10,23 @@ from flask_migrate_mongo.rehearsal import Rehearsal
 from .running import runner, runner_on
 
 if TYPE_CHECKING:
+    from flask_migrate_mongo.driver.server import Server
+    from flask_migrate_mongo.engine.runner import Runner
+    from flask_migrate_mongo.files import Folder
     from flask_migrate_mongo.state import AppState
 
 
 def rehearsal(state: AppState) -> Rehearsal:
     """Make the rehearsal of the application's migrations."""
-    settings = state.settings
-    ours = {settings.collection, settings.lock_collection, settings.run_collection}
+    settings, real = state.settings, runner(state)
+
+    def make_runner(server: Server, source: Folder) -> Runner:
+        return runner_on(state, server, source, real.switch, rehearsal=True)
+
     return Rehearsal(
-        runner(state),
-        lambda server, source, switch: runner_on(state, server, source, switch),
-        frozenset(ours),
+        real,
+        make_runner,
+        real.history.collections | {settings.lock_collection, settings.run_collection},
         name=settings.rehearsal_database,
         mask=Mask.of(settings.redact),
     )

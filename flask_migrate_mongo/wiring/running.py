@@ -28,7 +28,9 @@ def runner(state: AppState) -> Runner:
     return runner_on(state, server_of(database_of(state)), folder(state), StopSwitch())
 
 
-def runner_on(state: AppState, server: Server, source: Folder, switch: StopSwitch) -> Runner:
+def runner_on(
+    state: AppState, server: Server, source: Folder, switch: StopSwitch, *, rehearsal: bool = False
+) -> Runner:
     """Make a runner on a server, a folder and a switch that may not be the application's own."""
     settings = state.settings
     backfills = BackfillOptions(
@@ -43,7 +45,7 @@ def runner_on(state: AppState, server: Server, source: Folder, switch: StopSwitc
         MigrationHistory(server, settings.collection),
         Lease(server, settings.lock_collection, ttl=settings.lock_ttl, sleep=switch.sleep),
         policy(settings),
-        executor=Executor(state.app, server, switch, backfills=backfills),
+        executor=Executor(state.app, server, switch, backfills=backfills, rehearsal=rehearsal),
         wait=settings.lock_wait,
         app_version=settings.app_version,
     )

@@ -28,8 +28,8 @@ from flask_migrate_mongo.model.errors import (
     TransactionsUnsupportedError,
 )
 from flask_migrate_mongo.model.values import Actor
-from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Request
-from flask_migrate_mongo.rehearsal.comparison import RAW, compare, take
+from flask_migrate_mongo.rehearsal import MigrationRehearsal, RehearsalOptions, RehearsalReport
+from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot
 from flask_migrate_mongo.rehearsal.scratch import MARKER, prefix_for
 from flask_migrate_mongo.wiring import rehearsing
 from tests.conftest import APPNAME, uri_with
@@ -67,21 +67,21 @@ def people(db: Db) -> Db:
     return db
 
 
-def rehearse(project: Project, *args: Any, settings: Any = None, **request: Any) -> RehearsalReport:
+def rehearse(project: Project, *args: Any, settings: Any = None, **options: Any) -> RehearsalReport:
     """Rehearse in this process."""
     app = project.app(**(settings or {}))
     with app.app_context():
-        return rehearsing.rehearsal(app_state.of(app)).run(Request(*args, **request))
+        return rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions(*args, **options))
 
 
-def one(project: Project, *args: Any, **request: Any) -> Performance:
+def one(project: Project, *args: Any, **options: Any) -> MigrationRehearsal:
     """Rehearse the only migration, and see that nothing is left of it."""
     before = content(project.db)
-    report = rehearse(project, *args, **request)
+    report = rehearse(project, *args, **options)
     assert content(project.db) == before
     assert scratches(project.db) == []
     assert report.warnings == ()
-    return report.performances[0]
+    return report.migrations[0]
 
 
 def content(db: Db) -> dict[str, object]:
@@ -116,8 +116,8 @@ def until(condition: Any, seconds: float = 20) -> None:
 def test_a_good_migration_goes_up_down_and_up_again(project: Project, people: Db) -> None:
     project.write("1_active", WELL)
     done = one(project)
-    assert (done.failed, done.undoes, done.left.total) == (False, True, 0)
-    assert [turn.error for turn in done.turns] == [None, None, None]
+    assert (done.failed, done.undoes, done.differences.total) == (False, True, 0)
+    assert [each.error for each in done.attempts] == [None, None, None]
     assert done.touched == ("people",)
     assert project.statuses() == {}
 
@@ -177,7 +177,7 @@ def test_what_a_down_does_not_undo_is_named(
     done = one(project)
     assert done.failed
     assert done.undoes is False
-    assert found in map(str, done.left.first)
+    assert found in map(str, done.differences.first)
 
 
 def test_only_the_first_differences_are_shown_and_all_are_counted(
@@ -188,7 +188,7 @@ def test_only_the_first_differences_are_shown_and_all_are_counted(
         'def up(db):\n    db.people.update_many({}, {"$inc": {"age": 1}})\ndef down(db): pass\n',
     )
     done = one(project, sample=50)
-    assert (len(done.left.first), done.left.total) == (5, 50)
+    assert (len(done.differences.first), done.differences.total) == (5, 50)
 
 
 def test_the_order_of_fields_is_no_difference_and_odd_documents_are_compared(
@@ -223,7 +223,7 @@ def test_a_migration_without_down_is_irreversible_and_no_failure(
     report = rehearse(project)
     assert [p.file.version for p in report.irreversible] == [1]
     assert not report.failures
-    assert (report.performances[0].undoes, report.performances[0].again) == (None, None)
+    assert (report.migrations[0].undoes, report.migrations[0].again) == (None, None)
 
 
 @pytest.mark.parametrize("transactional", [True, False])
@@ -233,7 +233,7 @@ def test_an_up_that_fails_is_reported_and_what_follows_is_not_rehearsed(
     project.write("1_active", WELL)
     project.write("2_bad", f"transactional = {transactional}\ndef up(db):\n    1 / 0\n")
     project.write_inserts(3)
-    first, second, third = rehearse(project).performances
+    first, second, third = rehearse(project).migrations
     assert not first.failed
     assert second.up is not None
     assert second.up.error is not None
@@ -287,8 +287,50 @@ def test_migrations_are_rehearsed_one_after_the_other_each_on_what_those_before_
         """,
     )
     report = rehearse(project)
-    assert len(report.performances) == 2
+    assert len(report.migrations) == 2
     assert not report.failures
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_every_call_of_a_rehearsal_says_that_it_is_one(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch, *, transactional: bool
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr("builtins.calls_of_this_test", calls, raising=False)
+    project.write(
+        "1_sends_mails",
+        f"""
+        transactional = {transactional}
+        calls = __builtins__["calls_of_this_test"]
+
+        def up(db, ctx):
+            calls.append(ctx.rehearsal)
+
+        def down(db, ctx):
+            calls.append(ctx.rehearsal)
+        """,
+    )
+    assert not one(project).failed
+    assert len(calls) >= 6
+    assert all(calls)
+    calls.clear()
+    assert not project.runner().up().failures
+    assert calls == [False]
+
+
+def test_a_backfill_with_several_workers_leaves_no_difference(project: Project, people: Db) -> None:
+    project.write(
+        "1_active",
+        """
+        def up(db, ctx):
+            ctx.backfill("people", {"$set": {"active": True}}, workers=2, batch_size=20)
+
+        def down(db, ctx):
+            ctx.backfill("people", {"$unset": {"active": ""}}, workers=2, batch_size=20)
+        """,
+    )
+    done = one(project)
+    assert (done.failed, done.undoes, done.touched) == (False, True, ("people",))
 
 
 def test_an_applied_version_and_one_that_does_not_exist_are_refused(
@@ -298,11 +340,11 @@ def test_an_applied_version_and_one_that_does_not_exist_are_refused(
     project.write("2_active", WELL.replace("active", "other"))
     with pytest.raises(InvalidRequestError, match="no migration 5"):
         rehearse(project, (5,))
-    assert [p.file.version for p in rehearse(project, (2,)).performances] == [2]
+    assert [p.file.version for p in rehearse(project, (2,)).migrations] == [2]
     assert not project.runner().up().failures
     with pytest.raises(InvalidRequestError, match="2 is applied here"):
         rehearse(project, (2,))
-    assert rehearse(project).performances == ()
+    assert rehearse(project).migrations == ()
     assert scratches(people) == []
 
 
@@ -313,17 +355,17 @@ def test_the_example_passes_on_the_real_airports(tmp_path: Path, db: Db, mongo_u
         app = Flask("demo", root_path=str(ROOT / "example_app"))
         MongoMigrate(app, client[db.name])
         with app.app_context():
-            report = rehearsing.rehearsal(app_state.of(app)).run(Request())
+            report = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
         assert client[db.name].list_collection_names() == ["airports"]
     assert not report.failures
     assert [p.file.name for p in report.irreversible] == ["Archive local airfields"]
-    assert all(p.undoes for p in report.performances if p.file.reversible)
+    assert all(p.undoes for p in report.migrations if p.file.reversible)
     assert [(c.name, c.documents, c.of) for c in report.copied] == [("airports", 1000, loaded)]
-    for performance in report.performances:
-        assert performance.estimate is not None
-        assert performance.estimate.documents == loaded
-        low, high = performance.estimate.low, performance.estimate.high
-        assert 0 < low < performance.estimate.seconds < high
+    for migration in report.migrations:
+        assert migration.estimate is not None
+        assert migration.estimate.documents == loaded
+        low, high = migration.estimate.low, migration.estimate.high
+        assert 0 < low < migration.estimate.seconds < high
 
 
 # --- what is copied
@@ -387,7 +429,7 @@ def test_all_documents_are_copied_on_demand_and_then_nothing_is_extrapolated(
     project.write("1_active", WELL)
     report = rehearse(project, sample=None)
     assert [(c.documents, c.of) for c in report.copied] == [(200, 200)]
-    estimate = report.performances[0].estimate
+    estimate = report.migrations[0].estimate
     assert estimate is not None
     assert (estimate.extrapolated, estimate.documents) == (False, 200)
 
@@ -443,9 +485,9 @@ def test_a_copy_has_the_options_indexes_and_views_of_the_real_one(
         """,
     )
     report = rehearse(project)
-    errors = [turn.error for p in report.performances for turn in p.turns if turn.error]
+    errors = [a.error for p in report.migrations for a in p.attempts if a.error]
     assert errors == []
-    assert not report.failures, [p.left for p in report.failures]
+    assert not report.failures, [p.differences for p in report.failures]
 
 
 @pytest.mark.parametrize("transactional", [False, True])
@@ -469,7 +511,7 @@ def test_what_down_alone_touches_is_copied_then(
     report = rehearse(project)
     assert not report.failures
     assert sorted(c.name for c in report.copied) == ["backup", "people"]
-    assert report.performances[0].touched == ("people",)
+    assert report.migrations[0].touched == ("people",)
 
 
 def test_a_transaction_sees_what_was_brought_in_after_it_had_begun(
@@ -514,18 +556,23 @@ def test_what_only_a_full_sample_leads_to_is_copied_in_the_middle_of_an_up(
     )
     report = rehearse(project, sample=100)
     assert not report.failures, report.failures
-    assert report.performances[0].touched == ("cities", "people")
+    assert report.migrations[0].touched == ("cities", "people")
 
 
-def test_of_documents_beyond_the_limit_it_is_known_that_they_differ(people: Db) -> None:
-    before = take(people, frozenset(), lambda: None, room=0)
-    assert compare(before, people, frozenset(), lambda _, value: value).total == 0
+def test_of_documents_that_are_too_large_to_keep_it_is_known_that_they_differ(people: Db) -> None:
+    before = Snapshot(people, frozenset(), lambda: None, budget=0).take()
+    assert before.compare().total == 0
     for fields in ({"name": "n", "age": "a"}, {"a": "age", "n": "name"}):
         people.people.update_many({}, {"$rename": fields})
-    assert compare(before, people, frozenset(), lambda _, value: value).total == 0
+    assert before.compare().total == 0
     people.people.update_one({"_id": 3}, {"$set": {"age": 3.0}})
-    (found,) = compare(before, people, frozenset(), lambda _, value: value).first
-    assert str(found) == ("people document 3 (int): as it was (not kept, for its size) → changed")
+    (found,) = before.compare().first
+    assert str(found) == "people document 3 (int): unknown (too large to keep) → changed"
+
+
+def test_a_document_as_long_as_a_digest_is_compared_like_any_other(db: Db) -> None:
+    db.tags.insert_one({"_id": "a"})
+    assert Snapshot(db, frozenset(), lambda: None).take().compare().total == 0
 
 
 # --- nothing is written elsewhere
@@ -579,13 +626,13 @@ def test_a_write_outside_of_the_scratch_database_is_refused_and_reported(
     before = content(people)
     report = rehearse(project)
     assert content(people) == before
-    (done,) = report.performances
+    (done,) = report.migrations
     assert done.up is not None
     assert done.up.error is not None
     if not transactional:
         assert done.up.error.type == "EscapesRehearsalError"
         assert "`db` that up()" in done.up.error.message
-        assert "It was not sent" in done.up.error.message
+        assert "The command was not sent" in done.up.error.message
     assert scratches(people) == []
 
 
@@ -716,7 +763,7 @@ def test_a_transaction_that_a_migration_leaves_open_holds_up_nothing(
     )
     began = time.monotonic()
     try:
-        (done,) = rehearse(project).performances
+        (done,) = rehearse(project).migrations
     finally:
         for session in builtins.__dict__.pop("_sessions_of_this_test", []):
             session.end_session()
@@ -779,7 +826,7 @@ def test_a_database_that_is_not_ours_is_neither_written_to_nor_dropped(
     name = f"{prefix_for(people.name)}precious"
     people.client[name].diary.insert_one({"_id": 1})
     project.write("1_active", WELL)
-    with pytest.raises(ScratchTakenError, match="no rehearsal made it"):
+    with pytest.raises(ScratchTakenError, match="No rehearsal created it"):
         rehearse(project, settings={"MIGRATE_REHEARSAL_DATABASE": name})
     assert content(people.client[name]).keys() == {"diary"}
 
@@ -820,7 +867,7 @@ def test_a_long_name_of_a_database_leaves_room_for_the_scratch_one(
     app = project.app(mongo=long)
     try:
         with app.app_context():
-            report = rehearsing.rehearsal(app_state.of(app)).run(Request())
+            report = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
         assert report.database is not None
         assert len(report.database) == 63
         assert not report.failures
@@ -853,7 +900,7 @@ def test_it_is_refused_on_mongomock(project: Project) -> None:
 
     app = project.app(mongo=mongomock.MongoClient().shop)
     with app.app_context(), pytest.raises(RehearsalUnsupportedError, match="no server"):
-        rehearsing.rehearsal(app_state.of(app)).run(Request())
+        rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
 
 
 def test_a_pool_of_one_connection_is_enough(tmp_path: Path, people: Db, mongo_uri: str) -> None:

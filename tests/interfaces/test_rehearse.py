@@ -38,7 +38,7 @@ def document(result: Result) -> dict[str, Any]:
     return found
 
 
-def test_a_good_migration_is_fit_to_be_run(project: Project) -> None:
+def test_a_good_migration_has_no_problem(project: Project) -> None:
     project.write("1_active", WELL)
     result = project.invoke("rehearse", "--sample", "100")
     assert result.exit_code == 0, result.output
@@ -50,14 +50,14 @@ def test_a_good_migration_is_fit_to_be_run(project: Project) -> None:
     assert "about " in row
     assert rest == [
         "Rehearsed on documents: 100 of 300 of people.",
-        "1 migration rehearsed: fit to be run.",
+        "1 migration rehearsed: no problem found.",
     ]
 
 
 def test_progress_goes_to_standard_error(project: Project) -> None:
     project.write("1_active", WELL)
     stderr = project.invoke("rehearse", "--sample", "100").stderr
-    assert "Finding out what is touched, on 25 documents of each ..." in stderr
+    assert "Finding the collections to copy, on 25 documents of each ..." in stderr
     assert "Copied people: 100 of 300 documents ..." in stderr
     assert "1 Active people: rolled-back in" in stderr
 
@@ -67,10 +67,13 @@ def test_a_faulty_down_exits_with_1_and_shows_what_it_left(project: Project) -> 
     result = project.invoke("rehearse")
     assert result.exit_code == 1
     shown = result.stdout
-    assert "1: down() does not undo up(). What is not as it was:" in shown
+    assert "1: down() does not undo up(). Differences that remain:" in shown
     assert "  people document 0 (int), field active: not there → true (bool)" in shown
     assert "  and 295 more" in shown
-    assert shown.endswith("Not safe to run: 1. Fix that, then rehearse again.\n")
+    assert shown.endswith(
+        "Problems found in 1. The application's database is unchanged.\n"
+        "Fix the migration, then rehearse again: flask db-migrate rehearse\n"
+    )
 
 
 def test_a_failing_up_exits_with_1_and_shows_its_traceback(project: Project) -> None:
@@ -88,7 +91,7 @@ def test_an_irreversible_one_is_named_and_fails_only_on_demand(project: Project)
     result = project.invoke("rehearse")
     assert result.exit_code == 0
     assert "irreversible" in result.stdout
-    assert "Cannot be undone: 1." in result.stdout
+    assert "Cannot be rolled back: 1." in result.stdout
     assert project.invoke("rehearse", "--fail-on", "irreversible").exit_code == 4
     project.write("1_archive", WELL)
     assert project.invoke("rehearse", "--fail-on", "irreversible").exit_code == 0
@@ -123,9 +126,9 @@ def test_the_document_says_the_same(project: Project) -> None:
         "true (bool)",
     )
     assert migration["collections"] == ["people"]
-    for turn in ("up", "down", "again"):
-        assert migration[turn]["error"] is None
-        assert migration[turn]["executionTime"] >= 0
+    for attempt in ("up", "down", "again"):
+        assert migration[attempt]["error"] is None
+        assert migration[attempt]["executionTime"] >= 0
     estimate = migration["estimate"]
     assert (estimate["documents"], estimate["extrapolated"]) == (300, True)
     assert estimate["lowest"] <= estimate["executionTime"] <= estimate["highest"]
@@ -220,6 +223,6 @@ def test_values_of_secret_fields_are_masked_where_they_differ(project: Project) 
     assert result.exit_code == 1
     assert "s3cret" not in result.output
     (migration,) = document(result)["migrations"]
-    told = {d["what"].rpartition(" ")[2]: d["after"] for d in migration["differences"]}
-    assert "***" in told["token"]
-    assert "R" in told["name"]
+    after = {d["what"].rpartition(" ")[2]: d["after"] for d in migration["differences"]}
+    assert "***" in after["token"]
+    assert "R" in after["name"]

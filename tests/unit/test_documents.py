@@ -32,10 +32,10 @@ from flask_migrate_mongo.model.values import (
 from flask_migrate_mongo.model.wording import cli, rest
 from flask_migrate_mongo.planning.plans import survey
 from flask_migrate_mongo.planning.preview import PlannedStep, Preview
+from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
 from flask_migrate_mongo.rehearsal.estimation import Estimate
-from flask_migrate_mongo.rehearsal.performing import Performance, RehearsalReport, Turn
-from flask_migrate_mongo.rehearsal.scratch import Copied
+from flask_migrate_mongo.rehearsal.scratch import CopiedCollection
 from flask_migrate_mongo.store.records import read
 from flask_migrate_mongo.store.runs import RunState, StoredRun
 
@@ -442,10 +442,11 @@ def test_a_plan_shows_its_steps_and_what_to_know_before() -> None:
 def test_a_rehearsal_shows_every_turn_of_every_migration() -> None:
     left = Differences((Difference("goods", "count", "1", "2"),), 4)
     estimate = Estimate(10, 1.2345, 0.5, 3.0)
-    parts = (Turn(5), Turn(6, ERROR), None, left, ("goods",), ("other",), estimate)
-    performances = (Performance(a_file(1), *parts), Performance(a_file(2)))
-    copied = (Copied("goods", 10, 100),)
-    report = RehearsalReport("scratch", performances, copied, a_lock(), ("old",), ("Look.",))
+    up = Attempt(5, touched=frozenset({"goods"}), elsewhere=frozenset({"other"}))
+    first = MigrationRehearsal(a_file(1), up, Attempt(6, ERROR), None, left, estimate)
+    migrations = (first, MigrationRehearsal(a_file(2)))
+    copied = (CopiedCollection("goods", 10, 100),)
+    report = RehearsalReport("scratch", migrations, copied, a_lock(), ("old",), ("Look.",))
     untouched: dict[str, object] = {
         "version": "2",
         "name": "change 2",

@@ -1,4 +1,4 @@
-"""How long it takes on all, judged from samples."""
+"""The estimate of how long a migration takes on all documents."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-from flask_migrate_mongo.rehearsal.estimation import MARGIN, Estimate, Size, Timing, estimate
+from flask_migrate_mongo.rehearsal.estimation import MARGIN, Estimate, SampleSize, Timing, estimate
 
 ALL = 28_000
 
 
-def took(seconds: float, had: int = 1_000, **more: Any) -> Timing:
+def took(seconds: float, copied: int = 1_000, **more: Any) -> Timing:
     """Return a run on a sample of the airports, all of whose time went into them."""
-    values = {"by_collection": {"airports": seconds}, "sizes": {"airports": Size(had, ALL)}}
+    values = {
+        "by_collection": {"airports": seconds},
+        "sizes": {"airports": SampleSize(copied, ALL)},
+    }
     return Timing(seconds, **{**values, **more})
 
 
@@ -28,20 +31,20 @@ def test_the_time_grows_with_the_documents() -> None:
     assert figures(found) == pytest.approx((14.0, 14.0 / MARGIN, 14.0 * MARGIN))
 
 
-def test_it_lies_between_what_the_runs_come_to_and_the_range_holds_them_all() -> None:
+def test_the_estimate_is_a_mean_of_the_runs_and_the_range_contains_them() -> None:
     found = estimate([], [took(2.0), took(0.5)])
     assert found is not None
     assert figures(found) == pytest.approx((28.0, 14.0, 56.0))
 
 
 def test_a_run_on_a_part_of_the_sample_counts_as_well() -> None:
-    found = estimate([took(0.5, had=250)], [took(0.5)])
+    found = estimate([took(0.5, copied=250)], [took(0.5)])
     assert found is not None
     assert figures(found) == pytest.approx((28.0, 14.0, 56.0))
 
 
-def test_the_very_first_run_of_all_does_not_count_if_there_is_a_second() -> None:
-    found = estimate([took(9.0, had=250), took(0.125, had=250)], [took(0.5), took(0.5)])
+def test_the_first_trial_does_not_count_if_there_is_a_second() -> None:
+    found = estimate([took(9.0, copied=250), took(0.125, copied=250)], [took(0.5), took(0.5)])
     assert found is not None
     assert found.seconds == pytest.approx(14.0)
 
@@ -52,7 +55,7 @@ def test_runs_too_short_to_measure_are_no_error() -> None:
     assert 0 < found.seconds < 0.01
 
 
-def test_what_takes_no_longer_with_more_documents_is_not_multiplied() -> None:
+def test_the_time_of_commands_that_take_no_longer_with_more_documents_is_not_multiplied() -> None:
     found = estimate([], [took(0.5, fixed=0.4)])
     assert found is not None
     assert found.seconds == pytest.approx(0.4 + 0.1 * 28)
@@ -61,18 +64,18 @@ def test_what_takes_no_longer_with_more_documents_is_not_multiplied() -> None:
 def test_commands_for_single_documents_grow_only_if_there_are_more_of_them_in_a_larger_sample() -> (
     None
 ):
-    one = [took(0.2, had=250, keyed=0.2, statements=1)] * 2
+    one = [took(0.2, copied=250, keyed=0.2, statements=1)] * 2
     found = estimate(one, [took(0.2, keyed=0.2, statements=1)])
     assert found is not None
     assert found.seconds == pytest.approx(0.2)
-    few = [took(0.05, had=250, keyed=0.05, statements=250)] * 2
+    few = [took(0.05, copied=250, keyed=0.05, statements=250)] * 2
     found = estimate(few, [took(0.2, keyed=0.2, statements=1_000)])
     assert found is not None
     assert found.seconds == pytest.approx(5.6)
 
 
-def test_each_collection_grows_by_its_own_measure() -> None:
-    sizes = {"airports": Size(1_000, 28_000), "countries": Size(200, 200)}
+def test_each_collection_grows_by_its_own_factor() -> None:
+    sizes = {"airports": SampleSize(1_000, 28_000), "countries": SampleSize(200, 200)}
     spent = {"airports": 0.1, "countries": 0.3}
     found = estimate([], [Timing(0.4, by_collection=spent, sizes=sizes)])
     assert found is not None
@@ -80,7 +83,7 @@ def test_each_collection_grows_by_its_own_measure() -> None:
     assert found.seconds == pytest.approx(0.1 * 28 + 0.3)
 
 
-def test_a_collection_that_the_migrations_made_grows_like_those_it_was_made_of() -> None:
+def test_a_collection_that_the_migrations_make_grows_like_those_it_is_made_of() -> None:
     spent = {"airports": 0.1, "made": 0.1}
     found = estimate([], [took(0.2, by_collection=spent)])
     assert found is not None
@@ -88,7 +91,7 @@ def test_a_collection_that_the_migrations_made_grows_like_those_it_was_made_of()
 
 
 def test_nothing_is_extrapolated_when_the_sample_was_all_there_is() -> None:
-    found = estimate([took(9.0, had=250)], [took(0.5, had=ALL), took(0.6, had=ALL)])
+    found = estimate([took(9.0, copied=250)], [took(0.5, copied=ALL), took(0.6, copied=ALL)])
     assert found is not None
     assert (found.seconds, found.low, found.high, found.extrapolated) == (0.5, 0.5, 0.6, False)
 
@@ -98,8 +101,8 @@ def test_nothing_is_extrapolated_when_the_sample_was_all_there_is() -> None:
     [
         Timing(0.5),
         Timing(0.5, by_collection={"new": 0.5}),
-        Timing(0.5, by_collection={"empty": 0.5}, sizes={"empty": Size(0, 0)}),
+        Timing(0.5, by_collection={"empty": 0.5}, sizes={"empty": SampleSize(0, 0)}),
     ],
 )
-def test_nothing_is_said_when_no_documents_were_touched(timing: Timing) -> None:
+def test_there_is_no_estimate_if_no_documents_were_touched(timing: Timing) -> None:
     assert estimate([], [timing]) is None

@@ -1,4 +1,4 @@
-"""What is chosen to be rehearsed, where, and what the outcome means."""
+"""The choice of migrations to rehearse, the name of the scratch database, and the result."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pytest
 from flask_migrate_mongo.interfaces import exit_codes
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import ErrorInfo
-from flask_migrate_mongo.rehearsal import Performance, RehearsalReport, Turn
+from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
-from flask_migrate_mongo.rehearsal.performing import choose
+from flask_migrate_mongo.rehearsal.rehearsal import choose
 from flask_migrate_mongo.rehearsal.scratch import NAME_LIMIT, name_for, prefix_for
 
 from .given import a_file, a_record, recorded
 
 FILES = [a_file(1), a_file(2), a_file(3)]
-DONE, FAILED = Turn(5), Turn(5, ErrorInfo("ValueError", "no"))
+DONE, FAILED = Attempt(5), Attempt(5, ErrorInfo("ValueError", "no"))
 LEFT = Differences((Difference("a", "collection", "not there", "there"),), 1)
 
 
@@ -31,7 +31,9 @@ def test_everything_pending_is_chosen_unless_versions_are_given() -> None:
 
 
 @pytest.mark.parametrize(("version", "why"), [(2, "2 is applied here"), (9, "no migration 9")])
-def test_what_cannot_be_chosen_says_why(version: int, why: str) -> None:
+def test_a_version_that_cannot_be_rehearsed_is_refused_with_the_reason(
+    version: int, why: str
+) -> None:
     with pytest.raises(InvalidRequestError, match=why):
         choose(FILES, recorded(a_record(2)), (1, version))
 
@@ -46,35 +48,35 @@ def test_a_scratch_database_is_named_after_the_real_one_within_the_limit(name: s
 
 
 @pytest.mark.parametrize(
-    ("performance", "failed", "undoes"),
+    ("migration", "failed", "undoes"),
     [
-        (Performance(a_file(1), DONE, DONE, DONE), False, True),
-        (Performance(a_file(1), DONE, DONE, DONE, left=LEFT), True, False),
-        (Performance(a_file(1), FAILED), True, None),
-        (Performance(a_file(1), DONE, FAILED), True, False),
-        (Performance(a_file(1), DONE, DONE, FAILED), True, True),
-        (Performance(a_file(1, reversible=False), DONE), False, None),
-        (Performance(a_file(1)), False, None),
+        (MigrationRehearsal(a_file(1), DONE, DONE, DONE), False, True),
+        (MigrationRehearsal(a_file(1), DONE, DONE, DONE, differences=LEFT), True, False),
+        (MigrationRehearsal(a_file(1), FAILED), True, None),
+        (MigrationRehearsal(a_file(1), DONE, FAILED), True, False),
+        (MigrationRehearsal(a_file(1), DONE, DONE, FAILED), True, True),
+        (MigrationRehearsal(a_file(1, reversible=False), DONE), False, None),
+        (MigrationRehearsal(a_file(1)), False, None),
     ],
 )
-def test_what_a_performance_comes_to(
-    performance: Performance, *, failed: bool, undoes: bool | None
+def test_an_attempt_that_raises_or_a_difference_that_remains_is_a_failure(
+    migration: MigrationRehearsal, *, failed: bool, undoes: bool | None
 ) -> None:
-    assert (performance.failed, performance.undoes) == (failed, undoes)
+    assert (migration.failed, migration.undoes) == (failed, undoes)
 
 
 @pytest.mark.parametrize(
-    ("performances", "fail_on", "code"),
+    ("migrations", "fail_on", "code"),
     [
         ((), ("irreversible",), 0),
-        ((Performance(a_file(1), DONE, DONE, DONE),), ("irreversible",), 0),
-        ((Performance(a_file(1, reversible=False), DONE),), (), 0),
-        ((Performance(a_file(1, reversible=False), DONE),), ("irreversible",), 4),
-        ((Performance(a_file(1, reversible=False), FAILED),), ("irreversible",), 1),
-        ((Performance(a_file(1), DONE, DONE, DONE, left=LEFT),), (), 1),
+        ((MigrationRehearsal(a_file(1), DONE, DONE, DONE),), ("irreversible",), 0),
+        ((MigrationRehearsal(a_file(1, reversible=False), DONE),), (), 0),
+        ((MigrationRehearsal(a_file(1, reversible=False), DONE),), ("irreversible",), 4),
+        ((MigrationRehearsal(a_file(1, reversible=False), FAILED),), ("irreversible",), 1),
+        ((MigrationRehearsal(a_file(1), DONE, DONE, DONE, differences=LEFT),), (), 1),
     ],
 )
 def test_the_exit_code_is_that_of_a_failure_before_that_of_a_check(
-    performances: tuple[Performance, ...], fail_on: tuple[str, ...], code: int
+    migrations: tuple[MigrationRehearsal, ...], fail_on: tuple[str, ...], code: int
 ) -> None:
-    assert exit_codes.of_rehearsal(RehearsalReport(performances=performances), fail_on) == code
+    assert exit_codes.of_rehearsal(RehearsalReport(migrations=migrations), fail_on) == code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flask_migrate_mongo.interfaces import exit_codes
-from flask_migrate_mongo.rehearsal import Audience, Request
+from flask_migrate_mongo.rehearsal import RehearsalOptions
 from flask_migrate_mongo.reports import rehearsals
 from flask_migrate_mongo.wiring.rehearsing import rehearsal
 
@@ -63,7 +63,7 @@ def rehearse(
     """
     named = None if collections is None else tuple(filter(None, collections.split(",")))
     shown = progress()
-    audience = Audience(shown.phase, shown)
-    report = rehearsal(state()).run(Request(versions, sample, named), audience)
+    options = RehearsalOptions(versions, sample, named, shown, shown.phase)
+    report = rehearsal(state()).run(options)
     show("rehearse", rehearsals.rehearsal, report, as_json=as_json)
     ctx.exit(exit_codes.of_rehearsal(report, fail_on))

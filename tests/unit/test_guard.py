@@ -1,4 +1,4 @@
-"""Which commands a rehearsal refuses, and which collections a command is about."""
+"""The guard of a rehearsal refuses writes to other databases, and finds the collections that commands name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from flask_migrate_mongo.driver.commands import Command
-from flask_migrate_mongo.rehearsal.enclosure import (
+from flask_migrate_mongo.rehearsal.guard import (
     EVERYTHING,
-    Enclosure,
-    collections_of,
+    SandboxGuard,
+    forbidden_write,
     keyed_statements,
-    trespass,
+    named_collections,
 )
 
 HOME, REAL = "shop_rehearsal_1", "shop"
@@ -41,8 +41,8 @@ def a_command(database: str, **document: Any) -> Command:
         a_command("admin", bulkWrite=1, nsInfo=[{"ns": f"{HOME}.a.b"}]),
     ],
 )
-def test_what_stays_inside_or_only_looks_is_let_through(command: Command) -> None:
-    assert trespass(command, HOME) is None
+def test_a_command_that_stays_inside_or_only_reads_is_allowed(command: Command) -> None:
+    assert forbidden_write(command, HOME) is None
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,10 @@ def test_what_stays_inside_or_only_looks_is_let_through(command: Command) -> Non
         (a_command(HOME, grantRolesToUser="eve"), None),
     ],
 )
-def test_what_would_change_anything_else_is_refused(command: Command, what: str | None) -> None:
-    found = trespass(command, HOME)
+def test_a_command_that_would_change_anything_else_is_refused(
+    command: Command, what: str | None
+) -> None:
+    found = forbidden_write(command, HOME)
     assert found is not None
     assert what is None or found.startswith(what)
 
@@ -107,8 +109,8 @@ def test_what_would_change_anything_else_is_refused(command: Command, what: str 
         ),
     ],
 )
-def test_the_collections_that_a_command_is_about(command: Command, names: set[str]) -> None:
-    assert collections_of(command) == names
+def test_a_command_names_its_collections_at_any_depth(command: Command, names: set[str]) -> None:
+    assert named_collections(command) == names
 
 
 @pytest.mark.parametrize(
@@ -126,49 +128,54 @@ def test_the_collections_that_a_command_is_about(command: Command, names: set[st
         (a_command(HOME, aggregate="a", pipeline=[]), 0),
     ],
 )
-def test_how_many_single_documents_a_command_is_for(command: Command, count: int) -> None:
+def test_documents_named_by_their_id_are_counted(command: Command, count: int) -> None:
     assert keyed_statements(command) == count
 
 
 IN_TRANSACTION = {"autocommit": False, "lsid": {"id": b"1"}}
 
 
-def test_a_transaction_that_began_before_documents_came_is_begun_again() -> None:
-    enclosure = Enclosure(HOME, frozenset(), bring=lambda _: True)
+def test_a_transaction_that_began_before_a_copy_runs_once_more() -> None:
+    guard = SandboxGuard(HOME, frozenset(), copy=lambda _: True)
     with pytest.raises(OperationFailure) as caught:
-        enclosure.sending(a_command(HOME, find="a", **IN_TRANSACTION))
+        guard.sending(a_command(HOME, find="a", **IN_TRANSACTION))
     assert caught.value.has_error_label("TransientTransactionError")
 
 
-def test_one_that_begins_with_this_very_command_and_one_that_lacks_nothing_go_on() -> None:
-    Enclosure(HOME, frozenset(), bring=lambda _: True).sending(
+def test_a_transaction_that_begins_with_this_command_or_needs_no_copy_continues() -> None:
+    SandboxGuard(HOME, frozenset(), copy=lambda _: True).sending(
         a_command(HOME, find="a", startTransaction=True, **IN_TRANSACTION)
     )
-    Enclosure(HOME, frozenset(), bring=lambda _: False).sending(
+    SandboxGuard(HOME, frozenset(), copy=lambda _: False).sending(
         a_command(HOME, find="a", **IN_TRANSACTION)
     )
 
 
 def test_transactions_are_open_until_they_are_committed_or_aborted() -> None:
-    enclosure = Enclosure(HOME, frozenset(), bring=lambda _: False)
+    guard = SandboxGuard(HOME, frozenset(), copy=lambda _: False)
     for session, end in ((b"1", "commitTransaction"), (b"2", "abortTransaction"), (b"3", None)):
         said = {"autocommit": False, "lsid": {"id": session}}
-        enclosure.sending(a_command(HOME, find="a", **said))
+        guard.sending(a_command(HOME, find="a", **said))
         if end:
-            enclosure.sending(a_command("admin", **{end: 1}, **said))
-    assert enclosure.open_transactions == (b"3",)
+            guard.sending(a_command("admin", **{end: 1}, **said))
+    assert guard.open_transactions == (b"3",)
 
 
-def test_our_own_collections_are_neither_brought_in_nor_timed() -> None:
+def test_our_own_collections_are_neither_copied_nor_timed() -> None:
     asked: list[str] = []
 
-    def bring(name: str) -> bool:
-        asked.append(name)
+    def copy(names: frozenset[str]) -> bool:
+        asked.extend(names)
         return False
 
-    enclosure = Enclosure(HOME, frozenset({"migrations"}), bring)
+    guard = SandboxGuard(HOME, frozenset({"migrations"}), copy)
     for name in ("migrations", "users"):
         command = a_command(HOME, update=name, updates=[])
-        enclosure.sending(command)
-        enclosure.answered(command, {})
-    assert (asked, set(enclosure.spent), enclosure.touched) == (["users"], {"users"}, {"users"})
+        guard.sending(command)
+        guard.answered(command, {})
+    activity = guard.activity
+    assert (asked, set(activity.by_collection), activity.touched) == (
+        ["users"],
+        {"users"},
+        {"users"},
+    )

@@ -1,0 +1,216 @@
+"""Keeps the commands of migrations inside the scratch database.
+
+It sees every command of the process before it is sent, from any thread and any client. It refuses a command that
+would change another database, has collections copied when they are named for the first time, and measures how long
+each collection takes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pymongo.errors import OperationFailure
+
+from flask_migrate_mongo.driver.commands import BY_FULL_NAME, Command, namespaces, written_by
+from flask_migrate_mongo.driver.listener import outside
+from flask_migrate_mongo.model.errors import EscapesRehearsalError
+
+EVERYTHING = "*"
+"""Stands for every collection, among the names that a command touches."""
+
+_READS = frozenset(
+    {
+        *("aggregate", "collStats", "count", "dataSize", "dbStats", "distinct", "find"),
+        *("getMore", "listCollections", "listIndexes"),
+    }
+)
+# These take longer with more documents; the others, for example drop and collMod, do not.
+_GROWING = frozenset(
+    {
+        *("aggregate", "bulkWrite", "count", "createIndexes", "delete", "distinct", "find"),
+        *("findAndModify", "getMore", "insert", "mapReduce", "update"),
+    }
+)
+# These change nothing that persists: handshakes, sessions, the state of the server.
+_HARMLESS = frozenset(
+    {
+        *("abortTransaction", "authenticate", "buildInfo", "commitTransaction"),
+        *("connectionStatus", "currentOp", "endSessions", "explain", "getCmdLineOpts"),
+        *("getParameter", "hello", "hostInfo", "isMaster", "ismaster", "isdbgrid"),
+        *("killCursors", "killSessions", "listCommands", "listDatabases", "logout"),
+        *("ping", "refreshSessions", "replSetGetStatus", "rolesInfo", "saslContinue"),
+        *("saslStart", "serverStatus", "startSession", "top", "usersInfo", "whatsmyuri"),
+    }
+)
+# The server stores users and roles in another database: they would outlive the scratch database.
+_ACCOUNTS = (
+    *("createRole", "createUser", "dropAll", "dropRole", "dropUser"),
+    *("grant", "revoke", "updateRole", "updateUser"),
+)
+_SYSTEM = frozenset({"admin", "config", "local"})
+_WRITE_CONFLICT = 112
+
+CopyCollections = Callable[[frozenset[str]], bool]
+"""Copies collections, or EVERYTHING, into the scratch database, and returns whether there was one to copy."""
+
+
+@dataclass(slots=True)
+class Activity:
+    """What one call of `up()` or `down()` did, as its commands show it.
+
+    Times are in seconds. `excluded` is not the migration's own time: it copied, or started again. `fixed`, `keyed`,
+    `statements` and `by_collection` are those of a `Timing`.
+    """
+
+    began: float = field(default_factory=time.monotonic)
+    escapes: list[EscapesRehearsalError] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+    excluded: float = 0.0
+    fixed: float = 0.0
+    keyed: float = 0.0
+    statements: int = 0
+    by_collection: dict[str, float] = field(default_factory=dict)
+
+    def restart(self) -> None:
+        """Forget all times: the call starts again."""
+        self.excluded = time.monotonic() - self.began
+        self.fixed = self.keyed = 0.0
+        self.statements = 0
+        self.by_collection.clear()
+
+
+class SandboxGuard:
+    """A command listener that keeps migrations inside the database `home`.
+
+    `ours` names the collections there that belong to this package.
+    """
+
+    def __init__(self, home: str, ours: frozenset[str], copy: CopyCollections) -> None:
+        self.activity = Activity()
+        self._home = home
+        self._ours = ours
+        self._copy = copy
+        self._copying = threading.RLock()
+        self._sent: dict[int, float] = {}
+        self._open: set[bytes] = set()
+
+    def begin(self) -> None:
+        """Start to watch another call."""
+        self.activity = Activity()
+
+    @property
+    def open_transactions(self) -> tuple[bytes, ...]:
+        """The sessions of transactions that were neither committed nor aborted."""
+        return tuple(self._open)
+
+    def sending(self, command: Command) -> None:
+        """Refuse a write to another database, and copy the collections that the command names."""
+        self._note_transaction(command)
+        if what := forbidden_write(command, self._home):
+            error = EscapesRehearsalError(what, self._home)
+            self.activity.escapes.append(error)
+            raise error
+        if command.database == self._home or command.name in BY_FULL_NAME:
+            self._copy_named(command)
+        elif command.name in _READS and command.database not in _SYSTEM:
+            self.activity.elsewhere.add(_target(command))
+        self._sent[threading.get_ident()] = time.monotonic()
+
+    def answered(self, command: Command, _: object) -> None:
+        """Add the time of a command to that of its collection."""
+        took = time.monotonic() - self._sent.pop(threading.get_ident(), time.monotonic())
+        name, activity = command.collection, self.activity
+        if command.database != self._home or not name or name in self._ours:
+            return
+        activity.by_collection[name] = activity.by_collection.get(name, 0.0) + took
+        if command.name not in _GROWING:
+            activity.fixed += took
+        elif statements := keyed_statements(command):
+            activity.keyed += took
+            activity.statements += statements
+
+    def _note_transaction(self, command: Command) -> None:
+        session = command.session_id
+        if command.document.get("autocommit") is not False or not isinstance(session, bytes):
+            return
+        if command.name in {"commitTransaction", "abortTransaction"}:
+            self._open.discard(bytes(session))
+        else:
+            self._open.add(bytes(session))
+
+    def _copy_named(self, command: Command) -> None:
+        names = named_collections(command) - self._ours
+        if not names:
+            return
+        self.activity.touched |= names - {EVERYTHING}
+        began = time.monotonic()
+        with self._copying:
+            copied = outside(lambda: self._copy(names))
+        self.activity.excluded += time.monotonic() - began
+        document = command.document
+        if copied and document.get("autocommit") is False and "startTransaction" not in document:
+            # The transaction began before these documents existed. By the driver's rules, this error makes the
+            # migration's transaction run once more.
+            self.activity.restart()
+            msg = "The rehearsal copied a collection after the transaction had begun"
+            details = {"errorLabels": ["TransientTransactionError"], "code": _WRITE_CONFLICT}
+            raise OperationFailure(msg, _WRITE_CONFLICT, details)
+
+
+def forbidden_write(command: Command, home: str) -> str | None:
+    """Describe what a command would change outside the database `home`; None if nothing."""
+    if command.name.startswith(_ACCOUNTS):
+        return f"send {command.name} to {command.database}"
+    if all(database == home for database in _written_databases(command)):
+        return None
+    return f"send {command.name} to {_target(command)}"
+
+
+def named_collections(command: Command) -> frozenset[str]:
+    """List the collections that a command names at any depth; EVERYTHING if it lists them."""
+    if command.name == "listCollections":
+        return frozenset({EVERYTHING})
+    return frozenset(name.partition(".")[2] for name in namespaces(command))
+
+
+def keyed_statements(command: Command) -> int:
+    """Count the documents that a command names by `_id` or inserts; 0 if it can affect others."""
+    document = command.document
+    if command.name == "insert":
+        return len(document.get("documents", ()))
+    queries = {
+        "update": [each["q"] for each in document.get("updates", ())],
+        "delete": [each["q"] for each in document.get("deletes", ())],
+        "find": [document.get("filter")],
+        "findAndModify": [document.get("query")],
+    }.get(command.name, [])
+    return len(queries) if all(map(_is_keyed, queries)) else 0
+
+
+def _is_keyed(query: object) -> bool:
+    if not isinstance(query, Mapping) or set(query) != {"_id"}:
+        return False
+    key = query["_id"]
+    return not (isinstance(key, Mapping) and any(str(name).startswith("$") for name in key))
+
+
+def _target(command: Command) -> str:
+    if command.name in BY_FULL_NAME:
+        return ", ".join(sorted(namespaces(command)))
+    return ".".join(filter(None, (command.database, command.collection)))
+
+
+def _written_databases(command: Command) -> Iterable[str]:
+    if command.name in BY_FULL_NAME:
+        return [name.partition(".")[0] for name in namespaces(command)]
+    if command.name == "mapReduce":
+        out = command.document.get("out")
+        return [out.get("db", command.database) if isinstance(out, Mapping) else command.database]
+    if command.name == "aggregate":
+        return [n.partition(".")[0] for n in written_by(command.pipeline, command.database)]
+    harmless = command.name in _READS or command.name in _HARMLESS
+    return [] if harmless else [command.database]
