@@ -56,6 +56,22 @@ class _Moment(fields.String):
         return moment(value) if isinstance(value, datetime) else None
 
 
+class _Count(fields.Integer):
+    """A number, or how many values there are."""
+
+    def _serialize(self, value: object, *_: object, **__: object) -> str | int | None:
+        found = len(value) if isinstance(value, tuple) else value
+        return super()._serialize(found, None, None)
+
+
+class _Present(fields.Nested):
+    """A document that is left out where there is none."""
+
+    def get_value(self, *given: Any, **more: Any) -> Any:  # noqa: ANN401  (marshmallow's)
+        found = super().get_value(*given, **more)
+        return missing if found is None else found
+
+
 class _Dumped(fields.Nested):
     """A document that was dumped before it was stored."""
 
@@ -65,7 +81,7 @@ class _Dumped(fields.Nested):
 
 _text = partial(fields.String, required=True)
 _flag = partial(fields.Boolean, required=True)
-_count = partial(fields.Integer, required=True, validate=validate.Range(0))
+_count = partial(_Count, required=True, validate=validate.Range(0))
 _moment = partial(_Moment, required=True, allow_none=True, metadata={"format": "date-time"})
 _version = partial(_text, validate=validate.Regexp(f"^{VERSION}$"))
 _one_of = partial(fields.Enum, by_value=fields.String, required=True)
@@ -203,12 +219,7 @@ class ProgressDocument(_Document):
 
 class RunningDocument(_Entry):
     direction = _one_of(Direction, attribute="record.direction", allow_none=True, dump_default=None)
-    progress = fields.Nested(ProgressDocument, attribute="record.progress", allow_none=True)
-
-    def get_attribute(self, obj: object, attr: str, default: object) -> object:
-        """Leave the progress out where there is none."""
-        found = super().get_attribute(obj, attr, default)
-        return missing if found is None and attr == "record.progress" else found
+    progress = _Present(ProgressDocument, attribute="record.progress", allow_none=True)
 
 
 class SummaryDocument(_Document):
@@ -220,11 +231,6 @@ class SummaryDocument(_Document):
     drifted = _count()
     missing = _count()
     out_of_order = _count()
-
-    def get_attribute(self, obj: object, attr: str, default: object) -> object:
-        """Count the entries."""
-        found = super().get_attribute(obj, attr, default)
-        return len(found) if isinstance(found, tuple) else found
 
 
 class EventDocument(_OpenDocument):
@@ -255,12 +261,7 @@ class NotExecutedDocument(_Document):
     collection = _text()
     documents = _count(allow_none=True)
     detail = _text()
-    violations = fields.List(fields.Nested(ViolationDocument))
-
-    def get_attribute(self, obj: object, attr: str, default: object) -> object:
-        """Leave the violations out where duplicate keys were not looked for."""
-        found = super().get_attribute(obj, attr, default)
-        return missing if found is None and attr == "violations" else found
+    violations = _Present(ViolationDocument, many=True)
 
 
 class SampleDocument(_Document):
@@ -363,11 +364,11 @@ class RehearsedDocument(_Document):
 
 class LintSummaryDocument(_Document):
     files = _count()
-    findings = fields.Function(lambda report: len(report.findings))
+    findings = _count()
     errors = fields.Function(lambda report: report.count("error"))
     warnings = fields.Function(lambda report: report.count("warning"))
     infos = fields.Function(lambda report: report.count("info"))
-    allowed = fields.Function(lambda report: len(report.suppressed))
+    allowed = _count(attribute="suppressed")
 
 
 class CurrentDocument(_Document):

@@ -37,10 +37,12 @@ class MigrateError(Exception):
     title = "An unexpected error."
     exit_code = 1
     http_status = 500
+    message = ""
+    remedy = ""
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    def __init__(self, message: str = "", remedy: str = "") -> None:
         # Without super().__init__() `args` stay those of the constructor, so that every error can be pickled.
-        self.message, self.remedy = message, remedy
+        self.message, self.remedy = message or self.message, remedy or self.remedy
 
     @property
     def type_uri(self) -> str:
@@ -333,12 +335,8 @@ class ScratchTakenError(RefusedError):
 class RehearsalUnsupportedError(RefusedError):
     code = "rehearsal-unsupported"
     title = "There is no server for a rehearsal."
-
-    def __init__(self) -> None:
-        super().__init__(
-            "mongomock has no server for a rehearsal: its indexes, options and timings are not those of MongoDB.",
-            "Set MONGO_URI to a server for the rehearsal. A small local one is enough.",
-        )
+    message = "mongomock has no server for a rehearsal: its indexes, options and timings are not those of MongoDB."
+    remedy = "Set MONGO_URI to a server for the rehearsal. A small local one is enough."
 
 
 # --- the lock
@@ -390,12 +388,10 @@ class NoRunError(MigrateError):
     title = "No backfill is running that could be paused, resumed or cancelled."
     exit_code = 5
     http_status = 409
-
-    def __init__(self) -> None:
-        super().__init__(
-            "No backfill is running, so no request was sent.",
-            "See what is running: [status]. SIGTERM, or Ctrl-C, stops a migration without a backfill.",
-        )
+    message = "No backfill is running, so no request was sent."
+    remedy = (
+        "See what is running: [status]. SIGTERM, or Ctrl-C, stops a migration without a backfill."
+    )
 
 
 # --- steps
@@ -497,12 +493,8 @@ class ApiClosedError(MigrateError):
     title = "No API access rules are configured."
     exit_code = 2
     http_status = 403
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The API is closed: no access rules are configured.",
-            "Set MIGRATE_API_TOKEN, or pass a callable: MongoMigrate(app, authorize=...). MIGRATE_API = False removes the API.",
-        )
+    message = "The API is closed: no access rules are configured."
+    remedy = "Set MIGRATE_API_TOKEN, or pass a callable: MongoMigrate(app, authorize=...). MIGRATE_API = False removes the API."
 
 
 class UnauthenticatedError(MigrateError):
@@ -529,12 +521,8 @@ class ForbiddenError(MigrateError):
 class CreateDisabledError(ForbiddenError):
     code = "create-disabled"
     title = "The API does not create files unless MIGRATE_API_CREATE allows it."
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This API does not create files.",
-            'Set MIGRATE_API_CREATE = True to allow it, or run [create "add user index"].',
-        )
+    message = "This API does not create files."
+    remedy = 'Set MIGRATE_API_CREATE = True to allow it, or run [create "add user index"].'
 
 
 class UnknownPathError(MigrateError):
@@ -542,9 +530,8 @@ class UnknownPathError(MigrateError):
     title = "The path does not exist."
     exit_code = 2
     http_status = 404
-
-    def __init__(self) -> None:
-        super().__init__("This path does not exist.", "openapi.json lists the paths.")
+    message = "This path does not exist."
+    remedy = "openapi.json lists the paths."
 
 
 class UnknownRunError(MigrateError):
@@ -604,12 +591,8 @@ class NotJsonError(MigrateError):
     title = "The body of the request is not declared as JSON."
     exit_code = 2
     http_status = 415
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The body is not declared as JSON.",
-            "Send the header `Content-Type: application/json`.",
-        )
+    message = "The body is not declared as JSON."
+    remedy = "Send the header `Content-Type: application/json`."
 
 
 # --- exceptions of any origin

@@ -134,7 +134,7 @@ class ScratchDatabase:
             _log.warning("The scratch database was not dropped: %s", redact(str(exc)))
             return (
                 f"The scratch database {self.database.name} could not be dropped: {redact(str(exc))} "
-                "The next `flask db-migrate rehearse` removes it when it is an hour old."
+                "The next rehearsal removes it when it is an hour old."
             )
         return None
 

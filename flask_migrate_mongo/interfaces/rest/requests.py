@@ -16,7 +16,7 @@ from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.model.wording import camel_case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from flask import Request
 
@@ -154,14 +154,12 @@ class _Parser(FlaskParser):
             msg = "The body is not valid JSON."
             raise InvalidRequestError(msg, 'Send an object: {"name": "add user index"}.') from exc
 
-    def handle_error(
+    def handle_error(  # webargs' signature
         self,
         error: ValidationError,
         req: Request,  # noqa: ARG002
         schema: Schema,
-        *,
-        error_status_code: int | None,  # noqa: ARG002
-        error_headers: Mapping[str, str] | None,  # noqa: ARG002
+        **_: object,
     ) -> NoReturn:
         known = [field.data_key or name for name, field in schema.fields.items()]
         remedy = f"Accepted: {', '.join(known)}." if known else "Leave the parameters out."
