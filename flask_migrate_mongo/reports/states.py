@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
+
+from flask_migrate_mongo.model.values import COLUMNS, Status
 
 from . import words
 from .console import out
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     Row = Sequence[Cell]
 
 
+_HISTORY = [(column.heading, name) for name, column in COLUMNS.items() if column.heading]
+_STATUS = [(h, name) for h, name in _HISTORY if COLUMNS[name].in_status_table]
+
+
 def status(report: StatusReport) -> None:
     """Print every version with its state, then the totals and the lock."""
     survey, console = report.survey, out()
@@ -33,7 +40,8 @@ def status(report: StatusReport) -> None:
         *_status_rows(survey.failed, words.state("failed")),
         *_status_rows(survey.pending, words.state("pending")),
     ]
-    console.table(("Version", "Name", "State", "Applied at (UTC)", "Took", "Notes"), rows)
+    headings = [heading for heading, _ in _STATUS]
+    console.table(("Version", "Name", "State", *headings, "Notes"), rows)
     for entry in survey.failed:
         if entry.record and entry.record.error:
             words.say(console, words.summary(f"{entry.version} failed", entry.record.error), "red")
@@ -53,9 +61,7 @@ def records(page: Sequence[Record]) -> None:
     if not page:
         words.say(console, "Nothing is recorded.")
         return
-    times = ("Applied at (UTC)", "Rolled back at (UTC)")
-    headers = ("Version", "Name", "Status", *times, "Took", "Batch")
-    console.table(headers, map(_record_row, page))
+    console.table([heading for heading, _ in _HISTORY], map(_record_row, page))
 
 
 def events(log: Sequence[Event]) -> None:
@@ -121,8 +127,7 @@ def _status_rows(entries: Iterable[Entry], state: Text) -> Iterable[Row]:
             str(entry.version),
             words.printable(entry.name),
             state,
-            words.when(applied.applied_at) if applied else "",
-            words.took(applied.execution_ms) if applied else "",
+            *(_cell(applied, field) if applied else "" for _, field in _STATUS),
             ", ".join(_notes(entry, entry.record)),
         )
 
@@ -143,15 +148,18 @@ def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
 
 
 def _record_row(record: Record) -> Row:
-    return (
-        str(record.version),
-        words.printable(record.name),
-        words.state(record.status.value),
-        words.when(record.applied_at),
-        words.when(record.rolled_back_at),
-        words.took(record.execution_ms),
-        str(record.batch or ""),
-    )
+    return [_cell(record, field) for _, field in _HISTORY]
+
+
+def _cell(record: Record, field: str) -> Cell:
+    value = getattr(record, field)
+    if isinstance(value, Status):
+        return words.state(value.value)
+    if isinstance(value, datetime):
+        return words.when(value)
+    if field == "execution_ms":
+        return words.took(value)
+    return "" if value is None else words.printable(str(value))
 
 
 def _event_row(event: Event) -> Row:
