@@ -90,11 +90,20 @@ def one_round(project: Project, rng: random.Random) -> Round:
 
 def agree(project: Project, version: int) -> bool:
     """Whether the record says what the data says: all of it, or none of it."""
-    record = project.db.migrations.find_one({"version": str(version)}) or {}
-    applied = record.get("status") == "completed"
     field = f"v{version}"
-    wanted: dict[str, Any] = {field: STATEMENTS} if applied else {field: {"$exists": False}}
-    return project.db.people.count_documents(wanted) == PEOPLE
+    while True:
+        status = status_of(project, version)
+        wanted: dict[str, Any] = {
+            field: STATEMENTS if status == "completed" else {"$exists": False}
+        }
+        agreeing = project.db.people.count_documents(wanted) == PEOPLE
+        # The commit of a run that was killed can take effect between the two.
+        if status_of(project, version) == status:
+            return agreeing
+
+
+def status_of(project: Project, version: int) -> str | None:
+    return (project.db.migrations.find_one({"version": str(version)}) or {}).get("status")
 
 
 def lane(db: Database[Any], root: Path, uri: str, seed: int, wanted: int) -> list[Round]:
