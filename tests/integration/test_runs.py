@@ -131,7 +131,10 @@ def test_the_process_of_a_run_applies_nothing_at_its_start(
 ) -> None:
     project.write_inserts(FIRST)
     monkeypatch.setenv("MIGRATE_ON_START", "always")
-    run = ended(project, start(project, Direction.DOWN, MIGRATE_ON_START=False))
+    run_id = start(project, Direction.DOWN, MIGRATE_ON_START=False)
+    # The applications of this process would otherwise migrate at their start.
+    monkeypatch.delenv("MIGRATE_ON_START")
+    run = ended(project, run_id)
     assert run.detached
     assert run.report is not None
     assert run.report["steps"] == []
