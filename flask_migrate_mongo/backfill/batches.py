@@ -32,7 +32,7 @@ from .checkpoints import (
 from .options import is_update
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pymongo.client_session import ClientSession
 
@@ -144,9 +144,13 @@ class BatchedCollection:
         while True:
             is_new = self._replies is None
             replies = self._replies = self._replies or self._open(bounds)
-            reply = next(replies, None)
-            if reply:
-                return self._batch(reply)
+            try:
+                reply = next(replies, None)
+                if reply:
+                    return self._batch(reply)
+            except PyMongoError:
+                self.close()  # A retry must read this reply again.
+                raise
             self.close()
             if is_new:
                 return None
@@ -171,15 +175,18 @@ class BatchedCollection:
             found = bson.decode_all(reply, IDS) if isinstance(reply, bytes) else reply
             return [DocumentChange(document["_id"], change) for document in found]
         if isinstance(reply, list):
-            return [self._computed(document["_id"], document) for document in reply]
+            return [self._compute(change, document["_id"], document) for document in reply]
         options = self._collection.codec_options
         raws = bson.decode_all(reply, _RAW_IDS)
-        return [self._computed(_exact_id(raw), bson.decode(raw.raw, options)) for raw in raws]
+        return [
+            self._compute(change, _exact_id(raw), bson.decode(raw.raw, options)) for raw in raws
+        ]
 
-    def _computed(self, id_: object, document: Document) -> DocumentChange:
-        assert callable(self._change)  # noqa: S101
+    def _compute(
+        self, function: Callable[[Document], Update | None], id_: object, document: Document
+    ) -> DocumentChange:
         try:
-            update = self._change(document)
+            update = function(document)
             if update is None or is_update(update):
                 return DocumentChange(id_, update)
         except (BackfillError, PyMongoError):
@@ -316,15 +323,7 @@ class Worker:
         last = checkpoint.phase is Phase.LAST
         through = checkpoint.first_end if last else self.bounds.through
         left = IdRange(checkpoint.at or self.bounds.after, through)
-
-        def read() -> Batch | None:
-            try:
-                return self.documents.read(left)
-            except PyMongoError:
-                self.documents.close()
-                raise
-
-        return self.transactions.repeat(read, _log, _can_reopen)
+        return self.transactions.repeat(lambda: self.documents.read(left), _log, _can_reopen)
 
     def _end_pass(self, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
         """Start the last pass, or end the range.
@@ -386,7 +385,7 @@ class Worker:
             stays=before.stays or result.still_matches,
             batches=before.batches + 1,
             by=self.name,
-            counts=before.counts + count(batch, result, rejected=new, again=again),
+            counts=before.counts + count_batch(batch, result, rejected=new, again=again),
             rejected=rejected,
         )
         fields = self.control.fields_with(after)
@@ -397,7 +396,9 @@ def _can_reopen(exc: BaseException) -> bool:
     return isinstance(exc, CursorNotFound) or (isinstance(exc, PyMongoError) and is_passing(exc))
 
 
-def count(batch: Batch, result: WriteResult, *, rejected: int, again: bool = False) -> Backfilled:
+def count_batch(
+    batch: Batch, result: WriteResult, *, rejected: int, again: bool = False
+) -> Backfilled:
     """Count a batch; `again` in the last pass, where skipped documents have been counted before."""
     changed = sum(change.update is not None for change in batch)
     errors = sum(change.error is not None for change in batch)

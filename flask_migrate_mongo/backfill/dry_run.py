@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.process.clock import elapsed
 
-from .batches import BatchedCollection, count
+from .batches import BatchedCollection, count_batch
 from .checkpoints import DocumentId, IdRange
 from .options import BackfillCallable
 
@@ -56,7 +56,7 @@ class DryRunBackfill(BackfillCallable):
                     break
                 result = documents.write(batch, None, check_where=False)
                 rejected = sum(change.error is not None for change in batch)
-                counts += count(batch, result, rejected=rejected)
+                counts += count_batch(batch, result, rejected=rejected)
                 after, number = DocumentId(batch[-1].id), number + 1
         finally:
             documents.close()

@@ -18,6 +18,7 @@ import pytest
 from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId
 from bson.binary import UuidRepresentation
 from pymongo import MongoClient, monitoring
+from pymongo.errors import AutoReconnect
 
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.backfill.checkpoints import Checkpoint, DocumentId, StoredCheckpoint
@@ -314,6 +315,25 @@ def test_transient_faults_change_nothing(
     failpoint(command, times=1, skip=skip, **fault)
     up(project)
     assert values(project) == [1] * 40
+
+
+def test_a_function_that_lost_its_connection_is_called_again_for_its_batch(
+    project: Project,
+) -> None:
+    fill(project)
+    write(project)
+    lost: list[int] = []
+
+    def lose(doc: Any) -> None:
+        if doc["_id"] == 12 and not lost:
+            lost.append(12)
+            msg = "connection closed"
+            raise AutoReconnect(msg)
+
+    up(project, HOOK=lose)
+    assert lost == [12]
+    assert values(project) == [1] * 40
+    assert counts(project)["scanned"] == 40
 
 
 def test_lost_replies_change_nothing(project: Project, mongo_uri: str) -> None:
