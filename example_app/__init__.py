@@ -1,4 +1,4 @@
-"""An application on the real airports of the world, to see the migrations at work."""
+"""A demo application: migrations on the real airports of the world."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ migrate = MongoMigrate()
 
 
 def create_app(mongo_uri: str | None = None) -> Flask:
-    """Make the application on the given database, that of MONGO_URI, or a server of its own."""
-    from .data import load_airports  # noqa: PLC0415  (they use the `mongo` above)
+    """Create the application on the given database, else that of MONGO_URI, else the demo's server."""
+    from .data import load_airports  # noqa: PLC0415  (they import `mongo` from here)
     from .views import views  # noqa: PLC0415
 
     app = Flask(__name__)
@@ -40,6 +40,6 @@ def _check_database() -> None:
 
 
 def _embedded() -> str:
-    from . import embedded  # noqa: PLC0415  (with MONGO_URI set there is no use for it)
+    from . import embedded  # noqa: PLC0415  (not needed if MONGO_URI is set)
 
     return embedded.DEMO.start()

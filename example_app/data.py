@@ -1,4 +1,4 @@
-"""Where the airports come from."""
+"""Loads the airports of the package `airportsdata` into the database."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def database() -> Database[dict[str, Any]]:
-    """Return the current application's database; create_app() has made sure that there is one."""
+    """Get the current application's database; create_app() has checked that there is one."""
     return cast("Database[dict[str, Any]]", mongo.db)
 
 
 def load(db: Database[dict[str, Any]]) -> int:
-    """Load every airport into a database that has none, all or nothing; return how many it loaded."""
+    """Load all airports into a database without airports, and count them. Loads all or none."""
     if db.airports.find_one() is not None:
         return 0
     airports = [{"_id": icao, **airport} for icao, airport in airportsdata.load("ICAO").items()]
-    # Renamed at the end, so that a load that was cut short is not taken for a complete one.
+    # Renamed at the end, so that an interrupted load does not look complete.
     db.airports_incoming.drop()
     db.airports_incoming.insert_many(airports)
     db.airports_incoming.rename("airports", dropTarget=True)
@@ -46,4 +46,4 @@ def load_airports() -> None:
     if loaded:
         click.echo(f"Loaded {loaded} airports.")
     else:
-        click.echo("Nothing to do: the airports are loaded.")
+        click.echo("Nothing to do: the airports are already loaded.")

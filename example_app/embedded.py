@@ -1,9 +1,9 @@
-"""The demo's own server: a process of its own, started once and found again by the next command.
+"""The demo's server: a separate process. The first command starts it, and later commands find it.
 
     python -m example_app.embedded start | stop | status | uri
 
-It is the daemon of SecantusDB, which speaks MongoDB's protocol. Its licence is GPL-2.0-only: it is
-run as a program and never imported.
+It is the daemon of SecantusDB, which speaks MongoDB's wire protocol. Its licence is GPL-2.0-only, so
+the demo runs it as a program and never imports it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ START_SECONDS = 30
 STOP_SECONDS = 15
 
 _OP_MSG = 2013
-# The shell ends at once, so that the daemon is nobody's child. It writes down itself what it has
-# started: no kill of ours can come between the two.
+# The shell ends immediately, so the daemon is not a child of this process. The shell itself writes
+# server.json: if this process is killed, the file is still written.
 _DETACHED = """
 exec_daemon() { exec "$@" </dev/null >>server.log 2>&1; }
 exec_daemon "$@" &
@@ -49,7 +49,7 @@ class EmbeddedServerError(click.ClickException):
 
 
 class Started(NamedTuple):
-    """What was written down of a server when it was started."""
+    """The process and the port of a started server, as `server.json` stores them."""
 
     pid: int
     port: int
@@ -62,27 +62,27 @@ class Started(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedServer:
-    """At most one server, with its data and what is known of it, in a folder.
+    """At most one server, with its data and its `server.json`, in a folder.
 
-    The daemon inherits a locked file, which the kernel unlocks when it ends, however it ends. So
-    whether it lives is known for certain; a number of a process could be another's by now.
+    The daemon inherits a locked file. The kernel unlocks the file when the daemon ends, for any reason.
+    So the lock shows whether the daemon runs; its process id could belong to another process by now.
     """
 
     folder: Path
 
     def start(self) -> str:
-        """Return the URI of the server, after starting it unless it runs. Raises EmbeddedServerError."""
+        """Start the server unless it runs, and get its URI. Raises EmbeddedServerError."""
         with self._alone():
             if not self._lives():
                 self._launch()
             if started := self._answering():
                 return started.uri
         log = (self.folder / "server.log").read_text(errors="replace")[-1000:]
-        msg = f"The server ended at once, saying:\n{log}\nTry again, or set MONGO_URI."
+        msg = f"The server ended at once. Its log:\n{log}\nTry again, or set MONGO_URI."
         raise EmbeddedServerError(msg)
 
     def stop(self) -> bool:
-        """End the server and keep its data; return whether there was one to end."""
+        """Stop the server and keep its data. False if it does not run."""
         with self._alone():
             if not self._lives():
                 return False
@@ -92,17 +92,17 @@ class EmbeddedServer:
                     os.kill(pid, number)
                 if _until(lambda: not self._lives(), STOP_SECONDS):
                     return True
-        msg = f"The server, process {pid}, does not end. Look at {self.folder / 'server.log'}."
+        msg = f"The server, process {pid}, does not stop. See {self.folder / 'server.log'}."
         raise EmbeddedServerError(msg)
 
     def find(self) -> Started | None:
-        """Return the server, if there is one that answers."""
+        """Find the server; None if it does not run."""
         with self._alone():
             return self._answering()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let one process at a time look and act, so that two never start two servers."""
+        """Let one process at a time check and act, so that two processes never start two servers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "start.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -132,13 +132,13 @@ class EmbeddedServer:
             )
 
     def _answering(self) -> Started | None:
-        """Return the server once it answers, or None when there is none any more."""
+        """Wait until the server answers; None if it does not run, or ends meanwhile."""
         if not self._lives():
             return None
         started = self._started()
         if not _until(lambda: _answers(started.port) or not self._lives(), START_SECONDS):
             msg = (
-                f"The server, process {started.pid}, runs but does not answer. End it with "
+                f"The server, process {started.pid}, runs but does not answer. Stop it with "
                 "`python -m example_app.embedded stop`, then try again."
             )
             raise EmbeddedServerError(msg)
@@ -168,7 +168,7 @@ def _free_port() -> int:
 
 
 def _answers(port: int) -> bool:
-    """Whether a ping in MongoDB's wire protocol is answered; a client would take half a second more."""
+    """Send a ping in MongoDB's wire protocol; a MongoClient takes half a second longer."""
     body = struct.pack("<IB", 0, 0) + bson.encode({"ping": 1, "$db": "admin"})
     head = struct.pack("<iiii", 16 + len(body), 1, 0, _OP_MSG)
     try:
@@ -189,7 +189,7 @@ def _until(condition: Callable[[], bool], seconds: float) -> bool:
 @click.command()
 @click.argument("action", type=click.Choice(["start", "stop", "status", "uri"]))
 def main(action: str) -> None:
-    """Start, stop or find the demo's own server."""
+    """Start, stop or find the demo's server."""
     if action == "start" and os.environ.get("MONGO_URI"):
         click.echo("MONGO_URI is set: the demo uses that server and starts none.")
         return

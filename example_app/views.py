@@ -1,4 +1,4 @@
-"""What the application serves."""
+"""The pages of the application."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .data import database
 views = Blueprint("airports", __name__)
 
 NEARBY = 10
-"""How many airports a search around a place gives."""
+"""The number of airports that a search around a place returns at most."""
 
 Document = dict[str, Any]
 
@@ -33,9 +33,9 @@ def airport(iata: str) -> Document:
 def near() -> Document:
     lat, lon, km = _number("lat"), _number("lon"), _number("km", default=50)
     if not (-90 <= lat <= 90 and -180 <= lon <= 180 and km >= 0):  # noqa: PLR2004  (degrees)
-        abort(400, "lat goes from -90 to 90, lon from -180 to 180, and km from 0.")
+        abort(400, "lat must be from -90 to 90, lon from -180 to 180, and km at least 0.")
     if "location_2dsphere" not in database().airports.index_information():
-        abort(503, "Airports have no location yet: flask --app example_app db-migrate up")
+        abort(503, "Airports have no location yet. Run `flask --app example_app db-migrate up`.")
     around = {
         "near": {"type": "Point", "coordinates": [lon, lat]},
         "distanceField": "metres",

@@ -1,7 +1,7 @@
 """Make IATA codes unique.
 
-Three airports in four have no code, and say so with an empty text. Such a text would count as a
-code that they share, so it goes, and the index covers only those that have one.
+Three of four airports have an empty string as their code. A unique index counts these strings as
+duplicates. So the migration removes them, and the index covers only airports with a code.
 """
 
 name = "Blank IATA codes"

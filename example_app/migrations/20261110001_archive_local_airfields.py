@@ -1,7 +1,8 @@
-"""Archive the airfields of the United States that have no IATA code, only the FAA's own.
+"""Archive the airfields of the United States that have an FAA code but no IATA code.
 
-Nobody flies there by airline. What stays of them is the code, the name and the city: the rest is
-deleted, so there is no way back and no down(). The copy comes first, and each half can be repeated.
+No airline serves them. The archive keeps the code, the name and the city. The other fields are
+deleted and cannot be restored, so there is no down(). The copy is made before the deletion, and
+both are safe to repeat.
 """
 
 name = "Archive local airfields"
@@ -10,7 +11,7 @@ idempotent = True
 LOCAL = {"lid": {"$nin": ["", None]}, "iata": {"$exists": False}}
 
 
-# migrate: allow MM001 because the rest of each document is deleted for good
+# migrate: allow MM001 because the other fields are deleted on purpose
 def up(db):
     db.airports.aggregate(
         [

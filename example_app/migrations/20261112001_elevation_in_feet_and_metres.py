@@ -1,7 +1,6 @@
-"""Give every elevation in feet, as pilots read it, and in metres.
+"""Store every elevation in feet, for pilots, and in metres.
 
-Half the airports in one form and half in the other is what no reader could cope with: it all
-happens in one transaction, or not at all.
+One transaction changes all airports, because no reader supports both forms at the same time.
 """
 
 name = "Elevation in feet and metres"

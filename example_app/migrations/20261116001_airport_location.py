@@ -1,4 +1,4 @@
-"""Give every airport a GeoJSON location, so that it can be found by what is near."""
+"""Give every airport a GeoJSON location, for searches by distance."""
 
 name = "Airport location"
 idempotent = True
@@ -11,7 +11,7 @@ def up(db):
 
 
 def down(db):
-    # The index first: while it is there, each change of a location has to be entered in it.
+    # Drop the index first: otherwise the server updates it for each changed location.
     if "location_2dsphere" in db.airports.index_information():
         db.airports.drop_index("location_2dsphere")
     db.airports.update_many({"location": {"$exists": True}}, {"$unset": {"location": ""}})

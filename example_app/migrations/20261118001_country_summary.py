@@ -1,11 +1,11 @@
-"""Sum up each country: how many airports, in which time zones, and the highest of them."""
+"""Summarize each country: its number of airports, their time zones, and the highest airport."""
 
 name = "Country summary"
 idempotent = True
 
 
 def up(db):
-    # `$out` puts the new collection in the place of the old one at the very end, all at once.
+    # `$out` replaces the old collection in one step, after the new one is complete.
     db.airports.aggregate(
         [
             {"$sort": {"elevation.feet": -1, "_id": 1}},
