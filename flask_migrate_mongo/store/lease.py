@@ -61,7 +61,7 @@ class Lease:
 
     @contextlib.contextmanager
     def hold(self, actor: Actor, *, wait: float = 0) -> Iterator[Grant]:
-        """Hold the lease for the block, renewed by a thread of its own; at the end let it go.
+        """Hold the lease for the block, renewed by a thread; release it at the end.
 
         Waits up to `wait` seconds while another run has it. Raises LockHeldError.
         """
