@@ -119,7 +119,7 @@ def _unwrapped(given: object) -> Any:  # noqa: ANN401
 
 
 def _parts(given: object) -> tuple[Any, Any]:
-    """Return the client and the database of a PyMongo or of a client, None for what is lacking."""
+    """Find the client and the database of a PyMongo or of a client; None for each that is lacking."""
     if kinds := _kinds(given):
         return given if "MongoClient" in kinds else None, None
     client, database = getattr(given, "cx", None), getattr(given, "db", None)
@@ -130,10 +130,10 @@ def _parts(given: object) -> tuple[Any, Any]:
 
 
 def _kinds(given: object) -> set[str]:
-    """Return which of pymongo's classes it is, by name; mongomock's have the same names.
+    """List the names of its classes; mongomock's classes have the names of pymongo's.
 
     Any attribute exists on these objects, which make a database or a collection of it: only types
-    tell. `__class__` is what the proxies of tracing tools answer with.
+    can be trusted. The proxies of tracing tools answer with `__class__`.
     """
     return {
         kind.__name__

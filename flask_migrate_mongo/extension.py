@@ -81,7 +81,7 @@ class MongoMigrate:
         return self.runner(app).status()
 
     def plan(self, app: Flask | None = None) -> Plan:
-        """Plan what `up` would run. Raises what refuses the plan."""
+        """Make the plan of `up`. Raises the errors that refuse it."""
         plan, _ = self.runner(app).plan()
         return plan
 

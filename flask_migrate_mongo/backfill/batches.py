@@ -328,8 +328,8 @@ class Worker:
     def _end_pass(self, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
         """Start the last pass, or end the range.
 
-        The last pass finds documents that were inserted below the checkpoint. Only `where` can tell
-        them from those that are done, so there is none if changed documents still match `where`.
+        The last pass finds documents that were inserted below the checkpoint. Only `where` can
+        separate them from those that are done, so there is none if changed documents still match `where`.
         """
         after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self.name)
         may_repeat = self.documents.options.where and not before.stays and before.at is not None

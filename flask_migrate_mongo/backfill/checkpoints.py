@@ -54,7 +54,7 @@ class IdRange:
 
 
 class Phase(str, Enum):
-    """Which pass over a range is next; the values are stored."""
+    """The next pass through a range; the values are stored."""
 
     FIRST = "first"
     LAST = "last"

@@ -234,6 +234,3 @@ def check_confinement_support() -> None:
         [*PATCHES.names, *bound],
         "transactional migrations cannot be confined to their transaction",
     )
-
-
-check_driver = check_confinement_support  # The old name, until engine/ uses the new one.

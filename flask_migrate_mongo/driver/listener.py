@@ -169,12 +169,3 @@ PATCHES = Patches(
 def check_listener_support() -> None:
     """Raise UnsupportedDriverError if this pymongo lacks a name that listening needs."""
     require(PATCHES.names, "commands cannot be checked before they are sent")
-
-
-# The old names, until their callers use the new ones.
-Tap = CommandListener
-tapped = listening
-tapped_everywhere = listening_everywhere
-unheard = without_listeners
-outside = outside_transaction
-check_driver = check_listener_support

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def server_of(database: Database[Document]) -> Server:
     """Make the server of a database."""
     # By the type alone: on a client of mongomock every attribute exists.
-    is_real = isinstance(database.client, pymongo.MongoClient)
-    return Server(database) if is_real else MongomockServer(database)
+    is_pymongo = isinstance(database.client, pymongo.MongoClient)
+    return Server(database) if is_pymongo else MongomockServer(database)
 
 
 class MongomockServer(Server):
@@ -34,7 +34,6 @@ class MongomockServer(Server):
 
     sends_commands = False
     allows_workers = False
-    is_real = False
 
     def now(self) -> datetime:
         """Read the time of this process."""

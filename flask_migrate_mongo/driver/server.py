@@ -21,7 +21,6 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     redact,
 )
-from flask_migrate_mongo.process.clock import elapsed as elapsed  # noqa: PLC0414  (the old place)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,8 +64,6 @@ class Server:
 
     allows_workers = True
     """Whether several threads and processes can work on the database at once."""
-
-    is_real = True  # The old name, until store/ calls methods instead.
 
     def __init__(self, database: Database[Document]) -> None:
         self.database = database

@@ -145,7 +145,7 @@ def _beside(lock: LockState | None) -> tuple[str, ...]:
 
 
 def _over(outcome: Outcome) -> str:
-    """Return why the steps after this one are not executed."""
+    """Explain why the steps after this one are not executed."""
     version = outcome.step.version
     if outcome.failed:
         return f"{version} would fail before it"

@@ -127,7 +127,7 @@ class Recorder:
             return collection.count_documents(statement.filter, limit=limit, **options)
 
     def _size(self, namespace: str) -> int:
-        """Return the size of a collection's committed documents, on average."""
+        """Read the average size of a collection's committed documents."""
         if namespace not in self._sizes:
             self._sizes[namespace] = outside_transaction(
                 lambda: _average_size(self._collection(namespace))
@@ -220,7 +220,7 @@ def _collated(statement: DocumentView) -> Document:
 
 
 def _inserted(command: Command) -> list[tuple[str, Document]]:
-    """Return the documents that a command inserts, each with its namespace."""
+    """List the documents that a command inserts, each with its namespace."""
     if command.name == "insert":
         return [(command.namespace, d) for d in command.document["documents"]]
     if command.name == "bulkWrite":
@@ -237,7 +237,7 @@ def _operations(command: Command) -> Iterator[tuple[str, str, Document]]:
 
 
 def _upserted(command: Command, reply: DocumentView) -> list[tuple[str, object]]:
-    """Return the ids of upserted documents, each with its namespace; the reply of a `bulkWrite` has none."""
+    """List the ids of upserted documents, each with its namespace; the reply of a `bulkWrite` has none."""
     if command.name == "update":
         found = [upserted["_id"] for upserted in reply.get("upserted", ())]
     else:

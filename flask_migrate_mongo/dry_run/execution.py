@@ -144,7 +144,7 @@ class StepExecution:
     def _judge(
         self, step: Step, ending: _Ending
     ) -> tuple[Verdict, str | None, BaseException | None]:
-        """Return the verdict, the reason for it, and what the step would fail with."""
+        """Find the verdict, the reason for it, and the error of the step."""
         if self.budget.refusal is not None:
             return Verdict.TOO_LARGE, self.budget.refusal, None
         reason = self.operations.ended or self._unclear(ending)
@@ -157,7 +157,7 @@ class StepExecution:
         return Verdict.SUCCEEDS, None, None
 
     def _unclear(self, ending: _Ending) -> str | None:
-        """Return why an error does not show what a real run would do."""
+        """Explain why an error says nothing about a real run; None if it does."""
         first = ending.first_error or ending.raised
         if first is None:
             return None
@@ -171,7 +171,7 @@ class StepExecution:
 
 
 def _only_here(ending: _Ending) -> str | None:
-    """Return why a plain step cannot do in a transaction what it may do in a real run."""
+    """Explain why the step fails in a dry run only; None if a real run fails, too."""
     if ending.escape is not None:
         what = str(ending.escape).partition(". ")[0]
         return f"{what}, which a dry run cannot roll back"
@@ -187,4 +187,4 @@ def _only_here(ending: _Ending) -> str | None:
 
 
 def _ensure_nothing() -> None:
-    """Stand for the lease, which a dry run does not hold."""
+    """Replace the check of the lease, which a dry run does not hold."""

@@ -22,7 +22,7 @@ def may_refuse(index: Document) -> bool:
 
 
 def uncheckable(index: Document) -> str | None:
-    """Return why duplicate keys cannot be looked for; None when they can."""
+    """Explain why duplicate keys cannot be searched for; None if they can."""
     key = index["key"]
     if all(order in (1, -1) for order in key.values()) and not any("$" in path for path in key):
         return None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.model.masking import Mask
     from flask_migrate_mongo.model.reports import Violation
 
-    from .requests import Request
+    from .requests import CommandRequest
 
 _WRITES = frozenset({"insert", "update", "findAndModify", "bulkWrite"})
 _EXECUTED = _WRITES | {"delete", "find", "getMore", "killCursors", "aggregate", "distinct"}
@@ -80,13 +80,13 @@ class OperationFilter:
         return name if name and database == self._home else namespace.rstrip(".")
 
     def take(self) -> tuple[NotExecuted, ...]:
-        """Return what was not executed since the last call."""
+        """Take the operations that were not executed since the last call."""
         found, self._entries = tuple(self._entries), []
         self._unchecked.clear()
         return found
 
     def end(self, why: str) -> EndOfStep:
-        """Note why the step ends here, and return what to raise."""
+        """Keep the reason why the step ends here, and make the exception to raise."""
         self.ended = self.ended or why
         return EndOfStep(self.ended)
 
@@ -131,7 +131,7 @@ class OperationFilter:
 
     # --- commands that the driver is about to send
 
-    def answer(self, request: Request) -> Document:
+    def answer(self, request: CommandRequest) -> Document:
         """Execute a command, or answer it without sending it."""
         operation, namespace = _operation(request.command), request.command.namespace
         if operation in _EXECUTED:
@@ -150,7 +150,7 @@ class OperationFilter:
             self._report(operation, request)
         return _reply(request.command)
 
-    def _read_outside(self, operation: str, request: Request) -> Document:
+    def _read_outside(self, operation: str, request: CommandRequest) -> Document:
         """Read outside of the transaction what no transaction can read, if both are the same."""
         namespace = request.command.namespace
         if self._has_changed(operation, namespace):
@@ -174,7 +174,7 @@ class OperationFilter:
         special = {"viewOn", "timeseries"} & command.document.keys()
         return operation == "createIndexes" or (operation == "create" and not special)
 
-    def _report(self, operation: str, request: Request) -> None:
+    def _report(self, operation: str, request: CommandRequest) -> None:
         """Report an operation. From then on its collections cannot be used."""
         command = request.command
         own = [command.namespace]
@@ -191,15 +191,15 @@ class OperationFilter:
         if operation not in _SEARCH_INDEXES:
             self._closed.update(dict.fromkeys(own, f"{operation}, which was not executed"))
 
-    def _results(self, request: Request) -> int:
-        """Count what an aggregation would write."""
+    def _results(self, request: CommandRequest) -> int:
+        """Count the documents that an aggregation writes."""
         document = request.command.document
         kept = {key: value for key, value in document.items() if key != "writeConcern"}
         counting = {**kept, "pipeline": [*document["pipeline"][:-1], {"$count": "n"}]}
         found = request.results(counting, inside=True)
         return int(found[0]["n"]) if found else 0
 
-    def _create_indexes(self, request: Request) -> Document:
+    def _create_indexes(self, request: CommandRequest) -> Document:
         command = request.command
         listing = {"listIndexes": command.collection}
         existing = [] if self._is_new(command.namespace) else request.results(listing)
@@ -218,7 +218,7 @@ class OperationFilter:
             self._unbuilt.setdefault(command.namespace, []).append(index)
         return _reply(command)
 
-    def _duplicates(self, request: Request, index: Document) -> tuple[Violation, ...] | str:
+    def _duplicates(self, request: CommandRequest, index: Document) -> tuple[Violation, ...] | str:
         """Look for keys that several documents have; a text says why they are not known."""
         if why := indexes.uncheckable(index):
             return why
@@ -251,7 +251,7 @@ class OperationFilter:
         at_home = namespace.startswith(f"{self._home}.")
         return at_home and namespace not in self._existing
 
-    def _count(self, namespace: str, request: Request) -> int | None:
+    def _count(self, namespace: str, request: CommandRequest) -> int | None:
         """Count about how many documents a collection has by now; None when that is not known."""
         database, _, name = namespace.partition(".")
         if not name:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CommandRequest:
     """A command, and how the driver is about to send it."""
 
     command: Command
@@ -52,7 +52,7 @@ class Request:
             return self.send(database, command, **how)
 
     def results(self, command: Document, *, inside: bool = False) -> list[Document]:
-        """Return the first batch of what a command of ours finds."""
+        """Read the first batch of documents that a command of ours finds."""
         found = self.ask(self.command.database, {**command, "cursor": {}}, inside=inside)
         return list(found["cursor"]["firstBatch"])
 
@@ -84,7 +84,9 @@ def _command(original: Send) -> Send:
         # Commands without the session are the driver's own: those of a new connection, for example.
         if operations is None or options.get("session") is not operations.session:
             return send(database, document, *arguments, **options)
-        return operations.answer(Request(Command(database, document), send, arguments, options))
+        return operations.answer(
+            CommandRequest(Command(database, document), send, arguments, options)
+        )
 
     return command
 

@@ -22,7 +22,7 @@ class Context:
     `ensure_lease()` asks the server, and raises LeaseLostError if this run no longer holds the lock: long
     loops of non-transactional migrations call it before each batch of writes. `backfill()` is such a loop
     that resumes where it was interrupted. `session` is None in a non-transactional migration. With
-    `rehearsal`, nothing that is written stays: what cannot be undone, such as a mail, should be left out.
+    `rehearsal`, all writes are removed afterwards: skip what cannot be rolled back, such as a mail.
     """
 
     app: Flask

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import BackfillOptions
-from flask_migrate_mongo.driver.confinement import check_driver, confined
+from flask_migrate_mongo.driver.confinement import check_confinement_support, confined
 from flask_migrate_mongo.files import call
 from flask_migrate_mongo.model.errors import TransactionAbortedError, redact
 
@@ -47,7 +47,7 @@ class Executor:
 
     def check(self) -> None:
         """Raise UnsupportedDriverError if this driver cannot confine transactional steps."""
-        check_driver()
+        check_confinement_support()
 
     @contextlib.contextmanager
     def session_for(self, step: Step) -> Iterator[ClientSession | None]:

@@ -63,7 +63,7 @@ class Folder:
     def choose(self, wanted: Sequence[str]) -> tuple[Path, ...]:
         """Find the files that paths or versions name; all migrations if `wanted` is empty.
 
-        A folder stands for the migrations in it. Raises InvalidRequestError, and ConfigurationError for a folder that
+        A folder means all migrations in it. Raises InvalidRequestError, and ConfigurationError for a folder that
         cannot be read.
         """
         chosen = [path for each in wanted for path in self._named(each)]

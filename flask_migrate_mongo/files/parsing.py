@@ -78,7 +78,7 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
         idempotent=idempotent,
         reversible=_defines(path, bound, Direction.DOWN),
         checksum=checksum(content),
-        allowances=suppressions.granted(content),
+        suppressions=suppressions.granted(content),
     )
 
 

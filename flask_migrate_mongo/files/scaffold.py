@@ -40,7 +40,7 @@ def up(db, ctx):
 
 
 def down(db, ctx):
-    raise NotImplementedError("Write down(), or delete it when up() cannot be undone.")
+    raise NotImplementedError("Write down(), or delete it when up() cannot be rolled back.")
 '''
 
 
@@ -130,14 +130,14 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as cleanup:
         with path.open("xb") as file:
             # Once the file is closed, unless all of it is written: Windows deletes no open file.
-            undo.callback(path.unlink)
+            cleanup.callback(path.unlink)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        undo.pop_all()
+        cleanup.pop_all()
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ class _OpenDocument(_Document):
 
     @post_dump(pass_original=True)
     def add_more(self, dumped: Document, value: object, **_: object) -> Document:
-        """Add the other fields, none of which replaces a declared one."""
+        """Add the other fields; declared ones are never replaced."""
         more = {
             k: moment(v) if isinstance(v, datetime) else v for k, v in self._more(value).items()
         }
@@ -272,7 +272,7 @@ class SampleDocument(_Document):
 
 
 class _StepOf(_Document):
-    """What a document says of the step of a value."""
+    """The fields of the step of a value."""
 
     version = _version(attribute="step.file.version")
     name = _text(attribute="step.file.name")

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.state import AppState
 
 ALWAYS = "always"
-"""The value of MIGRATE_ON_START that asks for it wherever the application is set up."""
+"""The value of MIGRATE_ON_START that applies migrations in every process that sets up the application."""
 
 GUNICORN_BOOT_ERROR = 3
-"""With it a worker of gunicorn says that it failed to boot; after another one it is started again."""
+"""The exit code with which a gunicorn worker is not started again."""
 
 STOPPED_EXIT_CODE = 128 + signal.SIGTERM
 BUSY_SECONDS = 10
-"""After how long a client that was refused should ask again."""
+"""Seconds after which a refused client may try again."""
 
 _NO_SERVERS = frozenset(
     {
@@ -56,7 +56,7 @@ _NO_SERVERS = frozenset(
         ),
     }
 )
-"""Programs that load an application for something else than serving it; "" is the interpreter's prompt."""
+"""Programs that load an application but do not serve it; "" is the interpreter's prompt."""
 
 _ONLY_CHECKED = frozenset({"--check-config", "--print-config"})
 """Options with which gunicorn loads the application and ends."""
@@ -69,10 +69,10 @@ _log = logging.getLogger("flask_migrate_mongo.startup")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What tells whether this process is going to serve the application.
+    """Facts that show whether this process will serve the application.
 
-    `command` is the Flask command under way: None outside of Flask's command line, "" while none is
-    chosen yet. `reloader` says that this command serves in a child, `reloaded` that this is the child.
+    `command` is the Flask command that runs: None outside of Flask's command line, "" while none is
+    chosen yet. With `reloader`, this command serves in a child; `reloaded` means that this is the child.
     """
 
     program: str
@@ -84,7 +84,7 @@ class Surroundings:
 
     @classmethod
     def current(cls, app: Flask) -> Surroundings:
-        """Return those of this process."""
+        """Collect the facts of this process."""
         command, reloader = _flask_command()
         return cls(
             program=_program(sys.argv[0] if sys.argv else ""),
@@ -97,14 +97,14 @@ class Surroundings:
 
 
 def wanted(on_start: bool | str, around: Surroundings) -> bool:  # noqa: FBT001  (a setting's value)
-    """Whether the start-up run belongs into this process."""
+    """Whether this process applies migrations at its start."""
     if on_start == ALWAYS:
         return "db-migrate" not in around.arguments
     return bool(on_start) and serves(around)
 
 
 def serves(around: Surroundings) -> bool:
-    """Whether a process of these surroundings is going to serve; an unknown program does."""
+    """Whether the process will serve; an unknown program does."""
     if around.testing:
         return False
     if around.command is not None:
@@ -114,7 +114,7 @@ def serves(around: Surroundings) -> bool:
 
 
 def _program(path: str) -> str:
-    """Return the name of a program: of its package, when it was started by `python -m`."""
+    """Find the name of a program: its package if it was started by `python -m`."""
     path = path.rpartition(" -m ")[2]  # unittest shows itself as "python -m unittest"
     pure = PurePath(path)
     name = pure.parent.name if pure.name == "__main__.py" else pure.name
@@ -122,7 +122,7 @@ def _program(path: str) -> str:
 
 
 def _flask_command() -> tuple[str | None, bool]:
-    """Return the Flask command under way, if any, and whether it restarts itself in a child."""
+    """Find the Flask command that runs, if any, and whether it serves in a child."""
     context = click.get_current_context(silent=True)
     if context is None or not _is_of_flask(context):
         return None, False
@@ -143,12 +143,12 @@ def _is_of_flask(context: click.Context) -> bool:
 def begin(state: AppState) -> None:
     """Migrate now, or before the first request, if this process serves.
 
-    Raises SystemExit when the application shall not serve without.
+    Raises SystemExit if that fails and the application may not serve then.
     """
     if not wanted(state.settings.on_start, Surroundings.current(state.app)):
         return
     if state.settings.on_start_mode == "first-request":
-        # First, since the application's own hooks may need what is migrated.
+        # First: the application's own hooks may need the migrated data.
         hooks = state.app.before_request_funcs.setdefault(None, [])
         hooks.insert(0, _Gate(state).wait)
     else:
@@ -160,7 +160,7 @@ def _migrate_now(state: AppState) -> None:
         with state.app.app_context():
             failure = _migrate(state)
     finally:
-        # A server may fork from here on: no child shall have inherited an open client of ours.
+        # The server may fork after this, and no child may inherit an open client.
         state.close()
     if failure and failure.stopped:
         raise SystemExit(STOPPED_EXIT_CODE)
@@ -176,7 +176,7 @@ def _end(failure: Failure) -> NoReturn:
 
 
 class _Gate:
-    """Holds every request back until the first of them has migrated."""
+    """Makes all requests wait until the first one has applied the migrations."""
 
     def __init__(self, state: AppState) -> None:
         self._state = state
@@ -185,7 +185,7 @@ class _Gate:
         self._closed_by: Failure | None = None
 
     def wait(self) -> None:
-        """Let the request pass; raises ServiceUnavailable when none shall be served."""
+        """Wait until requests may be served. Raises ServiceUnavailable if that failed."""
         if not self._is_open:
             with self._mutex:
                 self._decide()
@@ -210,7 +210,7 @@ class _Gate:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why not everything could be applied; `stopped` when a signal asked the process to end."""
+    """Why not everything was applied; `stopped` if a signal asked the process to end."""
 
     reason: str
     trace: str | None = None
@@ -229,10 +229,10 @@ class _Progress(Observer):
 
 
 def _migrate(state: AppState) -> Failure | None:
-    """Apply what is pending, or wait for who does; what stood in the way is logged, once, and kept."""
+    """Apply pending migrations, or wait for the process that does; log and keep a failure."""
     try:
         failure = _attempt(state)
-    except Exception as exc:  # noqa: BLE001  (an application that may serve all the same does, whatever it is)
+    except Exception as exc:  # noqa: BLE001  (an application that may serve in spite of a failure does)
         failure = _raised(exc)
     state.startup_failure = failure.reason if failure else None
     if failure:
@@ -256,7 +256,7 @@ def _attempt(state: AppState) -> Failure | None:
 
 
 def _up(runner: Runner, *, wait: float) -> Failure | None:
-    """Run `up`; while somebody else has the lock, wait and look again."""
+    """Run `up`; while another run has the lock, wait and try again."""
     deadline = elapsed() + wait
     while True:
         try:
@@ -271,13 +271,13 @@ def _up(runner: Runner, *, wait: float) -> Failure | None:
 
 
 def _outlast(runner: Runner, run_id: str, deadline: float) -> Failure | None:
-    """Wait until this run has let go of the lock, and return in what it failed.
+    """Wait until this run has released the lock, and find its failure.
 
-    A migration that failed there is not tried again by each of the processes that waited.
+    The waiting processes do not retry a migration that failed there.
     """
     _log.info("Waiting for the run of another process ...")
     while (left := deadline - elapsed()) > 0:
-        # Jittered, so that many processes do not ask at the same instants.
+        # Random, so that many processes do not ask at the same time.
         runner.switch.sleep(min(left, random.uniform(0.1, 0.5)))  # noqa: S311
         lock = runner.lock()
         if lock is None:

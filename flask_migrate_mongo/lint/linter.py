@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from flask_migrate_mongo.model.values import Allowance, Direction, MigrationFile
+    from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Linter:
         file = describe(path, content, tree)
         text = SourceText(path, content, tree)
         findings: list[Finding] = []
-        used: list[Allowance] = []
+        used: list[Suppression] = []
         for finding in self._findings(ParsedMigration(file, tree, read(tree), self.is_own), text):
             comment = text.suppression_of(finding)
             if comment is None:
@@ -105,18 +105,18 @@ class Linter:
                     seen.add(place)
                     yield finding
 
-    def _without_effect(self, text: SourceText, unused: Iterable[Allowance]) -> Iterator[Finding]:
+    def _without_effect(self, text: SourceText, unused: Iterable[Suppression]) -> Iterator[Finding]:
         """Yield what is wrong with comments that suppress nothing."""
         codes = {rule.code for rule in self.rules}
         for comment in unused:
             code, message = _problem(comment)
-            # Without its rule, nobody knows whether a comment has a finding to suppress.
+            # If its rule is not run, a comment may still have a finding to suppress.
             unchecked = code == UNUSED and comment.code in BY_CODE.keys() - codes
             if comment.code not in REMOVED and code in codes and not unchecked:
                 yield text.finding_at(comment, BY_CODE[code], message)
 
 
-def _problem(comment: Allowance) -> tuple[str, str]:
+def _problem(comment: Suppression) -> tuple[str, str]:
     """Say which rule a comment breaks that suppresses nothing, and why."""
     if not comment.code:
         return UNEXPLAINED, "This suppression names no rule, so it has no effect."

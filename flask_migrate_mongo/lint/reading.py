@@ -473,7 +473,7 @@ def _suppressing(item: ast.withitem, value: Value) -> Handler:
 
 
 _BY_NAME = {"db": Value(Kind.DATABASE), "ctx": Value(Kind.CONTEXT)}
-"""Every parameter with one of these names is what migrations use the name for."""
+"""A parameter with one of these names is taken for what migrations use the name for."""
 
 
 def _parameters(

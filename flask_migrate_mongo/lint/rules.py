@@ -28,7 +28,7 @@ class Severity(str, Enum):
 class Rule:
     """A rule. `check` is None if the linter itself finds what breaks it.
 
-    `example` is code to paste; `{collection}` in it stands for the collection of the finding.
+    `example` is code to paste; `{collection}` in it is replaced by the collection of the finding.
     """
 
     code: str
@@ -67,7 +67,7 @@ RULES: tuple[Rule, ...] = (
          "Write a down(), or suppress this finding above up() with the reason why there is none.",
          _DOWN),
     Rule("MM002", "down() does nothing", data_checks.empty_down,
-         "Undo in down() what up() did, or delete down(): then the command `down` refuses to run.",
+         "Reverse the changes of up() in down(), or delete down(): then the command `down` refuses to run.",
          _DOWN),
     Rule("MM003", "One statement changes every document", data_checks.unfiltered,
          "Match only documents that still need the change, so that a second run continues where the "

@@ -14,7 +14,7 @@ from .findings import Finding
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask_migrate_mongo.model.values import Allowance
+    from flask_migrate_mongo.model.values import Suppression
 
     from .checking import Hit
     from .rules import Rule
@@ -44,7 +44,7 @@ class SourceText:
             source=self._shown(line),
         )
 
-    def finding_at(self, comment: Allowance, rule: Rule, message: str) -> Finding:
+    def finding_at(self, comment: Suppression, rule: Rule, message: str) -> Finding:
         """Make a finding about a comment."""
         line = comment.line
         column = self._column(line, self._line(line).find(b"#"))
@@ -53,7 +53,7 @@ class SourceText:
             rule, self.path, line, column, line, message, help_, source=self._shown(line)
         )
 
-    def suppression_of(self, finding: Finding) -> Allowance | None:
+    def suppression_of(self, finding: Finding) -> Suppression | None:
         """Find the comment with a reason that suppresses a finding."""
         for comment in self.suppressions:
             matches = comment.code == finding.rule.code and comment.reason
@@ -62,7 +62,7 @@ class SourceText:
         return None
 
     @cached_property
-    def suppressions(self) -> tuple[Allowance, ...]:
+    def suppressions(self) -> tuple[Suppression, ...]:
         """Every comment that is meant to suppress findings."""
         return suppressions.read(self.content)
 

@@ -50,7 +50,7 @@ def tokens(value: object) -> tuple[Token, ...]:
     """Read tokens from a text or a mapping of tokens to scopes.
 
     A text is one token, with every right, or `read:TOKEN,run:TOKEN,admin:TOKEN`. Raises ValueError
-    or TypeError, neither of which shows a token.
+    or TypeError; no message shows a token.
     """
     pairs = value.items() if isinstance(value, Mapping) else _pairs(value)
     found = {digest_of(_checked(secret)): _widest(scopes) for secret, scopes in pairs}

@@ -192,10 +192,10 @@ class RunReport:
         return not self.outcomes and self.error is None
 
     def in_state(self, *states: StepState) -> tuple[Outcome, ...]:
-        """Return the outcomes in one of these states, in the order of the plan."""
+        """Select the outcomes in one of these states, in the order of the plan."""
         return tuple(outcome for outcome in self.outcomes if outcome.state in states)
 
 
 def not_run(steps: Iterable[Step]) -> tuple[Outcome, ...]:
-    """Return the outcomes of steps that never started."""
+    """Make the outcomes of steps that never started."""
     return tuple(Outcome(step, StepState.NOT_RUN) for step in steps)

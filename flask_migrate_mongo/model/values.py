@@ -47,8 +47,8 @@ class Request(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
-    """A finding of lint that a comment in the file allows, and why."""
+class Suppression:
+    """A comment that suppresses a finding of lint, with its reason."""
 
     code: str
     reason: str
@@ -68,7 +68,7 @@ class MigrationFile:
     idempotent: bool
     reversible: bool
     checksum: str
-    allowances: tuple[Allowance, ...] = ()
+    suppressions: tuple[Suppression, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -250,7 +250,7 @@ class History:
 
     @property
     def running(self) -> tuple[Record, ...]:
-        """Records that say a step is under way."""
+        """Records of steps that are running."""
         return tuple(r for r in self.records if r.status is Status.RUNNING)
 
     @property
@@ -390,7 +390,7 @@ class Actor:
     def current(
         cls, reason: str, *, app_version: str | None = None, run_id: str | None = None
     ) -> Actor:
-        """Return a new run of this process."""
+        """Describe this process, for a new run."""
         return cls(
             run_id=run_id or uuid.uuid4().hex,
             host=platform.node(),

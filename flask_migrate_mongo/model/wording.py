@@ -24,7 +24,7 @@ _ENDPOINTS = {
 }
 
 
-class Command(NamedTuple):
+class Invocation(NamedTuple):
     """A command with its arguments and options; without a name, options alone."""
 
     name: str
@@ -32,11 +32,11 @@ class Command(NamedTuple):
     options: tuple[tuple[str, str], ...]
 
 
-Wording = Callable[[Command], str]
+Wording = Callable[[Invocation], str]
 """Renders a command in the terms of one interface."""
 
 
-def cli(command: Command) -> str:
+def cli(command: Invocation) -> str:
     """Render `flask db-migrate down --allow-drift`."""
     head = (f"flask db-migrate {command.name}", *command.arguments) if command.name else ()
     return " ".join((*head, *(_cli_option(*option) for option in command.options)))
@@ -50,7 +50,7 @@ def _cli_option(name: str, value: str) -> str:
     return f"--{option} {value}"
 
 
-def rest(command: Command) -> str:
+def rest(command: Invocation) -> str:
     """Render `POST down?allowDrift=true`, or the CLI's words for a command that REST does not have."""
     if command.name and command.name not in _ENDPOINTS:
         return cli(command)
@@ -59,7 +59,7 @@ def rest(command: Command) -> str:
     return _ENDPOINTS.get(command.name, "") + (f"?{query}" if query else "")
 
 
-def python(command: Command) -> str:
+def python(command: Invocation) -> str:
     """Render `migrate.down(allow_drift=True)`."""
     given = ", ".join((*command.arguments, *(f"{n}={v}" for n, v in command.options)))
     return f"migrate.{command.name.replace('-', '_')}({given})" if command.name else given
@@ -76,9 +76,9 @@ def camel_case(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def _parse(token: str) -> Command:
+def _parse(token: str) -> Invocation:
     words = _WORD.findall(token)
     name = "" if _OPTION.fullmatch(words[0]) else words.pop(0)
     options = [(o[1], o[2]) for word in words if (o := _OPTION.fullmatch(word))]
     arguments = [word for word in words if not _OPTION.fullmatch(word)]
-    return Command(name, tuple(arguments), tuple(options))
+    return Invocation(name, tuple(arguments), tuple(options))

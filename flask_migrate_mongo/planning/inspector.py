@@ -62,8 +62,8 @@ class Inspector:
         An applied file that has not changed is not parsed, unless the target would roll it back.
         """
         history = self.history.load() if history is None else history
-        undone = target.steps if isinstance(target, plans.DownTarget) else 0
-        kept = history.applied[: max(0, len(history.applied) - undone)]
+        to_roll_back = target.steps if isinstance(target, plans.DownTarget) else 0
+        kept = history.applied[: max(0, len(history.applied) - to_roll_back)]
         return ProjectState(self.folder.discover({r.version: r for r in kept}), history)
 
     def plan_of(self, target: plans.Target, state: ProjectState) -> Plan:

@@ -46,7 +46,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class UpTarget:
-    """What an `up` shall reach: everything pending is applied."""
+    """The target of `up`: everything pending is applied."""
 
     allow_drift: bool = False
 
@@ -62,7 +62,7 @@ class UpTarget:
 
 @dataclass(frozen=True, slots=True)
 class DownTarget:
-    """What a `down` shall reach: the last `steps` applied migrations are rolled back."""
+    """The target of `down`: the last `steps` applied migrations are rolled back."""
 
     steps: int = 1
     allow_drift: bool = False
@@ -83,7 +83,7 @@ EVERYTHING_PENDING = UpTarget()
 
 
 def pending(files: Iterable[MigrationFile], history: History) -> tuple[MigrationFile, ...]:
-    """Return the files that are not applied, in ascending order of their version."""
+    """List the files that are not applied, in ascending order of their version."""
     waiting = (file for file in files if not history.is_applied(file.version))
     return tuple(sorted(waiting, key=lambda file: file.version))
 
@@ -91,10 +91,10 @@ def pending(files: Iterable[MigrationFile], history: History) -> tuple[Migration
 def plan_up(
     files: Sequence[MigrationFile], history: History, policy: Policy, *, allow_drift: bool = False
 ) -> Plan:
-    """Return the plan of `up`: everything pending, in ascending order.
+    """Plan `up`: everything pending, in ascending order.
 
     Raises OutOfOrderError or InterruptedRefusedError where the policy refuses, and
-    HalfBackfilledError where a backfill would go on with another file than it began with.
+    HalfBackfilledError where a backfill would continue with a changed file.
     """
     waiting = pending(files, history)
     if not allow_drift:
@@ -112,9 +112,9 @@ def plan_up(
 def plan_down(
     files: Sequence[MigrationFile], history: History, *, steps: int, allow_drift: bool = False
 ) -> Plan:
-    """Return the plan of `down`: the last applied ones, in reverse order of application.
+    """Plan `down`: the last applied migrations, in reverse order of application.
 
-    Everything that stands in the way of any step is refused before the first one runs: raises
+    A problem of any step is found before the first one runs. Raises
     InvalidRequestError, MissingFileError, NotReversibleError, DriftError or HalfBackfilledError.
     """
     if steps < 1:
@@ -137,7 +137,7 @@ def plan_down(
 
 
 def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | None]) -> Plan:
-    """Return the plan with a warning where transactions are lacking but not insisted on.
+    """Add a warning to the plan if the server has no transactions and the policy only prefers them.
 
     `lacking` says why the server has none, or None; it is asked only when a step needs one.
     Raises TransactionsUnsupportedError.
@@ -154,7 +154,7 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
 
 
 def survey(files: Sequence[MigrationFile], history: History) -> Survey:
-    """Return every version that has a file or has left traces, sorted by what is true of it."""
+    """Sort the versions that have a file or a record by their state."""
     entries = [_entry(file, history) for file in files]
     known = {file.version for file in files}
     entries += [
@@ -174,7 +174,7 @@ def survey(files: Sequence[MigrationFile], history: History) -> Survey:
 def page(
     records: Iterable[Record], *, limit: int, skip: int, status: Status | None
 ) -> tuple[Record, ...]:
-    """Return one page of the records, those changed last first. Raises InvalidRequestError."""
+    """Select one page of the records, those changed last first. Raises InvalidRequestError."""
     if limit < 1 or skip < 0:
         msg = f"limit is {limit} and skip is {skip}, but limit starts at 1 and skip at 0."
         raise InvalidRequestError(msg, "Show the newest records: [limit=50 skip=0].")

@@ -1,4 +1,4 @@
-"""What `up` would run, looked at without running it."""
+"""A preview of `up` that runs nothing."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Preview:
 
 
 def preview(inspector: Inspector, linter: Linter) -> Preview:
-    """Look at what `up` would run: no lock, no writes, no migration's code.
+    """Preview `up`: without the lock, writes or a migration's code.
 
-    Raises what would refuse the plan.
+    Raises the errors that refuse the plan.
     """
     plan, status = inspector.plan()
     findings: dict[Path, list[Finding]] = defaultdict(list)

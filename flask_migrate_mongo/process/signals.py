@@ -106,10 +106,6 @@ class StopSwitch:
             self._interruptible = False
             raise Stopped(self._requested_by)
 
-    # The old names, until their callers use the new ones.
-    throw = request_stop
-    is_thrown = is_requested
-
 
 def stopped(by: str) -> RunStoppedError:
     """Make the error that says what stopped a run, and how to continue."""

@@ -55,7 +55,7 @@ class _Missing:
 
 
 class _Digest(bytes):
-    """Stands for a document that is not kept."""
+    """The digest of a document that is not kept."""
 
 
 MISSING = _Missing()
@@ -63,7 +63,7 @@ MISSING = _Missing()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One change that was not undone: `what` of a collection, before and after."""
+    """One change that was not reversed: `what` of a collection, before and after."""
 
     collection: str
     what: str

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pymongo.errors import OperationFailure
 
 from flask_migrate_mongo.driver.commands import BY_FULL_NAME, Command, namespaces, written_by
-from flask_migrate_mongo.driver.listener import outside
+from flask_migrate_mongo.driver.listener import outside_transaction
 from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
 EVERYTHING = "*"
-"""Stands for every collection, among the names that a command touches."""
+"""Means every collection, among the names that a command touches."""
 
 _READS = frozenset(
     {
@@ -149,7 +149,7 @@ class SandboxGuard:
         self.activity.touched |= names - {EVERYTHING}
         began = time.monotonic()
         with self._copying:
-            copied = outside(lambda: self._copy(names))
+            copied = outside_transaction(lambda: self._copy(names))
         self.activity.excluded += time.monotonic() - began
         document = command.document
         if copied and document.get("autocommit") is False and "startTransaction" not in document:
@@ -162,7 +162,7 @@ class SandboxGuard:
 
 
 def forbidden_write(command: Command, home: str) -> str | None:
-    """Describe what a command would change outside the database `home`; None if nothing."""
+    """Describe what a command changes outside the database `home`; None if nothing."""
     if command.name.startswith(_ACCOUNTS):
         return f"send {command.name} to {command.database}"
     if all(database == home for database in _written_databases(command)):

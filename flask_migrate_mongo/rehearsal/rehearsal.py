@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import check_driver, tapped_everywhere, unheard
+from flask_migrate_mongo.driver.listener import (
+    check_listener_support,
+    listening_everywhere,
+    without_listeners,
+)
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
@@ -81,7 +85,7 @@ class Rehearsal:
         runner = self.runner
         if not runner.server.sends_commands:
             raise RehearsalUnsupportedError
-        check_driver()
+        check_listener_support()
         seen = runner.look()
         files = choose(seen.found.files, seen.history, options.versions)
         removed = remove_leftovers(runner.server, self.name)
@@ -102,7 +106,7 @@ class Rehearsal:
         scratch.create()
         sandbox = Sandbox(self.runner, self.make_runner, scratch, self.ours, options)
         # Until the database is dropped: a migration may leave a thread that still writes.
-        with tapped_everywhere(sandbox.guard):
+        with listening_everywhere(sandbox.guard):
             try:
                 trials = _try_out(sandbox, files, options)
                 sandbox.restart()
@@ -135,7 +139,7 @@ class Rehearsal:
         if done.file.reversible and not up.error:
             done = replace(done, down=sandbox.down(files))
             if not done.raised:
-                with translated(), unheard():
+                with translated(), without_listeners():
                     differences = before.compare(self.mask)
                 again = sandbox.up(files)
                 done = replace(done, differences=differences, again=again)

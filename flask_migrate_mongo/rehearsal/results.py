@@ -33,7 +33,7 @@ class Attempt:
 class MigrationRehearsal:
     """The attempts of one migration: up, down and up again; None for an attempt that was not made.
 
-    `differences` are the changes of `up()` that `down()` did not undo.
+    `differences` are the changes of `up()` that `down()` did not reverse.
     """
 
     file: MigrationFile

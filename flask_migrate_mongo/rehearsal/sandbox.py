@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import unheard
+from flask_migrate_mongo.driver.listener import without_listeners
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.engine.runner import Runner
@@ -114,7 +114,7 @@ class Sandbox:
 
     def snapshot(self) -> Snapshot:
         """Take a snapshot, to which later copies are added."""
-        with translated(), unheard():
+        with translated(), without_listeners():
             self._snapshot = replace(self._empty, collections={}).take()
         return self._snapshot
 
@@ -136,21 +136,21 @@ class Sandbox:
     def restart(self) -> None:
         """Remove everything, and copy again what was copied before, with the full sample."""
         names = frozenset(self.copied)
-        with unheard():
+        with without_listeners():
             self._scratch.clear(self.guard.open_transactions)
         self.copied.clear()
         self.limit = self._options.sample
         self.copy(names)
 
     def drop(self) -> str | None:
-        """Drop the scratch database; return a warning if that fails."""
-        with unheard():
+        """Drop the scratch database; a failure becomes a warning."""
+        with without_listeners():
             return self._scratch.drop(self.guard.open_transactions)
 
     def _prepare(self, files: Sequence[MigrationFile]) -> tuple[Runner, Options]:
         """Make a runner for which the last of these files is the only one to run."""
         self._check()
-        with unheard():
+        with without_listeners():
             self._scratch.remark()
         real = self._runner
         folder = _SelectedFiles(real.folder.path, tuple(files))
@@ -181,7 +181,7 @@ class Sandbox:
         return Attempt(took_ms, error, touched, elsewhere, timing)
 
     def _copy_one(self, name: str) -> None:
-        with translated(), unheard():
+        with translated(), without_listeners():
             copied = self.copied[name] = self._scratch.copy(name, self.limit)
             if self._snapshot is not None:
                 # Copied during an `up()`: its `down()` has to restore this collection too.

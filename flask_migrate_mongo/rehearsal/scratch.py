@@ -127,7 +127,7 @@ class ScratchDatabase:
         self.remark()
 
     def drop(self, sessions: Iterable[bytes]) -> str | None:
-        """Drop the database, after ending these sessions; return a warning if that fails."""
+        """End these sessions, then drop the database; a failure becomes a warning."""
         try:
             self._drop(sessions)
         except PyMongoError as exc:

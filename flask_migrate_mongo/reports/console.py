@@ -33,7 +33,7 @@ class _Stream:
 
 
 class _MaybeUnread(_Stream):
-    """A stream that may be closed at its other end: what nobody reads must not end a run."""
+    """A stream whose reader may close it: that must not end a run."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ class Console:
             self._terminal.table(headers, widths, cells)
 
     def spin(self, title: str) -> Callable[[], None]:
-        """Show that something is under way; what is returned ends that."""
+        """Show that something runs, until the returned function is called."""
         if self._terminal is None or not self._terminal.is_seen:
             self.say(Text(f"{title} ..."))
             return lambda: None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def plan(found: Preview) -> None:
-    """Print what `up` would run, and what there is to know before."""
+    """Print the plan of `up`, with its warnings, drift and missing files."""
     console, survey = out(), found.status.survey
     for warning in found.plan.warnings:
         words.say(err(), f"Warning: {words.printable(warning)}", "yellow")

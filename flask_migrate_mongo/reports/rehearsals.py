@@ -30,7 +30,7 @@ _UNDOES: dict[bool | None, Cell] = {
 
 
 def rehearsal(report: RehearsalReport) -> None:
-    """Print the result of each migration, what its `down()` did not undo, and an estimate."""
+    """Print the result of each migration, the changes that its `down()` did not reverse, and an estimate."""
     console, notes = out(), err()
     for text in _warnings(report):
         words.say(notes, f"Warning: {words.printable(text)}", "yellow")

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flask_migrate_mongo.model.reports import RunReport
-    from flask_migrate_mongo.model.values import Progress as Backfilling
-    from flask_migrate_mongo.model.values import Step
+    from flask_migrate_mongo.model.values import Progress, Step
 
     from .cells import Cell
     from .terminal import Bar
@@ -58,28 +57,28 @@ def run(report: RunReport) -> None:
         _results(console, notes, report)
 
 
-class Progress(Observer):
+class ProgressReporter(Observer):
     """Prints each step as it starts and as it ends; on a terminal with a spinner between."""
 
     def __init__(self) -> None:
         self._console = err()
         self._stop: Callable[[], None] | None = None
         self._bar: Bar | None = None
-        self._told = elapsed()
+        self._printed_at = elapsed()
 
     def started(self, step: Step) -> None:
         """Show that the step runs."""
         self._stop = self._console.spin(words.title(step))
 
-    def progressed(self, step: Step, progress: Backfilling) -> None:
+    def progressed(self, step: Step, progress: Progress) -> None:
         """Show how far the step's backfill is: with a bar, or else a line every ten seconds."""
         if self._console.is_terminal:
             if self._bar is None:
                 self.close()
                 self._bar = self._console.bar(words.title(step))
             self._bar.show(progress.done, progress.total, words.how_far(progress))
-        elif elapsed() - self._told >= LINE_SECONDS:
-            self._told = elapsed()
+        elif elapsed() - self._printed_at >= LINE_SECONDS:
+            self._printed_at = elapsed()
             words.say(self._console, f"{step.version} {words.how_far(progress)}")
 
     def ended(self, outcome: Outcome) -> None:

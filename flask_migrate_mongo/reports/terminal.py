@@ -77,7 +77,7 @@ class Terminal:
             self._console.print(line)
 
     def spin(self, title: str) -> Callable[[], None]:
-        """Show that something is under way; what is returned ends that."""
+        """Show that something runs, until the returned function is called."""
         spinner = self._console.status(RichText(title))
         spinner.start()
         return spinner.stop

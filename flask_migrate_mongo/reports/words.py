@@ -40,24 +40,24 @@ def say(console: Console, text: str, style: str = "") -> None:
 
 
 def error(exc: Exception) -> None:
-    """Print why a command did not do what it was asked for."""
+    """Print the error that ended a command."""
     say(err(), f"Error: {printable_lines(str(exc))}", "bold red")
 
 
 def printable(text: str) -> str:
-    """Return the text on one line, with everything that could steer a terminal written out."""
+    """Put the text on one line, and escape everything that could control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """Return the lines, each as `printable` makes it."""
+    """Make each line printable."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def nothing(direction: Direction) -> str:
-    """Return that there is nothing to do."""
+    """Say that there is nothing to do."""
     if direction is Direction.UP:
         return "Nothing to do: every migration is applied."
     return "Nothing to do: no migration is applied."
@@ -71,12 +71,12 @@ def failure(console: Console, title: str, info: ErrorInfo) -> None:
 
 
 def summary(title: str, info: ErrorInfo) -> str:
-    """Return an error on one line, under a title."""
+    """Put an error on one line, after a title."""
     return printable_lines(f"{title}: {info.type}: {info.message}")
 
 
 def brief(info: ErrorInfo) -> str:
-    """Return an error on one line."""
+    """Put an error on one line."""
     return printable(f"{info.type}: {info.message}")
 
 
@@ -86,12 +86,12 @@ def title(step: Step) -> str:
 
 
 def state(state: str) -> Text:
-    """Return a state in its colour."""
+    """Colour a state."""
     return Text(printable(state), style=STYLES.get(state, ""))
 
 
 def when(at: datetime | None) -> str:
-    """Return a time in UTC, blank when there is none."""
+    """Format a time in UTC; blank if there is none."""
     if at is None:
         return ""
     # A third of what strftime takes, for thousands.
@@ -99,7 +99,7 @@ def when(at: datetime | None) -> str:
 
 
 def took(ms: int | None) -> str:
-    """Return a duration, blank when there is none."""
+    """Format a duration; blank if there is none."""
     if ms is None:
         return ""
     return f"{ms} ms" if ms < SECOND else f"{ms / SECOND:.2f} s"
@@ -119,7 +119,7 @@ def how_far(progress: Progress) -> str:
 
 
 def left_over(seconds: float) -> str:
-    """Return a duration as a clock shows it."""
+    """Format a duration as a clock shows it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

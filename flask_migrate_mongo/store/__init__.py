@@ -1,4 +1,4 @@
-"""What is kept in the database: records, the lease, and the runs nobody waits for.
+"""What is kept in the database: records, the lease, and asynchronous runs.
 
 Exports `MigrationHistory`, `Lease` and `RunStore`. They speak of runs and records, never of queries. May use
 pymongo through the driver folder.

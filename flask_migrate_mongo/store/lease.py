@@ -61,14 +61,14 @@ class Lease:
 
     @contextlib.contextmanager
     def hold(self, actor: Actor, *, wait: float = 0) -> Iterator[Grant]:
-        """Hold the lease for the block, renewed by a thread of its own; at the end let it go.
+        """Hold the lease for the block, renewed by a thread; release it at the end.
 
-        Waits up to `wait` seconds while somebody else has it. Raises LockHeldError.
+        Waits up to `wait` seconds while another run has it. Raises LockHeldError.
         """
         try:
             grant = self._acquire_within(actor, wait)
         except ConnectionFailedError:
-            # Taken, perhaps, and never heard of: nobody should have to wait until it expires.
+            # It may be taken although the reply was lost: release it, so that no run waits until it expires.
             _free(self._locks, actor, self._ttl)
             raise
         try:
@@ -83,7 +83,7 @@ class Lease:
         return _state(*seen) if seen and seen[0].get("locked") else None
 
     def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
-        """Release the lock of any holder, raise the fence, store an event, and return what the lock was.
+        """Release the lock of any holder, raise the fence and store an event. The result is the released lock.
 
         Only the holder that was looked at is released: a new one that came in between stays.
         Raises NotConfirmedError, which says who holds it, unless `confirmed`.
@@ -209,7 +209,7 @@ class Grant:
             return self._renewal.asked_at + self._ttl
 
     def now(self) -> datetime:
-        """Return the server's time, as of the last renewal plus what has passed since."""
+        """Estimate the server's time: as of the last renewal, plus the time since."""
         with self._mutex:
             return self._renewal.server_time + timedelta(seconds=elapsed() - self._renewal.asked_at)
 
@@ -217,7 +217,7 @@ class Grant:
         """Raise LeaseLostError unless the lease is still held.
 
         The server is asked only when the time is up without a renewal. That alone loses nothing:
-        as long as nobody else has taken the lease, a late renewal finds it as it was.
+        as long as no other run has taken the lease, a late renewal still succeeds.
         """
         if self._lost is None and elapsed() >= self.deadline:
             self._renew_late()

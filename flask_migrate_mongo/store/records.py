@@ -165,7 +165,7 @@ def _described(step: Step, run: Run, position: int) -> Document:
             position=position,
         ),
         "metadata.outOfOrder": step.out_of_order,
-        "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.allowances],
+        "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.suppressions],
     }
 
 

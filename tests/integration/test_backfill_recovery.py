@@ -673,5 +673,5 @@ def test_without_a_terminal_lines_show_the_progress(
     fill(project)
     write(project)
     monkeypatch.setattr(runs, "LINE_SECONDS", 0)
-    assert project.runner().up(Options(observer=runs.Progress())).failures == ()
+    assert project.runner().up(Options(observer=runs.ProgressReporter())).failures == ()
     assert "people: 20 of about 40, " in capsys.readouterr().err

@@ -472,7 +472,7 @@ class Meanwhile(Observer):
 def test_a_stop_between_steps_records_nothing_of_the_next_one(project: Project) -> None:
     project.write_inserts(1, 2)
     runner = project.runner()
-    stop = Meanwhile(1, lambda: runner.switch.throw("a test"))
+    stop = Meanwhile(1, lambda: runner.switch.request_stop("a test"))
     report = runner.up(Options(observer=stop))
     assert isinstance(report.error, RunStoppedError)
     assert became(report) == {1: StepState.APPLIED, 2: StepState.NOT_RUN}
@@ -484,7 +484,7 @@ def test_a_stop_between_steps_of_a_down_leaves_the_next_one_applied(project: Pro
     project.write_inserts(1, 2)
     runner = project.runner()
     runner.up()
-    stop = Meanwhile(2, lambda: runner.switch.throw("a test"))
+    stop = Meanwhile(2, lambda: runner.switch.request_stop("a test"))
     report = runner.down(Options(observer=stop), steps=2)
     assert became(report) == {2: StepState.ROLLED_BACK, 1: StepState.NOT_RUN}
     assert project.statuses() == {1: "completed", 2: "rolled-back"}
@@ -497,7 +497,7 @@ def test_what_has_failed_before_keeps_its_error_until_it_starts(project: Project
     project.runner().up()
     project.runner().down(steps=1)
     runner = project.runner()
-    runner.up(Options(observer=Meanwhile(1, lambda: runner.switch.throw("a test"))))
+    runner.up(Options(observer=Meanwhile(1, lambda: runner.switch.request_stop("a test"))))
     assert project.statuses() == {1: "completed", 2: "failed"}
     assert project.record(2)["error"]["message"] == "first"
     assert project.trail(2) == ["started", "failed"]

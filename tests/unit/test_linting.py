@@ -28,7 +28,7 @@ from flask_migrate_mongo.lint import (
 )
 from flask_migrate_mongo.lint.checking import ParsedMigration
 from flask_migrate_mongo.model.errors import InvalidRequestError
-from flask_migrate_mongo.model.values import Allowance, Direction
+from flask_migrate_mongo.model.values import Direction, Suppression
 
 from .given import a_file, read
 from .linted import DOWN, HEAD, NAME, codes, confined, found, lint, up
@@ -245,7 +245,7 @@ def test_a_comment_outside_the_encoding_of_the_file_leaves_the_comments_before_i
     first = b"x = 1  # migrate: allow MM001 because it is shown\n"
     found = suppressions.read(first + b"\n\n# \xe9\n" + first)
     # Until Python 3.11 the tokenizer ends at such a comment.
-    assert found[0] == Allowance("MM001", "it is shown", 1)
+    assert found[0] == Suppression("MM001", "it is shown", 1)
     assert len(found) == (1 if sys.version_info < (3, 12) else 2)
 
 
@@ -255,9 +255,9 @@ def test_a_migration_carries_the_suppressions_that_take_effect(tmp_path: Path) -
         "db.a.find_one({'$where': 'a'})  # migrate: allow MM022, MM019 because it is shown\n# migrate: allow MM001"
     )
     path.write_text(source, encoding="utf-8")
-    assert read(path).allowances == (
-        Allowance("MM022", "it is shown", 7),
-        Allowance("MM019", "it is shown", 7),
+    assert read(path).suppressions == (
+        Suppression("MM022", "it is shown", 7),
+        Suppression("MM019", "it is shown", 7),
     )
 
 

@@ -118,7 +118,7 @@ def odd(name: str) -> dict[str, Callable[[], None]]:
     error = ErrorInfo("ValueError", name, name)
     lock = a_lock(holder=name, reason=name)
     failed = Outcome(step, StepState.FAILED, 1, error)
-    progress = runs.Progress()
+    progress = runs.ProgressReporter()
 
     def start() -> None:
         progress.started(step)
@@ -256,7 +256,7 @@ def test_progress_that_nobody_can_read_any_more_ends_nothing(
 
     streams.open()
     monkeypatch.setattr(streams.stderr, when, broken)
-    progress = runs.Progress()
+    progress = runs.ProgressReporter()
     progress.started(APPLIED.step)
     progress.ended(APPLIED)
     words.error(ValueError("x"))
@@ -494,7 +494,7 @@ def test_a_dry_run_shows_verdict_effects_samples_and_what_was_not_executed(
 
 def test_progress_of_a_dry_run_tells_verdicts(streams: Streams) -> None:
     streams.open()
-    progress = runs.Progress()
+    progress = runs.ProgressReporter()
     succeeds = Outcome(a_step(1), StepState.NOT_RUN, 5, trial=Trial(Verdict.SUCCEEDS, None, {}))
     for outcome in (succeeds, *a_dry_run().outcomes):
         progress.ended(outcome)
@@ -539,7 +539,7 @@ def test_each_step_is_shown_as_it_starts_and_as_it_ends(
     streams: Streams, state: StepState, encoding: str, line: str
 ) -> None:
     streams.open(encoding=encoding)
-    progress = runs.Progress()
+    progress = runs.ProgressReporter()
     progress.started(a_step(1))
     assert streams.err == "1 change 1 ...\n"
     progress.ended(Outcome(a_step(1), state, 12))
@@ -549,13 +549,13 @@ def test_each_step_is_shown_as_it_starts_and_as_it_ends(
 
 def test_a_step_that_never_started_is_shown_without_a_time(streams: Streams) -> None:
     streams.open()
-    runs.Progress().ended(LEFT[0])
+    runs.ProgressReporter().ended(LEFT[0])
     assert streams.err == "- 3 change 3: not-run\n"
 
 
 def test_on_a_terminal_a_spinner_runs_and_gives_the_cursor_back(streams: Streams) -> None:
     streams.open(tty=True)
-    progress = runs.Progress()
+    progress = runs.ProgressReporter()
     progress.started(a_step(1))
     assert streams.err.count("\x1b[?25l") == 1
     progress.ended(APPLIED)
@@ -567,7 +567,7 @@ def test_progress_that_is_closed_before_the_step_ended_gives_the_cursor_back(
     streams: Streams,
 ) -> None:
     streams.open(tty=True)
-    progress = runs.Progress()
+    progress = runs.ProgressReporter()
     progress.started(a_step(1))
     progress.close()
     assert "\x1b[?25h" in streams.err
@@ -580,5 +580,5 @@ def test_forced_colours_in_a_pipe_bring_no_spinner(
 ) -> None:
     streams.open()
     monkeypatch.setenv("FORCE_COLOR", "1")
-    runs.Progress().started(a_step(1))
+    runs.ProgressReporter().started(a_step(1))
     assert plain(streams.err) == streams.err == "1 change 1 ...\n"

@@ -48,7 +48,7 @@ as_json = click.option(
 
 
 def json_format(ctx: click.Context, _: click.Parameter, value: str) -> str:
-    """Note that errors shall be JSON, too, if the output is."""
+    """Print errors as JSON, too, if the output is JSON."""
     ctx.meta[_JSON] = value == "json"
     return value
 

@@ -1,4 +1,4 @@
-"""The command that shows what `up` would run."""
+"""The command that shows the plan of `up`."""
 
 from __future__ import annotations
 

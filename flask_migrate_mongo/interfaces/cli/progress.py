@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from flask_migrate_mongo.reports.runs import Progress
+from flask_migrate_mongo.reports.runs import ProgressReporter
 
 
-def progress() -> Progress:
-    """Make what shows the steps of this command while they run."""
-    shown = Progress()
+def progress() -> ProgressReporter:
+    """Show the steps of this command while they run."""
+    shown = ProgressReporter()
     click.get_current_context().call_on_close(shown.close)
     return shown

@@ -28,13 +28,13 @@ _BY_ACTION = {route.action: route for route in ROUTES}
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Lets requests in: those with a token of ours, and those that the application vouches for."""
+    """Admits requests with a configured token, and those that the application authorizes."""
 
     tokens: tuple[Token, ...] = ()
     authorize: Authorize | None = None
 
     def admit(self, action: str, scope: Scope, request: Request) -> None:
-        """Return if the request may do the action.
+        """Check that the request may do the action.
 
         Raises ApiClosedError, UnauthenticatedError or ForbiddenError.
         """
@@ -53,7 +53,7 @@ class Gate:
             raise ForbiddenError(msg)
 
     def _scope_of(self, given: str | None) -> Scope | None:
-        # Every token is compared, in constant time, so that the time taken tells nothing of any.
+        # Every token is compared, in constant time, so that the time taken reveals nothing.
         digest, found = digest_of(given or ""), None
         for token in self.tokens:
             if hmac.compare_digest(digest, token.digest):
