@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from bson import ObjectId
@@ -69,7 +69,7 @@ class Lease:
             grant = self._acquire_within(actor, wait)
         except ConnectionFailedError:
             # It may be taken although the reply was lost: release it, so that no run waits until it expires.
-            _free(self._locks, actor, self._ttl)
+            _free(self._locks, actor, self._ttl, datetime.now(timezone.utc))
             raise
         try:
             with grant.beating():
@@ -282,7 +282,7 @@ class Grant:
 
     def release(self) -> None:
         """Let the lease go, if it is still ours; a failure is logged and leaves it to expire."""
-        _free(self._locks, self.actor, self._ttl)
+        _free(self._locks, self.actor, self._ttl, self.now())
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -340,12 +340,10 @@ def _held_by(actor: Actor) -> Document:
     return {"_id": LOCK_ID, "locked": True, "runId": actor.run_id}
 
 
-def _free(locks: Collection[Document], actor: Actor, ttl: float) -> None:
+def _free(locks: Collection[Document], actor: Actor, ttl: float, at: datetime) -> None:
     try:
         with translated():
-            locks.update_one(
-                _held_by(actor), {"$set": {"locked": False}, "$currentDate": {"updatedAt": True}}
-            )
+            locks.update_one(_held_by(actor), {"$set": {"locked": False, "updatedAt": at}})
     except MigrateError as exc:
         # Not raised: it would mask how the run itself ended.
         _log.warning("The lock was not released and ends by itself in at most %g s: %s", ttl, exc)

@@ -659,3 +659,35 @@ def test_a_step_that_a_later_run_has_failed_is_not_started(project: Project) -> 
     with pytest.raises(LeaseLostError, match="taken over 1"):
         start(runner, Step(file, Direction.UP), earlier)
     assert list(project.db.migrations.find()) == before
+
+
+@pytest.mark.parametrize("status", ["completed", "running"])
+def test_a_migration_that_is_applied_or_running_is_not_started(
+    project: Project, status: str
+) -> None:
+    project.write_inserts(1)
+    runner = project.runner()
+    runner.up()
+    project.db.migrations.update_one({"version": "1"}, {"$set": {"status": status}})
+    (file,) = runner.folder.discover().files
+    later = Run(Actor.current("later"), fence=99, batch=2)
+    with pytest.raises(LeaseLostError, match="taken over 1"):
+        start(runner, Step(file, Direction.UP), later)
+    assert project.statuses() == {1: status}
+
+
+def test_a_step_whose_lease_was_taken_meanwhile_records_no_success(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody has touched its record: only the lease says that it is not this run's turn any more."""
+
+    def take() -> None:
+        project.db.migration_locks.update_one({}, {"$set": {"runId": "another"}})
+        while "another run took it over" not in caplog.text:
+            time.sleep(0.01)
+
+    project.write("1_waits", "def up(ctx): ctx.app.config['TAKE']()\n")
+    report = project.runner(TAKE=take, MIGRATE_LOCK_TTL=2).up()
+    assert isinstance(report.error, LeaseLostError)
+    assert became(report) == {1: StepState.UNKNOWN}
+    assert project.statuses() == {1: "running"}
