@@ -88,7 +88,7 @@ class Folder:
 
 
 def unusable(folder: Path, how: str, exc: OSError) -> ConfigurationError:
-    """Word why a folder cannot be, for example, "read"."""
+    """Make the error for a folder that cannot be, for example, "read"."""
     return ConfigurationError(
         f"The migrations folder {folder} cannot be {how}: {exc.strerror or exc}. Fix that, or set "
         "MIGRATE_DIRECTORY to another folder."
@@ -98,7 +98,7 @@ def unusable(folder: Path, how: str, exc: OSError) -> ConfigurationError:
 def _listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """List the Python files in a folder, and the numbered files that are not Python."""
     try:
-        # A link that leads nowhere is listed, so that it is reported: it may be an applied file.
+        # A broken link is listed, so that it is reported: it may be an applied file.
         entries = [e for e in os.scandir(folder) if e.is_file() or e.is_symlink()]
     except FileNotFoundError as exc:
         raise NoFolderError(folder) from exc

@@ -62,7 +62,7 @@ def _check_arguments(path: Path, function: str, arguments: ast.arguments) -> Non
 def _check(
     path: Path, function: str, name: str, line: int | None, *, by_position: bool, optional: bool
 ) -> None:
-    """Check one parameter: it has a name that can be passed, or needs no value."""
+    """Refuse a parameter that is not passed and has no default, or that is passed by position."""
     passed = name in PARAMETERS
     if (passed and not by_position) or (optional and not passed):
         return

@@ -10,7 +10,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 from flask.cli import FlaskGroup
@@ -45,15 +45,8 @@ BUSY_SECONDS = 10
 _NO_SERVERS = frozenset(
     {
         *("", "flask", "unittest", "pytest", "py.test", "ipython", "bpython", "ptpython"),
-        *(
-            "ipykernel_launcher",
-            "celery",
-            "rq",
-            "dramatiq",
-            "huey_consumer",
-            "mypy",
-            "sphinx-build",
-        ),
+        *("ipykernel_launcher", "celery", "rq", "dramatiq", "huey_consumer"),
+        *("mypy", "sphinx-build"),
     }
 )
 """Programs that load an application but do not serve it; "" is the interpreter's prompt."""
@@ -150,7 +143,7 @@ def begin(state: AppState) -> None:
     if state.settings.on_start_mode == "first-request":
         # First: the application's own hooks may need the migrated data.
         hooks = state.app.before_request_funcs.setdefault(None, [])
-        hooks.insert(0, _Gate(state).wait)
+        hooks.insert(0, _FirstRequest(state).wait)
     else:
         _migrate_now(state)
 
@@ -165,17 +158,13 @@ def _migrate_now(state: AppState) -> None:
     if failure and failure.stopped:
         raise SystemExit(STOPPED_EXIT_CODE)
     if failure and state.settings.on_start_fail_hard:
-        _end(failure)
+        reason = " ".join(failure.reason.split())
+        click.echo(f"The application does not start: {reason}", err=True)
+        # Not another exception: the reloader's child would catch it, and serve it as a page.
+        raise SystemExit(GUNICORN_BOOT_ERROR if _program(sys.argv[0]) == "gunicorn" else 1)
 
 
-def _end(failure: Failure) -> NoReturn:
-    reason = " ".join(failure.reason.split())
-    click.echo(f"The application does not start: {reason}", err=True)
-    # Not an exception: the reloader's child would catch it, and serve it as a page.
-    raise SystemExit(GUNICORN_BOOT_ERROR if _program(sys.argv[0]) == "gunicorn" else 1)
-
-
-class _Gate:
+class _FirstRequest:
     """Makes all requests wait until the first one has applied the migrations."""
 
     def __init__(self, state: AppState) -> None:
@@ -217,7 +206,7 @@ class Failure:
     stopped: bool = False
 
 
-class _Progress(Observer):
+class _StepLogger(Observer):
     """Writes each step into the log."""
 
     def started(self, step: Step) -> None:
@@ -230,8 +219,14 @@ class _Progress(Observer):
 
 def _migrate(state: AppState) -> Failure | None:
     """Apply pending migrations, or wait for the process that does; log and keep a failure."""
+    failure: Failure | None
     try:
-        failure = _attempt(state)
+        runner = make_runner(state)
+        with runner.switch.installed():
+            failure = _up(runner, wait=state.settings.on_start_wait)
+            runner.switch.check()
+    except RunStoppedError as exc:
+        failure = Failure(str(exc), stopped=True)
     except Exception as exc:  # noqa: BLE001  (an application that may serve in spite of a failure does)
         failure = _raised(exc)
     state.startup_failure = failure.reason if failure else None
@@ -244,27 +239,19 @@ def _migrate(state: AppState) -> Failure | None:
     return failure
 
 
-def _attempt(state: AppState) -> Failure | None:
-    runner = make_runner(state)
-    try:
-        with runner.switch.installed():
-            failure = _up(runner, wait=state.settings.on_start_wait)
-            runner.switch.check()
-    except RunStoppedError as exc:
-        return Failure(str(exc), stopped=True)
-    return failure
-
-
 def _up(runner: Runner, *, wait: float) -> Failure | None:
     """Run `up`; while another run has the lock, wait and try again."""
     deadline = elapsed() + wait
     while True:
         try:
-            return _judge(runner.up(Options(wait=0, observer=_Progress())))
+            return _judge(runner.up(Options(wait=0, observer=_StepLogger())))
         except LockHeldError as exc:
             held = exc
         if elapsed() >= deadline:
-            return Failure(_late(held, wait))
+            return Failure(
+                f"Another process still migrates after {wait:g} s (MIGRATE_ON_START_WAIT). {held} When "
+                "it is done, start the application again."
+            )
         failure = _outlast(runner, held.lock.run_id, deadline)
         if failure:
             return failure
@@ -316,11 +303,4 @@ def _failed(version: int, name: str, cause: str) -> str:
     return (
         f"{version} ({name}) failed, {cause.rstrip('.')}. Fix it, then start the application again or run "
         "`flask db-migrate up`."
-    )
-
-
-def _late(held: LockHeldError, wait: float) -> str:
-    return (
-        f"Another process still migrates after {wait:g} s (MIGRATE_ON_START_WAIT). {held} When it is done, "
-        "start the application again."
     )

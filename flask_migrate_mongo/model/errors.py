@@ -1,7 +1,7 @@
-"""Everything that can go wrong, one class a cause.
+"""The errors of the package, one class for each cause.
 
-A class says what an answer needs: `code`, `title` (of the problem document), `exit_code` and `http_status`; what it
-does not say is that of its base. An instance carries facts, a message and a remedy.
+A class has a `code`, a `title` (of the problem document), an `exit_code` and an `http_status`, its own or those of its
+base. An instance has facts, a message and a remedy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _URI_SECRETS = r"(?i)\b(tlsCertificateKeyFilePassword=|AWS_SESSION_TOKEN(?::|%3A
 
 
 class MigrateError(Exception):
-    """The base of every error that this package raises on purpose.
+    """The base of all errors of this package.
 
     `message` says what happened and what state things are in now. `remedy` says what to type next, in the neutral
     terms of `wording`.
@@ -50,7 +50,7 @@ class MigrateError(Exception):
         return f"urn:flask-migrate-mongo:{self.code}"
 
     def explain(self, wording: Wording) -> str:
-        """Say everything, with commands and options in the words of an interface."""
+        """Render message and remedy, with commands and options in the terms of an interface."""
         return f"{self.message} {render(self.remedy, wording)}".rstrip()
 
     def __str__(self) -> str:
@@ -595,11 +595,11 @@ class NotJsonError(MigrateError):
     remedy = "Send the header `Content-Type: application/json`."
 
 
-# --- exceptions of any origin
+# --- exceptions of other code
 
 
 def as_migrate_error(exc: BaseException) -> MigrateError:
-    """Wrap an exception of another origin, with its secrets masked."""
+    """Wrap an exception of other code, with its secrets masked."""
     return exc if isinstance(exc, MigrateError) else MigrateError(message_of(exc))
 
 

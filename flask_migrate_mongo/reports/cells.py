@@ -14,7 +14,6 @@ class Text(NamedTuple):
 
 
 Cell = str | Text
-"""What is in a table: most often nothing but text."""
 
 
 def plain(cell: Cell) -> str:

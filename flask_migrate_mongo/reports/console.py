@@ -19,7 +19,7 @@ _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 
 
 class _Stream:
-    """A stream on which what its encoding does not know is written out instead of raising."""
+    """A stream that escapes the characters which its encoding lacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

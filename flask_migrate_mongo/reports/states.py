@@ -1,4 +1,4 @@
-"""What is recorded, and who holds the lock, as text."""
+"""The status, the history, the event log and the lock, as text."""
 
 from __future__ import annotations
 

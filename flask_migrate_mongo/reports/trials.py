@@ -49,7 +49,8 @@ def _trial(console: Console, outcome: Outcome, trial: Trial) -> None:
         Text(f"{': ' if cause else ''}{cause}{_speed(outcome, trial)}"),
     )
     if outcome.error and outcome.error.traceback:
-        words.say(console, _indented(outcome.error.traceback.rstrip()), "dim")
+        lines = words.printable_lines(outcome.error.traceback.rstrip()).split("\n")
+        words.say(console, "\n".join(f"  {line}" for line in lines), "dim")
     rows = [_effects_row(name, effects) for name, effects in trial.effects.items()]
     console.table(_EFFECTS, rows)
     for operation in trial.not_executed:
@@ -96,10 +97,6 @@ def _sample(console: Console, sample: Sample) -> None:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in words.printable_lines(text).split("\n"))
 
 
 def _effects_row(name: str, effects: Effects) -> Row:

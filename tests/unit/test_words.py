@@ -30,7 +30,7 @@ INSTEAD = {
     r"stand(s)? for": "mean, represent",
     r"under way": "running",
     r"vouch(es|ed)?": "authorize",
-    r"trail": "event log",
+    r"trails?": "event log",
     r"ledgers?|tellers?|enclosures?": "the name of the thing",
     r"doors?|rooms?|floors?|houses?|desks?|the books": "the name of the thing, without a metaphor",
 }

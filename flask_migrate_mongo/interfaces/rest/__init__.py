@@ -1,4 +1,4 @@
-"""The REST API: a blueprint that is closed until the application opens it.
+"""The REST API: a blueprint that refuses every request until access rules are configured.
 
 Exports `blueprint`. Its views, hooks and error handlers are imported at the first request for it, so an application
 that has the API and serves none of it imports no more than this module. May use Flask, marshmallow, webargs, apispec
@@ -59,7 +59,7 @@ def _blueprint() -> Blueprint:
 
 
 def _answer_strays(state: BlueprintSetupState) -> None:
-    """Answer to what is under the prefix and has no view: no handler of a blueprint sees it."""
+    """Answer to paths under the prefix without a view: a blueprint's own handlers do not see them."""
     prefix = state.url_prefix or ""
     stray = _Lazy("entrance.stray")
 

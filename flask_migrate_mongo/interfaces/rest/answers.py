@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Document
 
 RETRY_SECONDS = 30
-"""A holder can be done long before its lock ends, so asking again is worth it soon."""
+"""Longest Retry-After: a holder can release its lock long before it expires."""
 
 BAD_REQUEST = 400
 
@@ -57,7 +57,7 @@ def respond(document: Document, code: int = 200) -> Response:
 
 
 def explain(exc: Exception) -> Response:
-    """Answer to an error: the one place where one becomes a problem document."""
+    """Answer to an error with a problem document."""
     if isinstance(exc, HTTPException):
         return _explain_foreign(exc)
     error = _known(exc)
@@ -67,7 +67,7 @@ def explain(exc: Exception) -> Response:
 
 
 class _HttpError(MigrateError):
-    """An error of Flask, or of the application's hooks, as it is."""
+    """An error of Flask, or of the application's hooks."""
 
     def __init__(self, status: int, title: str, detail: str) -> None:
         self.code, self.title, self.http_status = f"http-{status}", title, status
@@ -75,12 +75,12 @@ class _HttpError(MigrateError):
 
     @property
     def type_uri(self) -> str:
-        """The type of a problem that the status says."""
+        """The type of a problem that needs no more than its status."""
         return "about:blank"
 
 
 def _explain_foreign(exc: HTTPException) -> Response:
-    """Answer to what the application's own hooks, or Flask, have aborted the request with."""
+    """Answer to an `abort()` of the application's own hooks, or of Flask."""
     if exc.response is not None:
         return cast("Response", exc.response)
     code = exc.code or 500
@@ -100,14 +100,10 @@ def _known(exc: Exception) -> MigrateError:
     if isinstance(exc, ApiClosedError | UnauthenticatedError | ForbiddenError):
         caller = (request.method, request.path, request.remote_addr)
         _log.warning("Refused %r %r to %s: %s", *caller, exc.code)
-    if _hides(exc):
+    is_health = request.endpoint is not None and current_route().action == "health"
+    if is_health and not isinstance(exc, ApiClosedError) and is_outsider():
         return NotReadyError()
     return exc
-
-
-def _hides(exc: MigrateError) -> bool:
-    found = request.endpoint is not None and current_route().action == "health"
-    return found and not isinstance(exc, ApiClosedError) and is_outsider()
 
 
 def _headers_of(error: MigrateError) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Asynchronous runs: queued in the store, carried out in a new process or a thread, observed through the store."""
+"""Asynchronous runs: queued in the store, executed in a new process or a thread, reported to the store."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def cancel(state: AppState, run_id: str) -> None:
 
 
 def carry_out(state: AppState, run: StoredRun) -> None:
-    """Carry out a claimed run, and record how it ended, in an application context."""
+    """Execute a claimed run in an application context, and record its result."""
     store, run_id, direction = runs(state), run.run_id, Direction(run.direction)
     try:
         acts = acting(state, dry_run=run.options["dry_run"])

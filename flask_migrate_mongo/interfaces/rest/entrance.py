@@ -1,4 +1,4 @@
-"""What happens before a view: who may do what, and what a request may carry."""
+"""Checks before a view runs: the access rules, and the body of the request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BODY_LIMIT = 16_384
 
 
 def enter() -> None:
-    """Let the request in to the view that it is for. Raises MigrateError."""
+    """Check the access and the body of a request. Raises MigrateError."""
     route = current_route()
     try:
         gate().admit(route.action, route.scope, request)
@@ -50,7 +50,7 @@ def _check_body(route: Route) -> None:
 
 
 def stray() -> Response | None:
-    """Answer to a request that no route matches, or that uses a method which its path does not take."""
+    """Answer to a request that no route matches, or whose method its path does not support."""
     failure = request.routing_exception
     if isinstance(failure, RequestRedirect):
         return None

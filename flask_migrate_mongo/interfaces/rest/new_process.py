@@ -61,13 +61,13 @@ def wait(child: subprocess.Popen[bytes], has_reported: Callable[[], bool]) -> No
 
 
 def import_path(state: AppState) -> str | None:
-    """Find what `flask --app` takes for this application; None if nothing says it.
+    """Find the `flask --app` argument of this application; None if it is not known.
 
     The settings come first, then a module with this very object, then Flask's command line, and last a
     factory that Flask finds itself.
     """
     app = state.app
-    # The fixtures of a test configure an application in ways that another process cannot know.
+    # Another process cannot repeat what a test's fixtures have configured.
     if state.settings.app or app.testing:
         return state.settings.app
     return (

@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.reports import RunReport
     from flask_migrate_mongo.store.runs import StoredRun
 
 LONGEST_STREAM = 300
-"""Seconds: a worker of the web server is taken as long. The reader continues with Last-Event-ID."""
+"""Seconds: a stream occupies a worker of the web server. The reader continues with Last-Event-ID."""
 
 KEEPALIVE_SECONDS = 15
 POLL_SECONDS = 0.5
@@ -62,9 +61,11 @@ def run(run_id: str) -> Response:
 def run_events(run_id: str) -> Response:
     """Stream the progress of a run as server-sent events, until it is over."""
     _no_parameters()
-    heard = request.headers.get("Last-Event-ID", "")
+    received = request.headers.get("Last-Event-ID", "")
     first = _stored(run_id)
-    stream = _narration(first, partial(_stored, run_id), int(heard) if heard.isdecimal() else 0)
+    stream = _event_stream(
+        first, partial(_stored, run_id), int(received) if received.isdecimal() else 0
+    )
     return Response(stream_with_context(stream), headers=HEADERS, content_type=_STREAM)
 
 
@@ -134,11 +135,15 @@ def openapi() -> Response:
 
 
 def _run(direction: Direction, asked: Document) -> Response:
-    """Run and answer when it is done, or, when that is preferred, at once."""
+    """Run, and answer at the end; at once if the client prefers an asynchronous run."""
     if _prefers_not_to_wait():
         return _accept(direction, asked)
     acts = acting(app_state.current(), dry_run=asked["dry_run"])
-    return _answer_run(async_runs.call(acts, direction, asked))
+    report = async_runs.call(acts, direction, asked)
+    failure = report.failure
+    if failure is None:
+        return answer("up", report)
+    return respond(document("error", failure) | document("up", report), failure.http_status)
 
 
 def _prefers_not_to_wait() -> bool:
@@ -165,14 +170,14 @@ def _stored(run_id: str) -> StoredRun:
     return runs(state).get(run_id, holder=holder)
 
 
-def _narration(run: StoredRun, look: Callable[[], StoredRun], heard: int) -> Iterator[str]:
-    """Yield the events after the `heard` first ones, as they come, for as long as a stream may last."""
+def _event_stream(run: StoredRun, look: Callable[[], StoredRun], received: int) -> Iterator[str]:
+    """Yield the events after the first `received` ones, until the run or the time of a stream ends."""
     silent_since = began = time.monotonic()
     while True:
-        for event in run.events[heard:]:
-            heard, silent_since = event["sequence"], time.monotonic()
+        for event in run.events[received:]:
+            received, silent_since = event["sequence"], time.monotonic()
             data = json.dumps(document("run-event", event), default=str)
-            yield f"id: {heard}\nevent: {event['event']}\ndata: {data}\n\n"
+            yield f"id: {received}\nevent: {event['event']}\ndata: {data}\n\n"
         if run.state.is_over or time.monotonic() - began > LONGEST_STREAM:
             return
         if time.monotonic() - silent_since > KEEPALIVE_SECONDS:
@@ -180,13 +185,6 @@ def _narration(run: StoredRun, look: Callable[[], StoredRun], heard: int) -> Ite
             yield ": still running\n\n"
         time.sleep(POLL_SECONDS)
         run = look()
-
-
-def _answer_run(report: RunReport) -> Response:
-    failure = report.failure
-    if failure is None:
-        return answer("up", report)
-    return respond(document("error", failure) | document("up", report), failure.http_status)
 
 
 def _no_parameters() -> None:
