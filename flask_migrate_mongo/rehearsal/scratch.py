@@ -68,12 +68,9 @@ def prefix_for(database: str) -> str:
 
 def sibling(database: Database[Document], name: str) -> Database[Document]:
     """Make a handle of another database of the client, with the same options."""
-    return database.client.get_database(
-        name,
-        codec_options=database.codec_options,
-        read_preference=database.read_preference,
-        write_concern=database.write_concern,
-        read_concern=database.read_concern,
+    own = database
+    return own.client.get_database(
+        name, own.codec_options, own.read_preference, own.write_concern, own.read_concern
     )
 
 
