@@ -177,8 +177,8 @@ class ScratchDatabase:
     def _copy_indexes(self, info: Document) -> None:
         specs = [
             {**index, **({"expireAfterSeconds": NEVER} if "expireAfterSeconds" in index else {})}
-            for name, index in indexes(self._real.database, info).items()
-            if name != "_id_" and not index.get("clustered")
+            for index in indexes(self._real.database, info)
+            if index["name"] != "_id_" and not index.get("clustered")
         ]
         self._check()
         if specs:
