@@ -22,7 +22,7 @@ from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.model.masking import NOTHING_MASKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pymongo.database import Database
 
@@ -42,12 +42,12 @@ SHOWN = 5
 
 _SHOWN_LENGTH = 80
 # The server fills these in, so it makes no difference whether they are given.
-_DEFAULT_OPTIONS: Document = {
-    "validator": {},
-    "validationLevel": "strict",
-    "validationAction": "error",
-    "changeStreamPreAndPostImages": {"enabled": False},
-}
+_DEFAULT_OPTIONS: tuple[tuple[str, object], ...] = (
+    ("validator", {}),
+    ("validationLevel", "strict"),
+    ("validationAction", "error"),
+    ("changeStreamPreAndPostImages", {"enabled": False}),
+)
 
 
 class _Missing:
@@ -90,10 +90,9 @@ class Differences:
 
 @dataclass(frozen=True, slots=True)
 class CollectionState:
-    """The state of a collection, with the BSON or the digest of each document by its key."""
+    """The state of a collection: its options and each index, and the BSON or the digest of each document."""
 
-    options: Document
-    indexes: Mapping[str, Document]
+    parts: Mapping[str, Document]
     documents: Mapping[bytes, bytes]
 
 
@@ -120,17 +119,28 @@ class Snapshot:
         """Add a collection that was created after the snapshot was taken."""
         self._add(listed(self.database, self.skip)[name])
 
+    def _add(self, info: Document) -> None:
+        documents = {key: self._kept(bytes(raw.raw)) for key, raw in self._documents(info)}
+        self.collections[info["name"]] = CollectionState(_parts(self.database, info), documents)
+
     def compare(self, mask: Mask = NOTHING_MASKED) -> Differences:
         """Find how the database now differs from this snapshot."""
         return Differences.of(self._differences(mask))
 
-    def _add(self, info: Document) -> None:
-        documents: dict[bytes, bytes] = {}
-        for raw in _documents(self.database, info):
+    def _documents(self, info: Document) -> Iterator[tuple[bytes, RawBSONDocument]]:
+        """Read the documents, each with its key, which tells those with the same `_id` in a time series apart."""
+        # The documents of a view belong to the collections that it shows.
+        if info["type"] == "view":
+            return
+        seen: set[bytes] = set()
+        own = self.database.with_options(codec_options=RAW, read_preference=ReadPreference.PRIMARY)
+        for raw in own[info["name"]].find({}):
             self.check()
-            documents[_key(raw, documents)] = self._kept(bytes(raw.raw))
-        state = CollectionState(_options(info), indexes(self.database, info), documents)
-        self.collections[info["name"]] = state
+            key = identity(raw)
+            while key in seen:
+                key += b"+"
+            seen.add(key)
+            yield key, raw
 
     def _kept(self, raw: bytes) -> bytes:
         self.budget -= len(raw)
@@ -139,68 +149,49 @@ class Snapshot:
     def _differences(self, mask: Mask) -> Iterator[Difference]:
         now = listed(self.database, self.skip)
         for name in sorted(self.collections.keys() | now.keys()):
-            if name not in now:
-                yield Difference(name, "collection", "there", "gone")
-            elif name not in self.collections:
+            state = self.collections.get(name)
+            if state is None:
                 yield Difference(name, "collection", "not there", "there")
+            elif name not in now:
+                yield Difference(name, "collection", "there", "gone")
             else:
-                before, info = self.collections[name], now[name]
-                yield from _changed_fields(name, "option", before.options, _options(info))
-                yield from _changed_indexes(name, before.indexes, indexes(self.database, info))
-                yield from self._changed_documents(before, info, mask)
+                before, after = state.parts, _parts(self.database, now[name])
+                for what in sorted(before.keys() | after.keys()):
+                    yield from _changed(name, what, before.get(what), after.get(what))
+                yield from self._changed_documents(now[name], dict(state.documents), mask)
 
     def _changed_documents(
-        self, before: CollectionState, info: Document, mask: Mask
+        self, info: Document, before: dict[bytes, bytes], mask: Mask
     ) -> Iterator[Difference]:
         name = info["name"]
-        left = dict(before.documents)
-        seen: set[bytes] = set()
-        for raw in _documents(self.database, info):
-            self.check()
-            key = _key(raw, seen)
-            seen.add(key)
-            yield from _changed_document(name, left.pop(key, None), raw, mask)
-        for key in left:
-            yield Difference(name, _named(key, mask), "there", "gone")
-
-
-# --- what the server reports
+        for key, raw in self._documents(info):
+            old, new = before.pop(key, None), bytes(raw.raw)
+            if isinstance(old, _Digest):
+                if old != _digest(new):
+                    what = _document(key, mask)
+                    yield Difference(name, what, "unknown (too large to keep)", "changed")
+            elif old != new:
+                known = None if old is None else _decoded(old)
+                yield from _changed(
+                    name, _document(key, mask), known, _decoded(new), mask, "field "
+                )
+        for key in before:
+            yield Difference(name, _document(key, mask), "there", "gone")
 
 
 def listed(database: Database[Document], skip: frozenset[str]) -> dict[str, Document]:
     """List the collections by name, without the server's own and those to skip."""
-    found = {info["name"]: dict(info) for info in _exact(database).list_collections()}
-    kept = (name for name in found if name not in skip and not name.startswith("system."))
-    return {name: found[name] for name in sorted(kept)}
+    found = database.with_options(codec_options=EXACT).list_collections()
+    infos = {info["name"]: dict(info) for info in found}
+    return {n: infos[n] for n in sorted(infos) if n not in skip and not n.startswith("system.")}
 
 
-def indexes(database: Database[Document], info: Document) -> dict[str, Document]:
-    """List the indexes of a collection by name; a view has none."""
+def indexes(database: Database[Document], info: Document) -> list[Document]:
+    """List the indexes of a collection; a view has none."""
     if info["type"] == "view":
-        return {}
-    found = _exact(database)[info["name"]].list_indexes()
-    return {
-        index["name"]: {k: v for k, v in index.items() if k not in {"v", "ns"}} for index in found
-    }
-
-
-def _exact(database: Database[Document]) -> Database[Document]:
-    return database.with_options(codec_options=EXACT)
-
-
-def _documents(database: Database[Document], info: Document) -> Iterable[RawBSONDocument]:
-    # The documents of a view belong to the collections that it shows.
-    if info["type"] == "view":
-        return ()
-    primary = database.with_options(codec_options=RAW, read_preference=ReadPreference.PRIMARY)
-    return primary[info["name"]].find({})
-
-
-def _options(info: Document) -> Document:
-    options = {**info.get("options", {}), "type": info["type"]}
-    return {
-        k: v for k, v in options.items() if k not in _DEFAULT_OPTIONS or v != _DEFAULT_OPTIONS[k]
-    }
+        return []
+    found = database[info["name"]].list_indexes()
+    return [{k: v for k, v in index.items() if k not in {"v", "ns"}} for index in found]
 
 
 def identity(raw: RawBSONDocument) -> bytes:
@@ -208,55 +199,18 @@ def identity(raw: RawBSONDocument) -> bytes:
     return bson.encode({"_id": raw.get("_id")}, codec_options=EXACT)
 
 
-def _key(raw: RawBSONDocument, taken: Container[bytes]) -> bytes:
-    """Make the key of a document; in a time series, several documents can have the same `_id`."""
-    key = identity(raw)
-    while key in taken:
-        key += b"+"
-    return key
+def _document(key: bytes, mask: Mask) -> str:
+    return f"document {shown_value(_decoded(key.rstrip(b'+'))['_id'], '_id', mask)}"
 
 
-def _named(key: bytes, mask: Mask) -> str:
-    found = _decoded(key.rstrip(b"+"))["_id"]
-    return f"document {shown_value(found, '_id', mask)}"
-
-
-# --- comparing
-
-
-def _changed_document(
-    collection: str, before: bytes | None, raw: RawBSONDocument, mask: Mask
-) -> Iterator[Difference]:
-    what, now = _named(identity(raw), mask), bytes(raw.raw)
-    if before is None:
-        yield Difference(collection, what, "not there", "there")
-    elif isinstance(before, _Digest):
-        if before != _digest(now):
-            yield Difference(collection, what, "unknown (too large to keep)", "changed")
-    elif before != now:
-        yield from _changed_fields(
-            collection, f"{what}, field", _decoded(before), _decoded(now), mask
-        )
-
-
-def _changed_indexes(
-    collection: str, before: Mapping[str, Document], after: Mapping[str, Document]
-) -> Iterator[Difference]:
-    for name in sorted(before.keys() | after.keys()):
-        what = f"index {name}"
-        if name not in after:
-            yield Difference(collection, what, "there", "gone")
-        elif name not in before:
-            yield Difference(collection, what, "not there", "there")
-        else:
-            old, new = _comparable(before[name]), _comparable(after[name])
-            yield from _changed_fields(collection, f"{what},", old, new)
-
-
-def _comparable(index: Document) -> Document:
-    # In a key, the order of the fields counts.
-    key = [[name, _direction(direction)] for name, direction in index["key"].items()]
-    return {**index, "key": key}
+def _parts(database: Database[Document], info: Document) -> dict[str, Document]:
+    options = {**info.get("options", {}), "type": info["type"]}
+    given = {k: v for k, v in options.items() if (k, v) not in _DEFAULT_OPTIONS}
+    found = {f"index {index['name']}": index for index in indexes(database, info)}
+    for index in found.values():
+        # In a key, the order of the fields counts.
+        index["key"] = [[name, _direction(value)] for name, value in index["key"].items()]
+    return {"options": given, **found}
 
 
 def _direction(value: object) -> object:
@@ -264,12 +218,25 @@ def _direction(value: object) -> object:
     return int(value) if isinstance(value, int | float) and value == int(value) else value
 
 
-def _changed_fields(
-    collection: str, what: str, before: Document, after: Document, mask: Mask = NOTHING_MASKED
+# --- values
+
+
+def _changed(
+    collection: str,
+    what: str,
+    before: Document | None,
+    after: Document | None,
+    mask: Mask = NOTHING_MASKED,
+    kind: str = "",
 ) -> Iterator[Difference]:
-    for path, old, new in different(before, after):
-        shown = (shown_value(value, path, mask) for value in (old, new))
-        yield Difference(collection, f"{what} {path}", *shown)
+    if before is None:
+        yield Difference(collection, what, "not there", "there")
+    elif after is None:
+        yield Difference(collection, what, "there", "gone")
+    else:
+        for path, old, new in different(before, after):
+            shown = (shown_value(value, path, mask) for value in (old, new))
+            yield Difference(collection, f"{what}, {kind}{path}", *shown)
 
 
 def different(
@@ -279,16 +246,12 @@ def different(
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
             pair = before.get(key, MISSING), after.get(key, MISSING)
-            yield from different(*pair, _joined(path, key))
+            yield from different(*pair, f"{path}.{key}" if path else key)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for position, pair in enumerate(zip(before, after, strict=True)):
-            yield from different(*pair, _joined(path, str(position)))
+            yield from different(*pair, f"{path}.{position}")
     elif _canonical(before) != _canonical(after):
         yield path, before, after
-
-
-def _joined(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
 
 
 def _canonical(value: object) -> bytes:

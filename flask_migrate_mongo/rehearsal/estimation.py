@@ -31,26 +31,33 @@ class SampleSize:
         return self.of / self.copied if self.copied else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long one call took, in seconds.
+@dataclass(slots=True)
+class CommandTimes:
+    """The time that commands took, in seconds, as they are added up.
 
-    `fixed` is the part spent in commands that take no longer with more documents; `keyed` the part in the `statements`
-    for single documents; `by_collection` the part spent on each collection.
+    `fixed` is the part of those that take no longer with more documents; `keyed` the part of the `statements` for
+    single documents.
     """
 
-    seconds: float = 0.0
+    by_collection: dict[str, float] = field(default_factory=dict)
     fixed: float = 0.0
     keyed: float = 0.0
     statements: int = 0
-    by_collection: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one call took, in seconds, and how large the collections were."""
+
+    seconds: float = 0.0
+    commands: CommandTimes = field(default_factory=CommandTimes)
     sizes: Mapping[str, SampleSize] = field(default_factory=dict)
 
     @property
     def sampled(self) -> tuple[str, ...]:
         """The collections with copied documents that it spent time on."""
         sizes = self.sizes
-        return tuple(n for n in self.by_collection if n in sizes and sizes[n].copied)
+        return tuple(n for n in self.commands.by_collection if n in sizes and sizes[n].copied)
 
     @property
     def factor(self) -> float | None:
@@ -61,17 +68,15 @@ class Timing:
         if not self.sampled:
             return None
         factors = {name: self.sizes[name].factor for name in self.sampled}
-        largest = max(factors.values())
-        total = sum(self.by_collection.values())
-        if not total:
-            return largest
         # A collection that the migration makes grows like those that it is made of.
-        weighted = (factors.get(name, largest) * s for name, s in self.by_collection.items())
-        return sum(weighted) / total
+        largest = max(factors.values())
+        spent = self.commands.by_collection
+        weighted = sum(factors.get(name, largest) * seconds for name, seconds in spent.items())
+        return weighted / sum(spent.values()) if weighted else largest
 
     def extrapolated(self, *, loops: bool) -> float:
         """Extrapolate to all documents; `loops` says that each document takes a statement of its own."""
-        fixed = self.fixed + (0.0 if loops else self.keyed)
+        fixed = self.commands.fixed + (0.0 if loops else self.commands.keyed)
         return max(_SHORTEST, fixed + max(0.0, self.seconds - fixed) * (self.factor or 1.0))
 
 
@@ -101,7 +106,7 @@ def estimate(trials: Sequence[Timing], timings: Sequence[Timing]) -> Estimate | 
     if first.factor == 1:
         took = [timing.seconds for timing in timings]
         return Estimate(documents, min(took), min(took), max(took), extrapolated=False)
-    loops = not trials or first.statements > trials[0].statements * _GROWTH
+    loops = not trials or first.commands.statements > trials[0].commands.statements * _GROWTH
     # The first trial does not count if there is a second: much is done once, and then for the first time.
     counted = [*timings, *(trials[1:] or trials)]
     found = [timing.extrapolated(loops=loops) for timing in counted]

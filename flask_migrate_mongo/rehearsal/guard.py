@@ -18,6 +18,8 @@ from flask_migrate_mongo.driver.commands import BY_FULL_NAME, Command, namespace
 from flask_migrate_mongo.driver.listener import outside_transaction
 from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
+from .estimation import CommandTimes
+
 EVERYTHING = "*"
 """Means every collection, among the names that a command touches."""
 
@@ -61,26 +63,16 @@ CopyCollections = Callable[[frozenset[str]], bool]
 class Activity:
     """What one call of `up()` or `down()` did, as its commands show it.
 
-    Times are in seconds. `excluded` is not the migration's own time: it copied, or started again. `fixed`, `keyed`,
-    `statements` and `by_collection` are those of a `Timing`.
+    `began` is when the first command was sent. `excluded` are seconds that are not the migration's own: spent to copy,
+    or in a transaction that runs again.
     """
 
-    began: float = field(default_factory=time.monotonic)
+    began: float | None = None
     escapes: list[EscapesRehearsalError] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
     excluded: float = 0.0
-    fixed: float = 0.0
-    keyed: float = 0.0
-    statements: int = 0
-    by_collection: dict[str, float] = field(default_factory=dict)
-
-    def restart(self) -> None:
-        """Forget all times: the call starts again."""
-        self.excluded = time.monotonic() - self.began
-        self.fixed = self.keyed = 0.0
-        self.statements = 0
-        self.by_collection.clear()
+    times: CommandTimes = field(default_factory=CommandTimes)
 
 
 class SandboxGuard:
@@ -97,10 +89,6 @@ class SandboxGuard:
         self._copying = threading.RLock()
         self._sent: dict[int, float] = {}
         self._open: set[bytes] = set()
-
-    def begin(self) -> None:
-        """Start to watch another call."""
-        self.activity = Activity()
 
     @property
     def open_transactions(self) -> tuple[bytes, ...]:
@@ -122,16 +110,17 @@ class SandboxGuard:
 
     def answered(self, command: Command, _: object) -> None:
         """Add the time of a command to that of its collection."""
-        took = time.monotonic() - self._sent.pop(threading.get_ident(), time.monotonic())
-        name, activity = command.collection, self.activity
+        now = time.monotonic()
+        took = now - self._sent.pop(threading.get_ident(), now)
+        name, times = command.collection, self.activity.times
         if command.database != self._home or not name or name in self._ours:
             return
-        activity.by_collection[name] = activity.by_collection.get(name, 0.0) + took
+        times.by_collection[name] = times.by_collection.get(name, 0.0) + took
         if command.name not in _GROWING:
-            activity.fixed += took
+            times.fixed += took
         elif statements := keyed_statements(command):
-            activity.keyed += took
-            activity.statements += statements
+            times.keyed += took
+            times.statements += statements
 
     def _note_transaction(self, command: Command) -> None:
         session = command.session_id
@@ -146,16 +135,18 @@ class SandboxGuard:
         names = named_collections(command) - self._ours
         if not names:
             return
-        self.activity.touched |= names - {EVERYTHING}
-        began = time.monotonic()
+        activity, began = self.activity, time.monotonic()
+        activity.began = activity.began or began
+        activity.touched |= names - {EVERYTHING}
         with self._copying:
             copied = outside_transaction(lambda: self._copy(names))
-        self.activity.excluded += time.monotonic() - began
+        now = time.monotonic()
+        activity.excluded += now - began
         document = command.document
         if copied and document.get("autocommit") is False and "startTransaction" not in document:
             # The transaction began before these documents existed. By the driver's rules, this error makes the
             # migration's transaction run once more.
-            self.activity.restart()
+            activity.excluded, activity.times = now - activity.began, CommandTimes()
             msg = "The rehearsal copied a collection after the transaction had begun"
             details = {"errorLabels": ["TransientTransactionError"], "code": _WRITE_CONFLICT}
             raise OperationFailure(msg, _WRITE_CONFLICT, details)

@@ -16,15 +16,15 @@ from flask_migrate_mongo.model.errors import LeaseLostError
 
 from .comparison import Snapshot
 from .estimation import SampleSize, Timing
-from .guard import EVERYTHING, SandboxGuard
+from .guard import EVERYTHING, Activity, SandboxGuard
 from .results import Attempt
 from .scratch import MARKER, CopiedCollection, ScratchDatabase, sibling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import MigrationFile, Progress, Record, Step
+    from flask_migrate_mongo.model.reports import RunReport
+    from flask_migrate_mongo.model.values import MigrationFile, Record
 
 MakeRunner = Callable[[Server, Folder], Runner]
 """Makes a runner whose migrations see `ctx.rehearsal`."""
@@ -57,24 +57,6 @@ class _SelectedFiles(Folder):
     def discover(self, _trusted: Mapping[int, Record] = {}) -> Discovery:
         """Find the selected migrations."""
         return Discovery(self.files, ())
-
-
-class _StepObserver(Observer):
-    """Starts the guard anew with each step, and notifies another observer."""
-
-    def __init__(self, guard: SandboxGuard, observer: Observer) -> None:
-        self._guard = guard
-        self._observer = observer
-
-    def started(self, step: Step) -> None:
-        self._observer.started(step)
-        self._guard.begin()
-
-    def progressed(self, step: Step, progress: Progress) -> None:
-        self._observer.progressed(step, progress)
-
-    def ended(self, outcome: Outcome) -> None:
-        self._observer.ended(outcome)
 
 
 class Sandbox:
@@ -156,27 +138,21 @@ class Sandbox:
         folder = _SelectedFiles(real.folder.path, tuple(files))
         # The application's own client, so that a transaction includes the application's global handle.
         home = sibling(real.server.database, self._scratch.database.name)
-        observer = _StepObserver(self.guard, self._options.observer)
-        return self._make_runner(Server(home), folder), Options(observer=observer)
+        return self._make_runner(Server(home), folder), Options(observer=self._options.observer)
 
     def _attempt(self, report: RunReport) -> Attempt:
         # Nobody else uses this history and this lock: if they are lost, the migration dropped them.
         if report.error and not isinstance(report.error, LeaseLostError):
             raise report.error
         (outcome,) = report.outcomes
-        activity, error = self.guard.activity, outcome.error
+        activity, self.guard.activity = self.guard.activity, Activity()
+        error = outcome.error
         # A refused write counts even if the migration caught the error, or a thread of its own ran into it.
         if error is None and activity.escapes:
             error = capture(activity.escapes[0])
         took_ms = max(0, (outcome.took_ms or 0) - round(activity.excluded * 1000))
-        timing = Timing(
-            took_ms / 1000,
-            fixed=activity.fixed,
-            keyed=activity.keyed,
-            statements=activity.statements,
-            by_collection=dict(activity.by_collection),
-            sizes={name: SampleSize(c.documents, c.of) for name, c in self.copied.items()},
-        )
+        sizes = {name: SampleSize(c.documents, c.of) for name, c in self.copied.items()}
+        timing = Timing(took_ms / 1000, activity.times, sizes)
         touched, elsewhere = frozenset(activity.touched), frozenset(activity.elsewhere)
         return Attempt(took_ms, error, touched, elsewhere, timing)
 

@@ -68,12 +68,9 @@ def prefix_for(database: str) -> str:
 
 def sibling(database: Database[Document], name: str) -> Database[Document]:
     """Make a handle of another database of the client, with the same options."""
-    return database.client.get_database(
-        name,
-        codec_options=database.codec_options,
-        read_preference=database.read_preference,
-        write_concern=database.write_concern,
-        read_concern=database.read_concern,
+    own = database
+    return own.client.get_database(
+        name, own.codec_options, own.read_preference, own.write_concern, own.read_concern
     )
 
 
@@ -180,8 +177,8 @@ class ScratchDatabase:
     def _copy_indexes(self, info: Document) -> None:
         specs = [
             {**index, **({"expireAfterSeconds": NEVER} if "expireAfterSeconds" in index else {})}
-            for name, index in indexes(self._real.database, info).items()
-            if name != "_id_" and not index.get("clustered")
+            for index in indexes(self._real.database, info)
+            if index["name"] != "_id_" and not index.get("clustered")
         ]
         self._check()
         if specs:

@@ -165,7 +165,7 @@ def test_a_good_migration_goes_up_down_and_up_again(project: Project, people: Db
         (
             'db.command("collMod", "people", validator={"name": {"$exists": True}})',
             "pass",
-            'people option validator: not there → {"name": {"$exists": true}} (object)',
+            'people options, validator: not there → {"name": {"$exists": true}} (object)',
         ),
     ],
 )

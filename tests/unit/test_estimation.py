@@ -6,18 +6,22 @@ from typing import Any
 
 import pytest
 
-from flask_migrate_mongo.rehearsal.estimation import MARGIN, Estimate, SampleSize, Timing, estimate
+from flask_migrate_mongo.rehearsal.estimation import (
+    MARGIN,
+    CommandTimes,
+    Estimate,
+    SampleSize,
+    Timing,
+    estimate,
+)
 
 ALL = 28_000
 
 
 def took(seconds: float, copied: int = 1_000, **more: Any) -> Timing:
     """Return a run on a sample of the airports, all of whose time went into them."""
-    values = {
-        "by_collection": {"airports": seconds},
-        "sizes": {"airports": SampleSize(copied, ALL)},
-    }
-    return Timing(seconds, **{**values, **more})
+    times = CommandTimes(**{"by_collection": {"airports": seconds}, **more})
+    return Timing(seconds, times, {"airports": SampleSize(copied, ALL)})
 
 
 def figures(found: Estimate) -> tuple[float, float, float]:
@@ -77,7 +81,7 @@ def test_commands_for_single_documents_grow_only_if_there_are_more_of_them_in_a_
 def test_each_collection_grows_by_its_own_factor() -> None:
     sizes = {"airports": SampleSize(1_000, 28_000), "countries": SampleSize(200, 200)}
     spent = {"airports": 0.1, "countries": 0.3}
-    found = estimate([], [Timing(0.4, by_collection=spent, sizes=sizes)])
+    found = estimate([], [Timing(0.4, CommandTimes(spent), sizes)])
     assert found is not None
     assert found.documents == 28_200
     assert found.seconds == pytest.approx(0.1 * 28 + 0.3)
@@ -100,8 +104,8 @@ def test_nothing_is_extrapolated_when_the_sample_was_all_there_is() -> None:
     "timing",
     [
         Timing(0.5),
-        Timing(0.5, by_collection={"new": 0.5}),
-        Timing(0.5, by_collection={"empty": 0.5}, sizes={"empty": SampleSize(0, 0)}),
+        Timing(0.5, CommandTimes({"new": 0.5})),
+        Timing(0.5, CommandTimes({"empty": 0.5}), {"empty": SampleSize(0, 0)}),
     ],
 )
 def test_there_is_no_estimate_if_no_documents_were_touched(timing: Timing) -> None:
