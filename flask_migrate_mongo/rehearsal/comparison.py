@@ -128,7 +128,7 @@ class Snapshot:
         return Differences.of(self._differences(mask))
 
     def _documents(self, info: Document) -> Iterator[tuple[bytes, RawBSONDocument]]:
-        """Read the documents, each with its key, which tells those with the same `_id` in a time series apart."""
+        """Read the documents, each with its key, which differs for equal `_id`s in a time series."""
         # The documents of a view belong to the collections that it shows.
         if info["type"] == "view":
             return

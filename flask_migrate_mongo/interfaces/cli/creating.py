@@ -12,10 +12,10 @@ from .output import as_json, command, show
 
 @command()
 @click.argument("name")
-@click.option("--transactional", is_flag=True, help="Make one that runs in a transaction.")
+@click.option("--transactional", is_flag=True, help="Create one that runs in a transaction.")
 @as_json
 def create(name: str, *, transactional: bool, as_json: bool) -> None:
-    """Make a new migration file called NAME and print its path.
+    """Create a new migration file called NAME and print its path.
 
     Its number follows both the newest file and today's date. Next, write its up() and down().
 

@@ -54,7 +54,7 @@ def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tupl
     type=click.Choice(("error", "warning", "info", "never")),
     default="warning",
     show_default=True,
-    help="Exit with 4 when something this bad, or worse, is found.",
+    help="Exit with 4 if a finding has this severity or a higher one.",
 )
 @click.pass_context
 def lint(
@@ -67,9 +67,9 @@ def lint(
     ignore: tuple[str, ...],
     fail_on: str,
 ) -> None:
-    """Look for what migrations do that will do harm, executing none.
+    """Find harmful code in migrations, without executing them.
 
-    FILES are paths or versions; without them all migrations are looked at. It needs no database.
+    FILES are paths or versions; without them all migrations are checked. It needs no database.
     """
     show: dict[str, Callable[[LintReport], None]] = {
         "text": plans.lint,

@@ -17,7 +17,7 @@ from .output import as_json, command, refuse, show, state
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 4 unless everything is applied as its file says.",
+    help="Exit with 4 unless every migration is applied and unchanged.",
 )
 @click.pass_context
 def status(ctx: click.Context, *, as_json: bool, check: bool) -> None:

@@ -30,18 +30,18 @@ def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | Non
     show_default=True,
     metavar="N",
     callback=_sample_size,
-    help="Rehearse on so many documents of each collection, or on `all`.",
+    help="Documents to copy of each collection, or `all`.",
 )
 @click.option(
     "--collections",
     metavar="NAMES",
-    help="Copy these, separated by commas.  [default: those that are touched]",
+    help="Collections to copy, separated by commas.  [default: those that are touched]",
 )
 @click.option(
     "--fail-on",
     type=click.Choice(["irreversible"]),
     multiple=True,
-    help="Exit with 4 when a migration has no down().",
+    help="Exit with 4 if a migration has no down().",
 )
 @as_json
 @click.pass_context

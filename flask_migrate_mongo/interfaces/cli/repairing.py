@@ -24,7 +24,7 @@ def force_unlock(*, confirm: bool, as_json: bool) -> None:
 
 @command()
 @click.argument("version", type=int)
-@click.option("--applied/--not-applied", "applied", required=True, help="What is true of it.")
+@click.option("--applied/--not-applied", "applied", required=True, help="Its true state.")
 @click.option("--reason", required=True, help="How you know; it is stored in the event log.")
 @as_json
 def resolve(version: int, *, applied: bool, reason: str, as_json: bool) -> None:
