@@ -15,7 +15,7 @@ from .output import as_json, command, show
 @click.option("--transactional", is_flag=True, help="Create one that runs in a transaction.")
 @as_json
 def create(name: str, *, transactional: bool, as_json: bool) -> None:
-    """Create a new migration file called NAME and print its path.
+    """Create a migration file called NAME and print its path.
 
     Its number follows both the newest file and today's date. Next, write its up() and down().
 

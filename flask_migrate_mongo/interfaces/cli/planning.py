@@ -13,7 +13,7 @@ from .output import as_json, command, show, state
 @command()
 @as_json
 def plan(*, as_json: bool) -> None:
-    """Show the plan of `up`, its lint findings, and the state of the project.
+    """Show the plan of `up`, and what lint finds in it.
 
     Executes no migration's code, takes no lock and writes nothing.
     """
