@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.listener import without_listeners
@@ -73,15 +73,15 @@ class Sandbox:
         ours: frozenset[str],
         options: RehearsalOptions,
     ) -> None:
+        self._skip = ours | {MARKER}
         self.limit = options.sample
         self.copied: dict[str, CopiedCollection] = {}
-        self.guard = SandboxGuard(scratch.database.name, ours | {MARKER}, self.copy)
+        self.guard = SandboxGuard(scratch.database.name, self._skip, self.copy)
         self._runner = runner
         self._make_runner = make_runner
         self._scratch = scratch
         self._options = options
         self._check = runner.switch.check
-        self._empty = Snapshot(scratch.database, ours | {MARKER}, self._check)
         self._snapshot: Snapshot | None = None
 
     def up(self, files: Sequence[MigrationFile]) -> Attempt:
@@ -97,7 +97,7 @@ class Sandbox:
     def snapshot(self) -> Snapshot:
         """Take a snapshot, to which later copies are added."""
         with translated(), without_listeners():
-            self._snapshot = replace(self._empty, collections={}).take()
+            self._snapshot = Snapshot(self._scratch.database, self._skip, self._check).take()
         return self._snapshot
 
     def copy(self, names: frozenset[str]) -> bool:

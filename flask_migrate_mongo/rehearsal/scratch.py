@@ -12,7 +12,7 @@ from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.commands import read_by
 from flask_migrate_mongo.driver.server import Server, translated
-from flask_migrate_mongo.model.errors import DatabaseError, ScratchTakenError, SettingError, redact
+from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
 
 from .comparison import RAW, identity, indexes, listed
 
@@ -66,11 +66,10 @@ def prefix_for(database: str) -> str:
     return f"{database.encode()[:length].decode(errors='ignore')}{_SEPARATOR}"
 
 
-def sibling(database: Database[Document], name: str) -> Database[Document]:
+def sibling(like: Database[Document], name: str) -> Database[Document]:
     """Make a handle of another database of the client, with the same options."""
-    own = database
-    return own.client.get_database(
-        name, own.codec_options, own.read_preference, own.write_concern, own.read_concern
+    return like.client.get_database(
+        name, like.codec_options, like.read_preference, like.write_concern, like.read_concern
     )
 
 
@@ -100,14 +99,10 @@ class ScratchDatabase:
             marker = _marker(self.database)
             if marker is not None or self.database.list_collection_names():
                 raise ScratchTakenError(name, marker)
-        try:
-            with translated():
+            try:
                 self.database[MARKER].insert_one(self._mark())
-        except DatabaseError as exc:
-            # Another rehearsal was faster.
-            if isinstance(exc.__cause__, DuplicateKeyError):
+            except DuplicateKeyError as exc:  # Another rehearsal was faster.
                 raise ScratchTakenError(name, _marker(self.database)) from exc
-            raise
 
     def remark(self) -> None:
         """Restore the marker if a migration dropped it."""
@@ -128,11 +123,12 @@ class ScratchDatabase:
         try:
             self._drop(sessions)
         except PyMongoError as exc:
-            _log.warning("The scratch database was not dropped: %s", redact(str(exc)))
-            return (
+            warning = (
                 f"The scratch database {self.database.name} could not be dropped: {redact(str(exc))} "
                 "The next rehearsal removes it when it is an hour old."
             )
+            _log.warning("%s", warning)
+            return warning
         return None
 
     def _drop(self, sessions: Iterable[bytes]) -> None:
@@ -175,14 +171,14 @@ class ScratchDatabase:
         return copied
 
     def _copy_indexes(self, info: Document) -> None:
-        specs = [
-            {**index, **({"expireAfterSeconds": NEVER} if "expireAfterSeconds" in index else {})}
-            for index in indexes(self._real.database, info)
-            if index["name"] != "_id_" and not index.get("clustered")
-        ]
+        found = indexes(self._real.database, info)
+        copied = [i for i in found if i["name"] != "_id_" and not i.get("clustered")]
+        for index in copied:
+            if "expireAfterSeconds" in index:
+                index["expireAfterSeconds"] = NEVER
         self._check()
-        if specs:
-            self.database.command({"createIndexes": info["name"], "indexes": specs})
+        if copied:
+            self.database.command({"createIndexes": info["name"], "indexes": copied})
 
     def _mark(self) -> Document:
         return {

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pymongo import MongoClient
 from example_app import data
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.model.errors import (
     AccessDeniedError,
     EscapesRehearsalError,
@@ -30,7 +32,7 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Actor
 from flask_migrate_mongo.rehearsal import MigrationRehearsal, RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot
-from flask_migrate_mongo.rehearsal.scratch import MARKER, prefix_for
+from flask_migrate_mongo.rehearsal.scratch import MARKER, ScratchDatabase, prefix_for
 from flask_migrate_mongo.wiring import rehearsing
 from tests.conftest import APPNAME, uri_with
 from tests.project import ROOT, Project
@@ -846,6 +848,23 @@ def test_the_database_of_a_rehearsal_that_is_under_way_is_not_taken(
     report = rehearse(project, settings=settings)
     assert (report.removed, report.database) == ((name,), name)
     assert scratches(people) == []
+
+
+def test_of_two_rehearsals_that_create_the_same_database_at_once_one_is_refused(
+    people: Db, failpoint: Any
+) -> None:
+    name, actor = f"{prefix_for(people.name)}named", Actor.current("rehearse")
+    failpoint("insert", times=2, blockConnection=True, blockTimeMS=500)
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(
+                ScratchDatabase(Server(people), name, actor, frozenset(), lambda: None).create
+            )
+            for _ in range(2)
+        ]
+    (refused,) = filter(None, [each.exception() for each in both])
+    assert isinstance(refused, ScratchTakenError)
+    assert f"pid {actor.pid}" in str(refused)
 
 
 def test_the_application_s_own_database_is_refused_as_scratch_database(
