@@ -8,7 +8,8 @@ import click
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.interfaces import exit_codes
-from flask_migrate_mongo.reports import code_scanning, plans
+from flask_migrate_mongo.reports import code_scanning, states
+from flask_migrate_mongo.reports.console import out
 from flask_migrate_mongo.wiring import linting
 
 from .output import command, json_format, print_document, print_json
@@ -72,9 +73,9 @@ def lint(
     FILES are paths or versions; without them all migrations are checked. It needs no database.
     """
     show: dict[str, Callable[[LintReport], None]] = {
-        "text": plans.lint,
+        "text": states.lint,
         "json": lambda report: print_document("lint", report),
-        "github": lambda report: plans.lines(code_scanning.github(report)),
+        "github": lambda report: out().write(code_scanning.github(report)),
         "sarif": lambda report: print_json(code_scanning.sarif(report)),
     }
     report = linting.lint(app_state.current(), files, select=select, ignore=ignore)

@@ -13,7 +13,7 @@ from werkzeug.utils import import_string
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
 from flask_migrate_mongo.process.exit import exit_promptly
-from flask_migrate_mongo.reports import words
+from flask_migrate_mongo.reports import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,5 +108,5 @@ def fail(ctx: click.Context, exc: MigrateError | click.UsageError) -> NoReturn:
     if ctx.meta.get(_JSON):
         print_document("error", exc)
     else:
-        words.error(exc)
+        console.error(exc)
     ctx.exit(exc.exit_code)
