@@ -33,7 +33,7 @@ from flask_migrate_mongo.model.values import Actor
 from flask_migrate_mongo.rehearsal import MigrationRehearsal, RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot
 from flask_migrate_mongo.rehearsal.scratch import MARKER, ScratchDatabase, prefix_for
-from flask_migrate_mongo.wiring import rehearsing
+from flask_migrate_mongo.wiring import running
 from tests.conftest import APPNAME, uri_with
 from tests.project import ROOT, Project
 
@@ -73,7 +73,7 @@ def rehearse(project: Project, *args: Any, settings: Any = None, **options: Any)
     """Rehearse in this process."""
     app = project.app(**(settings or {}))
     with app.app_context():
-        return rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions(*args, **options))
+        return running.rehearsal(app_state.of(app)).run(RehearsalOptions(*args, **options))
 
 
 def one(project: Project, *args: Any, **options: Any) -> MigrationRehearsal:
@@ -357,7 +357,7 @@ def test_the_example_passes_on_the_real_airports(tmp_path: Path, db: Db, mongo_u
         app = Flask("demo", root_path=str(ROOT / "example_app"))
         MongoMigrate(app, client[db.name])
         with app.app_context():
-            report = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
+            report = running.rehearsal(app_state.of(app)).run(RehearsalOptions())
         assert client[db.name].list_collection_names() == ["airports"]
     assert not report.failures
     assert [p.file.name for p in report.irreversible] == ["Archive local airfields"]
@@ -886,7 +886,7 @@ def test_a_long_name_of_a_database_leaves_room_for_the_scratch_one(
     app = project.app(mongo=long)
     try:
         with app.app_context():
-            report = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
+            report = running.rehearsal(app_state.of(app)).run(RehearsalOptions())
         assert report.database is not None
         assert len(report.database) == 63
         assert not report.failures
@@ -919,7 +919,7 @@ def test_it_is_refused_on_mongomock(project: Project) -> None:
 
     app = project.app(mongo=mongomock.MongoClient().shop)
     with app.app_context(), pytest.raises(RehearsalUnsupportedError, match="no server"):
-        rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
+        running.rehearsal(app_state.of(app)).run(RehearsalOptions())
 
 
 def test_a_pool_of_one_connection_is_enough(tmp_path: Path, people: Db, mongo_uri: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_migrate_mongo.interfaces import exit_codes
+from flask_migrate_mongo.interfaces.cli.rehearsing import exit_code
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import ErrorInfo
 from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
@@ -79,4 +79,4 @@ def test_an_attempt_that_raises_or_a_difference_that_remains_is_a_failure(
 def test_the_exit_code_is_that_of_a_failure_before_that_of_a_check(
     migrations: tuple[MigrationRehearsal, ...], fail_on: tuple[str, ...], code: int
 ) -> None:
-    assert exit_codes.of_rehearsal(RehearsalReport(migrations=migrations), fail_on) == code
+    assert exit_code(RehearsalReport(migrations=migrations), fail_on) == code

@@ -10,12 +10,12 @@ from flask_migrate_mongo.wiring.looking import inspector
 from .output import as_json, command, show, state
 
 
-@command()
+@command
 @as_json
-def plan(*, as_json: bool) -> None:
+def plan() -> None:
     """Show the plan of `up`, and what lint finds in it.
 
     Executes no migration's code, takes no lock and writes nothing.
     """
     found = state()
-    show("plan", states.plan, preview(inspector(found), linter(found)), as_json=as_json)
+    show("plan", states.plan, preview(inspector(found), linter(found)))
