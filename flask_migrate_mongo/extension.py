@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 from flask.cli import ScriptInfo
@@ -144,7 +144,7 @@ def _begin(
     return running.acting(app_state.of(app), dry_run=dry_run), options
 
 
-def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (anything can be passed)
+def _callable(authorize: object) -> Authorize | None:
     if authorize is None or callable(authorize):
         return cast("Authorize | None", authorize)
     msg = (

@@ -60,30 +60,25 @@ Cell = str | Text
 
 
 class _Stream:
-    """A stream that escapes the characters which its encoding lacks."""
+    """A stream that escapes the characters which its encoding lacks, and ignores some errors."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *ignored: type[Exception]) -> None:
         self._stream = stream
+        self._ignored = ignored
+        self.encoding = stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
-        encoding = self._stream.encoding or "utf-8"
-        return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (what the stream has)
-        return getattr(self._stream, name)
-
-
-class _MaybeUnread(_Stream):
-    """A stream whose reader may close it: that must not end a run."""
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            return super().write(text)
+        known = text.encode(self.encoding, "backslashreplace")
+        with contextlib.suppress(*self._ignored):
+            return self._stream.write(known.decode(self.encoding))
         return 0
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*self._ignored):
             self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (what the stream has)
+        return getattr(self._stream, name)
 
 
 class Console:
@@ -92,7 +87,7 @@ class Console:
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
         self._terminal: Terminal | None = None
-        self.encoding: str = stream.encoding or "utf-8"
+        self.encoding = stream.encoding
         is_seen = bool(stream.isatty())
         if is_seen or any(map(os.environ.get, _FORCED)):
             from .terminal import Terminal  # noqa: PLC0415  (a pipe needs no rich)
@@ -139,7 +134,8 @@ def out() -> Console:
 
 def err() -> Console:
     """Make the console for progress, warnings and errors."""
-    return Console(_MaybeUnread(sys.stderr))
+    # Its reader may close it: that must not end a run.
+    return Console(_Stream(sys.stderr, OSError))
 
 
 def error(exc: Exception) -> None:

@@ -29,11 +29,12 @@ from .console import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flask_migrate_mongo.model.reports import NotExecuted, RunReport, Sample, Trial
     from flask_migrate_mongo.model.values import Progress, Step
 
+    from .console import Cell
     from .terminal import Bar
 
 LINE_SECONDS = 10
@@ -61,7 +62,7 @@ def run(report: RunReport) -> None:
 
 
 def _title(step: Step) -> str:
-    return f"{step.version} {step.file.name}"
+    return f"{step.file.version} {step.file.name}"
 
 
 # --- while it runs
@@ -128,10 +129,7 @@ def _mark(outcome: Outcome, encoding: str) -> str:
 def _results(console: Console, notes: Console, report: RunReport) -> None:
     # The progress was on this very screen already, unless the results go somewhere else.
     if console.screen is None or notes.screen is None:
-        rows = (
-            (str(o.step.version), o.step.file.name, coloured(o.state.value), took(o.took_ms))
-            for o in report.outcomes
-        )
+        rows = [_row(outcome) for outcome in report.outcomes]
         console.table(("Version", "Name", "State", "Took"), rows)
     console.say(_done(report))
     for outcome in report.outcomes:
@@ -144,6 +142,11 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
     elif report.failures:
         command = f"`flask db-migrate {report.direction.value}`"
         console.say(f"Fix the migration, then run {command} again.")
+
+
+def _row(outcome: Outcome) -> Sequence[Cell]:
+    file = outcome.step.file
+    return str(file.version), file.name, coloured(outcome.state.value), took(outcome.took_ms)
 
 
 def _done(report: RunReport) -> str:

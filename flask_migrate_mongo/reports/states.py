@@ -81,16 +81,14 @@ def _status_row(entry: Entry, state: str) -> Row:
 
 
 def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
-    if entry.drifted:
-        yield "changed since"
-    if entry.missing:
-        yield "file missing"
-    if entry.out_of_order:
-        yield "out of order"
-    if record is not None and record.interrupted:
-        yield "interrupted"
-    if not entry.reversible:
-        yield "not reversible"
+    notes = {
+        "changed since": entry.drifted,
+        "file missing": entry.missing,
+        "out of order": entry.out_of_order,
+        "interrupted": record is not None and record.interrupted,
+        "not reversible": not entry.reversible,
+    }
+    yield from (note for note, holds in notes.items() if holds)
     if record is not None and record.progress is not None:
         yield f"backfill of {how_far(record.progress)}"
 
@@ -117,10 +115,8 @@ def _cell(record: Record, field: str) -> Cell:
     return "" if value is None else str(value)
 
 
-def _when(at: datetime | None) -> str:
-    """Format a time in UTC; blank if there is none."""
-    if at is None:
-        return ""
+def _when(at: datetime) -> str:
+    """Format a time in UTC."""
     # A third of what strftime takes, for thousands.
     return at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(" ", "seconds")
 
