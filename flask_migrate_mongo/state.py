@@ -65,8 +65,11 @@ def current() -> AppState:
 
 
 def of(app: Flask | None) -> AppState:
-    """Get the state of an application, or of the current one. Raises ConfigurationError without `init_app`."""
-    asked = app or current_app
+    """Get the state of an application, for None of the current one.
+
+    Raises ConfigurationError without `init_app`.
+    """
+    asked = current_app if app is None else app
     found = asked.extensions.get(KEY)
     if found is None:
         msg = (

@@ -9,12 +9,7 @@ from .console import Console, Text, count, err, failure, out, took
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from flask_migrate_mongo.rehearsal import (
-        Attempt,
-        Estimate,
-        MigrationRehearsal,
-        RehearsalReport,
-    )
+    from flask_migrate_mongo.rehearsal import Attempt, Estimate, MigrationRehearsal, RehearsalReport
 
     from .console import Cell
 
