@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from werkzeug.utils import import_string
-
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import database_of
 from flask_migrate_mongo.driver.mongomock import server_of
@@ -59,19 +57,21 @@ def acting(state: AppState, *, dry_run: bool) -> Runner | DryRunner:
     if not dry_run:
         return runner(state)
     # Imported here, as is the rehearsal, since a run needs neither.
-    dry_runner: type[DryRunner] = import_string("flask_migrate_mongo.dry_run.DryRunner")
-    return dry_runner(runner(state), Mask.of(state.settings.redact))
+    from flask_migrate_mongo.dry_run import DryRunner  # noqa: PLC0415
+
+    return DryRunner(runner(state), Mask.of(state.settings.redact))
 
 
 def rehearsal(state: AppState) -> Rehearsal:
     """Make the rehearsal of the application's migrations."""
+    from flask_migrate_mongo.rehearsal import Rehearsal  # noqa: PLC0415
+
     settings, real = state.settings, runner(state)
 
     def make_runner(server: Server, source: Folder) -> Runner:
         return _runner_on(state, server, source, real.switch, rehearsal=True)
 
-    made: type[Rehearsal] = import_string("flask_migrate_mongo.rehearsal.Rehearsal")
-    return made(
+    return Rehearsal(
         real,
         make_runner,
         real.history.collections | {settings.lock_collection, settings.run_collection},
