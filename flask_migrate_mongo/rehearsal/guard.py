@@ -18,7 +18,7 @@ from flask_migrate_mongo.driver.commands import BY_FULL_NAME, Command, namespace
 from flask_migrate_mongo.driver.listener import outside_transaction
 from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
-from .estimation import CommandTimes
+from .results import CommandTimes
 
 EVERYTHING = "*"
 """Means every collection, among the names that a command touches."""

@@ -1,23 +1,58 @@
-"""The report of a rehearsal."""
+"""The report of a rehearsal, with an estimate of how long each migration takes on all documents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import geometric_mean
 from typing import TYPE_CHECKING
 
 from .comparison import Differences
-from .estimation import Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
-    from .estimation import Estimate
-    from .scratch import CopiedCollection
+MARGIN = 1.5
+"""The factor by which two equal runs differ, at least: no range is narrower."""
+
+_GROWTH = 1.5
+"""A larger sample that takes this many times as many statements takes them for each document."""
+
+_SHORTEST = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedCollection:
+    """A collection in the scratch database: how many documents were copied, and how many there are."""
+
+    name: str
+    documents: int
+    of: int
+
+    @property
+    def factor(self) -> float:
+        """How many times as many there are."""
+        return self.of / self.documents if self.documents else 1.0
+
+
+@dataclass(slots=True)
+class CommandTimes:
+    """The time that commands took, in seconds, as they are added up.
+
+    `fixed` is the part of those that take no longer with more documents; `keyed` the part of the `statements` for
+    single documents.
+    """
+
+    by_collection: dict[str, float] = field(default_factory=dict)
+    fixed: float = 0.0
+    keyed: float = 0.0
+    statements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of `up()` or `down()`.
+    """One call of `up()` or `down()`, and what was `copied` by then, by name.
 
     `touched` names the collections that its commands named, `elsewhere` those that it read in other databases.
     """
@@ -26,7 +61,68 @@ class Attempt:
     error: ErrorInfo | None = None
     touched: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
-    timing: Timing = field(default_factory=Timing)
+    times: CommandTimes = field(default_factory=CommandTimes)
+    copied: Mapping[str, CopiedCollection] = field(default_factory=dict)
+
+    @property
+    def sampled(self) -> tuple[CopiedCollection, ...]:
+        """The collections with copied documents that it spent time on."""
+        found = (self.copied.get(name) for name in self.times.by_collection)
+        return tuple(each for each in found if each and each.documents)
+
+    @property
+    def factor(self) -> float:
+        """How many times as much there is to do for all documents.
+
+        The factor of each collection counts by the time that was spent on it.
+        """
+        factors = {each.name: each.factor for each in self.sampled}
+        # A collection that the migration makes grows like those that it is made of.
+        largest = max(factors.values(), default=1.0)
+        spent = self.times.by_collection
+        weighted = sum(factors.get(name, largest) * seconds for name, seconds in spent.items())
+        return weighted / sum(spent.values()) if weighted else largest
+
+    def extrapolated(self, *, loops: bool) -> float:
+        """Extrapolate to all documents, in seconds; `loops` says that each one takes a statement of its own."""
+        fixed = self.times.fixed + (0.0 if loops else self.times.keyed)
+        growing = max(0.0, self.took_ms / 1000 - fixed)
+        return max(_SHORTEST, fixed + growing * self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How long a migration takes on all documents, in seconds: about `seconds`, from `low` to `high`.
+
+    `extrapolated` is False if all documents were copied, so that the time is a measured one.
+    """
+
+    documents: int
+    seconds: float
+    low: float
+    high: float
+    extrapolated: bool = True
+
+
+def estimate(trials: Sequence[Attempt], attempts: Sequence[Attempt]) -> Estimate | None:
+    """Estimate from calls of `up()` on the sample, and from trials on a part of it.
+
+    None without attempts, or if no command named a collection that has documents.
+    """
+    if not attempts or not attempts[0].sampled:
+        return None
+    first = attempts[0]
+    documents = sum(each.of for each in first.sampled)
+    if first.factor == 1:
+        took = [attempt.took_ms / 1000 for attempt in attempts]
+        return Estimate(documents, min(took), min(took), max(took), extrapolated=False)
+    loops = not trials or first.times.statements > trials[0].times.statements * _GROWTH
+    # The first trial does not count if there is a second: much is done once, and then for the first time.
+    counted = [*attempts, *(trials[1:] or trials)]
+    found = [attempt.extrapolated(loops=loops) for attempt in counted]
+    seconds = geometric_mean(found)
+    low, high = min(*found, seconds / MARGIN), max(*found, seconds * MARGIN)
+    return Estimate(documents, seconds, low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +148,11 @@ class MigrationRehearsal:
     def raised(self) -> bool:
         """Whether an attempt raised an error, after which no further migration is rehearsed."""
         return any(attempt.error for attempt in self.attempts)
+
+    @property
+    def timed(self) -> tuple[Attempt, ...]:
+        """The calls of `up()`; none if an attempt raised an error."""
+        return () if self.raised else tuple(filter(None, (self.up, self.again)))
 
     @property
     def failed(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
 
 from .comparison import RAW, identity, indexes, listed
+from .results import CopiedCollection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,19 +39,9 @@ NEVER = 2**31 - 1
 _SEPARATOR = "_rehearsal_"
 _ID_LENGTH = 8
 _MARKER_ID = "marker"
-_BATCH_DOCUMENTS = 1_000
-_BATCH_BYTES = 16_000_000
+_BATCH_BYTES = 4_000_000
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CopiedCollection:
-    """A collection in the scratch database: how many documents were copied, and how many there are."""
-
-    name: str
-    documents: int
-    of: int
 
 
 def name_for(database: str, run_id: str) -> str:
@@ -235,10 +225,10 @@ def _batches(documents: Iterable[RawBSONDocument]) -> Iterator[list[RawBSONDocum
     batch: list[RawBSONDocument] = []
     size = 0
     for document in documents:
-        if batch and (len(batch) == _BATCH_DOCUMENTS or size + len(document.raw) > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
         batch.append(document)
         size += len(document.raw)
+        if size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
     if batch:
         yield batch
