@@ -135,15 +135,14 @@ class Snapshot:
     def _differences(self, mask: Mask) -> Iterator[Difference]:
         now = listed(self.database, self.skip)
         for name in sorted(self.parts.keys() | now.keys()):
-            if name not in self.parts:
-                yield Difference(name, "collection", "not there", "there")
-            elif name not in now:
-                yield Difference(name, "collection", "there", "gone")
-            else:
-                before, after = self.parts[name], _parts(self.database, now[name])
-                for what in sorted(before.keys() | after.keys()):
-                    yield from _changed(name, what, before.get(what), after.get(what))
-                yield from self._changed_documents(now[name], mask)
+            before, info = self.parts.get(name), now.get(name)
+            if before is None or info is None:
+                yield from _changed(name, "collection", before, info)
+                continue
+            after = _parts(self.database, info)
+            for what in sorted(before.keys() | after.keys()):
+                yield from _changed(name, what, before.get(what), after.get(what))
+            yield from self._changed_documents(info, mask)
 
     def _changed_documents(self, info: Document, mask: Mask) -> Iterator[Difference]:
         name = info["name"]

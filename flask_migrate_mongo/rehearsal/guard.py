@@ -55,9 +55,6 @@ _ACCOUNTS = (
 _SYSTEM = frozenset({"admin", "config", "local"})
 _WRITE_CONFLICT = 112
 
-CopyCollections = Callable[[frozenset[str]], bool]
-"""Copies collections, or EVERYTHING, into the scratch database, and returns whether there was one to copy."""
-
 
 @dataclass(slots=True)
 class Activity:
@@ -78,10 +75,13 @@ class Activity:
 class SandboxGuard:
     """A command listener that keeps migrations inside the database `home`.
 
-    `ours` names the collections there that belong to this package.
+    `ours` names the collections there that belong to this package. `copy` copies collections, or EVERYTHING, there
+    and returns whether there was one to copy.
     """
 
-    def __init__(self, home: str, ours: frozenset[str], copy: CopyCollections) -> None:
+    def __init__(
+        self, home: str, ours: frozenset[str], copy: Callable[[frozenset[str]], bool]
+    ) -> None:
         self.activity = Activity()
         self._home = home
         self._ours = ours
@@ -132,8 +132,7 @@ class SandboxGuard:
             self._open.add(bytes(session))
 
     def _copy_named(self, command: Command) -> None:
-        names = named_collections(command) - self._ours
-        if not names:
+        if not (names := named_collections(command) - self._ours):
             return
         activity, began = self.activity, time.monotonic()
         activity.began = activity.began or began

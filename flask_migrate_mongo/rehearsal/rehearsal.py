@@ -133,7 +133,10 @@ class Rehearsal:
         # Until the database is dropped: a migration may leave a thread that still writes.
         with listening_everywhere(sandbox.guard):
             try:
-                trials = sandbox.try_out(files)
+                finding = f"Finding the collections to copy, on {sandbox.limit} documents of each"
+                options.on_phase(finding)
+                sandbox.copy(frozenset(options.collections or ()))
+                trials = sandbox.rehearse(files)
                 sandbox.restart()
                 done = sandbox.rehearse(files)
                 check()
@@ -164,7 +167,10 @@ class _SelectedFiles(Folder):
 
 
 class Sandbox:
-    """Runs migrations in the scratch database, one step at a time, and copies what they touch."""
+    """Runs migrations in the scratch database, one step at a time, and copies what they touch.
+
+    `limit` is how many documents of a collection are copied: a part of the sample, until `restart`.
+    """
 
     def __init__(
         self, rehearsal: Rehearsal, scratch: ScratchDatabase, options: RehearsalOptions
@@ -176,16 +182,8 @@ class Sandbox:
         self._scratch = scratch
         self._options = options
         self._check = rehearsal.runner.switch.check
-        self._limit = options.sample
+        self.limit: int | None = max(1, (options.sample or SAMPLE) // TRIAL_SHARE)
         self._snapshot: Snapshot | None = None
-
-    def try_out(self, files: tuple[MigrationFile, ...]) -> tuple[MigrationRehearsal, ...]:
-        """Rehearse on a part of the sample, to find the collections and to time each `up()`."""
-        options = self._options
-        self._limit = max(1, (options.sample or SAMPLE) // TRIAL_SHARE)
-        options.on_phase(f"Finding the collections to copy, on {self._limit} documents of each")
-        self.copy(frozenset(options.collections or ()))
-        return self.rehearse(files)
 
     def restart(self) -> None:
         """Remove everything, and copy again what was copied before, with the full sample."""
@@ -193,7 +191,7 @@ class Sandbox:
         with without_listeners():
             self._scratch.clear(self.guard.open_transactions)
         self.copied.clear()
-        self._limit, self._snapshot = self._options.sample, None
+        self.limit, self._snapshot = self._options.sample, None
         self.copy(names)
 
     def rehearse(self, files: tuple[MigrationFile, ...]) -> tuple[MigrationRehearsal, ...]:
@@ -223,12 +221,12 @@ class Sandbox:
         new = wanted - self.copied.keys()
         for name in sorted(new):
             with translated(), without_listeners():
-                copied = self.copied[name] = self._scratch.copy(name, self._limit)
+                copied = self.copied[name] = self._scratch.copy(name, self.limit)
                 if self._snapshot is not None:
                     # Copied during an `up()`: its `down()` has to restore this collection too.
                     self._snapshot.take(name)
-            done = f"Copied {name}: {copied.documents} of {copied.of} documents"
-            self._options.on_phase(done)
+            count = f"{copied.documents} of {copied.of} documents"
+            self._options.on_phase(f"Copied {name}: {count}")
         return bool(new)
 
     def _rehearse_last(self, files: tuple[MigrationFile, ...]) -> MigrationRehearsal:
