@@ -28,7 +28,14 @@ from flask_migrate_mongo.planning.plans import DownTarget, Target, UpTarget, pen
 
 from .comparison import Snapshot
 from .guard import EVERYTHING, Activity, SandboxGuard
-from .results import Attempt, CopiedCollection, MigrationRehearsal, RehearsalReport, estimate
+from .results import (
+    Attempt,
+    CopiedCollection,
+    MigrationRehearsal,
+    RehearsalReport,
+    estimate,
+    ttl_warnings,
+)
 from .scratch import MARKER, ScratchDatabase, name_for, remove_leftovers, sibling
 
 if TYPE_CHECKING:
@@ -151,7 +158,8 @@ class Rehearsal:
             replace(each, estimate=estimate(trial.timed, each.timed))
             for each, trial in zip(done, trials, strict=True)
         )
-        warnings = (not_dropped,) if not_dropped else ()
+        dropping = (not_dropped,) if not_dropped else ()
+        warnings = (*ttl_warnings(migrations, sandbox.copied), *dropping)
         return RehearsalReport(name, migrations, tuple(sandbox.copied.values()), warnings=warnings)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .comparison import Differences
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
@@ -24,11 +24,15 @@ _SHORTEST = 0.001
 
 @dataclass(frozen=True, slots=True)
 class CopiedCollection:
-    """A collection in the scratch database: how many documents were copied, and how many there are."""
+    """A collection in the scratch database: how many documents were copied, and how many there are.
+
+    `ttl_indexes` names its TTL indexes, which expire nothing there.
+    """
 
     name: str
     documents: int
     of: int
+    ttl_indexes: tuple[str, ...] = ()
 
     @property
     def factor(self) -> float:
@@ -173,6 +177,21 @@ class MigrationRehearsal:
     def elsewhere(self) -> tuple[str, ...]:
         """The collections of other databases that were read."""
         return tuple(sorted(frozenset[str]().union(*(each.elsewhere for each in self.attempts))))
+
+
+def ttl_warnings(
+    rehearsed: Iterable[MigrationRehearsal], copied: Mapping[str, CopiedCollection]
+) -> Iterator[str]:
+    """Warn of the TTL indexes that a migration with a problem may have met as they are in the copy only."""
+    for migration in rehearsed:
+        touched = frozenset[str]().union(*(attempt.touched for attempt in migration.attempts))
+        for name in sorted(touched & copied.keys() if migration.failed else ()):
+            if names := copied[name].ttl_indexes:
+                yield (
+                    f"{migration.file.version} has a problem, and uses {name}. In the copy of {name}, "
+                    f"expireAfterSeconds of {', '.join(names)} is so long that nothing expires. "
+                    "An error or a difference in expireAfterSeconds does not occur in a real run."
+                )
 
 
 @dataclass(frozen=True, slots=True)

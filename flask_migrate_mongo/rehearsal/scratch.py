@@ -33,13 +33,12 @@ LEFTOVER_AFTER = timedelta(hours=1)
 NAME_LIMIT = 63
 """The longest name of a database, in bytes."""
 
-NEVER = 2**31 - 1
-"""Seconds after which the documents of a TTL index expire: none may expire during a rehearsal."""
-
 _SEPARATOR = "_rehearsal_"
 _ID_LENGTH = 8
 _MARKER_ID = "marker"
 _BATCH_BYTES = 4_000_000
+_DAY_SECONDS = 86_400
+_MOST_SECONDS = 2**31 - 1
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +53,14 @@ def prefix_for(database: str) -> str:
     length = NAME_LIMIT - len(_SEPARATOR) - _ID_LENGTH
     # "ignore" drops a character that was cut in two.
     return f"{database.encode()[:length].decode(errors='ignore')}{_SEPARATOR}"
+
+
+def longest_expiry(now: datetime) -> int:
+    """Choose an `expireAfterSeconds` after which nothing expires during a rehearsal.
+
+    The server refuses one that reaches back before 1970. A day is left, in case that its clock is behind.
+    """
+    return min(int(now.timestamp()) - _DAY_SECONDS, _MOST_SECONDS)
 
 
 def sibling(like: Database[Document], name: str) -> Database[Document]:
@@ -147,8 +154,8 @@ class ScratchDatabase:
                 return CopiedCollection(name, 0, 0)
             count = self._real.database[name].estimated_document_count()
             copied = self._copy_documents(name, limit if limit is None or limit < count else None)
-            self._copy_indexes(info)
-        return CopiedCollection(name, copied, max(count, copied))
+            ttl_indexes = self._copy_indexes(info)
+        return CopiedCollection(name, copied, max(count, copied), ttl_indexes)
 
     def _copy_documents(self, name: str, limit: int | None) -> int:
         raw = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
@@ -160,15 +167,17 @@ class ScratchDatabase:
             copied += len(batch)
         return copied
 
-    def _copy_indexes(self, info: Document) -> None:
+    def _copy_indexes(self, info: Document) -> tuple[str, ...]:
+        """Copy the indexes, and return those whose documents would expire during the rehearsal."""
         found = indexes(self._real.database, info)
         copied = [i for i in found if i["name"] != "_id_" and not i.get("clustered")]
-        for index in copied:
-            if "expireAfterSeconds" in index:
-                index["expireAfterSeconds"] = NEVER
+        expiring = [index for index in copied if "expireAfterSeconds" in index]
+        for index in expiring:
+            index["expireAfterSeconds"] = longest_expiry(self._real.now())
         self._check()
         if copied:
             self.database.command({"createIndexes": info["name"], "indexes": copied})
+        return tuple(index["name"] for index in expiring)
 
     def _mark(self) -> Document:
         return {

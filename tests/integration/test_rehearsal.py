@@ -15,6 +15,7 @@ import pytest
 from bson import Int64
 from flask import Flask
 from pymongo import MongoClient
+from pymongo.monitoring import CommandListener
 
 from example_app import data
 from flask_migrate_mongo import MongoMigrate
@@ -32,7 +33,11 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Actor
 from flask_migrate_mongo.rehearsal import MigrationRehearsal, RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot
-from flask_migrate_mongo.rehearsal.scratch import MARKER, ScratchDatabase, prefix_for
+from flask_migrate_mongo.rehearsal.scratch import (
+    MARKER,
+    ScratchDatabase,
+    prefix_for,
+)
 from flask_migrate_mongo.wiring import rehearsing
 from tests.conftest import APPNAME, uri_with
 from tests.project import ROOT, Project
@@ -42,6 +47,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pymongo.database import Database
+    from pymongo.monitoring import (
+        CommandFailedEvent,
+        CommandStartedEvent,
+        CommandSucceededEvent,
+    )
 
     Db = Database[dict[str, Any]]
 
@@ -481,7 +491,7 @@ def test_a_copy_has_the_options_indexes_and_views_of_the_real_one(
             assert found["age_1"]["partialFilterExpression"] == {"age": {"$exists": True}}
             assert (found["moment"]["unique"], found["moment"]["key"]) == (True, [("at", -1)])
             # Nothing expires between two looks.
-            assert found["born_1"]["expireAfterSeconds"] == 2**31 - 1
+            assert found["born_1"]["expireAfterSeconds"] > 10**9
 
         def down(db): pass
         """,
@@ -490,6 +500,57 @@ def test_a_copy_has_the_options_indexes_and_views_of_the_real_one(
     errors = [a.error for p in report.migrations for a in p.attempts if a.error]
     assert errors == []
     assert not report.failures, [p.differences for p in report.failures]
+
+
+class SentIndexes(CommandListener):
+    """Keeps the indexes that were sent to be built."""
+
+    def __init__(self) -> None:
+        self.indexes: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.indexes += event.command.get("indexes", ())
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Ignored."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Ignored."""
+
+
+def test_a_copied_ttl_index_expires_nothing_and_does_not_reach_back_before_1970(
+    db: Db, mongo_uri: str
+) -> None:
+    db.people.create_index("born", expireAfterSeconds=60)
+    db.people.insert_one({"_id": 1, "born": datetime(1970, 1, 3, tzinfo=timezone.utc)})
+    sent = SentIndexes()
+    with MongoClient[dict[str, Any]](mongo_uri, event_listeners=[sent]) as client:
+        name, actor = f"{prefix_for(db.name)}ttl", Actor.current("rehearse")
+        real = Server(client[db.name])
+        scratch = ScratchDatabase(real, name, actor, frozenset(), lambda: None)
+        assert scratch.copy("people", None).ttl_indexes == ("born_1",)
+    (index,) = sent.indexes
+    oldest = datetime.now(timezone.utc) - timedelta(seconds=index["expireAfterSeconds"])
+    # The server refuses an earlier time with code 67.
+    assert (
+        datetime(1970, 1, 1, tzinfo=timezone.utc)
+        < oldest
+        < datetime(1970, 1, 3, tzinfo=timezone.utc)
+    )
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_problem_of_a_collection_with_a_ttl_says_that_the_copy_has_another_one(
+    project: Project, people: Db, *, fails: bool
+) -> None:
+    people.people.create_index("born", expireAfterSeconds=60)
+    project.write(
+        "1_active", WELL.partition("def down")[0] + "def down(db): pass\n" if fails else WELL
+    )
+    warnings = rehearse(project).warnings
+    assert len(warnings) == fails
+    if fails:
+        assert "In the copy of people, expireAfterSeconds of born_1 is so long" in warnings[0]
 
 
 @pytest.mark.parametrize("transactional", [False, True])
