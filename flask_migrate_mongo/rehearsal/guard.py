@@ -52,6 +52,7 @@ _ACCOUNTS = (
     *("createRole", "createUser", "dropAll", "dropRole", "dropUser"),
     *("grant", "revoke", "updateRole", "updateUser"),
 )
+_ENDING = frozenset({"commitTransaction", "abortTransaction"})
 _SYSTEM = frozenset({"admin", "config", "local"})
 _WRITE_CONFLICT = 112
 
@@ -70,6 +71,7 @@ class Activity:
     elsewhere: set[str] = field(default_factory=set)
     excluded: float = 0.0
     times: CommandTimes = field(default_factory=CommandTimes)
+    open: set[bytes] = field(default_factory=set)
 
 
 class SandboxGuard:
@@ -88,12 +90,11 @@ class SandboxGuard:
         self._copy = copy
         self._copying = threading.RLock()
         self._sent: dict[int, float] = {}
-        self._open: set[bytes] = set()
 
     @property
     def open_transactions(self) -> tuple[bytes, ...]:
         """The sessions of transactions that were neither committed nor aborted."""
-        return tuple(self._open)
+        return tuple(self.activity.open)
 
     def sending(self, command: Command) -> None:
         """Refuse a write to another database, and copy the collections that the command names."""
@@ -102,7 +103,7 @@ class SandboxGuard:
             error = EscapesRehearsalError(what, self._home)
             self.activity.escapes.append(error)
             raise error
-        if command.database == self._home or command.name in BY_FULL_NAME:
+        if self._is_home(command):
             self._copy_named(command)
         elif command.name in _READS and command.database not in _SYSTEM:
             self.activity.elsewhere.add(_target(command))
@@ -122,14 +123,17 @@ class SandboxGuard:
             times.keyed += took
             times.statements += statements
 
+    def _is_home(self, command: Command) -> bool:
+        return command.database == self._home or command.name in BY_FULL_NAME
+
     def _note_transaction(self, command: Command) -> None:
         session = command.session_id
-        if command.document.get("autocommit") is not False or not isinstance(session, bytes):
+        if not isinstance(session, bytes):
             return
-        if command.name in {"commitTransaction", "abortTransaction"}:
-            self._open.discard(bytes(session))
-        else:
-            self._open.add(bytes(session))
+        if command.document.get("autocommit") is not False or command.name in _ENDING:
+            self.activity.open.discard(bytes(session))
+        elif self._is_home(command):
+            self.activity.open.add(bytes(session))
 
     def _copy_named(self, command: Command) -> None:
         if not (names := named_collections(command) - self._ours):

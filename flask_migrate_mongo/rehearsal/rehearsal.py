@@ -34,7 +34,7 @@ from .results import (
     MigrationRehearsal,
     RehearsalReport,
     estimate,
-    ttl_warnings,
+    warnings_of,
 )
 from .scratch import MARKER, ScratchDatabase, name_for, remove_leftovers, sibling
 
@@ -159,7 +159,7 @@ class Rehearsal:
             for each, trial in zip(done, trials, strict=True)
         )
         dropping = (not_dropped,) if not_dropped else ()
-        warnings = (*ttl_warnings(migrations, sandbox.copied), *dropping)
+        warnings = (*warnings_of(migrations, sandbox.copied), *dropping)
         return RehearsalReport(name, migrations, tuple(sandbox.copied.values()), warnings=warnings)
 
 
@@ -196,8 +196,9 @@ class Sandbox:
     def restart(self) -> None:
         """Remove everything, and copy again what was copied before, with the full sample."""
         names = frozenset(self.copied)
+        self._end_transactions()
         with without_listeners():
-            self._scratch.clear(self.guard.open_transactions)
+            self._scratch.clear()
         self.copied.clear()
         self.limit, self._snapshot = self._options.sample, None
         self.copy(names)
@@ -213,8 +214,9 @@ class Sandbox:
 
     def drop(self) -> str | None:
         """Drop the scratch database; a failure becomes a warning."""
+        self._end_transactions()
         with without_listeners():
-            return self._scratch.drop(self.guard.open_transactions)
+            return self._scratch.drop()
 
     def copy(self, names: frozenset[str]) -> bool:
         """Copy those of these collections that are not copied yet, and those that a view among them shows.
@@ -266,6 +268,7 @@ class Sandbox:
         if report.error and not isinstance(report.error, LeaseLostError):
             raise report.error
         (outcome,) = report.outcomes
+        left_open = self._end_transactions()
         activity, self.guard.activity = self.guard.activity, Activity()
         error = outcome.error
         # A refused write counts even if the migration caught the error, or a thread of its own ran into it.
@@ -273,4 +276,17 @@ class Sandbox:
             error = capture(activity.escapes[0])
         took_ms = max(0, (outcome.took_ms or 0) - round(activity.excluded * 1000))
         touched, elsewhere = frozenset(activity.touched), frozenset(activity.elsewhere)
-        return Attempt(took_ms, error, touched, elsewhere, activity.times, dict(self.copied))
+        copied = dict(self.copied)
+        return Attempt(took_ms, error, touched, elsewhere, activity.times, copied, left_open)
+
+    def _end_transactions(self) -> bool:
+        """End what a migration left open, which the next attempt and a drop would wait for.
+
+        Returns whether there was something.
+        """
+        left = self.guard.open_transactions
+        with without_listeners():
+            for session in left:
+                self._scratch.real.kill_session(session)
+        self.guard.activity.open.difference_update(left)
+        return bool(left)

@@ -59,6 +59,7 @@ class Attempt:
     """One call of `up()` or `down()`, and what was `copied` by then, by name.
 
     `touched` names the collections that its commands named, `elsewhere` those that it read in other databases.
+    `left_open` says that it left a transaction open.
     """
 
     took_ms: int
@@ -67,6 +68,7 @@ class Attempt:
     elsewhere: frozenset[str] = frozenset()
     times: CommandTimes = field(default_factory=CommandTimes)
     copied: Mapping[str, CopiedCollection] = field(default_factory=dict)
+    left_open: bool = False
 
     @property
     def sampled(self) -> tuple[CopiedCollection, ...]:
@@ -179,16 +181,19 @@ class MigrationRehearsal:
         return tuple(sorted(frozenset[str]().union(*(each.elsewhere for each in self.attempts))))
 
 
-def ttl_warnings(
+def warnings_of(
     rehearsed: Iterable[MigrationRehearsal], copied: Mapping[str, CopiedCollection]
 ) -> Iterator[str]:
-    """Warn of the TTL indexes that a migration with a problem may have met as they are in the copy only."""
+    """Warn of transactions that were left open, and of TTL indexes that are not in the copy as they are."""
     for migration in rehearsed:
-        touched = frozenset[str]().union(*(attempt.touched for attempt in migration.attempts))
+        version, attempts = migration.file.version, migration.attempts
+        if any(attempt.left_open for attempt in attempts):
+            yield f"{version} left a transaction open. It was ended, and its changes were rolled back."
+        touched = frozenset[str]().union(*(attempt.touched for attempt in attempts))
         for name in sorted(touched & copied.keys() if migration.failed else ()):
             if names := copied[name].ttl_indexes:
                 yield (
-                    f"{migration.file.version} has a problem, and uses {name}. In the copy of {name}, "
+                    f"{version} has a problem, and uses {name}. In the copy of {name}, "
                     f"expireAfterSeconds of {', '.join(names)} is so long that nothing expires. "
                     "An error or a difference in expireAfterSeconds does not occur in a real run."
                 )

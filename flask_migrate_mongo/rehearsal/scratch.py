@@ -6,6 +6,7 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from pymongo import timeout
 from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
@@ -30,6 +31,9 @@ MARKER = "_rehearsal"
 """The collection that says which rehearsal a scratch database belongs to; it is created first."""
 
 LEFTOVER_AFTER = timedelta(hours=1)
+DROP_SECONDS = 10
+"""How long a drop may take, also if it has to wait for a transaction."""
+
 NAME_LIMIT = 63
 """The longest name of a database, in bytes."""
 
@@ -71,7 +75,7 @@ def sibling(like: Database[Document], name: str) -> Database[Document]:
 
 
 class ScratchDatabase:
-    """The scratch database of one rehearsal, and the real database that its samples come from.
+    """The scratch database of one rehearsal, and the `real` database that its samples come from.
 
     `skip` names the collections that are never copied. `check` raises to stop what takes long.
     """
@@ -80,7 +84,7 @@ class ScratchDatabase:
         self, real: Server, name: str, actor: Actor, skip: frozenset[str], check: Callable[[], None]
     ) -> None:
         self.database = sibling(real.database, name)
-        self._real = real
+        self.real = real
         self._actor = actor
         self._check = check
         with translated():
@@ -89,7 +93,7 @@ class ScratchDatabase:
     def create(self) -> None:
         """Create the database by marking it. Raises ScratchTakenError if it exists already."""
         name = self.database.name
-        if name == self._real.database.name:
+        if name == self.real.database.name:
             accepts = "another database than the application's"
             raise SettingError("MIGRATE_REHEARSAL_DATABASE", name, accepts)
         with translated():
@@ -109,16 +113,16 @@ class ScratchDatabase:
                 {"_id": mark.pop("_id")}, {"$setOnInsert": mark}, upsert=True
             )
 
-    def clear(self, sessions: Iterable[bytes]) -> None:
-        """Remove all collections, after ending these sessions."""
+    def clear(self) -> None:
+        """Remove all collections."""
         with translated():
-            self._drop(sessions)
+            _drop(self.database)
         self.remark()
 
-    def drop(self, sessions: Iterable[bytes]) -> str | None:
-        """End these sessions, then drop the database; a failure becomes a warning."""
+    def drop(self) -> str | None:
+        """Drop the database; a failure becomes a warning."""
         try:
-            self._drop(sessions)
+            _drop(self.database)
         except PyMongoError as exc:
             warning = (
                 f"The scratch database {self.database.name} could not be dropped: {redact(str(exc))} "
@@ -127,12 +131,6 @@ class ScratchDatabase:
             _log.warning("%s", warning)
             return warning
         return None
-
-    def _drop(self, sessions: Iterable[bytes]) -> None:
-        # A drop would wait for their transactions.
-        for session in sessions:
-            self._real.kill_session(session)
-        self.database.client.drop_database(self.database)
 
     def shown_by(self, name: str) -> Iterator[str]:
         """Yield the collections that a view shows, at any depth."""
@@ -152,7 +150,7 @@ class ScratchDatabase:
             self.database.command({"create": name, **options})
             if info["type"] == "view":
                 return CopiedCollection(name, 0, 0)
-            count = self._real.database[name].estimated_document_count()
+            count = self.real.database[name].estimated_document_count()
             copied = self._copy_documents(name, limit if limit is None or limit < count else None)
             ttl_indexes = self._copy_indexes(info)
         return CopiedCollection(name, copied, max(count, copied), ttl_indexes)
@@ -160,7 +158,7 @@ class ScratchDatabase:
     def _copy_documents(self, name: str, limit: int | None) -> int:
         raw = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
         copied = 0
-        for batch in _batches(_sample(self._real.database, name, limit)):
+        for batch in _batches(_sample(self.real.database, name, limit)):
             self._check()
             # Documents that a validator would refuse exist all the same.
             raw[name].insert_many(batch, ordered=False, bypass_document_validation=True)
@@ -169,11 +167,11 @@ class ScratchDatabase:
 
     def _copy_indexes(self, info: Document) -> tuple[str, ...]:
         """Copy the indexes, and return those whose documents would expire during the rehearsal."""
-        found = indexes(self._real.database, info)
+        found = indexes(self.real.database, info)
         copied = [i for i in found if i["name"] != "_id_" and not i.get("clustered")]
         expiring = [index for index in copied if "expireAfterSeconds" in index]
         for index in expiring:
-            index["expireAfterSeconds"] = longest_expiry(self._real.now())
+            index["expireAfterSeconds"] = longest_expiry(self.real.now())
         self._check()
         if copied:
             self.database.command({"createIndexes": info["name"], "indexes": copied})
@@ -182,8 +180,8 @@ class ScratchDatabase:
     def _mark(self) -> Document:
         return {
             "_id": _MARKER_ID,
-            "of": self._real.database.name,
-            "createdAt": self._real.now(),
+            "of": self.real.database.name,
+            "createdAt": self.real.now(),
             "runId": self._actor.run_id,
             "host": self._actor.host,
             "pid": self._actor.pid,
@@ -201,8 +199,14 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[str, ...]:
         names = [n for n in client.list_database_names() if n.startswith(prefix) or n == also]
         old = [n for n in names if _is_leftover(sibling(real.database, n), real.database.name, now)]
         for name in old:
-            client.drop_database(name)
+            _drop(client[name])
     return tuple(old)
+
+
+def _drop(database: Database[Document]) -> None:
+    # Without a limit it would wait as long as a transaction of another process is open.
+    with timeout(DROP_SECONDS):
+        database.client.drop_database(database)
 
 
 def _is_leftover(database: Database[Document], of: str, now: datetime) -> bool:

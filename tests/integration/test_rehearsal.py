@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -113,6 +114,12 @@ def scratches(db: Db) -> list[str]:
     """The scratch databases that there are of a database."""
     prefix = prefix_for(db.name)
     return [name for name in db.client.list_database_names() if name.startswith(prefix)]
+
+
+def a_scratch(db: Db, name: str) -> ScratchDatabase:
+    """Name a scratch database of a database, which is not created yet."""
+    actor, full = Actor.current("rehearse"), f"{prefix_for(db.name)}{name}"
+    return ScratchDatabase(Server(db), full, actor, frozenset(), lambda: None)
 
 
 def until(condition: Any, seconds: float = 20) -> None:
@@ -525,10 +532,7 @@ def test_a_copied_ttl_index_expires_nothing_and_does_not_reach_back_before_1970(
     db.people.insert_one({"_id": 1, "born": datetime(1970, 1, 3, tzinfo=timezone.utc)})
     sent = SentIndexes()
     with MongoClient[dict[str, Any]](mongo_uri, event_listeners=[sent]) as client:
-        name, actor = f"{prefix_for(db.name)}ttl", Actor.current("rehearse")
-        real = Server(client[db.name])
-        scratch = ScratchDatabase(real, name, actor, frozenset(), lambda: None)
-        assert scratch.copy("people", None).ttl_indexes == ("born_1",)
+        assert a_scratch(client[db.name], "ttl").copy("people", None).ttl_indexes == ("born_1",)
     (index,) = sent.indexes
     oldest = datetime.now(timezone.utc) - timedelta(seconds=index["expireAfterSeconds"])
     # The server refuses an earlier time with code 67.
@@ -808,31 +812,69 @@ def test_a_signal_in_the_middle_of_copying_stops_it_too(
     assert scratches(people) == []
 
 
+@pytest.fixture
+def kept_sessions() -> Iterator[None]:
+    """Sessions that migrations keep beyond their end are ended afterwards."""
+    builtins.__dict__["_sessions_of_this_test"] = []
+    yield
+    for session in builtins.__dict__.pop("_sessions_of_this_test"):
+        session.end_session()
+
+
+LEFT_OPEN = """
+kept = __import__("builtins").__dict__["_sessions_of_this_test"]
+
+def leave_open(db):
+    session = db.client.start_session()
+    kept.append(session)
+    session.start_transaction()
+    db.people.update_one({"_id": 1}, {"$set": {"x": 1}}, session=session)
+"""
+
+
+@pytest.mark.usefixtures("kept_sessions")
 def test_a_transaction_that_a_migration_leaves_open_holds_up_nothing(
     project: Project, people: Db
 ) -> None:
-    project.write(
-        "1_open",
-        """
-        kept = __import__("builtins").__dict__.setdefault("_sessions_of_this_test", [])
+    fails = "def up(db):\n    leave_open(db)\n    raise ValueError('left open')\n"
+    project.write("1_open", f"{LEFT_OPEN}\n{fails}")
+    began = time.monotonic()
+    (done,) = rehearse(project).migrations
+    assert done.failed
+    assert time.monotonic() - began < 15
+    assert scratches(people) == []
 
-        def up(db):
-            session = db.client.start_session()
-            kept.append(session)
-            session.start_transaction()
-            db.people.update_one({"_id": 1}, {"$set": {"x": 1}}, session=session)
-            raise ValueError("left open")
-        """,
+
+@pytest.mark.usefixtures("kept_sessions")
+def test_the_next_attempt_does_not_wait_for_a_transaction_that_was_left_open(
+    project: Project, people: Db
+) -> None:
+    down = "    db.people.update_one({'_id': 1}, {'$unset': {'x': ''}})"
+    project.write(
+        "1_open", f"{LEFT_OPEN}\ndef up(db):\n    leave_open(db)\ndef down(db):\n{down}\n"
     )
     began = time.monotonic()
-    try:
-        (done,) = rehearse(project).migrations
-    finally:
-        for session in builtins.__dict__.pop("_sessions_of_this_test", []):
-            session.end_session()
-    assert done.failed
-    assert time.monotonic() - began < 30
+    report = rehearse(project)
+    assert time.monotonic() - began < 15
+    assert not report.failures
+    assert report.warnings == (
+        "1 left a transaction open. It was ended, and its changes were rolled back.",
+    )
     assert scratches(people) == []
+
+
+def test_a_drop_waits_only_so_long_for_a_transaction_of_another_process(
+    people: Db, admin: MongoClient[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_migrate_mongo.rehearsal.scratch.DROP_SECONDS", 1)
+    scratch = a_scratch(people, "busy")
+    scratch.create()
+    scratch.copy("people", None)
+    with admin.start_session() as session, session.start_transaction():
+        admin[scratch.database.name].people.delete_one({"_id": 1}, session=session)
+        began = time.monotonic()
+        assert "could not be dropped" in str(scratch.drop())
+        assert time.monotonic() - began < 5
 
 
 def test_the_mark_comes_back_when_a_migration_drops_it(project: Project, people: Db) -> None:
@@ -914,18 +956,12 @@ def test_the_database_of_a_rehearsal_that_is_under_way_is_not_taken(
 def test_of_two_rehearsals_that_create_the_same_database_at_once_one_is_refused(
     people: Db, failpoint: Any
 ) -> None:
-    name, actor = f"{prefix_for(people.name)}named", Actor.current("rehearse")
     failpoint("insert", times=2, blockConnection=True, blockTimeMS=500)
     with ThreadPoolExecutor(2) as pool:
-        both = [
-            pool.submit(
-                ScratchDatabase(Server(people), name, actor, frozenset(), lambda: None).create
-            )
-            for _ in range(2)
-        ]
+        both = [pool.submit(a_scratch(people, "named").create) for _ in range(2)]
     (refused,) = filter(None, [each.exception() for each in both])
     assert isinstance(refused, ScratchTakenError)
-    assert f"pid {actor.pid}" in str(refused)
+    assert f"pid {os.getpid()}" in str(refused)
 
 
 def test_the_application_s_own_database_is_refused_as_scratch_database(
