@@ -36,7 +36,7 @@ from .results import (
     estimate,
     warnings_of,
 )
-from .scratch import MARKER, ScratchDatabase, name_for, remove_leftovers, sibling
+from .scratch import MARKER, RENEW_SECONDS, ScratchDatabase, name_for, remove_leftovers, sibling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,13 +115,15 @@ class Rehearsal:
         check_listener_support()
         seen = runner.look()
         files = choose(seen.found.files, seen.history, options.versions)
-        removed = remove_leftovers(runner.server, self.name)
+        removed, warnings = remove_leftovers(runner.server, self.name)
         if not files:
-            return RehearsalReport(removed=removed)
+            return RehearsalReport(removed=removed, warnings=warnings)
         with runner.switch.installed(), runner.server.spare() as real:
             report = self._run_in_scratch(real, files, options)
             lock = runner.lease.inspect()
-        return replace(report, lock=lock if lock and lock.is_live else None, removed=removed)
+        warnings += report.warnings
+        lock = lock if lock and lock.is_live else None
+        return replace(report, lock=lock, removed=removed, warnings=warnings)
 
     def _run_in_scratch(
         self, real: Server, files: tuple[MigrationFile, ...], options: RehearsalOptions
@@ -223,6 +225,7 @@ class Sandbox:
 
         Returns whether there was one to copy.
         """
+        self._scratch.renew_mark(RENEW_SECONDS)
         available = self._scratch.available
         shown = (each for name in names for each in self._scratch.shown_by(name))
         wanted = set(available) if EVERYTHING in names else available.keys() & names.union(shown)
@@ -258,7 +261,7 @@ class Sandbox:
         """Apply or roll back the last of these files."""
         self._check()
         with without_listeners():
-            self._scratch.remark()
+            self._scratch.renew_mark()
         real = self._rehearsal.runner
         # The application's own client, so that a transaction includes the application's global handle.
         home = sibling(real.server.database, self._scratch.database.name)

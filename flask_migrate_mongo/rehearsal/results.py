@@ -26,13 +26,15 @@ _SHORTEST = 0.001
 class CopiedCollection:
     """A collection in the scratch database: how many documents were copied, and how many there are.
 
-    `ttl_indexes` names its TTL indexes, which expire nothing there.
+    `ttl_indexes` names its TTL indexes, which expire nothing there. `refused` documents are missing because its
+    validator refused them.
     """
 
     name: str
     documents: int
     of: int
     ttl_indexes: tuple[str, ...] = ()
+    refused: int = 0
 
     @property
     def factor(self) -> float:
@@ -184,7 +186,13 @@ class MigrationRehearsal:
 def warnings_of(
     rehearsed: Iterable[MigrationRehearsal], copied: Mapping[str, CopiedCollection]
 ) -> Iterator[str]:
-    """Warn of transactions that were left open, and of TTL indexes that are not in the copy as they are."""
+    """Warn of documents and TTL indexes that are not in the copy as they are, and of open transactions."""
+    for each in copied.values():
+        if each.refused:
+            yield (
+                f"{each.refused} documents of {each.name} were not copied: its validator refuses them, and this "
+                "user may not bypass it (bypassDocumentValidation)."
+            )
     for migration in rehearsed:
         version, attempts = migration.file.version, migration.attempts
         if any(attempt.left_open for attempt in attempts):

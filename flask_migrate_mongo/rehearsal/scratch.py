@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pymongo import timeout
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.commands import read_by
@@ -18,10 +19,11 @@ from .comparison import RAW, identity, indexes, listed
 from .results import CopiedCollection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from bson.raw_bson import RawBSONDocument
+    from pymongo.collection import Collection
     from pymongo.database import Database
 
     from flask_migrate_mongo.driver.server import Document
@@ -31,6 +33,7 @@ MARKER = "_rehearsal"
 """The collection that says which rehearsal a scratch database belongs to; it is created first."""
 
 LEFTOVER_AFTER = timedelta(hours=1)
+RENEW_SECONDS = 60
 DROP_SECONDS = 10
 """How long a drop may take, also if it has to wait for a transaction."""
 
@@ -43,6 +46,8 @@ _MARKER_ID = "marker"
 _BATCH_BYTES = 4_000_000
 _DAY_SECONDS = 86_400
 _MOST_SECONDS = 2**31 - 1
+_NOT_ALLOWED = frozenset({13, 8000})
+_INVALID_DOCUMENT = 121
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +92,8 @@ class ScratchDatabase:
         self.real = real
         self._actor = actor
         self._check = check
+        self._renewed = time.monotonic()
+        self._may_bypass = True
         with translated():
             self.available = listed(real.database, skip)
 
@@ -98,26 +105,35 @@ class ScratchDatabase:
             raise SettingError("MIGRATE_REHEARSAL_DATABASE", name, accepts)
         with translated():
             marker = _marker(self.database)
-            if marker is not None or self.database.list_collection_names():
+            # The server leaves this one behind if the last view was dropped, and not the database.
+            left = {"system.views"}
+            if marker is not None or set(self.database.list_collection_names()) - left:
                 raise ScratchTakenError(name, marker)
             try:
                 self.database[MARKER].insert_one(self._mark())
             except DuplicateKeyError as exc:  # Another rehearsal was faster.
                 raise ScratchTakenError(name, _marker(self.database)) from exc
 
-    def remark(self) -> None:
-        """Restore the marker if a migration dropped it."""
+    def renew_mark(self, after: float = 0) -> None:
+        """Mark the rehearsal as alive, unless that was done in the last `after` seconds.
+
+        It also restores a mark that a migration dropped.
+        """
+        if time.monotonic() - self._renewed < after:
+            return
+        self._renewed = time.monotonic()
         mark = self._mark()
+        now = {"aliveAt": mark.pop("aliveAt")}
         with translated():
             self.database[MARKER].update_one(
-                {"_id": mark.pop("_id")}, {"$setOnInsert": mark}, upsert=True
+                {"_id": mark.pop("_id")}, {"$set": now, "$setOnInsert": mark}, upsert=True
             )
 
     def clear(self) -> None:
         """Remove all collections."""
         with translated():
             _drop(self.database)
-        self.remark()
+        self.renew_mark()
 
     def drop(self) -> str | None:
         """Drop the database; a failure becomes a warning."""
@@ -151,19 +167,45 @@ class ScratchDatabase:
             if info["type"] == "view":
                 return CopiedCollection(name, 0, 0)
             count = self.real.database[name].estimated_document_count()
-            copied = self._copy_documents(name, limit if limit is None or limit < count else None)
+            raw = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
+            copied = refused = 0
+            sample = _sample(
+                self.real.database, name, None if limit is None or limit >= count else limit
+            )
+            for batch in _batches(sample):
+                self._check()
+                self.renew_mark(RENEW_SECONDS)
+                inserted = self._insert(raw[name], batch, validated="validator" in options)
+                copied += inserted
+                refused += len(batch) - inserted
             ttl_indexes = self._copy_indexes(info)
-        return CopiedCollection(name, copied, max(count, copied), ttl_indexes)
+        return CopiedCollection(name, copied, max(count, copied), ttl_indexes, refused)
 
-    def _copy_documents(self, name: str, limit: int | None) -> int:
-        raw = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
-        copied = 0
-        for batch in _batches(_sample(self.real.database, name, limit)):
-            self._check()
-            # Documents that a validator would refuse exist all the same.
-            raw[name].insert_many(batch, ordered=False, bypass_document_validation=True)
-            copied += len(batch)
-        return copied
+    def _insert(
+        self,
+        collection: Collection[RawBSONDocument],
+        batch: Sequence[RawBSONDocument],
+        *,
+        validated: bool,
+    ) -> int:
+        """Insert documents and return how many; the validator refuses some if the user may not bypass it."""
+        if validated and self._may_bypass:
+            try:
+                # Documents that a validator would refuse exist all the same.
+                collection.insert_many(batch, ordered=False, bypass_document_validation=True)
+                return len(batch)
+            except OperationFailure as exc:
+                if exc.code not in _NOT_ALLOWED:
+                    raise
+                self._may_bypass = False
+        try:
+            collection.insert_many(batch, ordered=False)
+        except BulkWriteError as exc:
+            failed = exc.details["writeErrors"]
+            if any(each["code"] != _INVALID_DOCUMENT for each in failed):
+                raise
+            return len(batch) - len(failed)
+        return len(batch)
 
     def _copy_indexes(self, info: Document) -> tuple[str, ...]:
         """Copy the indexes, and return those whose documents would expire during the rehearsal."""
@@ -178,40 +220,62 @@ class ScratchDatabase:
         return tuple(index["name"] for index in expiring)
 
     def _mark(self) -> Document:
+        now = self.real.now()
         return {
             "_id": _MARKER_ID,
             "of": self.real.database.name,
-            "createdAt": self.real.now(),
+            "createdAt": now,
+            "aliveAt": now,
             "runId": self._actor.run_id,
             "host": self._actor.host,
             "pid": self._actor.pid,
         }
 
 
-def remove_leftovers(real: Server, also: str | None) -> tuple[str, ...]:
-    """Drop the databases that crashed rehearsals of this database left over an hour ago; return their names.
+def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Drop the databases of crashed rehearsals of this database that were alive over an hour ago.
 
-    It drops only databases with our marker for this very database. `also` is a name that a setting gives.
+    Returns their names, and a warning for each that could not be dropped. It drops only databases with our marker
+    for this very database. `also` is a name that a setting gives.
     """
-    now, client = real.now(), real.database.client
-    prefix = prefix_for(real.database.name)
+    now, of = real.now(), real.database.name
+    prefix = prefix_for(of)
+    removed, warnings = list[str](), list[str]()
     with translated():
-        names = [n for n in client.list_database_names() if n.startswith(prefix) or n == also]
-        old = [n for n in names if _is_leftover(sibling(real.database, n), real.database.name, now)]
-        for name in old:
-            _drop(client[name])
-    return tuple(old)
+        names = real.database.client.list_database_names()
+    for name in names:
+        try:
+            database = real.database.client[name]
+            if (name.startswith(prefix) or name == also) and _is_leftover(database, of, now):
+                _drop(database)
+                removed.append(name)
+        except PyMongoError as exc:
+            warnings.append(
+                f"The database {name} of a crashed rehearsal could not be dropped: {redact(str(exc))} "
+                "Drop it as a user who may do that."
+            )
+    return tuple(removed), tuple(warnings)
 
 
 def _drop(database: Database[Document]) -> None:
     # Without a limit it would wait as long as a transaction of another process is open.
     with timeout(DROP_SECONDS):
-        database.client.drop_database(database)
+        try:
+            database.client.drop_database(database)
+        except OperationFailure as exc:
+            if exc.code not in _NOT_ALLOWED:
+                raise
+            # The last collection takes the database with it. Until then, the mark says whose it is.
+            for name in (*listed(database, frozenset({MARKER})), MARKER):
+                database.drop_collection(name)
 
 
 def _is_leftover(database: Database[Document], of: str, now: datetime) -> bool:
     marker = _marker(database)
-    return marker is not None and marker["of"] == of and now - marker["createdAt"] > LEFTOVER_AFTER
+    if marker is None or marker["of"] != of:
+        return False
+    alive: datetime = marker["aliveAt" if "aliveAt" in marker else "createdAt"]
+    return now - alive > LEFTOVER_AFTER
 
 
 def _marker(database: Database[Document]) -> Document | None:

@@ -42,6 +42,7 @@ from flask_migrate_mongo.rehearsal.scratch import (
 from flask_migrate_mongo.wiring import rehearsing
 from tests.conftest import APPNAME, uri_with
 from tests.project import ROOT, Project
+from tests.server.lossy_proxy import LossyProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -909,7 +910,40 @@ def test_what_a_killed_rehearsal_leaves_is_removed_by_one_that_comes_an_hour_lat
 def age(db: Db, name: str, **changes: Any) -> None:
     """Make a scratch database two hours old, or differ otherwise."""
     old = datetime.now(timezone.utc) - timedelta(hours=2)
-    db.client[name][MARKER].update_one({}, {"$set": {"createdAt": old, **changes}})
+    fields = {"createdAt": old, "aliveAt": old, **changes}
+    db.client[name][MARKER].update_one({}, {"$set": fields})
+
+
+def test_a_rehearsal_of_over_an_hour_that_is_alive_is_no_leftover(
+    project: Project, people: Db
+) -> None:
+    project.write("1_active", WELL)
+    scratch = a_scratch(people, "long")
+    scratch.create()
+    age(people, scratch.database.name)
+    scratch.renew_mark()
+    assert rehearse(project).removed == ()
+    assert scratches(people) == [scratch.database.name]
+    scratch.drop()
+
+
+def test_the_mark_is_renewed_at_each_attempt_and_while_documents_are_copied(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[datetime] = []
+    monkeypatch.setattr(builtins, "seen_by_this_test", seen, raising=False)
+    look = f"seen_by_this_test.append(db.get_collection({MARKER!r}).find_one()['aliveAt'])"
+    project.write("1_looks", f"def up(db):\n    {look}\ndef down(db):\n    {look}\n")
+    assert not rehearse(project).failures
+    assert len(set(seen)) == len(seen) == 6
+    monkeypatch.setattr("flask_migrate_mongo.rehearsal.scratch.RENEW_SECONDS", 0)
+    scratch = a_scratch(people, "long")
+    scratch.create()
+    age(people, scratch.database.name)
+    scratch.copy("people", None)
+    mark = scratch.database[MARKER].find_one()
+    assert mark is not None
+    assert mark["aliveAt"] - mark["createdAt"] > timedelta(hours=1)
 
 
 def test_what_bears_no_mark_or_that_of_another_database_is_no_leftover(
@@ -934,6 +968,17 @@ def test_a_database_that_is_not_ours_is_neither_written_to_nor_dropped(
     with pytest.raises(ScratchTakenError, match="No rehearsal created it"):
         rehearse(project, settings={"MIGRATE_REHEARSAL_DATABASE": name})
     assert content(people.client[name]).keys() == {"diary"}
+
+
+def test_a_database_in_which_mongodb_kept_the_list_of_views_alone_is_taken(
+    people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server of the tests drops it with the last view.
+    monkeypatch.setattr(people.__class__, "list_collection_names", lambda _: ["system.views"])
+    scratch = a_scratch(people, "named")
+    scratch.create()
+    monkeypatch.undo()
+    assert scratches(people) == [scratch.database.name]
 
 
 def test_the_database_of_a_rehearsal_that_is_under_way_is_not_taken(
@@ -1044,7 +1089,7 @@ def test_the_failure_to_drop_is_said_and_masks_nothing(
     project: Project, people: Db, failpoint: Any
 ) -> None:
     project.write("1_active", WELL)
-    failpoint("dropDatabase", times=5, skip=1, errorCode=13)
+    failpoint("dropDatabase", "drop", times=5, skip=1, errorCode=13)
     report = rehearse(project)
     assert not report.failures
     (warning,) = report.warnings
@@ -1059,6 +1104,82 @@ def test_a_user_who_may_not_write_to_other_databases_is_told_so(
     failpoint("insert", times=1, errorCode=13)
     with pytest.raises(AccessDeniedError):
         rehearse(project)
+
+
+@pytest.fixture
+def sent() -> list[dict[str, Any]]:
+    """The commands that a user with readWriteAnyDatabase alone sent."""
+    return []
+
+
+@pytest.fixture
+def read_write_any_database(
+    tmp_path: Path, db: Db, mongo_uri: str, sent: list[dict[str, Any]]
+) -> Iterator[Project]:
+    """A project of the usual user of Atlas, who may neither drop databases nor bypass validators."""
+
+    def forbids(command: dict[str, Any]) -> bool:
+        sent.append(command)
+        refused = {"dropDatabase", "collMod"}
+        return next(iter(command)) in refused or command.get("bypassDocumentValidation") is True
+
+    port = int(mongo_uri.split("/")[2].rpartition(":")[2])
+    with LossyProxy(port) as proxy:
+        proxy.forbids = forbids
+        uri = f"mongodb://127.0.0.1:{proxy.port}/{db.name}?directConnection=true"
+        with MongoClient[dict[str, Any]](uri) as client:
+            yield Project(tmp_path, client[db.name], uri)
+
+
+def test_a_user_who_may_not_drop_databases_drops_the_collections_the_mark_last(
+    read_write_any_database: Project, people: Db, sent: list[dict[str, Any]]
+) -> None:
+    people.create_collection("names", viewOn="people", pipeline=[])
+    project = read_write_any_database
+    project.write("1_active", f"{WELL}    db.names.find_one()\n")
+    report = rehearse(project)
+    assert not report.failures
+    assert report.warnings == ()
+    assert scratches(people) == []
+    dropped = [command["drop"] for command in sent if "drop" in command]
+    assert dropped[-1] == MARKER
+    assert dropped.count(MARKER) == 2
+    assert {"names", "people"} < set(dropped)
+
+
+def test_a_validator_is_bypassed_only_where_there_is_one_and_the_user_may(
+    read_write_any_database: Project, people: Db, sent: list[dict[str, Any]]
+) -> None:
+    people.command("collMod", "people", validator={"age": {"$gte": 5}})
+    people.cities.insert_one({"_id": 1})
+    project = read_write_any_database
+    project.write("1_active", f"{WELL}    db.cities.find_one()\n")
+    report = rehearse(project)
+    assert not report.failures
+    invalid = people.people.count_documents({"age": {"$lt": 5}})
+    copied = {each.name: each.documents for each in report.copied}
+    assert copied == {"cities": 1, "people": 200 - invalid}
+    (warning,) = report.warnings
+    assert f"{invalid} documents of people were not copied: its validator refuses them" in warning
+    assert scratches(people) == []
+    assert [c["insert"] for c in sent if c.get("bypassDocumentValidation")] == ["people"]
+
+
+def test_a_leftover_that_cannot_be_removed_is_a_warning(
+    project: Project, people: Db, failpoint: Any
+) -> None:
+    project.write("1_active", WELL)
+    scratch = a_scratch(people, "left")
+    scratch.create()
+    age(people, scratch.database.name)
+    failpoint("dropDatabase", "drop", times=2, errorCode=13)
+    report = rehearse(project)
+    assert not report.failures
+    assert report.removed == ()
+    (warning,) = report.warnings
+    assert f"The database {scratch.database.name} of a crashed rehearsal could not be" in warning
+    assert scratches(people) == [scratch.database.name]
+    assert rehearse(project).removed == (scratch.database.name,)
 
 
 def test_afterwards_the_driver_is_as_it_was(project: Project, people: Db) -> None:
