@@ -16,6 +16,7 @@ from bson import json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
+from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
@@ -119,7 +120,8 @@ class Snapshot:
         if info["type"] == "view":
             return
         seen: set[bytes] = set()
-        own = self.database.with_options(codec_options=RAW, read_preference=ReadPreference.PRIMARY)
+        # The latest state, even if the application reads what a majority has only.
+        own = self.database.with_options(RAW, ReadPreference.PRIMARY, None, ReadConcern("local"))
         for document in own[info["name"]].find({}):
             self.check()
             key = identity(document)

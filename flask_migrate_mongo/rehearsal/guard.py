@@ -23,23 +23,17 @@ from .results import CommandTimes
 EVERYTHING = "*"
 """Means every collection, among the names that a command touches."""
 
-_READS = frozenset(
-    {
-        *("aggregate", "collStats", "count", "dataSize", "dbStats", "distinct", "find"),
-        *("getMore", "listCollections", "listIndexes"),
-    }
-)
+_ENDING = frozenset({"commitTransaction", "abortTransaction"})
+_QUERIES = frozenset({"aggregate", "count", "distinct", "find", "getMore"})
+_READS = _QUERIES | {"collStats", "dataSize", "dbStats", "listCollections", "listIndexes"}
 # These take longer with more documents; the others, for example drop and collMod, do not.
-_GROWING = frozenset(
-    {
-        *("aggregate", "bulkWrite", "count", "createIndexes", "delete", "distinct", "find"),
-        *("findAndModify", "getMore", "insert", "mapReduce", "update"),
-    }
+_GROWING = _QUERIES.union(
+    ("bulkWrite", "createIndexes", "delete", "findAndModify", "insert", "mapReduce", "update")
 )
 # These change nothing that persists: handshakes, sessions, the state of the server.
 _HARMLESS = frozenset(
     {
-        *("abortTransaction", "authenticate", "buildInfo", "commitTransaction"),
+        *("authenticate", "buildInfo", *_ENDING),
         *("connectionStatus", "currentOp", "endSessions", "explain", "getCmdLineOpts"),
         *("getParameter", "hello", "hostInfo", "isMaster", "ismaster", "isdbgrid"),
         *("killCursors", "killSessions", "listCommands", "listDatabases", "logout"),
@@ -52,7 +46,6 @@ _ACCOUNTS = (
     *("createRole", "createUser", "dropAll", "dropRole", "dropUser"),
     *("grant", "revoke", "updateRole", "updateUser"),
 )
-_ENDING = frozenset({"commitTransaction", "abortTransaction"})
 _SYSTEM = frozenset({"admin", "config", "local"})
 _WRITE_CONFLICT = 112
 

@@ -160,8 +160,7 @@ class Rehearsal:
             replace(each, estimate=estimate(trial.timed, each.timed))
             for each, trial in zip(done, trials, strict=True)
         )
-        dropping = (not_dropped,) if not_dropped else ()
-        warnings = (*warnings_of(migrations, sandbox.copied), *dropping)
+        warnings = (*warnings_of(migrations, sandbox.copied), *not_dropped)
         return RehearsalReport(name, migrations, tuple(sandbox.copied.values()), warnings=warnings)
 
 
@@ -195,12 +194,12 @@ class Sandbox:
         self.limit: int | None = max(1, (options.sample or SAMPLE) // TRIAL_SHARE)
         self._snapshot: Snapshot | None = None
 
+    @without_listeners()
     def restart(self) -> None:
         """Remove everything, and copy again what was copied before, with the full sample."""
         names = frozenset(self.copied)
         self._end_transactions()
-        with without_listeners():
-            self._scratch.clear()
+        self._scratch.clear()
         self.copied.clear()
         self.limit, self._snapshot = self._options.sample, None
         self.copy(names)
@@ -214,11 +213,11 @@ class Sandbox:
                 break
         return (*done, *map(MigrationRehearsal, files[len(done) :]))
 
-    def drop(self) -> str | None:
+    @without_listeners()
+    def drop(self) -> tuple[str, ...]:
         """Drop the scratch database; a failure becomes a warning."""
         self._end_transactions()
-        with without_listeners():
-            return self._scratch.drop()
+        return self._scratch.drop()
 
     def copy(self, names: frozenset[str]) -> bool:
         """Copy those of these collections that are not copied yet, and those that a view among them shows.
@@ -244,9 +243,9 @@ class Sandbox:
 
     def _rehearse_last(self, files: tuple[MigrationFile, ...]) -> MigrationRehearsal:
         """Rehearse the last of these files; those before it are applied already."""
+        before = self._snapshot = Snapshot(self._scratch.database, self._skip, self._check)
         with translated(), without_listeners():
-            before = Snapshot(self._scratch.database, self._skip, self._check).take()
-        self._snapshot = before
+            before.take()
         done = MigrationRehearsal(files[-1], self._attempt(UpTarget(), files))
         if done.raised or not done.file.reversible:
             return done
@@ -282,14 +281,11 @@ class Sandbox:
         copied = dict(self.copied)
         return Attempt(took_ms, error, touched, elsewhere, activity.times, copied, left_open)
 
+    @without_listeners()
     def _end_transactions(self) -> bool:
-        """End what a migration left open, which the next attempt and a drop would wait for.
-
-        Returns whether there was something.
-        """
+        """End what a migration left open, for which all else would wait; return whether there was something."""
         left = self.guard.open_transactions
-        with without_listeners():
-            for session in left:
-                self._scratch.real.kill_session(session)
+        for session in left:
+            self._scratch.real.kill_session(session)
         self.guard.activity.open.difference_update(left)
         return bool(left)

@@ -19,7 +19,7 @@ from .comparison import RAW, identity, indexes, listed
 from .results import CopiedCollection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from bson.raw_bson import RawBSONDocument
@@ -135,7 +135,7 @@ class ScratchDatabase:
             _drop(self.database)
         self.renew_mark()
 
-    def drop(self) -> str | None:
+    def drop(self) -> tuple[str, ...]:
         """Drop the database; a failure becomes a warning."""
         try:
             _drop(self.database)
@@ -145,8 +145,8 @@ class ScratchDatabase:
                 "The next rehearsal removes it when it is an hour old."
             )
             _log.warning("%s", warning)
-            return warning
-        return None
+            return (warning,)
+        return ()
 
     def shown_by(self, name: str) -> Iterator[str]:
         """Yield the collections that a view shows, at any depth."""
@@ -167,15 +167,13 @@ class ScratchDatabase:
             if info["type"] == "view":
                 return CopiedCollection(name, 0, 0)
             count = self.real.database[name].estimated_document_count()
-            raw = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
+            source = self.real.database.with_options(codec_options=RAW)[name]
+            target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
             copied = refused = 0
-            sample = _sample(
-                self.real.database, name, None if limit is None or limit >= count else limit
-            )
-            for batch in _batches(sample):
+            for batch in _batches(source, limit if limit and limit < count else None):
                 self._check()
                 self.renew_mark(RENEW_SECONDS)
-                inserted = self._insert(raw[name], batch, validated="validator" in options)
+                inserted = self._insert(target[name], batch, validated="validator" in options)
                 copied += inserted
                 refused += len(batch) - inserted
             ttl_indexes = self._copy_indexes(info)
@@ -283,25 +281,20 @@ def _marker(database: Database[Document]) -> Document | None:
     return found if found and {"of", "createdAt"} <= found.keys() else None
 
 
-def _sample(
-    database: Database[Document], name: str, limit: int | None
-) -> Iterator[RawBSONDocument]:
-    collection = database.with_options(codec_options=RAW)[name]
-    if limit is None:
-        yield from collection.find({})
-        return
-    seen: set[bytes] = set()
-    for document in collection.aggregate([{"$sample": {"size": limit}}], allowDiskUse=True):
-        # MongoDB may return a document twice.
-        if (key := identity(document)) not in seen:
-            seen.add(key)
-            yield document
-
-
-def _batches(documents: Iterable[RawBSONDocument]) -> Iterator[list[RawBSONDocument]]:
+def _batches(
+    collection: Collection[RawBSONDocument], limit: int | None
+) -> Iterator[list[RawBSONDocument]]:
+    """Read all documents, or a sample of them, in batches of a few megabytes."""
+    sample = [{"$sample": {"size": limit}}]
+    found = collection.aggregate(sample, allowDiskUse=True) if limit else collection.find({})
     batch: list[RawBSONDocument] = []
-    size = 0
-    for document in documents:
+    seen, size = set[bytes](), 0
+    for document in found:
+        # MongoDB may return a document of a sample twice.
+        if limit:
+            if (key := identity(document)) in seen:
+                continue
+            seen.add(key)
         batch.append(document)
         size += len(document.raw)
         if size > _BATCH_BYTES:

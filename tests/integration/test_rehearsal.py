@@ -510,14 +510,14 @@ def test_a_copy_has_the_options_indexes_and_views_of_the_real_one(
     assert not report.failures, [p.differences for p in report.failures]
 
 
-class SentIndexes(CommandListener):
-    """Keeps the indexes that were sent to be built."""
+class SentCommands(CommandListener):
+    """Keeps the commands that were sent."""
 
     def __init__(self) -> None:
-        self.indexes: list[dict[str, Any]] = []
+        self.commands: list[dict[str, Any]] = []
 
     def started(self, event: CommandStartedEvent) -> None:
-        self.indexes += event.command.get("indexes", ())
+        self.commands.append(dict(event.command))
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         """Ignored."""
@@ -531,10 +531,10 @@ def test_a_copied_ttl_index_expires_nothing_and_does_not_reach_back_before_1970(
 ) -> None:
     db.people.create_index("born", expireAfterSeconds=60)
     db.people.insert_one({"_id": 1, "born": datetime(1970, 1, 3, tzinfo=timezone.utc)})
-    sent = SentIndexes()
+    sent = SentCommands()
     with MongoClient[dict[str, Any]](mongo_uri, event_listeners=[sent]) as client:
         assert a_scratch(client[db.name], "ttl").copy("people", None).ttl_indexes == ("born_1",)
-    (index,) = sent.indexes
+    ((index,),) = [command["indexes"] for command in sent.commands if "createIndexes" in command]
     oldest = datetime.now(timezone.utc) - timedelta(seconds=index["expireAfterSeconds"])
     # The server refuses an earlier time with code 67.
     assert (
@@ -636,6 +636,16 @@ def test_of_documents_that_are_too_large_to_keep_it_is_known_that_they_differ(pe
     people.people.update_one({"_id": 3}, {"$set": {"age": 3.0}})
     (found,) = before.compare().first
     assert str(found) == "people document 3 (int): unknown (too large to keep) → changed"
+
+
+def test_the_latest_state_is_compared_even_if_the_application_reads_that_of_a_majority(
+    people: Db, mongo_uri: str
+) -> None:
+    sent = SentCommands()
+    uri = uri_with(mongo_uri, people.name, "readConcernLevel=majority")
+    with MongoClient[dict[str, Any]](uri, event_listeners=[sent]) as client:
+        Snapshot(client[people.name], frozenset(), lambda: None).take()
+    assert [c["readConcern"]["level"] for c in sent.commands if "find" in c] == ["local"]
 
 
 def test_a_document_as_long_as_a_digest_is_compared_like_any_other(db: Db) -> None:
