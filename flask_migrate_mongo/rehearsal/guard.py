@@ -33,7 +33,7 @@ _GROWING = _QUERIES.union(
 # These change nothing that persists: handshakes, sessions, the state of the server.
 _HARMLESS = frozenset(
     {
-        *("authenticate", "buildInfo", *_ENDING),
+        *(*_ENDING, "authenticate", "buildInfo"),
         *("connectionStatus", "currentOp", "endSessions", "explain", "getCmdLineOpts"),
         *("getParameter", "hello", "hostInfo", "isMaster", "ismaster", "isdbgrid"),
         *("killCursors", "killSessions", "listCommands", "listDatabases", "logout"),
@@ -55,7 +55,8 @@ class Activity:
     """What one call of `up()` or `down()` did, as its commands show it.
 
     `began` is when the first command was sent. `excluded` are seconds that are not the migration's own: spent to copy,
-    or in a transaction that runs again.
+    or in a transaction that runs again. `open` are the sessions whose transaction in the scratch database was neither
+    committed nor aborted.
     """
 
     began: float | None = None
