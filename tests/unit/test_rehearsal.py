@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import pytest
 
 from flask_migrate_mongo.interfaces.cli.rehearsing import exit_code
@@ -10,7 +12,7 @@ from flask_migrate_mongo.model.values import ErrorInfo
 from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
 from flask_migrate_mongo.rehearsal.rehearsal import choose
-from flask_migrate_mongo.rehearsal.scratch import NAME_LIMIT, name_for, prefix_for
+from flask_migrate_mongo.rehearsal.scratch import NAME_LIMIT, longest_expiry, name_for, prefix_for
 
 from .given import a_file, a_record, recorded
 
@@ -45,6 +47,14 @@ def test_a_scratch_database_is_named_after_the_real_one_within_the_limit(name: s
     assert found.endswith("_rehearsal_01234567")
     assert found[:4] == name[:4]
     assert len(found.encode()) <= NAME_LIMIT
+
+
+@pytest.mark.parametrize(("year", "oldest"), [(2026, 1970), (2040, 1971)])
+def test_the_longest_expiry_does_not_reach_back_before_1970(year: int, oldest: int) -> None:
+    now = datetime(year, 1, 1, tzinfo=timezone.utc)
+    seconds = longest_expiry(now)
+    assert datetime.fromtimestamp(now.timestamp() - seconds, timezone.utc).year == oldest
+    assert seconds < 2**31
 
 
 @pytest.mark.parametrize(
