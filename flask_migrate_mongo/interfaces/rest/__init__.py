@@ -48,7 +48,7 @@ def _blueprint() -> Blueprint:
             made.add_url_rule(
                 rule, route.action, view, methods=[route.method], provide_automatic_options=False
             )
-    made.before_request(_Lazy("entrance.enter"))
+    made.before_request(_Lazy("access.enter"))
     # For every code, or else the application's own handler of a code would come first.
     explain = _Lazy("answers.explain")
     made.register_error_handler(Exception, explain)
@@ -61,7 +61,7 @@ def _blueprint() -> Blueprint:
 def _answer_strays(state: BlueprintSetupState) -> None:
     """Answer to paths under the prefix without a view: a blueprint's own handlers do not see them."""
     prefix = state.url_prefix or ""
-    stray = _Lazy("entrance.stray")
+    stray = _Lazy("answers.stray")
 
     def answer_stray() -> Response | None:
         if request.routing_exception is None:

@@ -1,4 +1,7 @@
-"""Who may use the API: callers with a token, and those that the application's own login admits."""
+"""Checks before a view runs: who may use the API, and what it is sent.
+
+Callers with a token may, and those that the application's own login admits.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,22 @@ from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.access import Authorize, Scope, Token, digest_of
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
+    BodyTooLargeError,
     ConfigurationError,
     ForbiddenError,
+    InvalidRequestError,
     MigrateError,
     UnauthenticatedError,
 )
 
+from .operations import OPERATIONS, NoQuery, query
 from .routes import ROUTES, Route
 
 if TYPE_CHECKING:
     from flask import Request
+
+BODY_LIMIT = 16_384
+"""Bytes: a name has at most a thousand characters, of at most twelve bytes each in JSON."""
 
 _BY_ACTION = {route.action: route for route in ROUTES}
 
@@ -114,3 +123,28 @@ def is_outsider() -> bool:
     except MigrateError:
         return True
     return False
+
+
+def enter() -> None:
+    """Check the access, the body and the parameters of a request. Raises MigrateError."""
+    route = current_route()
+    try:
+        gate().admit(route.action, route.scope, request)
+    except (UnauthenticatedError, ForbiddenError):
+        # A load balancer has no token; it sees `ready`, and nothing else.
+        if route.action != "health":
+            raise
+    _check_body(route)
+    # Views read the parameters that there are.
+    if OPERATIONS[route.action].parameters is NoQuery:
+        query(NoQuery, request)
+
+
+def _check_body(route: Route) -> None:
+    chunked = "Transfer-Encoding" in request.headers
+    if chunked or (request.content_length or 0) > BODY_LIMIT:
+        raise BodyTooLargeError(BODY_LIMIT)
+    # A parameter in a body would be ignored in silence, and `dryRun` must not be.
+    if request.content_length and route.action != "create":
+        msg = "This endpoint takes no body."
+        raise InvalidRequestError(msg, "Put parameters into the query string: [dry_run=True].")

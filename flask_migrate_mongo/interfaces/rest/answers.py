@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 from flask import Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.model import wording
+from flask_migrate_mongo.model.access import Scope
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
     ForbiddenError,
@@ -19,9 +21,10 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     NotReadyError,
     UnauthenticatedError,
+    UnknownPathError,
 )
 
-from .access import current_route, is_outsider
+from .access import current_route, gate, is_outsider
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Document
@@ -64,6 +67,19 @@ def explain(exc: Exception) -> Response:
     response = answer("error", error, error.http_status)
     response.headers.update(_headers_of(error))
     return response
+
+
+def stray() -> Response | None:
+    """Answer to a request that no route matches, or whose method its path does not support."""
+    failure = request.routing_exception
+    if isinstance(failure, RequestRedirect):
+        return None
+    try:
+        gate().admit("status", Scope.READ, request)
+    except Exception as exc:  # noqa: BLE001  (whatever the application's `authorize` raises)
+        return explain(exc)
+    allowed = getattr(failure, "valid_methods", None)
+    return explain(MethodNotAllowedError(allowed) if allowed else UnknownPathError())
 
 
 class _HttpError(MigrateError):

@@ -16,11 +16,9 @@ from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.wiring.looking import inspector, runs
 from flask_migrate_mongo.wiring.running import acting, runner
 
-from . import async_runs, requests
+from . import async_runs, operations
 from .access import is_outsider
 from .answers import HEADERS, answer, document, respond
-from .openapi import openapi as describe
-from .routes import ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,29 +36,26 @@ _STREAM = "text/event-stream"
 
 def status() -> Response:
     """Show what is applied, pending and failed, and the lock."""
-    _no_parameters()
     return answer("status", inspector(app_state.current()).status())
 
 
 def up() -> Response:
     """Apply every pending migration, the lowest number first."""
-    return _run(Direction.UP, requests.query(requests.UpQuery, request))
+    return _run(Direction.UP, operations.query(operations.UpQuery, request))
 
 
 def down() -> Response:
     """Roll back the last applied migrations."""
-    return _run(Direction.DOWN, requests.query(requests.DownQuery, request))
+    return _run(Direction.DOWN, operations.query(operations.DownQuery, request))
 
 
 def run(run_id: str) -> Response:
     """Show the progress of an asynchronous run."""
-    _no_parameters()
     return answer("run", _stored(run_id))
 
 
 def run_events(run_id: str) -> Response:
     """Stream the progress of a run as server-sent events, until it is over."""
-    _no_parameters()
     received = request.headers.get("Last-Event-ID", "")
     first = _stored(run_id)
     stream = _event_stream(
@@ -71,7 +66,6 @@ def run_events(run_id: str) -> Response:
 
 def run_cancel(run_id: str) -> Response:
     """Request a run to stop after the current batch or migration."""
-    _no_parameters()
     if not _stored(run_id).state.is_over:
         async_runs.cancel(app_state.current(), run_id)
     return answer("run", _stored(run_id))
@@ -79,46 +73,41 @@ def run_cancel(run_id: str) -> Response:
 
 def history() -> Response:
     """Show what is recorded, the newest first."""
-    asked = requests.query(requests.HistoryQuery, request)
+    asked = operations.query(operations.HistoryQuery, request)
     return answer("history", inspector(app_state.current()).records(**asked))
 
 
 def events(version: str) -> Response:
     """Show everything that happened to one migration, the oldest first."""
-    _no_parameters()
-    if not requests.is_version(version):
+    if not operations.is_version(version):
         raise UnknownVersionError(version)
     return answer("events", inspector(app_state.current()).events(int(version)))
 
 
 def create() -> Response:
     """Create a new migration file."""
-    _no_parameters()
-    state = app_state.current()
-    if not (state.settings.api_create or current_app.debug):
+    settings = app_state.current().settings
+    if not (settings.api_create or current_app.debug):
         raise CreateDisabledError
-    asked = requests.body(requests.NewMigration, request)
-    settings = state.settings
+    asked = operations.body(operations.NewMigration, request)
     scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
     return answer("create", scaffold.create(**asked), 201)
 
 
 def lock_status() -> Response:
     """Show who holds the lock, since when and until when."""
-    _no_parameters()
     return answer("lock-status", inspector(app_state.current()).lock())
 
 
 def lock_release() -> Response:
     """Release the lock of any holder."""
-    asked = requests.query(requests.ReleaseQuery, request)
+    asked = operations.query(operations.ReleaseQuery, request)
     released = runner(app_state.current()).force_unlock(confirmed=asked["confirm"])
     return answer("force-unlock", released)
 
 
 def health() -> Response:
     """Show whether everything is applied; a caller without a token sees only that."""
-    _no_parameters()
     state = app_state.current()
     survey = inspector(state).status().survey
     if not survey.is_ready:
@@ -129,9 +118,8 @@ def health() -> Response:
 
 def openapi() -> Response:
     """Describe this API."""
-    _no_parameters()
     server = request.script_root + request.path.removesuffix("/openapi.json")
-    return respond(describe(server, ROUTES))
+    return respond(operations.openapi(server))
 
 
 def _run(direction: Direction, asked: Document) -> Response:
@@ -185,7 +173,3 @@ def _event_stream(run: StoredRun, look: Callable[[], StoredRun], received: int) 
             yield ": still running\n\n"
         time.sleep(POLL_SECONDS)
         run = look()
-
-
-def _no_parameters() -> None:
-    requests.query(requests.NoQuery, request)

@@ -1,24 +1,36 @@
-"""What the REST API accepts: query parameters and bodies, read by `query` and `body`."""
+"""What each operation of the REST API accepts and answers, and its description in OpenAPI 3.1.
+
+`query` and `body` read parameters and bodies.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import RAISE, Schema, ValidationError, fields, missing, validate
 from webargs.flaskparser import FlaskParser
 
+from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.schemas import VERSION
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
 from flask_migrate_mongo.model.limits import LONGEST_DRY_RUN, MOST_SAMPLES
 from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.model.wording import camel_case
 
+from .routes import ROUTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flask import Request
+
+    from flask_migrate_mongo.driver.server import Document
+
+    from .routes import Route
 
 RUN_ID = r"[0-9a-f]{32}"
 MOST_RECORDS = 1_000
@@ -26,6 +38,8 @@ MOST_SKIPPED = 1_000_000_000
 MOST_STEPS = 10_000
 LONGEST_WAIT = 300
 """Seconds: a waiting request occupies a worker of the web server."""
+
+# --- parameters and bodies
 
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,9}")
 
@@ -176,3 +190,136 @@ def _lines(messages: object, name: str = "") -> Iterator[str]:
             yield from _lines(below, str(key)[:50])
     elif isinstance(messages, list):
         yield f"{name!r}: {' '.join(map(str, messages))}"
+
+
+# --- the description
+
+
+class Operation(NamedTuple):
+    """What an endpoint accepts and answers; `refuses` says whether it can answer 409."""
+
+    document: type[Schema]
+    parameters: type[Schema] = NoQuery
+    body: type[Schema] | None = None
+    refuses: bool = False
+
+
+OPERATIONS = {
+    "status": Operation(schemas.StatusDocument, refuses=True),
+    "up": Operation(schemas.RunDocument, UpQuery, refuses=True),
+    "down": Operation(schemas.RunDocument, DownQuery, refuses=True),
+    "run": Operation(schemas.StoredRunDocument),
+    "run-events": Operation(schemas.StoredRunDocument),
+    "run-cancel": Operation(schemas.StoredRunDocument),
+    "history": Operation(schemas.HistoryDocument, HistoryQuery),
+    "events": Operation(schemas.EventsDocument),
+    "create": Operation(schemas.CreatedDocument, body=NewMigration),
+    "lock-status": Operation(schemas.LockStatusDocument),
+    "lock-release": Operation(schemas.ReleasedDocument, ReleaseQuery, refuses=True),
+    "health": Operation(schemas.HealthDocument, refuses=True),
+    "openapi": Operation(schemas.OpenApiDocument),
+}
+"""The operations, by the action of the route."""
+
+_DEFERRABLE = {"up", "down"}
+_PROBLEMS = {
+    400: "The request cannot be understood.",
+    401: "There is no token, or an unknown one.",
+    403: "This is not allowed.",
+    404: "Nothing is recorded of it.",
+    409: "The lock is held, or the request could do harm.",
+    413: "The body is too long.",
+    415: "The body is not declared as JSON.",
+    500: "A migration failed, or the configuration is wrong.",
+    503: "The database does not answer, or not everything is applied.",
+}
+_TEXT = {"type": "string"}
+_SERVER_SENT_EVENT = {
+    "type": "object",
+    "properties": dict.fromkeys(("id", "event", "data"), _TEXT),
+    "required": ["id", "event", "data"],
+}
+
+
+def openapi(server: str) -> Document:
+    """Describe the API that is found under the path `server`."""
+    spec = APISpec(
+        title="Flask-Migrate-Mongo",
+        version="1",
+        openapi_version="3.1.0",
+        info={"description": "The migrations of an application's database."},
+        plugins=[MarshmallowPlugin(schema_name_resolver=_component)],
+        servers=[{"url": server or "/"}],
+        security=[{"token": []}],
+    )
+    spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
+    for route in ROUTES:
+        path = route.path.replace("<", "{").replace(">", "}")
+        spec.path(path=path, operations={route.method.lower(): _operation(route)})
+    return spec.to_dict()
+
+
+def _component(schema: type[Schema] | Schema | str) -> str:
+    kind = schema if isinstance(schema, type) else type(schema)
+    return kind.__name__.strip("_").removesuffix("Document")
+
+
+def _operation(route: Route) -> Document:
+    described = OPERATIONS[route.action]
+    operation: Document = {
+        "operationId": route.action,
+        "summary": route.summary,
+        "description": f"Needs the scope `{route.scope.value}`.",
+        "parameters": _parameters(route, described),
+        "responses": _responses(route, described),
+    }
+    if described.body:
+        content = {"application/json": {"schema": described.body()}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if route.action == "health":
+        operation["security"] = [{}, {"token": []}]
+    return operation
+
+
+def _parameters(route: Route, described: Operation) -> list[Document]:
+    found: list[Document] = [{"in": "query", "schema": described.parameters()}]
+    for name, pattern in (("version", VERSION), ("run_id", RUN_ID)):
+        if f"<{name}>" in route.path:
+            schema = {**_TEXT, "pattern": f"^{pattern}$"}
+            found.append({"in": "path", "name": name, "required": True, "schema": schema})
+    if route.action in _DEFERRABLE:
+        # An example, not an enumeration: a server ignores preferences that it does not know (RFC 7240).
+        preference = {**_TEXT, "examples": ["respond-async"]}
+        found.append({"in": "header", "name": "Prefer", "schema": preference})
+    return found
+
+
+def _responses(route: Route, described: Operation) -> Document:
+    done = _answer("Done.", described.document())
+    if route.action == "run-events":
+        done = _answer("Done.", _SERVER_SENT_EVENT, "text/event-stream")
+    responses = {"201" if route.action == "create" else "200": done}
+    if route.action in _DEFERRABLE:
+        accepted = "The run continues in the background; Location is its address."
+        responses["202"] = _answer(accepted, schemas.StoredRunDocument(), header="Location")
+    possible = {
+        404: "<" in route.path,
+        409: described.refuses,
+        413: route.method == "POST",
+        415: described.body is not None,
+    }
+    for code, why in _PROBLEMS.items():
+        if possible.get(code, True):
+            header = {401: "WWW-Authenticate"}.get(code)
+            problem = schemas.ProblemDocument()
+            responses[str(code)] = _answer(why, problem, "application/problem+json", header=header)
+    return responses
+
+
+def _answer(
+    description: str, schema: object, kind: str = "application/json", *, header: str | None = None
+) -> Document:
+    answer: Document = {"description": description, "content": {kind: {"schema": schema}}}
+    if header:
+        answer["headers"] = {header: {"required": True, "schema": _TEXT}}
+    return answer
