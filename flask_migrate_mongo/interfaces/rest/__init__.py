@@ -43,7 +43,7 @@ class _Lazy:
 def _blueprint() -> Blueprint:
     made = Blueprint(KEY, __name__, url_prefix="/api/migrations")
     for route in ROUTES:
-        view = _Lazy(f"views.{route.view}")
+        view = _Lazy(f"views.{route.action.replace('-', '_')}")
         for rule in {route.path, route.path.rstrip("/")}:
             made.add_url_rule(
                 rule, route.action, view, methods=[route.method], provide_automatic_options=False
