@@ -105,8 +105,8 @@ def carry_out(state: AppState, run: StoredRun) -> None:
     store, run_id = runs(state), run.run_id
     dump = partial(document, wording=rest)
 
-    def end(state: RunState, fields: Document) -> None:
-        store.note(run_id, state.value, state=state.value, **fields)
+    def end(ended: RunState, fields: Document) -> None:
+        store.note(run_id, ended.value, state=ended.value, **fields)
 
     try:
         acts = acting(state, dry_run=run.options["dry_run"])
