@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from math import nextafter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -84,7 +85,7 @@ def _collection(value: object) -> str:
     return name
 
 
-def _number(value: object, least: float = 0) -> float:
+def _number(value: object, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError
     number = float(value)
@@ -92,13 +93,6 @@ def _number(value: object, least: float = 0) -> float:
     if not least <= number <= A_YEAR:
         raise ValueError
     return number
-
-
-def _rate(value: object) -> float:
-    rate = _number(value)
-    if rate == 0:
-        raise ValueError
-    return rate
 
 
 def _count(value: object) -> int:
@@ -148,6 +142,7 @@ def _one_of(accepted: Collection[str], value: object) -> str:
 # What a setting is read with, and what an error says that it accepts.
 _FLAG = (_flag, "true or false")
 _COLLECTION = (_collection, "the name of a collection")
+_PATH = (_path, "a path")
 _COUNT = (_count, f"a whole number, from 1 to {A_MILLION}")
 
 
@@ -194,14 +189,12 @@ class Settings:
     )
     directory: Path = _setting(
         "The folder of the migrations, relative to the application's root path.",
-        _path,
-        "a path",
+        *_PATH,
         default=Path("migrations"),
     )
     template: Path | None = _setting(
         "The Jinja template that `create` uses, relative to the application's root path.",
-        _path,
-        "a path",
+        *_PATH,
         default=None,
     )
     collection: str = _setting("The collection of the history.", *_COLLECTION, default="migrations")
@@ -316,7 +309,7 @@ class Settings:
     backfill_workers: int = _setting("Threads of a backfill.", *_COUNT, default=1)
     backfill_max_per_second: float | None = _setting(
         "The most documents that a backfill changes in a second.",
-        _rate,
+        partial(_number, least=nextafter(0, 1)),
         f"a number above 0, up to {A_YEAR}",
         default=None,
     )

@@ -118,15 +118,15 @@ class _OpenDocument(_Document):
     class Meta:
         unknown = INCLUDE
 
-    def _more(self, value: Any) -> Mapping[str, object]:  # noqa: ANN401, ARG002  (any value)
-        return {}
+
+class _EventOf(_OpenDocument):
+    """An event with all its details."""
 
     @post_dump(pass_original=True)
-    def add_more(self, dumped: Document, value: object, **_: object) -> Document:
-        """Add the other fields; declared ones are never replaced."""
-        more = {
-            k: moment(v) if isinstance(v, datetime) else v for k, v in self._more(value).items()
-        }
+    def add_details(self, dumped: Document, event: Event | Document, **_: object) -> Document:
+        """Add the details; declared fields are never replaced."""
+        details = event if isinstance(event, dict) else event.details
+        more = {k: moment(v) if isinstance(v, datetime) else v for k, v in details.items()}
         return {**dumped, **more, **dumped}
 
 
@@ -228,16 +228,14 @@ SummaryDocument = _document(
     **_each(_count, "total", "applied", "pending", "failed", "running"),
     **_each(_count, "drifted", "missing", "out_of_order"),
 )
-
-
-class EventDocument(_OpenDocument):
-    version = _text(allow_none=True)
-    event = _text(attribute="kind")
-    at = _moment()
-    error = _maybe(ErrorInfoDocument)
-
-    def _more(self, value: Event) -> Mapping[str, object]:
-        return value.details
+EventDocument = _document(
+    "Event",
+    _EventOf,
+    version=_text(allow_none=True),
+    event=_text(attribute="kind"),
+    at=_moment(),
+    error=_maybe(ErrorInfoDocument),
+)
 
 
 # --- steps
@@ -261,32 +259,27 @@ SampleDocument = _document(
     before=fields.Dict(required=True, allow_none=True),
     after=fields.Dict(required=True, allow_none=True),
 )
-
-
-class _StepOf(_Document):
-    """The fields of the step of a value."""
-
-    version = _version(attribute="step.file.version")
-    name = _text(attribute="step.file.name")
-    transactional = _flag(attribute="step.file.transactional")
-    reversible = _flag(attribute="step.file.reversible")
-    out_of_order = _flag(attribute="step.out_of_order")
-
-
-class StepDocument(_StepOf):
-    state = _one_of(StepState)
-    execution_time = _count(attribute="took_ms", allow_none=True)
-    error = _maybe(ErrorInfoDocument)
+_StepOf = _document(
+    "StepOf",
+    version=_version(attribute="step.file.version"),
+    name=_text(attribute="step.file.name"),
+    transactional=_flag(attribute="step.file.transactional"),
+    reversible=_flag(attribute="step.file.reversible"),
+    out_of_order=_flag(attribute="step.out_of_order"),
+)
+StepDocument = _document(
+    "Step",
+    _StepOf,
+    state=_one_of(StepState),
+    execution_time=_count(attribute="took_ms", allow_none=True),
+    error=_maybe(ErrorInfoDocument),
     # Only a dry run's step has a trial, and with it these.
-    verdict = fields.Enum(Verdict, by_value=fields.String, attribute="trial.verdict")
-    reason = fields.String(attribute="trial.reason", allow_none=True)
-    effects = fields.Dict(
-        fields.String(), fields.Nested(EffectsDocument), attribute="trial.effects"
-    )
-    not_executed = fields.List(fields.Nested(NotExecutedDocument), attribute="trial.not_executed")
-    samples = fields.List(fields.Nested(SampleDocument), attribute="trial.samples")
-
-
+    verdict=fields.Enum(Verdict, by_value=fields.String, attribute="trial.verdict"),
+    reason=fields.String(attribute="trial.reason", allow_none=True),
+    effects=fields.Dict(fields.String(), fields.Nested(EffectsDocument), attribute="trial.effects"),
+    not_executed=fields.List(fields.Nested(NotExecutedDocument), attribute="trial.not_executed"),
+    samples=fields.List(fields.Nested(SampleDocument), attribute="trial.samples"),
+)
 FindingDocument = _document(
     "Finding",
     code=_text(attribute="rule.code"),
@@ -296,19 +289,19 @@ FindingDocument = _document(
     function=_text(allow_none=True),
     **_each(_text, "message", "help"),
 )
-
-
-class PlannedStepDocument(_StepOf):
-    idempotent = _flag(attribute="step.file.idempotent")
-    interrupted = _flag(attribute="step.interrupted")
-    collections = fields.Function(
+PlannedStepDocument = _document(
+    "PlannedStep",
+    _StepOf,
+    idempotent=_flag(attribute="step.file.idempotent"),
+    interrupted=_flag(attribute="step.interrupted"),
+    collections=fields.Function(
         lambda planned: [
             {"collection": name, "documents": size} for name, size in planned.collections.items()
         ]
-    )
-    collections_complete = _flag(attribute="complete")
-    findings = _list(FindingDocument)
-
+    ),
+    collections_complete=_flag(attribute="complete"),
+    findings=_list(FindingDocument),
+)
 
 # --- rehearsals
 
@@ -463,18 +456,8 @@ StoredRunDocument = _document(
     error=_Dumped(ProblemDocument, required=True, allow_none=True),
 )
 """An asynchronous run."""
-
-
-class RunEventDocument(_OpenDocument):
-    """An event of an asynchronous run."""
-
-    sequence = _count()
-    event = _text()
-    at = _moment()
-
-    def _more(self, value: Mapping[str, object]) -> Mapping[str, object]:
-        return value
-
+RunEventDocument = _document("RunEvent", _EventOf, sequence=_count(), event=_text(), at=_moment())
+"""An event of an asynchronous run."""
 
 OpenApiDocument = _document("OpenApi", _OpenDocument, openapi=_text())
 

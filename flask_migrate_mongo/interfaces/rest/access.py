@@ -49,30 +49,26 @@ class Gate:
         """
         if not self.tokens and self.authorize is None:
             raise ApiClosedError
-        given = _bearer(request)
-        granted = self._scope_of(given)
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        has_token = kind.lower() == "bearer"
+        granted = self._scope_of(given.strip() if has_token else "")
         if granted is not None:
             _check_scope(granted, scope)
         elif self.authorize is not None and _vouched(self.authorize(action, request)):
             _check_same_site(request)
         elif self.tokens:
-            raise UnauthenticatedError(wrong=given is not None)
+            raise UnauthenticatedError(wrong=has_token)
         else:
             msg = "The application does not let you do this. Log in as somebody who may."
             raise ForbiddenError(msg)
 
-    def _scope_of(self, given: str | None) -> Scope | None:
+    def _scope_of(self, given: str) -> Scope | None:
         # Every token is compared, in constant time, so that the time taken reveals nothing.
-        digest, found = digest_of(given or ""), None
+        digest, found = digest_of(given), None
         for token in self.tokens:
             if hmac.compare_digest(digest, token.digest):
                 found = token.scope
         return found
-
-
-def _bearer(request: Request) -> str | None:
-    kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    return given.strip() if kind.lower() == "bearer" else None
 
 
 def _check_scope(granted: Scope, needed: Scope) -> None:

@@ -62,10 +62,16 @@ def respond(document: Document, code: int = 200) -> Response:
 def explain(exc: Exception) -> Response:
     """Answer to an error with a problem document."""
     if isinstance(exc, HTTPException):
-        return _explain_foreign(exc)
-    error = _known(exc)
+        if exc.response is not None:
+            return cast("Response", exc.response)
+        # An `abort()` of the application's own hooks, or of Flask.
+        error: MigrateError = _HttpError(exc.code or 500, exc.name, exc.description or exc.name)
+        headers = {k: v for k, v in exc.get_headers() if k != "Content-Type"}
+    else:
+        error = _known(exc)
+        headers = _headers_of(error)
     response = answer("error", error, error.http_status)
-    response.headers.update(_headers_of(error))
+    response.headers.update(headers)
     return response
 
 
@@ -93,16 +99,6 @@ class _HttpError(MigrateError):
     def type_uri(self) -> str:
         """The type of a problem that needs no more than its status."""
         return "about:blank"
-
-
-def _explain_foreign(exc: HTTPException) -> Response:
-    """Answer to an `abort()` of the application's own hooks, or of Flask."""
-    if exc.response is not None:
-        return cast("Response", exc.response)
-    code = exc.code or 500
-    response = answer("error", _HttpError(code, exc.name, exc.description or exc.name), code)
-    response.headers.update((k, v) for k, v in exc.get_headers() if k != "Content-Type")
-    return response
 
 
 def _known(exc: Exception) -> MigrateError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import logging
 import os
 import subprocess
@@ -12,6 +11,7 @@ import sysconfig
 import threading
 import time
 import uuid
+from contextvars import Context
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -83,8 +83,8 @@ def start(state: AppState, direction: Direction, parameters: Document) -> str:
         else "a new process could not load the application and its database",
     )
     # In its own context: without the request, and without a bound session.
-    context = contextvars.Context()
-    threading.Thread(target=context.run, args=(_in_thread, state, run), name="migrate-run").start()
+    arguments = (_in_thread, state, run)
+    threading.Thread(target=Context().run, args=arguments, name="migrate-run").start()
     return run_id
 
 
@@ -187,12 +187,10 @@ def import_path(state: AppState) -> str | None:
     # Another process cannot repeat what a test's fixtures have configured.
     if state.settings.app or app.testing:
         return state.settings.app
-    return (
-        next(_places(app), None)
-        or state.app_option
-        or os.environ.get("FLASK_APP")
-        or _with_factory(app.import_name)
-    )
+    module = sys.modules.get(app.import_name)
+    has_factory = module is not None and vars(module).keys() & {"create_app", "make_app"}
+    factory = _path_of(app.import_name) if has_factory else None
+    return next(_places(app), None) or state.app_option or os.environ.get("FLASK_APP") or factory
 
 
 def _places(app: Flask) -> Iterator[str]:
@@ -209,11 +207,6 @@ def _path_of(name: str) -> str:
     """Find what imports a module in another process: its name, or the file of the main program."""
     main = getattr(sys.modules[name], "__file__", None)
     return main if main and name in _MAIN else name
-
-
-def _with_factory(name: str) -> str | None:
-    names = vars(sys.modules[name]) if name in sys.modules else {}
-    return _path_of(name) if names.keys() & {"create_app", "make_app"} else None
 
 
 def _environment() -> dict[str, str]:

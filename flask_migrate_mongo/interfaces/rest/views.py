@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 from flask import Response, current_app, request, stream_with_context, url_for
@@ -21,7 +20,7 @@ from .access import is_outsider
 from .answers import HEADERS, answer, document, respond
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.store.runs import StoredRun
@@ -31,7 +30,6 @@ LONGEST_STREAM = 300
 
 KEEPALIVE_SECONDS = 15
 POLL_SECONDS = 0.5
-_STREAM = "text/event-stream"
 
 
 def status() -> Response:
@@ -56,12 +54,10 @@ def run(run_id: str) -> Response:
 
 def run_events(run_id: str) -> Response:
     """Stream the progress of a run as server-sent events, until it is over."""
-    received = request.headers.get("Last-Event-ID", "")
-    first = _stored(run_id)
-    stream = _event_stream(
-        first, partial(_stored, run_id), int(received) if received.isdecimal() else 0
-    )
-    return Response(stream_with_context(stream), headers=HEADERS, content_type=_STREAM)
+    last = request.headers.get("Last-Event-ID", "")
+    # Read before the stream begins, so that an unknown run is a problem document.
+    stream = _event_stream(_stored(run_id), int(last) if last.isdecimal() else 0)
+    return Response(stream_with_context(stream), headers=HEADERS, content_type="text/event-stream")
 
 
 def run_cancel(run_id: str) -> Response:
@@ -124,27 +120,19 @@ def openapi() -> Response:
 
 def _run(direction: Direction, asked: Document) -> Response:
     """Run, and answer at the end; at once if the client prefers an asynchronous run."""
-    if _prefers_not_to_wait():
-        return _accept(direction, asked)
-    acts = acting(app_state.current(), dry_run=asked["dry_run"])
-    report = async_runs.call(acts, direction, asked)
+    state = app_state.current()
+    preferences = ",".join(request.headers.getlist("Prefer")).split(",")
+    if any(p.partition(";")[0].strip().lower() == "respond-async" for p in preferences):
+        run_id = async_runs.start(state, direction, asked)
+        response = answer("run", _stored(run_id), 202)
+        response.headers["Location"] = url_for(".run", run_id=run_id)
+        response.headers["Preference-Applied"] = "respond-async"
+        return response
+    report = async_runs.call(acting(state, dry_run=asked["dry_run"]), direction, asked)
     failure = report.failure
     if failure is None:
         return answer("up", report)
     return respond(document("error", failure) | document("up", report), failure.http_status)
-
-
-def _prefers_not_to_wait() -> bool:
-    preferences = ",".join(request.headers.getlist("Prefer")).split(",")
-    return any(p.partition(";")[0].strip().lower() == "respond-async" for p in preferences)
-
-
-def _accept(direction: Direction, asked: Document) -> Response:
-    run_id = async_runs.start(app_state.current(), direction, asked)
-    response = answer("run", _stored(run_id), 202)
-    response.headers["Location"] = url_for(".run", run_id=run_id)
-    response.headers["Preference-Applied"] = "respond-async"
-    return response
 
 
 def _stored(run_id: str) -> StoredRun:
@@ -158,7 +146,7 @@ def _stored(run_id: str) -> StoredRun:
     return runs(state).get(run_id, holder=holder)
 
 
-def _event_stream(run: StoredRun, look: Callable[[], StoredRun], received: int) -> Iterator[str]:
+def _event_stream(run: StoredRun, received: int) -> Iterator[str]:
     """Yield the events after the first `received` ones, until the run or the time of a stream ends."""
     silent_since = began = time.monotonic()
     while True:
@@ -172,4 +160,4 @@ def _event_stream(run: StoredRun, look: Callable[[], StoredRun], received: int) 
             silent_since = time.monotonic()
             yield ": still running\n\n"
         time.sleep(POLL_SECONDS)
-        run = look()
+        run = _stored(run.run_id)
