@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from flask import Response, current_app, got_request_exception, request
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 30
 """Longest Retry-After: a holder can release its lock long before it expires."""
 
-BAD_REQUEST = 400
-
-_JSON = "application/json"
-_PROBLEM = "application/problem+json"
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 _log = logging.getLogger("flask_migrate_mongo.rest")
@@ -55,7 +52,7 @@ def respond(document: Document, code: int = 200) -> Response:
     """Make a JSON answer."""
     # Not the application's own JSON provider, which may write times and names in its own way.
     text = json.dumps(document, default=str)
-    kind = _JSON if code < BAD_REQUEST else _PROBLEM
+    kind = "application/json" if code < HTTPStatus.BAD_REQUEST else "application/problem+json"
     return Response(text, code, HEADERS, content_type=kind)
 
 
