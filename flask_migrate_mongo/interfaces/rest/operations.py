@@ -44,13 +44,6 @@ LONGEST_WAIT = 300
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
-class _Flag(fields.Boolean):
-    """`true` or `false` in a query string, in this spelling alone."""
-
-    truthy = {"true"}  # noqa: RUF012  (marshmallow's own way)
-    falsy = {"false"}  # noqa: RUF012
-
-
 class _JsonFlag(fields.Boolean):
     """A boolean of JSON: 1 and "true" are none."""
 
@@ -69,8 +62,10 @@ class _Whole(fields.Integer):
         return int(value)
 
 
-def _flag(description: str) -> _Flag:
-    return _Flag(load_default=False, metadata={"description": description})
+def _flag(description: str) -> fields.Boolean:
+    """Make a parameter that is `true` or `false`, in this spelling alone."""
+    about = {"description": description}
+    return fields.Boolean(truthy={"true"}, falsy={"false"}, load_default=False, metadata=about)
 
 
 def _whole(least: int, most: float, description: str, default: object = missing) -> _Whole:
@@ -149,8 +144,6 @@ def body(schema: type[Schema], request: Request) -> dict[str, Any]:
 class _Parser(FlaskParser):
     """Refuses unknown parameters, and raises errors of ours instead of aborting."""
 
-    DEFAULT_UNKNOWN_BY_LOCATION = {"query": RAISE, "json": RAISE}  # noqa: RUF012  (webargs' own way)
-
     def load_querystring(self, req: Request, schema: Schema) -> object:
         twice = [name for name, given in req.args.lists() if len(given) > 1]
         if twice:
@@ -180,7 +173,7 @@ class _Parser(FlaskParser):
         raise InvalidRequestError("; ".join(_lines(error.messages)), remedy) from error
 
 
-_PARSER = _Parser()
+_PARSER = _Parser(unknown=RAISE)
 
 
 def _lines(messages: object, name: str = "") -> Iterator[str]:
