@@ -1,13 +1,11 @@
 """Finds harmful code in migrations without running them.
 
-`Linter` checks files by `RULES` and makes a `LintReport` of `Finding`s. `named_collections` finds
+`linter.Linter` checks files by `rules.RULES` and makes a `LintReport` of `Finding`s. `named_collections` finds
 the collections that a migration names. The package reads files and their syntax trees only: it
 imports no migration and uses no driver.
 """
 
-from .findings import Finding, LintReport
-from .linter import Collections, Linter, named_collections
-from .ownership import Ownership
+from .linter import Collections, Finding, Linter, LintReport, named_collections, owned_by
 from .rules import BY_CODE, REMOVED, RULES, Rule, Severity, chosen
 
 __all__ = [
@@ -18,9 +16,9 @@ __all__ = [
     "Finding",
     "LintReport",
     "Linter",
-    "Ownership",
     "Rule",
     "Severity",
     "chosen",
     "named_collections",
+    "owned_by",
 ]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from flask_migrate_mongo.model.values import Direction
 
-from .values import Kind, Value
-from .vocabulary import STRUCTURE_CHANGES, WRITES, words
+from .facts import STRUCTURE_CHANGES, WRITES, Kind, Value, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .checking import STORES, Hit, called, change_of, collection_name, hit
-from .values import Kind, Value
-from .vocabulary import COLLECTION_METHODS, words
+from .facts import COLLECTION_METHODS, Kind, Value, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

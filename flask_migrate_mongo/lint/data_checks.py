@@ -19,8 +19,8 @@ from .checking import (
     is_new,
     targets,
 )
-from .values import Kind, Value, cursor_of
-from .vocabulary import INDEX_BUILDS, SINGLE_WRITES, words
+from .evaluation import cursor_of
+from .facts import INDEX_BUILDS, SINGLE_WRITES, Kind, Value, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .checking import STORES, Hit, called, changes, hit, is_new
-from .values import Kind
-from .vocabulary import INDEX_BUILDS, words
+from .facts import INDEX_BUILDS, Kind, words
 
 if TYPE_CHECKING:
     from .checking import Hits, ParsedMigration
@@ -85,7 +84,7 @@ def caught_in_transaction(migration: ParsedMigration) -> Hits:
     """Find handlers for errors of writes in a transaction: such an error aborts it."""
     for call in migration.calls_in_transaction:
         for handler in call.place.handlers if changes(call) else ():
-            if _catches_driver_errors(handler) and not handler.raises:
+            if _catches_driver_errors(handler):
                 message = f"An error of {called(call)} is caught, but it aborts the transaction."
                 yield hit(call, message, handler.node)
 

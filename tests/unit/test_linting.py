@@ -20,10 +20,10 @@ from flask_migrate_mongo.lint import (
     Collections,
     Linter,
     LintReport,
-    Ownership,
     Severity,
     chosen,
     named_collections,
+    owned_by,
     reading,
 )
 from flask_migrate_mongo.lint.checking import ParsedMigration
@@ -340,7 +340,7 @@ def test_the_modules_of_the_application_are_known_by_their_files(tmp_path: Path)
         "data/a.csv",
     ):
         (project / name).touch()
-    is_own = Ownership.of("shop.web", project / "shop" / "deep")
+    is_own = owned_by("shop.web", project / "shop" / "deep")
     own = {"shop", "models", "config", "tools"}
     others = {"bson", "data", "outside", "pyproject", "web"}
     for _ in ("looked up", "remembered"):
@@ -351,7 +351,7 @@ def test_without_a_project_the_search_ends_at_the_parent(tmp_path: Path) -> None
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("far.py", "a/near.py", "a/b/here.py"):
         (tmp_path / name).touch()
-    is_own = Ownership.of("app", tmp_path / "a" / "b")
+    is_own = owned_by("app", tmp_path / "a" / "b")
     assert [name for name in ("far", "near", "here", "app") if is_own(name)] == [
         "near",
         "here",
