@@ -1,14 +1,13 @@
 """Migration files: found, parsed, imported and called.
 
 Exports `Folder` and `Discovery`; `describe`, `parse` and `read_content` for one file; `load`, `call` and
-`PortableFunction` for its functions; `suppressions`. May use the file system and no database. Every command imports
+`PortableFunction` for its functions; `suppressions_in` its text. May use the file system and no database. Every command imports
 this folder, so `Scaffold` is not exported here: the commands that create a file import it from `files.scaffold`.
 """
 
-from . import suppressions
 from .folder import Discovery, Folder
 from .loading import PortableFunction, call, load
-from .parsing import checksum, describe, parse, read_content
+from .parsing import checksum, describe, parse, read_content, suppressions_in
 
 __all__ = [
     "Discovery",
@@ -20,5 +19,5 @@ __all__ = [
     "load",
     "parse",
     "read_content",
-    "suppressions",
+    "suppressions_in",
 ]

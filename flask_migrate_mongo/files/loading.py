@@ -21,8 +21,7 @@ from flask_migrate_mongo.model.errors import (
     message_of,
 )
 
-from .parsing import checksum, read_content
-from .signature import PARAMETERS, PLAIN, check_imported
+from .parsing import PARAMETERS, PLAIN, check_imported, checksum, read_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,8 +15,7 @@ import jinja2
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, message_of
 
 from .folder import unusable
-from .names import highest_version, next_version, slugify
-from .parsing import describe
+from .parsing import describe, highest_version, next_version, slugify
 
 if sys.platform != "win32":
     import fcntl

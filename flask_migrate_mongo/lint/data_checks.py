@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .checking import Hits, ParsedMigration
     from .facts import CodeCall
 
+_LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
+_COLLECTING = words("dict frozenset list set sorted tuple collections.deque")
+
 # --- rolling back
 
 
@@ -43,7 +46,7 @@ def missing_down(migration: ParsedMigration) -> Hits:
 def empty_down(migration: ParsedMigration) -> Hits:
     """Find a down() that does nothing, or only raises."""
     node = migration.definition("down")
-    if not isinstance(node, ast.FunctionDef):
+    if node is None:
         return
     *start, last = node.body
     if all(map(_is_idle, node.body)):
@@ -59,14 +62,9 @@ def _is_idle(node: ast.stmt) -> bool:
         return node.value is None or isinstance(node.value, ast.Constant)
     if not isinstance(node, ast.Expr):
         return isinstance(node, ast.Pass)
-    return isinstance(node.value, ast.Constant) or _is_log(node.value)
-
-
-def _is_log(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and re.match(_LOGGING, ast.unparse(node.func)) is not None
-
-
-_LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
+    if isinstance(node.value, ast.Call):
+        return re.match(_LOGGING, ast.unparse(node.value.func)) is not None
+    return isinstance(node.value, ast.Constant)
 
 
 # --- deleted data
@@ -75,14 +73,11 @@ _LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
 def lost_data(migration: ParsedMigration) -> Hits:
     """Find collections and fields that are deleted without a copy."""
     for call in migration.facts.up:
-        drops = call.receiver.kind in STORES and call.method in _DROPS
-        if drops and not _has_copy(call, migration):
+        drops = call.method in {"drop", "drop_collection", "drop_database"}
+        if drops and call.receiver.kind in STORES and not _has_copy(call, migration):
             yield hit(call, f"{called(call)} deletes data, and nothing keeps a copy.")
         for field in sorted(_lost_fields(call, migration)):
             yield hit(call, f"`$unset` deletes `{field}`, and nothing keeps its values.")
-
-
-_DROPS = words("drop drop_collection drop_database")
 
 
 def _has_copy(call: CodeCall, migration: ParsedMigration) -> bool:
@@ -162,9 +157,6 @@ def all_in_memory(migration: ParsedMigration) -> Hits:
             collection = cursor.parts[0]
             message = f"All documents that `find()` returns from {collection_name(collection)} are in memory at once."
             yield hit(call, message)._replace(collection=collection.label)
-
-
-_COLLECTING = words("dict frozenset list set sorted tuple collections.deque")
 
 
 def _loaded_cursor(call: CodeCall) -> Value | None:

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import describe, parse, read_content, suppressions
+from flask_migrate_mongo.files import describe, parse, read_content, suppressions_in
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
 
 from .checking import ParsedMigration
@@ -201,7 +201,7 @@ class SourceText:
     @cached_property
     def suppressions(self) -> tuple[Suppression, ...]:
         """Every comment that is meant to suppress findings."""
-        return suppressions.read(self.content)
+        return tuple(suppressions_in(self.content))
 
     def _covered(self, line: int) -> range:
         """Find the lines of the statement that a comment is on, or above.

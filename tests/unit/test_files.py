@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flask_migrate_mongo.files import Discovery, Folder, call, checksum, load
-from flask_migrate_mongo.files.names import highest_version
+from flask_migrate_mongo.files.parsing import highest_version
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DuplicateVersionError,

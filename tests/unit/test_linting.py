@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.files import Folder, suppressions
+from flask_migrate_mongo.files import Folder, suppressions_in
 from flask_migrate_mongo.lint import (
     BY_CODE,
     REMOVED,
@@ -238,12 +238,12 @@ def test_a_comment_or_a_setting_may_still_name_a_removed_rule(tmp_path: Path, co
 
 
 def test_a_string_that_looks_like_a_comment_is_none() -> None:
-    assert suppressions.read(b"x = '# migrate: allow MM001 because'\n") == ()
+    assert tuple(suppressions_in(b"x = '# migrate: allow MM001 because'\n")) == ()
 
 
 def test_a_comment_outside_the_encoding_of_the_file_leaves_the_comments_before_it() -> None:
     first = b"x = 1  # migrate: allow MM001 because it is shown\n"
-    found = suppressions.read(first + b"\n\n# \xe9\n" + first)
+    found = tuple(suppressions_in(first + b"\n\n# \xe9\n" + first))
     # Until Python 3.11 the tokenizer ends at such a comment.
     assert found[0] == Suppression("MM001", "it is shown", 1)
     assert len(found) == (1 if sys.version_info < (3, 12) else 2)
