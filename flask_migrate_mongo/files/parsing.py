@@ -178,7 +178,9 @@ def _defines(path: Path, bound: Bound, direction: Direction) -> bool:
     node = bound.get(direction.value)
     if node is None or (isinstance(node, ast.Constant) and node.value is None):
         return False
-    check_written(path, direction.value, node)
+    # A decorator can change the parameters: `check_imported` checks the result.
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:
+        _check_written(path, node)
     return True
 
 
@@ -206,15 +208,10 @@ def suppressions_in(content: bytes) -> Iterator[Suppression]:
 # --- the parameters of up() and down(), as written and as imported
 
 
-def check_written(path: Path, name: str, node: ast.AST) -> None:
+def _check_written(path: Path, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
     """Check up() or down() in the syntax tree. Raises SourceError."""
-    # A decorator can change the parameters: `check_imported` checks the result.
-    if getattr(node, "decorator_list", None):
-        return
     if isinstance(node, ast.AsyncFunctionDef):
-        raise _runs_nothing(path, name, node.lineno)
-    if not isinstance(node, ast.FunctionDef):
-        return
+        raise _runs_nothing(path, node.name, node.lineno)
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]
     required = [None] * (len(positional) - len(arguments.defaults))
@@ -222,7 +219,7 @@ def check_written(path: Path, name: str, node: ast.AST) -> None:
     for given, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
         by_position = given in arguments.posonlyargs
         optional = default is not None
-        _check(path, name, given.arg, given.lineno, by_position=by_position, optional=optional)
+        _check(path, node.name, given.arg, given.lineno, by_position=by_position, optional=optional)
 
 
 def check_imported(path: Path, name: str, function: Callable[..., object]) -> None:

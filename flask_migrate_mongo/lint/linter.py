@@ -110,12 +110,13 @@ class Linter:
         content = read_content(path)
         tree = parse(path, content)
         file = describe(path, content, tree)
-        text = SourceText(path, content, tree)
+        comments = tuple(suppressions_in(content))
+        text = SourceText(path, content.splitlines(), tree, comments)
         migration = ParsedMigration(file, tree, read(tree), self.is_own)
         found = [(each, text.suppression_of(each)) for each in self._findings(migration, text)]
         findings = (replace(each, suppressed=by.reason) if by else each for each, by in found)
         used = [by for _, by in found]
-        unused = (comment for comment in text.suppressions if comment not in used)
+        unused = (comment for comment in comments if comment not in used)
         return file, [*findings, *self._without_effect(text, unused)]
 
     def _findings(self, migration: ParsedMigration, text: SourceText) -> Iterator[Finding]:
@@ -161,11 +162,12 @@ def _unusable(path: Path, problem: SourceError) -> Finding:
 
 @dataclass(frozen=True)
 class SourceText:
-    """The text and the syntax tree of a file."""
+    """The text and the syntax tree of a file, and every comment that is meant to suppress findings."""
 
     path: Path
-    content: bytes
+    lines: list[bytes]
     tree: ast.Module
+    suppressions: tuple[Suppression, ...]
 
     def finding(self, rule: Rule, hit: Hit) -> Finding:
         """Make a finding of a hit."""
@@ -198,11 +200,6 @@ class SourceText:
                 return comment
         return None
 
-    @cached_property
-    def suppressions(self) -> tuple[Suppression, ...]:
-        """Every comment that is meant to suppress findings."""
-        return tuple(suppressions_in(self.content))
-
     def _covered(self, line: int) -> range:
         """Find the lines of the statement that a comment is on, or above.
 
@@ -214,7 +211,7 @@ class SourceText:
             return min(around, key=len, default=range(0))
         below = [lines for lines in self._statements if lines.start > line]
         if below == self._statements:
-            return range(1, len(self._lines) + 1)
+            return range(1, len(self.lines) + 1)
         first = min((lines.start for lines in below), default=0)
         return range(line, max((each.stop for each in below if each.start == first), default=0))
 
@@ -229,12 +226,8 @@ class SourceText:
         nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.stmt))
         return [range(_start(node), (node.end_lineno or node.lineno) + 1) for node in nodes]
 
-    @cached_property
-    def _lines(self) -> list[bytes]:
-        return self.content.splitlines()
-
     def _line(self, number: int) -> bytes:
-        return self._lines[number - 1] if number <= len(self._lines) else b""
+        return self.lines[number - 1] if number <= len(self.lines) else b""
 
     def _shown(self, line: int) -> str:
         return self._line(line).decode("utf-8", "replace").strip()

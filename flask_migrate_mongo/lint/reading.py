@@ -11,7 +11,6 @@ import builtins
 from collections import ChainMap
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import filterfalse
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.values import Direction
@@ -117,7 +116,7 @@ class _Reader(ast.NodeVisitor):
     @contextmanager
     def _inside(self, place: Place, scope: NameScope | None = None) -> Iterator[None]:
         outer = self._place, self._scope
-        self._place, self._scope = place, scope or self._scope
+        self._place, self._scope = place, self._scope if scope is None else scope
         try:
             yield
         finally:
@@ -215,8 +214,7 @@ class _Reader(ast.NodeVisitor):
     visit_AsyncWith = visit_With
 
     def visit_Try(self, node: ast.Try) -> None:
-        swallowing = map(_handler, filterfalse(_raises, node.handlers))
-        handlers = (*self._place.handlers, *swallowing)
+        handlers = (*self._place.handlers, *_swallowing(node.handlers))
         with self._inside(replace(self._place, handlers=handlers)):
             self.run(node.body)
         for handler in node.handlers:
@@ -285,19 +283,19 @@ class _Reader(ast.NodeVisitor):
     def visit_Lambda(self, node: ast.Lambda) -> Value:
         return Value(Kind.FUNCTION, function=Function(node, self._scope))
 
-    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> Value:
-        return self._comprehension(node, node.generators, [node.elt])
-
-    visit_SetComp = visit_GeneratorExp = visit_ListComp
-
-    def visit_DictComp(self, node: ast.DictComp) -> Value:
-        return self._comprehension(node, node.generators, [node.key, node.value])
-
-    def _comprehension(
-        self, node: ast.expr, generators: Iterable[ast.comprehension], made: Iterable[ast.expr]
+    def visit_ListComp(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
     ) -> Value:
+        made = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        cursor: Value | None = None
         with self._inside(self._place, self._scope.new_child()):
-            cursor = self._loop(generators)
+            for part in node.generators:
+                over = self._eval(part.iter)
+                cursor = cursor or cursor_of(over)
+                self._bind(part.target, element(over))
+                self._place = self._in_loop(over)
+                for test in part.ifs:
+                    self._eval(test)
             parts = tuple(self._eval(each) for each in made)
         if cursor is None:
             return Value(Kind.SEQUENCE, parts=parts)
@@ -307,17 +305,7 @@ class _Reader(ast.NodeVisitor):
         self.calls.append(CodeCall(node, callee, self._place, (cursor,)))
         return Value(Kind.MADE, "list", parts=(cursor, *parts))
 
-    def _loop(self, generators: Iterable[ast.comprehension]) -> Value | None:
-        """Enter the loops of a comprehension. Returns the cursor that one of them reads."""
-        cursor: Value | None = None
-        for part in generators:
-            over = self._eval(part.iter)
-            cursor = cursor or cursor_of(over)
-            self._bind(part.target, element(over))
-            self._place = self._in_loop(over)
-            for test in part.ifs:
-                self._eval(test)
-        return cursor
+    visit_SetComp = visit_GeneratorExp = visit_DictComp = visit_ListComp
 
     def visit_Subscript(self, node: ast.Subscript) -> Value:
         base, index = self._eval(node.value), self._eval(node.slice)
@@ -446,13 +434,13 @@ def _name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def _raises(node: ast.ExceptHandler) -> bool:
-    return any(isinstance(inner, ast.Raise) for part in node.body for inner in ast.walk(part))
-
-
-def _handler(node: ast.ExceptHandler) -> Handler:
-    kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
-    return Handler(node, frozenset(_name(kind) for kind in kinds if kind is not None))
+def _swallowing(handlers: Iterable[ast.ExceptHandler]) -> Iterator[Handler]:
+    """Describe the `except` clauses that raise no error themselves."""
+    for node in handlers:
+        kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        names = frozenset(_name(kind) for kind in kinds if kind is not None)
+        if not any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
+            yield Handler(node, names)
 
 
 _BY_NAME = {"db": Value(Kind.DATABASE), "ctx": Value(Kind.CONTEXT)}
@@ -465,11 +453,13 @@ def _parameters(
     """Yield the name and the value of each parameter."""
     positional = [parameter.arg for parameter in (*arguments.posonlyargs, *arguments.args)]
     keyword_only = [parameter.arg for parameter in arguments.kwonlyargs]
-    defaults = dict(zip(reversed(positional), reversed(arguments.defaults), strict=False))
-    defaults |= {name: d for name, d in zip(keyword_only, arguments.kw_defaults, strict=True) if d}
+    defaults = (
+        *zip(reversed(positional), reversed(arguments.defaults), strict=False),
+        *zip(keyword_only, arguments.kw_defaults, strict=True),
+    )
     constants = {
         name: Value(Kind.CONSTANT, constant=default.value)
-        for name, default in defaults.items()
+        for name, default in defaults
         if isinstance(default, ast.Constant)
     }
     given = {**constants, **dict(zip(positional, args, strict=False)), **keywords}
