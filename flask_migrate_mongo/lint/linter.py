@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import describe, parse, read_content, suppressions_in
+from flask_migrate_mongo.files.parsing import describe, parse, read_content, suppressions_in
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
 
 from .checking import ParsedMigration

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from flask_migrate_mongo.lint import Finding, LintReport
+    from flask_migrate_mongo.lint.linter import Finding, LintReport
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 
     from .cells import Cell

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import Folder
-from flask_migrate_mongo.lint import BY_CODE, REMOVED, Linter, LintReport, chosen, owned_by
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.lint.linter import Linter, LintReport, owned_by
+from flask_migrate_mongo.lint.rules import BY_CODE, REMOVED, chosen
 from flask_migrate_mongo.model.errors import SettingError
 
 if TYPE_CHECKING:

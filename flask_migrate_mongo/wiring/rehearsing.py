@@ -12,7 +12,7 @@ from .running import runner, runner_on
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.files import Folder
+    from flask_migrate_mongo.files.folder import Folder
     from flask_migrate_mongo.state import AppState
 
 

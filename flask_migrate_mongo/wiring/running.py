@@ -19,7 +19,7 @@ from .looking import folder, policy
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.dry_run import DryRunner
-    from flask_migrate_mongo.files import Folder
+    from flask_migrate_mongo.files.folder import Folder
     from flask_migrate_mongo.state import AppState
 
 

@@ -12,21 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.files import Folder, suppressions_in
-from flask_migrate_mongo.lint import (
-    BY_CODE,
-    REMOVED,
-    RULES,
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.files.parsing import suppressions_in
+from flask_migrate_mongo.lint import reading
+from flask_migrate_mongo.lint.checking import ParsedMigration
+from flask_migrate_mongo.lint.linter import (
     Collections,
     Linter,
     LintReport,
-    Severity,
-    chosen,
     named_collections,
     owned_by,
-    reading,
 )
-from flask_migrate_mongo.lint.checking import ParsedMigration
+from flask_migrate_mongo.lint.rules import BY_CODE, REMOVED, RULES, Severity, chosen
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import Direction, Suppression
 

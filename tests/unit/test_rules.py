@@ -11,7 +11,9 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.mongo_client import MongoClient
 
-from flask_migrate_mongo.lint import BY_CODE, RULES, Linter, facts, owned_by
+from flask_migrate_mongo.lint import facts
+from flask_migrate_mongo.lint.linter import Linter, owned_by
+from flask_migrate_mongo.lint.rules import BY_CODE, RULES
 from tests.project import ROOT
 
 from .linted import DOWN, HEAD, NAME, confined, found, plain, up

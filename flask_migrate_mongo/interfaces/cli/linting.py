@@ -16,7 +16,7 @@ from .output import command, json_format, print_document, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flask_migrate_mongo.lint import LintReport
+    from flask_migrate_mongo.lint.linter import LintReport
 
 
 def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
