@@ -75,17 +75,14 @@ class Scaffold:
         return path
 
     def _render(self, path: Path, name: str, version: int, *, transactional: bool) -> bytes:
-        environment = jinja2.Environment(
-            undefined=jinja2.StrictUndefined,
-            keep_trailing_newline=True,
-            autoescape=False,  # noqa: S701  (Python, not HTML)
-        )
         try:
             source = self.template.read_text("utf-8") if self.template else _TEMPLATE
-            text = environment.from_string(source).render(
-                name=repr(name), version=version, slug=slugify(name), transactional=transactional
+            template = jinja2.Template(
+                source, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
             )
-            content = text.encode("utf-8")
+            content = template.render(
+                name=repr(name), version=version, slug=slugify(name), transactional=transactional
+            ).encode()
             describe(path, content)
         except Exception as exc:
             raise ConfigurationError(

@@ -162,19 +162,21 @@ _RESULTS = {
     (Kind.SESSION, "start_transaction"): Kind.TRANSACTION,
     (Kind.SESSION, "bind"): Kind.BINDING,
 }
-_SAME_CURSOR = words(
-    "add_option allow_disk_use batch_size clone collation comment hint max max_time_ms min"
-    " remove_option rewind skip sort where"
-)
-"""Methods of a cursor that return the cursor."""
+_SAME_OBJECT = {
+    Kind.CURSOR: words(
+        "add_option allow_disk_use batch_size clone collation comment hint max max_time_ms min"
+        " remove_option rewind skip sort where"
+    ),
+    Kind.COLLECTION: words("with_options"),
+    Kind.DATABASE: words("with_options"),
+}
+"""Methods that return their object, or one like it."""
 
 
 def result_of(call: CodeCall) -> Value:
     """Evaluate a call."""
-    if call.on(Kind.CURSOR):
-        return _from_cursor(call)
     if call.method:
-        return _from_method(call)
+        return _from_method(call, call.receiver)
     if call.path.endswith("MongoClient"):
         return Value(Kind.CLIENT, call.path, parts=call.given)
     if call.path:
@@ -183,26 +185,20 @@ def result_of(call: CodeCall) -> Value:
     return Value(Kind.OTHER, call.callee.name, parts=parts, node=call.node)
 
 
-def _from_cursor(call: CodeCall) -> Value:
-    if call.method == "limit":
-        return replace(call.receiver, constant=True)
-    if call.method in _SAME_CURSOR:
-        return call.receiver
-    if call.method == "to_list":
-        return Value(Kind.MADE, "list", parts=(call.receiver,))
-    return Value(Kind.OTHER, call.method, node=call.node)
-
-
-def _from_method(call: CodeCall) -> Value:
-    if call.method == "with_options" and call.on(Kind.COLLECTION, Kind.DATABASE):
-        return call.receiver
-    kind = _RESULTS.get((call.receiver.kind, call.method), Kind.OTHER)
+def _from_method(call: CodeCall, receiver: Value) -> Value:
+    if call.method in _SAME_OBJECT.get(receiver.kind, ()):
+        return receiver
+    if receiver.kind is Kind.CURSOR and call.method == "limit":
+        return replace(receiver, constant=True)
+    if receiver.kind is Kind.CURSOR and call.method == "to_list":
+        return Value(Kind.MADE, "list", parts=(receiver,))
+    kind = _RESULTS.get((receiver.kind, call.method), Kind.OTHER)
     if kind is Kind.COLLECTION:
-        return collection_in(call.receiver, call.argument(0, "name") or OTHER)
+        return collection_in(receiver, call.argument(0, "name") or OTHER)
     if kind is Kind.CURSOR:
         limit = call.keywords.get("limit")
         bounded = limit is not None and limit.constant != 0
-        return Value(kind, call.method, bounded, parts=(call.receiver,))
+        return Value(kind, call.method, bounded, parts=(receiver,))
     # Without parts: a document from a collection does not contain the filter that selected it.
     return Value(kind, call.method, node=call.node)
 
