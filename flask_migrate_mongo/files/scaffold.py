@@ -80,9 +80,10 @@ class Scaffold:
             template = jinja2.Template(
                 source, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
             )
-            content = template.render(
+            text: str = template.render(
                 name=repr(name), version=version, slug=slugify(name), transactional=transactional
-            ).encode()
+            )
+            content = text.encode()
             describe(path, content)
         except Exception as exc:
             raise ConfigurationError(

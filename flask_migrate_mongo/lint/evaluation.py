@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .facts import (
+    ANY_COLLECTION,
     CLIENT_METHODS,
     COLLECTION_METHODS,
     DATABASE_METHODS,
@@ -53,7 +54,7 @@ def attribute(base: Value, name: str) -> Value:
     if base.kind is Kind.CLIENT:
         return Value(Kind.DATABASE, name)
     if name in WRITES:
-        return Value(Kind.METHOD, name, parts=(Value(Kind.COLLECTION, complete=False),))
+        return Value(Kind.METHOD, name, parts=(ANY_COLLECTION,))
     is_named = base.kind is Kind.NAMED
     return (
         Value(base.kind, f"{base.name}.{name}")

@@ -155,6 +155,7 @@ class Function(NamedTuple):
 
 
 OTHER = Value(Kind.OTHER)
+ANY_COLLECTION = Value(Kind.COLLECTION, complete=False)
 
 
 # --- code
@@ -249,20 +250,15 @@ class Import(NamedTuple):
     level: int = 0
 
 
-class Reference(NamedTuple):
-    """Names of collections in the code; without `complete`, others are computed at run time."""
-
-    names: frozenset[str]
-    complete: bool
-    direction: Direction | None
-
-
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file does: the calls at import, in up() and in down(), each in order."""
+    """What a file does: the calls at import, in up() and in down(), each in order.
+
+    `references` are the collections that the code names, with the function that names them.
+    """
 
     at_import: tuple[CodeCall, ...]
     up: tuple[CodeCall, ...]
     down: tuple[CodeCall, ...]
     imports: tuple[Import, ...]
-    references: tuple[Reference, ...]
+    references: tuple[tuple[Direction | None, Value], ...]

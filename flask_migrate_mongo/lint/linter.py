@@ -263,9 +263,9 @@ def named_collections(content: bytes, *directions: Direction) -> Collections:
     """
     wanted = {None, *directions}
     references = read(ast.parse(content)).references
-    found = [each for each in references if not directions or each.direction in wanted]
-    names = frozenset[str]().union(*(reference.names for reference in found))
-    return Collections(names, all(reference.complete for reference in found))
+    found = [each for where, each in references if not directions or where in wanted]
+    names = frozenset[str]().union(*(collection.names for collection in found))
+    return Collections(names, all(collection.complete for collection in found))
 
 
 _PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", ".git")

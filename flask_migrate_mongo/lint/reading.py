@@ -25,9 +25,9 @@ from .evaluation import (
     element,
     element_at,
     result_of,
-    texts_of,
 )
 from .facts import (
+    ANY_COLLECTION,
     OTHER,
     CodeCall,
     Facts,
@@ -37,7 +37,6 @@ from .facts import (
     Kind,
     NameScope,
     Place,
-    Reference,
     Value,
 )
 
@@ -68,7 +67,7 @@ class _Reader(ast.NodeVisitor):
     def __init__(self) -> None:
         self.calls: list[CodeCall] = []
         self.imports: list[Import] = []
-        self.references: list[Reference] = []
+        self.references: list[tuple[Direction | None, Value]] = []
         self._module = self._scope = ChainMap[str, Value]()
         self._place = Place()
         self._followed: list[ast.AST] = []
@@ -398,21 +397,18 @@ class _Reader(ast.NodeVisitor):
                 self._opened = True
             elif call.method in {"commit_transaction", "abort_transaction"}:
                 self._opened = False
-        for which in collections_of(call):
-            if which.kind is not Kind.COLLECTION:
-                names, complete = texts_of(which)
-                self._refer(names, complete=complete)
-        for value in (call.callee, *call.given):
-            used = value.receiver if value.kind is Kind.METHOD else value
-            if used.kind is Kind.COLLECTION:
-                self._refer(used.names, complete=used.complete)
+        named = (name for name in collections_of(call) if name.kind is not Kind.COLLECTION)
+        used = (v.receiver if v.kind is Kind.METHOD else v for v in (call.callee, *call.given))
+        for value in (*(collection_in(OTHER, name) for name in named), *used):
+            if value.kind is Kind.COLLECTION:
+                self._refer(value)
         # A function of another file that gets the database may use any collection.
         elsewhere = not call.method and call.path not in _BUILT_IN
         if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in call.given):
             self._refer()
 
-    def _refer(self, names: frozenset[str] = frozenset(), *, complete: bool = False) -> None:
-        self.references.append(Reference(names, complete, self._place.direction))
+    def _refer(self, collection: Value = ANY_COLLECTION) -> None:
+        self.references.append((self._place.direction, collection))
 
 
 def _getattr(base: Value, name: Value) -> Value:
