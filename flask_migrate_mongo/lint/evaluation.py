@@ -55,12 +55,8 @@ def attribute(base: Value, name: str) -> Value:
         return Value(Kind.DATABASE, name)
     if name in WRITES:
         return Value(Kind.METHOD, name, parts=(ANY_COLLECTION,))
-    is_named = base.kind is Kind.NAMED
-    return (
-        Value(base.kind, f"{base.name}.{name}")
-        if is_named
-        else Value(Kind.OTHER, name, parts=(base,))
-    )
+    path, other = f"{base.name}.{name}", Value(Kind.OTHER, name, parts=(base,))
+    return Value(Kind.NAMED, path) if base.kind is Kind.NAMED else other
 
 
 def collection_in(base: Value, which: Value) -> Value:
