@@ -14,7 +14,7 @@ import pymongo
 
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.driver.transactions import Transactions
-from flask_migrate_mongo.files import PortableFunction
+from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import (
     BackfillError,
     LeaseLostError,

@@ -12,7 +12,7 @@ from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.driver.confinement import check_confinement_support, confined
-from flask_migrate_mongo.files import call
+from flask_migrate_mongo.files.loading import call
 from flask_migrate_mongo.model.errors import TransactionAbortedError, redact
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import load
+from flask_migrate_mongo.files.loading import load
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
     NoRunError,

@@ -12,7 +12,7 @@ from . import plans
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Server
-    from flask_migrate_mongo.files import Discovery, Folder
+    from flask_migrate_mongo.files.folder import Discovery, Folder
     from flask_migrate_mongo.model.values import (
         Event,
         History,

@@ -14,7 +14,7 @@ from flask_migrate_mongo.driver.listener import (
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.engine.runner import Runner
-from flask_migrate_mongo.files import Discovery, Folder
+from flask_migrate_mongo.files.folder import Discovery, Folder
 from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,

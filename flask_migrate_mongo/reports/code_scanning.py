@@ -8,13 +8,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
-from flask_migrate_mongo.lint import BY_CODE, RULES, Severity
+from flask_migrate_mongo.lint.rules import BY_CODE, RULES, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from flask_migrate_mongo.lint import Finding, LintReport, Rule
+    from flask_migrate_mongo.lint.linter import Finding, LintReport
+    from flask_migrate_mongo.lint.rules import Rule
 
 Json: TypeAlias = "Mapping[str, object]"
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from flask_migrate_mongo.lint import Finding, LintReport
+    from flask_migrate_mongo.lint.linter import Finding, LintReport
     from flask_migrate_mongo.model.values import Entry, Event, LockState, Record, StatusReport
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 

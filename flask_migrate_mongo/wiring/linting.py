@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.lint import BY_CODE, REMOVED, Linter, Ownership, chosen
+from flask_migrate_mongo.lint.linter import Linter, owned_by
+from flask_migrate_mongo.lint.rules import BY_CODE, REMOVED, chosen
 from flask_migrate_mongo.model.errors import SettingError
 
 if TYPE_CHECKING:
@@ -24,5 +25,5 @@ def linter(state: AppState, select: Sequence[str] = (), ignore: Sequence[str] = 
         accepts = f"codes of these rules: {', '.join(BY_CODE)}"
         raise SettingError("MIGRATE_LINT_IGNORE", usual, accepts)
     rules = chosen(select, (*ignore, *(() if select else usual)))
-    is_own = Ownership.of(state.app.import_name, Path(state.app.root_path))
+    is_own = owned_by(state.app.import_name, Path(state.app.root_path))
     return Linter(is_own, rules)

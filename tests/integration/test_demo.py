@@ -20,7 +20,7 @@ from pymongo import MongoClient
 import example_app
 from example_app import data, embedded
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.files import Folder
+from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.errors import NotReversibleError
 from tests.conftest import uri_with
 from tests.project import ROOT

@@ -14,7 +14,7 @@ import pytest
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.cli import db_migrate
 from flask_migrate_mongo.interfaces.schemas import document as dumped
-from flask_migrate_mongo.lint.findings import Finding, LintReport
+from flask_migrate_mongo.lint.linter import Finding, LintReport
 from flask_migrate_mongo.lint.rules import BY_CODE
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.files import Folder
+from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.reports import code_scanning, states
 from flask_migrate_mongo.reports.console import out
 from flask_migrate_mongo.wiring.linting import linter
@@ -17,7 +17,7 @@ from .output import CHECK_FAILED, command, note_format, print_json, show
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flask_migrate_mongo.lint import LintReport
+    from flask_migrate_mongo.lint.linter import LintReport
 
 
 def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
