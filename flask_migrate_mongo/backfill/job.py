@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.model.reports import Backfilled
     from flask_migrate_mongo.model.values import Progress
     from flask_migrate_mongo.process.signals import StopSwitch
-    from flask_migrate_mongo.store.history import Claim
     from flask_migrate_mongo.store.lease import Grant
+    from flask_migrate_mongo.store.records import Claim
 
     from .checkpoints import IdRange
     from .options import BackfillArguments

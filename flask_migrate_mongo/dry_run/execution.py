@@ -13,13 +13,13 @@ from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.listener import listening
 from flask_migrate_mongo.driver.transactions import is_transient
-from flask_migrate_mongo.engine.context import Context
 from flask_migrate_mongo.engine.executor import (
     NO_SUCH_TRANSACTION,
     caught,
     code_of,
     log_of,
 )
+from flask_migrate_mongo.engine.options import Context
 from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import redact
 from flask_migrate_mongo.model.reports import Outcome, StepState, Trial, Verdict

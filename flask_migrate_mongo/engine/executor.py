@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.backfill import BackfillOptions
-from flask_migrate_mongo.driver.confinement import check_confinement_support, confined
+from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.files import call
 from flask_migrate_mongo.model.errors import TransactionAbortedError, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from flask import Flask
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
+    from flask_migrate_mongo.backfill import BackfillOptions
     from flask_migrate_mongo.driver.server import Document, Server
     from flask_migrate_mongo.model.values import Step
     from flask_migrate_mongo.process.signals import StopSwitch
 
-    from .context import Context
+    from .options import Context
 
 NO_SUCH_TRANSACTION = 251
 
@@ -35,28 +33,14 @@ NO_SUCH_TRANSACTION = 251
 class Executor:
     """Calls the migrations of one application on one server.
 
-    `sleep` takes seconds. `rehearsal` is what migrations get as `ctx.rehearsal`.
+    `rehearsal` is what migrations get as `ctx.rehearsal`.
     """
 
     app: Flask
     server: Server
     switch: StopSwitch
-    sleep: Callable[[float], None] = time.sleep
-    backfills: BackfillOptions = field(default_factory=BackfillOptions)
-    rehearsal: bool = False
-
-    def check(self) -> None:
-        """Raise UnsupportedDriverError if this driver cannot confine transactional steps."""
-        check_confinement_support()
-
-    @contextlib.contextmanager
-    def session_for(self, step: Step) -> Iterator[ClientSession | None]:
-        """Open the session that the step's transaction runs in; None for a step without one."""
-        if step.file.transactional and self.server.transactions_lacking is None:
-            with self.server.database.client.start_session() as session:
-                yield session
-        else:
-            yield None
+    backfills: BackfillOptions
+    rehearsal: bool
 
     def call(
         self, function: Callable[..., object], context: Context, db: Database[Document]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +21,11 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
 from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.process.clock import elapsed
 from flask_migrate_mongo.process.signals import Stopped, stopped
 
-from .context import Context
 from .executor import log_of
-from .options import notify
+from .options import Context, notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,15 +33,13 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from flask_migrate_mongo.model.reports import Backfilled
-    from flask_migrate_mongo.model.values import Plan, Progress, Step
+    from flask_migrate_mongo.model.values import Plan, Step
     from flask_migrate_mongo.store.history import MigrationHistory
     from flask_migrate_mongo.store.lease import Grant
-    from flask_migrate_mongo.store.records import Run
+    from flask_migrate_mongo.store.records import Claim, Run
 
     from .executor import Executor
     from .options import Options
-
-from flask_migrate_mongo.process.clock import elapsed
 
 START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""
@@ -88,13 +89,15 @@ class LeasedRun:
             notify(self.options.observer.ended, outcome)
             if ends_run or not (outcome.succeeded or self.options.continue_on_error):
                 break
+        failed_beats = self.grant.failed_beats
+        warnings = (f"{failed_beats} heartbeats of the lock failed. The log says why.",)
         return RunReport(
             plan.direction,
             (*outcomes, *not_run(plan.steps[len(outcomes) :])),
             executed=True,
             run_id=self.grant.actor.run_id,
             batch=self.run.batch if plan.direction is Direction.UP else None,
-            warnings=(*plan.warnings, *self._heartbeat_warnings()),
+            warnings=(*plan.warnings, *(warnings if failed_beats else ())),
             error=ends_run,
         )
 
@@ -102,118 +105,102 @@ class LeasedRun:
         self, step: Step, function: Callable[..., object], position: int
     ) -> tuple[Outcome, MigrateError | None]:
         """Claim, run and record one step; the error is what ends the whole run, if anything does."""
-        with self.executor.session_for(step) as session:
+        claim = self.history.claim(step, self.run)
+        server = self.executor.server
+        with server.session() if step.file.transactional else contextlib.nullcontext() as session:
             try:
-                self._record_start(step, position, session)
+                self._record_start(claim, position, session)
             except MigrateError as exc:
                 return Outcome(step, StepState.NOT_RUN), exc
             notify(self.options.observer.started, step)
             watch = _Stopwatch()
             try:
                 if session is None:
-                    self._run_plain(step, function, watch)
+                    self._run_plain(claim, function, watch)
                 else:
-                    self._run_in_transaction(step, function, session, watch)
+                    self._run_in_transaction(claim, function, session, watch)
             except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
                 return _lost(step, watch, exc), exc
             except BaseException as exc:  # noqa: BLE001  (whatever a migration raises, SystemExit too, is its failure)
-                return self._record_failure(step, watch, exc)
+                return self._record_failure(claim, watch, exc)
             return Outcome(step, StepState.after(step), watch.ms), None
 
-    def _record_start(self, step: Step, position: int, session: ClientSession | None) -> None:
+    def _record_start(self, claim: Claim, position: int, session: ClientSession | None) -> None:
         """Claim the record and mark it as running, if the lease is held and nobody asked to stop."""
         self.executor.switch.check()
-        self.grant.ensure_recent()
-        at = self.grant.now()
+        at = self.grant.ensure_recent()
         self._persist(
-            lambda: self.history.mark_started(
-                step, self.run, position=position, at=at, session=session
-            ),
+            lambda: claim.start(position=position, at=at, session=session),
             give_up=elapsed() + START_SECONDS,
         )
         # Recording can take long: a step does not start under a lease that expired meanwhile.
         self.grant.ensure()
 
-    def _run_plain(self, step: Step, function: Callable[..., object], watch: _Stopwatch) -> None:
+    def _run_plain(self, claim: Claim, function: Callable[..., object], watch: _Stopwatch) -> None:
         """Run a step without a transaction, then record its success."""
-        context = self._context(step, None)
-        self.executor.call(function, context, self.executor.server.handle(transactional=False))
+        db = self.executor.server.handle(transactional=False)
+        self.executor.call(function, self._context(claim, None), db)
         watch.stop()
-        self.grant.ensure()
-        at = self.grant.now()
-        self._persist(lambda: self.history.mark_completed(step, self.run, took_ms=watch.ms, at=at))
+        at = self.grant.ensure()
+        self._persist(lambda: claim.complete(took_ms=watch.ms, at=at))
 
     def _run_in_transaction(
         self,
-        step: Step,
+        claim: Claim,
         function: Callable[..., object],
         session: ClientSession,
         watch: _Stopwatch,
     ) -> None:
         """Run a step and record its success in one transaction: both are committed, or neither."""
-        context = self._context(step, session)
-        transactions = Transactions(self.executor.server, self.executor.sleep)
+        context = self._context(claim, session)
+        transactions = Transactions(self.executor.server, time.sleep)
 
         def attempt() -> None:
             self.grant.ensure()
             with transaction(session):
                 self.executor.call_confined(function, context, session)
                 watch.stop()
+                at = self.grant.ensure()
+                claim.complete(took_ms=watch.ms, at=at, session=session)
                 self.grant.ensure()
-                self.history.mark_completed(
-                    step, self.run, took_ms=watch.ms, at=self.grant.now(), session=session
-                )
-                self.grant.ensure()
-                transactions.commit(session, lambda: self.history.is_completed(step, self.run))
+                transactions.commit(session, claim.is_completed)
 
         transactions.repeat(attempt, context.log)
 
-    def _context(self, step: Step, session: ClientSession | None) -> Context:
-        backfill = refuse_in_transaction if step.file.transactional else self._backfill(step)
-        return Context(
-            self.executor.app,
-            log_of(step),
-            self.grant.verify,
-            backfill,
-            session,
-            rehearsal=self.executor.rehearsal,
-        )
-
-    def _backfill(self, step: Step) -> Callable[..., Backfilled]:
-        def progressed(progress: Progress) -> None:
-            notify(lambda p: self.options.observer.progressed(step, p), progress)
-
-        executor = self.executor
-        return Backfill(
-            server=executor.server,
-            options=executor.backfills,
-            claim=self.history.claimed(step, self.run),
-            lease=self.grant,
-            switch=executor.switch,
-            log=log_of(step),
-            sleep=executor.sleep,
-            on_progress=progressed,
-        )
+    def _context(self, claim: Claim, session: ClientSession | None) -> Context:
+        executor, step, log = self.executor, claim.step, log_of(claim.step)
+        backfill: Callable[..., Backfilled] = refuse_in_transaction
+        if not step.file.transactional:
+            observer = self.options.observer
+            backfill = Backfill(
+                server=executor.server,
+                options=executor.backfills,
+                claim=claim,
+                lease=self.grant,
+                switch=executor.switch,
+                log=log,
+                sleep=time.sleep,
+                on_progress=lambda progress: notify(observer.progressed, step, progress),
+            )
+        rehearsal = executor.rehearsal
+        return Context(executor.app, log, self.grant.verify, backfill, session, rehearsal=rehearsal)
 
     def _record_failure(
-        self, step: Step, watch: _Stopwatch, cause: BaseException
+        self, claim: Claim, watch: _Stopwatch, cause: BaseException
     ) -> tuple[Outcome, MigrateError | None]:
         """Record a failed step; what prevents that ends the run, and does not mask the failure."""
         error = capture(cause)
-        outcome = Outcome(step, StepState.FAILED, watch.ms, error)
+        outcome = Outcome(claim.step, StepState.FAILED, watch.ms, error)
         try:
-            self.grant.ensure()
-            at = self.grant.now()
-            self._persist(
-                lambda: self.history.mark_failed(step, self.run, error, took_ms=watch.ms, at=at)
-            )
+            at = self.grant.ensure()
+            self._persist(lambda: claim.fail(error, took_ms=watch.ms, at=at))
             self.executor.switch.check()
         except MigrateError as exc:
             return outcome, exc
         interrupted = isinstance(cause, KeyboardInterrupt | Stopped)
         return outcome, stopped("KeyboardInterrupt") if interrupted else None
 
-    def _persist(self, write: Callable[[], None], *, give_up: float | None = None) -> None:
+    def _persist(self, write: Callable[[], None], *, give_up: float = math.inf) -> None:
         """Write to the history, and try again through outages, until the lease would end.
 
         Raises OutcomeNotRecordedError, with the last outage as its cause.
@@ -222,15 +209,10 @@ class LeasedRun:
             try:
                 return write()
             except ConnectionFailedError as exc:
-                until = min(self.grant.deadline, give_up or self.grant.deadline)
-                if elapsed() >= until:
+                if elapsed() >= min(self.grant.deadline, give_up):
                     raise _not_recorded(exc) from exc
                 _log.warning("Recording is tried again: %s", exc)
-                self.executor.sleep(RETRY_SECONDS)
-
-    def _heartbeat_warnings(self) -> tuple[str, ...]:
-        failed = self.grant.failed_beats
-        return (f"{failed} heartbeats of the lock failed. The log says why.",) if failed else ()
+                time.sleep(RETRY_SECONDS)
 
 
 def _lost(step: Step, watch: _Stopwatch, exc: MigrateError) -> Outcome:

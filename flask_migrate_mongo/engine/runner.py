@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flask_migrate_mongo.driver.confinement import check_confinement_support
 from flask_migrate_mongo.files import load
-from flask_migrate_mongo.model.errors import (
-    InvalidRequestError,
-    NoRunError,
-    NotResolvableError,
-)
+from flask_migrate_mongo.model.errors import InvalidRequestError, NoRunError, NotResolvableError
 from flask_migrate_mongo.model.reports import RunReport
-from flask_migrate_mongo.model.values import Actor, Status
-from flask_migrate_mongo.planning.inspector import Inspector
-from flask_migrate_mongo.planning.plans import DownTarget, UpTarget
+from flask_migrate_mongo.model.values import Actor, Direction, Status
+from flask_migrate_mongo.planning.plans import Inspector, Target
 from flask_migrate_mongo.store.records import Run
 
 from .leased_run import LeasedRun
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request
-    from flask_migrate_mongo.planning.plans import Target
     from flask_migrate_mongo.process.signals import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
 
@@ -47,13 +42,13 @@ class Runner(Inspector):
 
     def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
         """Apply everything pending, in ascending order; see `run`."""
-        return self.run(UpTarget(allow_drift), options)
+        return self.run(Target(Direction.UP, allow_drift=allow_drift), options)
 
     def down(
         self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
     ) -> RunReport:
         """Roll back the last applied migrations, in reverse order of application; see `run`."""
-        return self.run(DownTarget(steps, allow_drift), options)
+        return self.run(Target(Direction.DOWN, steps, allow_drift=allow_drift), options)
 
     def run(self, target: Target, options: Options = DEFAULTS) -> RunReport:
         """Plan a target under the lease, and run the plan.
@@ -68,10 +63,7 @@ class Runner(Inspector):
             return RunReport(plan.direction, (), executed=False, warnings=plan.warnings)
         actor = self._actor(target.direction.value, options.run_id)
         wait = self.wait if options.wait is None else options.wait
-        with (
-            self.executor.switch.installed(),
-            self.lease.hold(actor, wait=wait) as grant,
-        ):
+        with self.switch.installed(), self.lease.hold(actor, wait=wait) as grant:
             history, run = self._settle(grant)
             if history != seen.history:
                 seen = self.look(target, history)
@@ -87,7 +79,7 @@ class Runner(Inspector):
         Raises SourceError, ImportFailedError or UnsupportedDriverError.
         """
         if any(step.file.transactional for step in plan.steps):
-            self.executor.check()
+            check_confinement_support()
         return {step.version: load(step) for step in plan.steps}
 
     def force_unlock(self, *, confirmed: bool) -> LockState | None:

@@ -606,7 +606,7 @@ def test_a_step_whose_start_the_server_refuses_is_not_run(project: Project) -> N
 
 def start(runner: Runner, step: Step, run: Run) -> None:
     at = datetime.now(timezone.utc)
-    runner.history.mark_started(step, run, position=0, at=at, session=None)
+    runner.history.claim(step, run).start(position=0, at=at, session=None)
 
 
 @pytest.mark.parametrize("rolled_back", [False, True], ids=["new", "rolled back"])
