@@ -110,7 +110,7 @@ class DryRunner:
     @contextlib.contextmanager
     def _opened(self, options: Options) -> Iterator[StepExecution]:
         """Begin a transaction that is rolled back at the end of the block."""
-        executor, server = self.runner.executor, self.runner.server
+        server = self.runner.server
         database = server.handle(transactional=True)
         budget = Budget(options.dry_run_limit, documents=self.documents)
         with server.database.client.start_session() as session:
@@ -122,7 +122,7 @@ class DryRunner:
                     # The first command begins the transaction: it must be one that is sent for certain.
                     with translated():
                         database[self.runner.history.name].find_one({}, {"_id": 1}, session=session)
-                    yield StepExecution(executor, operations, budget, self.mask, options.samples)
+                    yield StepExecution(self.runner, operations, budget, self.mask, options.samples)
                     in_time = budget.seconds_left > 0
             except (KeyboardInterrupt, Stopped) as exc:
                 raise RunStoppedError(_STOPPED, _LESS) from exc
