@@ -126,7 +126,7 @@ class BackfillJob(WorkerControl):
             raise BackfillError(msg)
         if stored.checkpoint.phase is not Phase.DONE:
             self._step.log.info("The backfill of %s continues", collection)
-            self._store.resume(stored, self._step.lease.now(), session_id)
+            self._store.resume(stored, self._step.lease.ensure(), session_id)
 
     def _warn_without_transactions(self) -> None:
         reason = self._step.server.transactions_lacking

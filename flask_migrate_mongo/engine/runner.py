@@ -153,7 +153,7 @@ class Runner(Inspector):
                 state = "applied" if record.is_applied else "not applied"
                 msg = f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
                 raise NotResolvableError(msg)
-            self.history.resolve(record, run, applied=applied, reason=reason, at=grant.now())
+            self.history.resolve(record, run, applied=applied, reason=reason, at=grant.ensure())
         return self.history.load().by_version[version]
 
     def _settle(self, grant: Grant) -> tuple[History, Run]:
@@ -165,7 +165,8 @@ class Runner(Inspector):
             grant.raise_fence(above=history.fence)
         run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
         for dead in history.running:
-            self.history.mark_interrupted(dead, run, grant.now())
+            # If the lease was lost meanwhile, the record may be that of the run that has it now.
+            self.history.mark_interrupted(dead, run, at=grant.ensure())
         return (self.history.load() if history.running else history), run
 
     def _actor(self, reason: str, run_id: str | None = None) -> Actor:
@@ -241,7 +242,10 @@ class LeasedRun:
                 else:
                     self._run_in_transaction(claim, function, session, watch)
             except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
-                return _lost(step, watch, exc), exc
+                # A transaction that lost its lease was rolled back, so its step did not run.
+                rolled_back = step.file.transactional and isinstance(exc, LeaseLostError)
+                state = StepState.NOT_RUN if rolled_back else StepState.UNKNOWN
+                return Outcome(step, state, watch.ms, capture(exc)), exc
             except BaseException as exc:  # noqa: BLE001  (whatever a migration raises, SystemExit too, is its failure)
                 return self._record_failure(claim, watch, exc)
             return Outcome(step, StepState.after(step), watch.ms), None
@@ -304,8 +308,7 @@ class LeasedRun:
                 sleep=time.sleep,
                 on_progress=lambda progress: notify(observer.progressed, step, progress),
             )
-        rehearsal = runner.rehearsal
-        return Context(runner.app, log, self.grant.verify, backfill, session, rehearsal=rehearsal)
+        return Context(runner.app, log, self.grant.verify, backfill, session, runner.rehearsal)
 
     def _record_failure(
         self, claim: Claim, watch: _Stopwatch, cause: BaseException
@@ -342,10 +345,3 @@ class LeasedRun:
                     raise OutcomeNotRecordedError(msg, remedy) from exc
                 _log.warning("Recording is tried again: %s", exc)
                 time.sleep(RETRY_SECONDS)
-
-
-def _lost(step: Step, watch: _Stopwatch, exc: MigrateError) -> Outcome:
-    # A transaction that lost its lease was rolled back, so its step did not run.
-    rolled_back = step.file.transactional and isinstance(exc, LeaseLostError)
-    state = StepState.NOT_RUN if rolled_back else StepState.UNKNOWN
-    return Outcome(step, state, watch.ms, capture(exc))

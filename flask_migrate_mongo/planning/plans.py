@@ -166,13 +166,9 @@ def page(
         msg = f"limit is {limit} and skip is {skip}, but limit starts at 1 and skip at 0."
         raise InvalidRequestError(msg, "Show the newest records: [limit=50 skip=0].")
     wanted = [record for record in records if status is None or record.status is status]
-    wanted.sort(key=_last_change, reverse=True)
+    wanted.sort(key=lambda r: (r.updated_at.timestamp() if r.updated_at else 0.0, r.order))
+    wanted.reverse()
     return tuple(wanted[skip : skip + limit])
-
-
-def _last_change(record: Record) -> tuple[float, tuple[int, int, float, int]]:
-    changed = record.updated_at.timestamp() if record.updated_at else 0.0
-    return (changed, record.order)
 
 
 def _check_backfills(

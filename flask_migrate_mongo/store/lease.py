@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from bson import ObjectId
@@ -28,6 +28,8 @@ from flask_migrate_mongo.process.clock import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pymongo.collection import Collection
 
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
@@ -67,19 +69,19 @@ class Lease:
             grant = self._acquire_within(actor, wait)
         except ConnectionFailedError:
             # It may be taken although the reply was lost: release it, so that no run waits until it expires.
-            self._free(actor, datetime.now(timezone.utc))
+            self._free(actor)
             raise
         try:
             with grant.beating():
                 yield grant
         finally:
-            self._free(actor, grant.now())
+            self._free(actor)
 
-    def _free(self, actor: Actor, at: datetime) -> None:
+    def _free(self, actor: Actor) -> None:
+        update = {"$set": {"locked": False}, "$currentDate": {"updatedAt": True}}
         try:
             with translated():
-                changes = {"locked": False, "updatedAt": at}
-                self.locks.update_one(_held_by(actor), {"$set": changes})
+                self.locks.update_one(_held_by(actor.run_id), update)
         except MigrateError as exc:
             # Not raised: it would mask how the run itself ended.
             _log.warning(
@@ -111,7 +113,7 @@ class Lease:
         }
         with translated():
             self.locks.update_one(
-                {"_id": LOCK_ID, "locked": True, "runId": seen.run_id},
+                _held_by(seen.run_id),
                 {
                     "$set": {"locked": False, "updatedAt": seen.seen_at},
                     "$inc": {"fence": 1},
@@ -172,11 +174,7 @@ class Lease:
             try:
                 return self.locks.find_one_and_update(
                     {"_id": LOCK_ID, "$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
-                    {
-                        "$set": held,
-                        "$inc": {"fence": 1},
-                        "$setOnInsert": {"createdAt": now},
-                    },
+                    {"$set": held, "$inc": {"fence": 1}, "$setOnInsert": {"createdAt": now}},
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
@@ -218,18 +216,14 @@ class Grant:
         """When the lease ends unless renewed, on the clock of `elapsed`."""
         return self._renewal.asked_at + self._lease.ttl
 
-    def now(self) -> datetime:
-        """Estimate the server's time: as of the last renewal, plus the time since."""
-        last = self._renewal
-        return last.server_time + timedelta(seconds=elapsed() - last.asked_at)
-
     def ensure(self) -> datetime:
-        """Raise LeaseLostError unless the lease is still held; estimate the server's time, as `now`.
+        """Raise LeaseLostError unless the lease is still held; else estimate the server's time.
 
         The server is asked only when the time is up without a renewal. That alone loses nothing:
         as long as no other run has taken the lease, a late renewal still succeeds.
         """
-        if self._lost is None and elapsed() >= self.deadline:
+        now = elapsed()
+        if self._lost is None and now >= self.deadline:
             try:
                 self._renew()
             except MigrateError as exc:
@@ -238,7 +232,8 @@ class Grant:
                 self._lost = self._lost or reason
         if self._lost is not None:
             raise LeaseLostError(self._lost)
-        return self.now()
+        last = self._renewal
+        return last.server_time + timedelta(seconds=now - last.asked_at)
 
     def ensure_recent(self) -> datetime:
         """Like `ensure`, and ask the server if its last confirmation is older than RECENT_SECONDS."""
@@ -260,8 +255,7 @@ class Grant:
 
     def raise_fence(self, above: int) -> None:
         """Lift the fence over that of records from before the lock document was deleted."""
-        with translated():
-            self._lease.locks.update_one(_held_by(self.actor), {"$set": {"fence": above + 1}})
+        self._set(self._lease.locks, {"fence": above + 1})
         self.fence = above + 1
 
     def _renew(self) -> None:
@@ -269,19 +263,20 @@ class Grant:
         contextvars.Context().run(self._renew_on, self._lease.server)
 
     def _renew_on(self, server: Server) -> None:
-        """Renew the lease once. Raises LeaseLostError when it is no longer ours."""
         locks = server.collection(self._lease.locks.name)
         asked_at = elapsed()
         now = server.now()
-        with translated():
-            renewed = locks.update_one(
-                _held_by(self.actor), {"$set": self._lease.renewal_fields(now)}
-            ).matched_count
-        if not renewed:
-            self._lost = "another run took it over, or it was released by force"
-            raise LeaseLostError(self._lost)
+        self._set(locks, self._lease.renewal_fields(now))
         with self._mutex:
             self._renewal = max(self._renewal, Renewal(asked_at, now))
+
+    def _set(self, locks: Collection[Document], fields: Document) -> None:
+        """Set fields of the lock. Raises LeaseLostError if it is no longer ours."""
+        with translated():
+            held = locks.update_one(_held_by(self.actor.run_id), {"$set": fields}).matched_count
+        if not held:
+            self._lost = "another run took it over, or it was released by force"
+            raise LeaseLostError(self._lost)
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -316,8 +311,8 @@ class Grant:
                     _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
 
 
-def _held_by(actor: Actor) -> Document:
-    return {"_id": LOCK_ID, "locked": True, "runId": actor.run_id}
+def _held_by(run_id: str) -> Document:
+    return {"_id": LOCK_ID, "locked": True, "runId": run_id}
 
 
 def _state(found: Document, now: datetime) -> LockState:

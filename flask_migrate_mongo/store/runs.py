@@ -143,7 +143,9 @@ class RunStore:
         condition: Document = {"_id": run_id}
         if unless_over:
             condition["state"] = {"$in": [RunState.QUEUED.value, RunState.RUNNING.value]}
-        shown: Document = {key: fields[key] for key in ("state", "current", "step") if key in fields}
+        shown: Document = {
+            key: fields[key] for key in ("state", "current", "step") if key in fields
+        }
         entry = {"event": event, "at": now, **shown}
         stored = {key: value for key, value in fields.items() if key != "step"}
         update = {"$set": {**stored, "updatedAt": now}, "$push": {"events": entry}}

@@ -221,7 +221,7 @@ def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
             _, run = other._settle(grant)
             (file,) = other.folder.discover().files
             step = Step(file, Direction.UP)
-            at = grant.now()
+            at = grant.ensure()
             claim = other.history.claim(step, run)
             claim.start(position=0, at=at, session=None)
             claim.complete(took_ms=1, at=at)
