@@ -1,7 +1,4 @@
-"""Decides what would run and in which order: from files, history and request alone.
-
-The `Inspector` reads those. Nothing here takes the lock, writes or runs a migration's code.
-"""
+"""Decides what would run and in which order, from files and history as the `Inspector` reads them."""
 
 from __future__ import annotations
 

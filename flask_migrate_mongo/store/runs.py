@@ -26,6 +26,9 @@ SILENT_SECONDS = 360
 More than a request may wait for the lock, since a run that waits writes nothing.
 """
 
+_NOW = {"$currentDate": {"updatedAt": True}}
+"""The part of an update that sets the time of the last write, by the server's clock."""
+
 
 class RunState(str, Enum):
     """The state of a run; the values are those stored."""
@@ -103,11 +106,10 @@ class RunStore:
         `detached` says whether it outlives the web server.
         """
         condition = {"_id": run_id, "state": RunState.QUEUED.value, "project": project}
-        now, running = self._server.now(), RunState.RUNNING.value
-        update = {"$set": {"state": running, "detached": detached, "updatedAt": now}}
+        claimed = {"state": RunState.RUNNING.value, "detached": detached}
         with translated():
             found = self._runs.find_one_and_update(
-                condition, update, return_document=ReturnDocument.AFTER
+                condition, {"$set": claimed, **_NOW}, return_document=ReturnDocument.AFTER
             )
         return None if found is None else _stored(found)
 
@@ -154,9 +156,8 @@ class RunStore:
 
     def touch(self, run_id: str, current: Document) -> None:
         """Set the progress of the current step, without an event."""
-        now = self._server.now()
         with translated():
-            self._runs.update_one({"_id": run_id}, {"$set": {"current": current, "updatedAt": now}})
+            self._runs.update_one({"_id": run_id}, {"$set": {"current": current}, **_NOW})
 
     def cancel(self, run_id: str) -> None:
         """Request a run to stop. Raises UnknownRunError."""
