@@ -90,7 +90,7 @@ class Lease:
 
     def inspect(self) -> LockState | None:
         """Read who holds the lock, live or expired; None when nobody does."""
-        seen = self._look()
+        seen = self.server.read_with_time(self.locks, {"_id": LOCK_ID})
         return _state(*seen) if seen and seen[0].get("locked") else None
 
     def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
@@ -149,7 +149,8 @@ class Lease:
         taken = self._take(actor, now)
         if taken is None:
             # Asked and not guessed: it is ours after all if the server took it and its reply was lost.
-            taken, now = self._look() or ({}, now)
+            seen = self.server.read_with_time(self.locks, {"_id": LOCK_ID})
+            taken, now = seen or ({}, now)
             if taken.get("runId") != actor.run_id or not taken.get("locked"):
                 raise LockHeldError(_state(taken, now))
         return Grant(self, actor, taken["fence"], Renewal(asked_at, taken["lockedAt"]))
@@ -185,10 +186,6 @@ class Lease:
         """Build the fields of a lock that is taken or renewed."""
         expires = now + timedelta(seconds=self.ttl)
         return {"heartbeatAt": now, "expiresAt": expires, "updatedAt": now}
-
-    def _look(self) -> tuple[Document, datetime] | None:
-        """Read the lock, held or free, and the server's time; None if there never was a lock."""
-        return self.server.read_with_time(self.locks, {"_id": LOCK_ID})
 
 
 class Renewal(NamedTuple):

@@ -105,8 +105,7 @@ class Claim:
     @property
     def condition(self) -> Document:
         """The condition that only a record matches which the run has claimed and not ended."""
-        run_id, running = self.run.actor.run_id, Status.RUNNING.value
-        return paths(version=str(self.step.version), run_id=run_id, status=running)
+        return self._in_state(Status.RUNNING)
 
     def event(self, kind: str, at: datetime, **details: object) -> Document:
         """Build the part of an update that appends an event of the run to the event log."""
@@ -227,10 +226,8 @@ class Claim:
 
     def _has_reached(self, status: Status, collection: Collection[Document]) -> bool:
         with translated():
-            found = collection.find_one({"version": str(self.step.version)}, PROJECTION)
-        record = read(found) if found else None
-        return (
-            record is not None
-            and record.status is status
-            and record.run_id == self.run.actor.run_id
-        )
+            return collection.find_one(self._in_state(status), {"_id": 1}) is not None
+
+    def _in_state(self, status: Status) -> Document:
+        version, run_id = str(self.step.version), self.run.actor.run_id
+        return paths(version=version, run_id=run_id, status=status.value)
