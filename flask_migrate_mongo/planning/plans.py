@@ -173,8 +173,7 @@ def _check_backfills(
 ) -> None:
     for file in files:
         record = history.by_version.get(file.version)
-        begun_with = record.backfilled_by if record is not None else None
-        if begun_with is not None and begun_with != file.checksum:
+        if record is not None and record.backfilled_by not in (None, file.checksum):
             raise HalfBackfilledError(file.version, direction.value)
 
 
@@ -227,14 +226,10 @@ def _drifted(file: MigrationFile, record: Record) -> bool:
 
 def _entry(file: MigrationFile, history: History) -> Entry:
     record = history.by_version.get(file.version)
-    applied = record is not None and record.is_applied
-    return Entry(
-        file.version,
-        file,
-        record,
-        drifted=applied and record is not None and _drifted(file, record),
-        out_of_order=not applied and file.version < history.highest_applied,
-    )
+    if record is not None and record.is_applied:
+        return Entry(file.version, file, record, drifted=_drifted(file, record))
+    out_of_order = file.version < history.highest_applied
+    return Entry(file.version, file, record, out_of_order=out_of_order)
 
 
 @dataclass(frozen=True, slots=True)
