@@ -1,4 +1,4 @@
-"""Makes what looks at an application's migrations and creates files."""
+"""Makes what looks at an application's migrations and runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inspector(state: AppState) -> Inspector:
     settings = state.settings
     server = server_of(database_of(state))
     return Inspector(
-        folder(state),
+        Folder(settings.directory),
         server,
         MigrationHistory(server, settings.collection),
         Lease(server, settings.lock_collection, ttl=settings.lock_ttl),
@@ -33,11 +33,6 @@ def inspector(state: AppState) -> Inspector:
 def runs(state: AppState) -> RunStore:
     """Make the store of asynchronous runs, on the client of this process."""
     return RunStore(server_of(database_of(state)), state.settings.run_collection)
-
-
-def folder(state: AppState) -> Folder:
-    """Make the folder of the application's migrations."""
-    return Folder(state.settings.directory)
 
 
 def policy(settings: Settings) -> Policy:

@@ -35,8 +35,7 @@ from flask_migrate_mongo.planning.plans import survey
 from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
-from flask_migrate_mongo.rehearsal.estimation import Estimate
-from flask_migrate_mongo.rehearsal.scratch import CopiedCollection
+from flask_migrate_mongo.rehearsal.results import CopiedCollection, Estimate
 from flask_migrate_mongo.store.records import read
 from flask_migrate_mongo.store.runs import RunState, StoredRun
 
