@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from flask_migrate_mongo.driver.server import DocumentView
-    from flask_migrate_mongo.store.history import Claim
+    from flask_migrate_mongo.store.records import Claim
 
 IDS: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.model.reports import Backfilled
     from flask_migrate_mongo.model.values import Progress
     from flask_migrate_mongo.process.signals import StopSwitch
-    from flask_migrate_mongo.store.history import Claim
     from flask_migrate_mongo.store.lease import Grant
+    from flask_migrate_mongo.store.records import Claim
 
     from .checkpoints import IdRange
     from .options import BackfillArguments
@@ -126,7 +126,7 @@ class BackfillJob(WorkerControl):
             raise BackfillError(msg)
         if stored.checkpoint.phase is not Phase.DONE:
             self._step.log.info("The backfill of %s continues", collection)
-            self._store.resume(stored, self._step.lease.now(), session_id)
+            self._store.resume(stored, self._step.lease.ensure(), session_id)
 
     def _warn_without_transactions(self) -> None:
         reason = self._step.server.transactions_lacking

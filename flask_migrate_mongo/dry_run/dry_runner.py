@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flask_migrate_mongo.driver.confinement import check_confinement_support
 from flask_migrate_mongo.driver.listener import check_listener_support
 from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
@@ -14,7 +15,8 @@ from flask_migrate_mongo.engine.options import DEFAULTS, notify
 from flask_migrate_mongo.model.errors import DryRunTooLongError, RunStoppedError
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
-from flask_migrate_mongo.planning.plans import DownTarget, UpTarget
+from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.process.signals import Stopped
 
 from . import requests
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.options import Options
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.values import LockState, Plan, Step
-    from flask_migrate_mongo.planning.plans import Target
     from flask_migrate_mongo.process.signals import StopSwitch
 
 
@@ -50,13 +51,13 @@ class DryRunner:
 
     def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
         """Execute everything pending. Raises what refuses the plan."""
-        return self._run(UpTarget(allow_drift), options)
+        return self._run(Target(Direction.UP, allow_drift=allow_drift), options)
 
     def down(
         self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
     ) -> RunReport:
         """Execute the `down()` of the last applied migrations. Raises what refuses the plan."""
-        return self._run(DownTarget(steps, allow_drift), options)
+        return self._run(Target(Direction.DOWN, steps, allow_drift=allow_drift), options)
 
     def _run(self, target: Target, options: Options) -> RunReport:
         seen = self.runner.look(target)
@@ -98,7 +99,7 @@ class DryRunner:
 
         Raises DryRunTooLongError if the server would end the transaction earlier than the dry run.
         """
-        self.runner.executor.check()
+        check_confinement_support()
         check_listener_support()
         require(requests.PATCHES.names, "no dry run is possible")
         with translated():
@@ -109,7 +110,7 @@ class DryRunner:
     @contextlib.contextmanager
     def _opened(self, options: Options) -> Iterator[StepExecution]:
         """Begin a transaction that is rolled back at the end of the block."""
-        executor, server = self.runner.executor, self.runner.server
+        server = self.runner.server
         database = server.handle(transactional=True)
         budget = Budget(options.dry_run_limit, documents=self.documents)
         with server.database.client.start_session() as session:
@@ -121,7 +122,7 @@ class DryRunner:
                     # The first command begins the transaction: it must be one that is sent for certain.
                     with translated():
                         database[self.runner.history.name].find_one({}, {"_id": 1}, session=session)
-                    yield StepExecution(executor, operations, budget, self.mask, options.samples)
+                    yield StepExecution(self.runner, operations, budget, self.mask, options.samples)
                     in_time = budget.seconds_left > 0
             except (KeyboardInterrupt, Stopped) as exc:
                 raise RunStoppedError(_STOPPED, _LESS) from exc

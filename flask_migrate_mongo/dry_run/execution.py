@@ -13,13 +13,14 @@ from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.listener import listening
 from flask_migrate_mongo.driver.transactions import is_transient
-from flask_migrate_mongo.engine.context import Context
-from flask_migrate_mongo.engine.executor import (
+from flask_migrate_mongo.engine.calling import (
     NO_SUCH_TRANSACTION,
+    call_function,
     caught,
     code_of,
     log_of,
 )
+from flask_migrate_mongo.engine.options import Context
 from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import redact
 from flask_migrate_mongo.model.reports import Outcome, StepState, Trial, Verdict
@@ -32,7 +33,7 @@ from .requests import answered_by
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask_migrate_mongo.engine.executor import Executor
+    from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.errors import EscapesTransactionError
     from flask_migrate_mongo.model.masking import Mask
     from flask_migrate_mongo.model.values import Step
@@ -75,7 +76,7 @@ class _Ending:
 class StepExecution:
     """Executes steps in one open transaction, each on what those before it have left."""
 
-    executor: Executor
+    runner: Runner
     operations: OperationFilter
     budget: Budget
     mask: Mask
@@ -101,7 +102,7 @@ class StepExecution:
 
     def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> _Ending:
         raised: BaseException | None = None
-        server, session = self.executor.server, self.operations.session
+        server, session = self.runner.server, self.operations.session
         # What a transaction cannot hold fails a transactional step in a real run, too.
         plain = (
             contextlib.nullcontext() if step.file.transactional else answered_by(self.operations)
@@ -111,7 +112,7 @@ class StepExecution:
         with confined(session) as confinement, listening(recorder), plain, limit:
             try:
                 database = server.handle(transactional=True)
-                self.executor.call(function, self._context(step), database)
+                call_function(function, self._context(step), database, self.runner.switch)
             except (KeyboardInterrupt, Stopped):
                 raise
             except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
@@ -121,7 +122,7 @@ class StepExecution:
         return _Ending(raised, confinement.failure, confinement.escape)
 
     def _context(self, step: Step) -> Context:
-        app, log, session = self.executor.app, log_of(step), self.operations.session
+        app, log, session = self.runner.app, log_of(step), self.operations.session
         if step.file.transactional:
             return Context(
                 app, log, _ensure_nothing, refuse_in_transaction, session, rehearsal=True
@@ -129,8 +130,8 @@ class StepExecution:
         # Half of the time that is left: the rest of the step needs some, too.
         until = elapsed() + self.budget.seconds_left / 2
         backfill = DryRunBackfill(
-            server=self.executor.server,
-            options=self.executor.backfills,
+            server=self.runner.server,
+            options=self.runner.backfills,
             on_end=self.operations.add_backfill,
             until=until,
             batches=BATCHES,

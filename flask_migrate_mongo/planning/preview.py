@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.lint.linter import Finding, Linter
     from flask_migrate_mongo.model.values import Plan, StatusReport, Step
 
-    from .inspector import Inspector
+    from .plans import Inspector
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from flask_migrate_mongo.model.errors import (
     RunStoppedError,
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
-from flask_migrate_mongo.model.values import Actor
-from flask_migrate_mongo.planning.plans import DownTarget, Target, UpTarget, pending
+from flask_migrate_mongo.model.values import Actor, Direction
+from flask_migrate_mongo.planning.plans import Target, pending
 
 from .comparison import Snapshot
 from .guard import EVERYTHING, Activity, SandboxGuard
@@ -246,15 +246,17 @@ class Sandbox:
         before = self._snapshot = Snapshot(self._scratch.database, self._skip, self._check)
         with translated(), without_listeners():
             before.take()
-        done = MigrationRehearsal(files[-1], self._attempt(UpTarget(), files))
+        done = MigrationRehearsal(files[-1], self._attempt(Target(Direction.UP), files))
         if done.raised or not done.file.reversible:
             return done
-        done = replace(done, down=self._attempt(DownTarget(), files))
+        done = replace(done, down=self._attempt(Target(Direction.DOWN), files))
         if done.raised:
             return done
         with translated(), without_listeners():
             differences = before.compare(self._rehearsal.mask)
-        return replace(done, differences=differences, again=self._attempt(UpTarget(), files))
+        return replace(
+            done, differences=differences, again=self._attempt(Target(Direction.UP), files)
+        )
 
     def _attempt(self, target: Target, files: tuple[MigrationFile, ...]) -> Attempt:
         """Apply or roll back the last of these files."""

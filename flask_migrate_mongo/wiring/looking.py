@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.database import database_of
 from flask_migrate_mongo.driver.mongomock import server_of
 from flask_migrate_mongo.files.folder import Folder
-from flask_migrate_mongo.planning.inspector import Inspector
-from flask_migrate_mongo.planning.plans import Policy
+from flask_migrate_mongo.planning.plans import Inspector, Policy
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 from flask_migrate_mongo.store.runs import RunStore

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import database_of
 from flask_migrate_mongo.driver.mongomock import server_of
-from flask_migrate_mongo.engine.executor import Executor
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.masking import Mask
@@ -46,7 +45,10 @@ def _runner_on(
         MigrationHistory(server, settings.collection),
         Lease(server, settings.lock_collection, ttl=settings.lock_ttl, sleep=switch.sleep),
         policy(settings),
-        executor=Executor(state.app, server, switch, backfills=backfills, rehearsal=rehearsal),
+        app=state.app,
+        switch=switch,
+        backfills=backfills,
+        rehearsal=rehearsal,
         wait=settings.lock_wait,
         app_version=settings.app_version,
     )

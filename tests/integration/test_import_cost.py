@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EAGER = {
     "flask_migrate_mongo",
     "flask_migrate_mongo.engine",
-    "flask_migrate_mongo.engine.context",
+    "flask_migrate_mongo.engine.options",
     "flask_migrate_mongo.extension",
     "flask_migrate_mongo.interfaces",
     "flask_migrate_mongo.interfaces.cli",
@@ -26,6 +26,7 @@ EAGER = {
     "flask_migrate_mongo.model",
     "flask_migrate_mongo.model.access",
     "flask_migrate_mongo.model.errors",
+    "flask_migrate_mongo.model.limits",
     "flask_migrate_mongo.model.reports",
     "flask_migrate_mongo.model.values",
     "flask_migrate_mongo.model.wording",
@@ -130,7 +131,7 @@ def test_a_command_that_looks_imports_what_it_needs_and_in_a_pipe_no_rich(
 ) -> None:
     app(project)
     modules = flask(project, "db-migrate", "status")
-    assert {"pymongo", "flask_migrate_mongo.planning.inspector"} <= modules
+    assert {"pymongo", "flask_migrate_mongo.planning.plans"} <= modules
     assert of(modules, "rich") == set()
     only_to_run = ("backfill", "engine.runner", "lint", "rehearsal")
     assert modules & {f"flask_migrate_mongo.{folder}" for folder in only_to_run} == set()

@@ -221,9 +221,10 @@ def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
             _, run = other._settle(grant)
             (file,) = other.folder.discover().files
             step = Step(file, Direction.UP)
-            at = grant.now()
-            other.history.mark_started(step, run, position=0, at=at, session=None)
-            other.history.mark_completed(step, run, took_ms=1, at=at)
+            at = grant.ensure()
+            claim = other.history.claim(step, run)
+            claim.start(position=0, at=at, session=None)
+            claim.complete(took_ms=1, at=at)
         report = waiting.result(timeout=60)
     assert (report.outcomes, report.error) == ((), None)
     assert project.db.done.count_documents({}) == 0
