@@ -20,8 +20,7 @@ from flask_migrate_mongo.engine.executor import (
     code_of,
     log_of,
 )
-from flask_migrate_mongo.model.captured import capture
-from flask_migrate_mongo.model.errors import redact
+from flask_migrate_mongo.model.errors import capture, redact
 from flask_migrate_mongo.model.reports import Outcome, StepState, Trial, Verdict
 from flask_migrate_mongo.process.clock import elapsed
 from flask_migrate_mongo.process.signals import Stopped

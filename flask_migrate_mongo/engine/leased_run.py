@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
 from flask_migrate_mongo.driver.transactions import Transactions, transaction
-from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     LeaseLostError,
     MigrateError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
+    capture,
 )
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
 from flask_migrate_mongo.model.values import Direction

@@ -133,8 +133,8 @@ class Column:
 
     `path` is its place in the stored document. `read` makes the value of what is stored there; without it the
     stored value is the value. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
-    `history`, None for none. With `in_status`, the JSON of `status` shows it for applied migrations; with
-    `in_status_table`, its table does.
+    `history`, None for none. With `in_status`, the JSON of `status` shows it for applied migrations; with `in_table`,
+    its table does.
     """
 
     path: str
@@ -142,7 +142,7 @@ class Column:
     shown: str | None = None
     heading: str | None = None
     in_status: bool = False
-    in_status_table: bool = False
+    in_table: bool = False
 
 
 def _text(stored: object) -> str:
@@ -170,27 +170,14 @@ class Record:
     status: Annotated[Status, Column("status", Status, "status", "Status")]
     applied_at: Annotated[
         datetime | None,
-        Column(
-            "appliedAt",
-            shown="appliedAt",
-            heading="Applied at (UTC)",
-            in_status=True,
-            in_status_table=True,
-        ),
+        Column("appliedAt", None, "appliedAt", "Applied at (UTC)", in_status=True, in_table=True),
     ] = None
     rolled_back_at: Annotated[
-        datetime | None,
-        Column("rolledBackAt", shown="rolledBackAt", heading="Rolled back at (UTC)"),
+        datetime | None, Column("rolledBackAt", None, "rolledBackAt", "Rolled back at (UTC)")
     ] = None
     execution_ms: Annotated[
         int | None,
-        Column(
-            "executionTime",
-            shown="executionTime",
-            heading="Took",
-            in_status=True,
-            in_status_table=True,
-        ),
+        Column("executionTime", None, "executionTime", "Took", in_status=True, in_table=True),
     ] = None
     error: Annotated[ErrorInfo | None, Column("error", ErrorInfo.read, "error")] = None
     reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False

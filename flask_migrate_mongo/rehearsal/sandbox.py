@@ -11,8 +11,7 @@ from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files import Discovery, Folder
-from flask_migrate_mongo.model.captured import capture
-from flask_migrate_mongo.model.errors import LeaseLostError
+from flask_migrate_mongo.model.errors import LeaseLostError, capture
 
 from .comparison import Snapshot
 from .estimation import SampleSize, Timing

@@ -8,7 +8,12 @@ import click
 
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.interfaces import exit_codes
-from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
+from flask_migrate_mongo.model.reports import (
+    DRY_RUN_SECONDS,
+    LONGEST_DRY_RUN,
+    MOST_SAMPLES,
+    SAMPLES,
+)
 from flask_migrate_mongo.reports import runs
 from flask_migrate_mongo.wiring import running
 
