@@ -19,7 +19,7 @@ from flask_migrate_mongo.model.errors import (
     OutcomeUnknownError,
     redact,
 )
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .server import is_passing
 

@@ -15,7 +15,7 @@ from flask_migrate_mongo.model.errors import DryRunTooLongError, RunStoppedError
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
 from flask_migrate_mongo.planning.plans import DownTarget, UpTarget
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.process import Stopped
 
 from . import requests
 from .budget import DOCUMENTS_LIMIT, Budget
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.values import LockState, Plan, Step
     from flask_migrate_mongo.planning.plans import Target
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
 
 
 @dataclass(frozen=True, slots=True)

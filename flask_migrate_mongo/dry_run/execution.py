@@ -22,8 +22,7 @@ from flask_migrate_mongo.engine.executor import (
 )
 from flask_migrate_mongo.model.errors import capture, redact
 from flask_migrate_mongo.model.reports import Outcome, StepState, Trial, Verdict
-from flask_migrate_mongo.process.clock import elapsed
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.process import Stopped, elapsed
 
 from .effects import Recorder
 from .requests import answered_by

@@ -18,7 +18,7 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
 from flask_migrate_mongo.model.values import Direction
-from flask_migrate_mongo.process.signals import Stopped, stopped
+from flask_migrate_mongo.process import Stopped, elapsed, stopped
 
 from .context import Context
 from .executor import log_of
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .executor import Executor
     from .options import Options
 
-from flask_migrate_mongo.process.clock import elapsed
 
 START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request
     from flask_migrate_mongo.planning.plans import Target
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
 
     from .executor import Executor

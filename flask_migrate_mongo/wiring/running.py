@@ -10,7 +10,7 @@ from flask_migrate_mongo.driver.mongomock import server_of
 from flask_migrate_mongo.engine.executor import Executor
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.model.masking import Mask
-from flask_migrate_mongo.process.signals import StopSwitch
+from flask_migrate_mongo.process import StopSwitch
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 
