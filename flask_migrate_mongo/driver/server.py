@@ -7,10 +7,11 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bson.codec_options import CodecOptions
-from pymongo import ReadPreference, UpdateMany, UpdateOne, errors
+from pymongo import MongoClient, ReadPreference, UpdateMany, UpdateOne, errors
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.model.errors import (
@@ -23,7 +24,7 @@ from flask_migrate_mongo.model.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
@@ -80,7 +81,10 @@ class Server:
     @cached_property
     def transactions_lacking(self) -> str | None:
         """Why this server has no transactions; None if it has them."""
-        if self._has_reported_transactions():
+        # The driver learned it when it connected, which saves a round trip.
+        topology = self.database.client.topology_description
+        seen = {found.server_type_name for found in topology.server_descriptions().values()}
+        if topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS:
             return None
         hello = self._hello()
         if "logicalSessionTimeoutMinutes" not in hello:
@@ -88,12 +92,6 @@ class Server:
         if "setName" in hello or hello.get("msg") == "isdbgrid":
             return None
         return "it is a standalone, neither a replica set nor sharded"
-
-    def _has_reported_transactions(self) -> bool:
-        """Whether the driver learned it when it connected, which saves a round trip."""
-        topology = self.database.client.topology_description
-        seen = {found.server_type_name for found in topology.server_descriptions().values()}
-        return bool(topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS)
 
     def _hello(self) -> Document:
         with translated():
@@ -227,6 +225,79 @@ class Server:
         kind = UpdateMany if many else UpdateOne
         done = collection.bulk_write([kind(*update) for update in updates], session=session)
         return done.matched_count, done.modified_count
+
+
+class MongomockServer(Server):
+    """mongomock in the tests of an application: without clock, sessions, commands and options of collections.
+
+    It is never imported here.
+    """
+
+    sends_commands = False
+    allows_workers = False
+
+    def now(self) -> datetime:
+        """Read the time of this process."""
+        return datetime.now(timezone.utc)
+
+    @cached_property
+    def transactions_lacking(self) -> str | None:
+        """Why there are no transactions."""
+        return "mongomock has no sessions"
+
+    def handle(self, *, transactional: bool) -> Database[Document]:  # noqa: ARG002
+        """Give the application's own handle."""
+        return self.database
+
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[Server]:
+        """Give this server, which has no connections."""
+        yield self
+
+    def read_with_time(
+        self, collection: Collection[Document], query: Document
+    ) -> tuple[Document, datetime] | None:
+        """Read one document and the time; None if it does not exist."""
+        with translated():
+            found = collection.find_one(query)
+        return (found, self.now()) if found else None
+
+    def collection_options(self, name: str) -> Document:  # noqa: ARG002
+        """Give none: mongomock keeps no options."""
+        return {}
+
+    def read_in_order(
+        self,
+        collection: Collection[Document],
+        query: Document,
+        *,
+        projection: Mapping[str, int] | None,
+        batch_size: int,
+    ) -> Generator[list[Document], None, None]:
+        """Yield documents in the order of `_id`, in batches."""
+        found = collection.find(query, projection).sort("_id", 1)
+        while batch := list(islice(found, batch_size)):
+            yield batch
+
+    def bulk_update(
+        self,
+        collection: Collection[Document],
+        updates: Sequence[tuple[Document, Update]],
+        *,
+        many: bool,
+        session: ClientSession | None = None,  # noqa: ARG002
+    ) -> tuple[int, int]:
+        """Make updates one by one; count matched and modified documents."""
+        update = collection.update_many if many else collection.update_one
+        done = [update(*each) for each in updates]
+        return sum(d.matched_count for d in done), sum(d.modified_count for d in done)
+
+
+def server_of(database: Database[Document]) -> Server:
+    """Make the server of a database."""
+    # By the type alone: on a client of mongomock every attribute exists.
+    is_pymongo = isinstance(database.client, MongoClient)
+    return Server(database) if is_pymongo else MongomockServer(database)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import check_listener_support
+from flask_migrate_mongo.driver.commands import check_listener_support
 from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import transaction

@@ -10,8 +10,8 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
+from flask_migrate_mongo.driver.commands import listening
 from flask_migrate_mongo.driver.confinement import confined
-from flask_migrate_mongo.driver.listener import listening
 from flask_migrate_mongo.driver.transactions import is_transient
 from flask_migrate_mongo.engine.context import Context
 from flask_migrate_mongo.engine.executor import (

@@ -426,6 +426,8 @@ class OutcomeNotRecordedError(MigrateError):
 class OutcomeUnknownError(MigrateError):
     code = "outcome-unknown"
     title = "The server did not reply to a commit, and the record could not be read."
+    message = "The commit was sent, but the server did not reply whether it took effect. Data and record agree either way."
+    remedy = "Once the server answers, see whether the migration is applied: [status]."
 
 
 class RunStoppedError(MigrateError):

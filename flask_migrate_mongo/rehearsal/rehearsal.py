@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import (
+from flask_migrate_mongo.driver.commands import (
     check_listener_support,
     listening_everywhere,
     without_listeners,

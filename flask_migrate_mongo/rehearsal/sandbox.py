@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import without_listeners
+from flask_migrate_mongo.driver.commands import without_listeners
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.engine.runner import Runner

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.mongomock import server_of
+from flask_migrate_mongo.driver.server import server_of
 from flask_migrate_mongo.files import Folder
 from flask_migrate_mongo.planning.inspector import Inspector
 from flask_migrate_mongo.planning.plans import Policy

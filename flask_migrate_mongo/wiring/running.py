@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.mongomock import server_of
+from flask_migrate_mongo.driver.server import server_of
 from flask_migrate_mongo.engine.executor import Executor
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.model.masking import Mask

@@ -965,7 +965,7 @@ def test_a_user_who_may_not_write_to_other_databases_is_told_so(
 
 
 def test_afterwards_the_driver_is_as_it_was(project: Project, people: Db) -> None:
-    from flask_migrate_mongo.driver import listener as wire  # noqa: PLC0415
+    from flask_migrate_mongo.driver import commands as wire  # noqa: PLC0415
 
     before = [vars(owner)[name] for owner, name in wire.PATCHES.names]
     project.write("1_active", WELL)
