@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MaybeSession = ClientSession | None
 
-_REMEDY = (
-    "Its writes would not be part of the transaction, and would stay after a rollback. Remove this, or "
-    "delete `transactional = True` if the migration needs no transaction."
-)
 _RESERVED = ("start_transaction", "commit_transaction", "abort_transaction", "end_session")
 
 
@@ -50,7 +46,7 @@ class Confinement:
         self.failure: PyMongoError | None = None
         self.escape: EscapesTransactionError | None = None
 
-    def refuse(self, message: str, remedy: str = _REMEDY) -> EscapesTransactionError:
+    def refuse(self, message: str, remedy: str = "") -> EscapesTransactionError:
         """Make the error for an attempt to leave the transaction, and keep the first one."""
         error = EscapesTransactionError(message, remedy)
         self.escape = self.escape or error

@@ -69,10 +69,7 @@ def require(names: Sequence[tuple[type, str]], purpose: str) -> None:
     """Raise UnsupportedDriverError if one of the names is missing; `purpose` is what then fails."""
     missing = [f"{owner.__name__}.{name}" for owner, name in names if not hasattr(owner, name)]
     if missing:
-        msg = (
-            f"pymongo {pymongo.version} has no {', '.join(missing)}, so {purpose}. Install a version "
-            "of pymongo that docs/compatibility.md lists."
-        )
+        msg = f"pymongo {pymongo.version} has no {', '.join(missing)}, so {purpose}."
         raise UnsupportedDriverError(msg)
 
 

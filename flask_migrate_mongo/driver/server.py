@@ -39,6 +39,7 @@ Update = DocumentView | list[DocumentView]
 
 _log = logging.getLogger("flask_migrate_mongo.server")
 
+_AWARE = CodecOptions[Document](tz_aware=True)
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
 _ACCESS_CODES = frozenset({13, 18, 8000})
 # Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
@@ -74,9 +75,7 @@ class Server:
     def now(self) -> datetime:
         """Read the primary's time, in UTC."""
         moment: datetime = self._hello()["localTime"]
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=timezone.utc)
-        return moment.astimezone(timezone.utc)
+        return moment
 
     @cached_property
     def transactions_lacking(self) -> str | None:
@@ -95,7 +94,7 @@ class Server:
 
     def _hello(self) -> Document:
         with translated():
-            return self.database.client.admin.command("hello")
+            return self.database.client.admin.command("hello", codec_options=_AWARE)
 
     def transaction_seconds(self) -> float | None:
         """Read how long a transaction may last; None if the server does not say."""
@@ -116,7 +115,7 @@ class Server:
         with translated():
             return self.database.get_collection(
                 name,
-                codec_options=CodecOptions(tz_aware=True),
+                codec_options=_AWARE,
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=WriteConcern("majority"),
             )
@@ -202,11 +201,7 @@ class Server:
         """Open a cursor in the order of `_id`, which yields the replies as they are."""
         # Hinted: another index would have to sort, and a sort is limited to 100 MB.
         cursor: RawBatchCursor[Any] = collection.find_raw_batches(
-            query,
-            projection,
-            batch_size=batch_size,
-            sort=[("_id", 1)],
-            hint=[("_id", 1)],
+            query, projection, batch_size=batch_size, sort=[("_id", 1)], hint=[("_id", 1)]
         )
         return cursor
 
@@ -317,24 +312,15 @@ def is_passing(exc: errors.PyMongoError) -> bool:
 def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
     if _code(exc) in _ACCESS_CODES:
-        return AccessDeniedError(
-            f"The server refused access: {detail}.",
-            "Check user, password and authSource in MONGO_URI, and that the user may read and write this database.",
-        )
+        return AccessDeniedError(f"The server refused access: {detail}.")
     if is_passing(exc):
-        return ConnectionFailedError(
-            f"The database does not answer: {detail}.",
-            "Check that the server is running and that MONGO_URI is right.",
-        )
+        return ConnectionFailedError(f"The database does not answer: {detail}.")
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
         return ConfigurationError(
             f"The database cannot be used as configured: {detail}.",
             "Check MONGO_URI, MIGRATE_DATABASE and the database that is passed to MongoMigrate.",
         )
-    return DatabaseError(
-        f"The server refused a command: {detail}.",
-        "Its log may say more. Fix the cause, then run the command again.",
-    )
+    return DatabaseError(f"The server refused a command: {detail}.")
 
 
 def _code(exc: errors.PyMongoError) -> int | None:

@@ -1,7 +1,7 @@
 """The errors of the package, one class for each cause.
 
 A class has a `code`, a `title` (of the problem document), an `exit_code` and an `http_status`, its own or those of its
-base. An instance has facts, a message and a remedy.
+base. An instance has a message, a remedy, and the facts that its readers need.
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ class TooManyStepsError(InvalidRequestError):
     http_status = 409
 
     def __init__(self, steps: int, applied: int) -> None:
-        self.steps, self.applied = steps, applied
         count = "1 migration is" if applied == 1 else f"{applied} migrations are"
         self.message = f"{steps} migrations should be rolled back, but only {count} applied. Nothing was rolled back."
         self.remedy = f"To roll back every applied migration: [steps={applied}]."
@@ -100,7 +99,6 @@ class SettingError(ConfigurationError):
     remedy = "Change it in app.config or in the environment."
 
     def __init__(self, name: str, value: object, accepts: str) -> None:
-        self.name = name
         shown = redact(repr(value))
         if len(shown) > _VALUE_LIMIT:
             shown = f"{shown[:_VALUE_LIMIT]}..."
@@ -118,7 +116,6 @@ class NoFolderError(ConfigurationError):
     remedy = "Create it with the first migration: [create NAME]. Or set MIGRATE_DIRECTORY (relative to the application's root path) to the folder of your migrations."
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.message = f"The migrations folder {folder} does not exist."
 
 
@@ -127,22 +124,26 @@ class DatabaseError(MigrateError):
     title = "The server refused a command for another reason."
     exit_code = 6
     http_status = 503
+    remedy = "Its log may say more. Fix the cause, then run the command again."
 
 
 class ConnectionFailedError(DatabaseError):
     code = "no-connection"
     title = "The server cannot be reached, or the connection broke."
+    remedy = "Check that the server is running and that MONGO_URI is right."
 
 
 class AccessDeniedError(DatabaseError):
     code = "access-denied"
     title = "The server refused the credentials, or they lack a right."
+    remedy = "Check user, password and authSource in MONGO_URI, and that the user may read and write this database."
 
 
 class UnsupportedDriverError(MigrateError):
     code = "unsupported-driver"
     title = "The installed pymongo lacks a function that confines transactional steps."
     exit_code = 6
+    remedy = "Install a version of pymongo that docs/compatibility.md lists."
 
 
 # --- files
@@ -183,7 +184,6 @@ class DuplicateVersionError(SourceError):
     title = "Two files have the same number."
 
     def __init__(self, version: int, paths: Sequence[Path]) -> None:
-        self.version = version
         names = " and ".join(path.name for path in paths)
         problem = f"{names} have the same number, {version}. Give the file that is not applied anywhere the next free number."
         super().__init__(paths[0].parent, problem)
@@ -215,7 +215,6 @@ class NotReversibleError(RefusedError):
     remedy = "Write a down() in that file, or write a new migration that reverses this one."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
-        self.version = version
         self.message = f"{version} ({name}) cannot be rolled back: {path.name} has no down(). Nothing was rolled back."
 
 
@@ -225,7 +224,6 @@ class MissingFileError(RefusedError):
     remedy = "Restore the file (from version control, or from the branch it was applied from), then try again."
 
     def __init__(self, version: int, name: str) -> None:
-        self.version = version
         self.message = (
             f"{version} ({name}) is applied, but its file is missing. Nothing was rolled back."
         )
@@ -237,7 +235,6 @@ class DriftError(RefusedError):
     remedy = "Restore the applied version of the file, or roll back with the file as it is now: [down allow_drift=True]."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
-        self.version = version
         self.message = f"{version} ({name}) has changed since it was applied: {path.name} may no longer reverse it. Nothing was rolled back."
 
 
@@ -249,7 +246,6 @@ class OutOfOrderError(RefusedError):
     remedy = 'Give these files higher numbers, or set MIGRATE_OUT_OF_ORDER = "allow".'
 
     def __init__(self, versions: Sequence[int], highest: int) -> None:
-        self.versions = tuple(versions)
         self.message = f"Pending below the highest applied version {highest}: {_listed(versions)}. Nothing was run."
 
 
@@ -259,7 +255,6 @@ class TransactionsUnsupportedError(RefusedError):
     remedy = 'Use a replica set (a single node is enough), or set MIGRATE_TRANSACTIONS = "preferred" to run them without.'
 
     def __init__(self, versions: Sequence[int], reason: str) -> None:
-        self.versions = tuple(versions)
         self.message = f"These migrations need a transaction, and the server has none ({reason}): {_listed(versions)}. Nothing was run."
 
 
@@ -268,7 +263,6 @@ class InterruptedRefusedError(RefusedError):
     title = "A migration without a transaction was interrupted, and MIGRATE_INTERRUPTED refuses to run it again."
 
     def __init__(self, versions: Sequence[int]) -> None:
-        self.versions = tuple(versions)
         self.message = (
             f"Interrupted half-way and not safe to repeat: {_listed(versions)}. Nothing was run."
         )
@@ -280,7 +274,6 @@ class HalfBackfilledError(RefusedError):
     title = "The file of a migration changed after a part of its backfill was done."
 
     def __init__(self, version: int, command: str) -> None:
-        self.version = version
         self.message = f"{version} changed half-way through its backfill: the earlier version of the file has changed a part of the documents. Nothing was run."
         self.remedy = f"Restore the file, or continue with the file as it is now: [{command} allow_drift=True]. If it is safe to begin again at the first document: [resolve {version} applied=False reason=TEXT]."
 
@@ -304,7 +297,6 @@ class ScratchTakenError(RefusedError):
     title = "The scratch database of a rehearsal exists already."
 
     def __init__(self, name: str, marker: Mapping[str, object] | None) -> None:
-        self.name = name
         if marker is None:
             owner = "No rehearsal created it, so it is left as it is."
             self.remedy = (
@@ -385,6 +377,7 @@ class StepError(MigrateError):
 class EscapesTransactionError(StepError):
     code = "escapes-transaction"
     title = "A transactional migration tried to write outside its transaction."
+    remedy = "Its writes would not be part of the transaction, and would stay after a rollback. Remove this, or delete `transactional = True` if the migration needs no transaction."
 
 
 class EscapesRehearsalError(StepError):

@@ -96,11 +96,8 @@ class ErrorInfo:
             return None
         if not isinstance(stored, Mapping):
             return cls(type="Error", message=str(stored))
-        return cls(
-            type=str(stored.get("type") or "Error"),
-            message=str(stored.get("message") or ""),
-            traceback=stored.get("traceback"),
-        )
+        kind, message = str(stored.get("type") or "Error"), str(stored.get("message") or "")
+        return cls(kind, message, stored.get("traceback"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +290,8 @@ class Entry:
     @property
     def name(self) -> str:
         """The name in the file, or, when that is gone, the one that was recorded."""
-        return self.file.name if self.file else self.record.name if self.record else ""
+        known = self.file or self.record
+        return known.name if known else ""
 
     @property
     def missing(self) -> bool:
@@ -303,9 +301,8 @@ class Entry:
     @property
     def reversible(self) -> bool:
         """Whether down() exists: as the file says, or, when that is gone, as it was recorded."""
-        return (
-            self.file.reversible if self.file else self.record.reversible if self.record else False
-        )
+        known = self.file or self.record
+        return known is not None and known.reversible
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,14 +375,8 @@ class Actor:
         cls, reason: str, *, app_version: str | None = None, run_id: str | None = None
     ) -> Actor:
         """Describe this process, for a new run."""
-        return cls(
-            run_id=run_id or uuid.uuid4().hex,
-            host=platform.node(),
-            pid=os.getpid(),
-            user=_user(),
-            reason=reason,
-            app_version=app_version,
-        )
+        run_id = run_id or uuid.uuid4().hex
+        return cls(run_id, platform.node(), os.getpid(), _user(), reason, app_version)
 
     @property
     def label(self) -> str:
