@@ -42,12 +42,6 @@ class Patches:
         return [(each.owner, each.name) for each in self._replacements]
 
     def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def acquire(self) -> None:
         """Add a user; for the first one, replace the names."""
         with self._mutex:
             self._users += 1
@@ -57,7 +51,7 @@ class Patches:
                     self._originals.callback(setattr, each.owner, each.name, original)
                     setattr(each.owner, each.name, each.replace(original))
 
-    def release(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove a user; after the last one, restore the originals."""
         with self._mutex:
             self._users -= 1

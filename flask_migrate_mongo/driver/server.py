@@ -230,15 +230,11 @@ class MongomockServer(Server):
 
     sends_commands = False
     allows_workers = False
+    transactions_lacking = "mongomock has no sessions"
 
     def now(self) -> datetime:
         """Read the time of this process."""
         return datetime.now(timezone.utc)
-
-    @cached_property
-    def transactions_lacking(self) -> str | None:
-        """Why there are no transactions."""
-        return "mongomock has no sessions"
 
     def handle(self, *, transactional: bool) -> Database[Document]:  # noqa: ARG002
         """Give the application's own handle."""
