@@ -18,7 +18,7 @@ from flask_migrate_mongo.driver.transactions import Transactions, transaction
 from flask_migrate_mongo.model.errors import BackfillError, RejectedError, redact
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .checkpoints import (
     IDS,

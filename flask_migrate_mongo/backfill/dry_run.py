@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.reports import Backfilled
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .batches import BatchedCollection, count_batch
 from .checkpoints import DocumentId, IdRange

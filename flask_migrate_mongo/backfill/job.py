@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
 from flask_migrate_mongo.model.values import Request
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .batches import (
     POLL_SECONDS,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.reports import Backfilled
     from flask_migrate_mongo.model.values import Progress
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
     from flask_migrate_mongo.store.records import Claim
 

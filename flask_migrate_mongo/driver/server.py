@@ -7,10 +7,11 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bson.codec_options import CodecOptions
-from pymongo import ReadPreference, UpdateMany, UpdateOne, errors
+from pymongo import MongoClient, ReadPreference, UpdateMany, UpdateOne, errors
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.model.errors import (
@@ -23,7 +24,7 @@ from flask_migrate_mongo.model.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
@@ -38,6 +39,7 @@ Update = DocumentView | list[DocumentView]
 
 _log = logging.getLogger("flask_migrate_mongo.server")
 
+_AWARE = CodecOptions[Document](tz_aware=True)
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
 _ACCESS_CODES = frozenset({13, 18, 8000})
 # Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
@@ -73,14 +75,15 @@ class Server:
     def now(self) -> datetime:
         """Read the primary's time, in UTC."""
         moment: datetime = self._hello()["localTime"]
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=timezone.utc)
-        return moment.astimezone(timezone.utc)
+        return moment
 
     @cached_property
     def transactions_lacking(self) -> str | None:
         """Why this server has no transactions; None if it has them."""
-        if self._has_reported_transactions():
+        # The driver learned it when it connected, which saves a round trip.
+        topology = self.database.client.topology_description
+        seen = {found.server_type_name for found in topology.server_descriptions().values()}
+        if topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS:
             return None
         hello = self._hello()
         if "logicalSessionTimeoutMinutes" not in hello:
@@ -89,15 +92,9 @@ class Server:
             return None
         return "it is a standalone, neither a replica set nor sharded"
 
-    def _has_reported_transactions(self) -> bool:
-        """Whether the driver learned it when it connected, which saves a round trip."""
-        topology = self.database.client.topology_description
-        seen = {found.server_type_name for found in topology.server_descriptions().values()}
-        return bool(topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS)
-
     def _hello(self) -> Document:
         with translated():
-            return self.database.client.admin.command("hello")
+            return self.database.client.admin.command("hello", codec_options=_AWARE)
 
     def transaction_seconds(self) -> float | None:
         """Read how long a transaction may last; None if the server does not say."""
@@ -118,7 +115,7 @@ class Server:
         with translated():
             return self.database.get_collection(
                 name,
-                codec_options=CodecOptions(tz_aware=True),
+                codec_options=_AWARE,
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=WriteConcern("majority"),
             )
@@ -204,11 +201,7 @@ class Server:
         """Open a cursor in the order of `_id`, which yields the replies as they are."""
         # Hinted: another index would have to sort, and a sort is limited to 100 MB.
         cursor: RawBatchCursor[Any] = collection.find_raw_batches(
-            query,
-            projection,
-            batch_size=batch_size,
-            sort=[("_id", 1)],
-            hint=[("_id", 1)],
+            query, projection, batch_size=batch_size, sort=[("_id", 1)], hint=[("_id", 1)]
         )
         return cursor
 
@@ -229,6 +222,75 @@ class Server:
         return done.matched_count, done.modified_count
 
 
+class MongomockServer(Server):
+    """mongomock in the tests of an application: without clock, sessions, commands and options of collections.
+
+    It is never imported here.
+    """
+
+    sends_commands = False
+    allows_workers = False
+    transactions_lacking = "mongomock has no sessions"
+
+    def now(self) -> datetime:
+        """Read the time of this process."""
+        return datetime.now(timezone.utc)
+
+    def handle(self, *, transactional: bool) -> Database[Document]:  # noqa: ARG002
+        """Give the application's own handle."""
+        return self.database
+
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[Server]:
+        """Give this server, which has no connections."""
+        yield self
+
+    def read_with_time(
+        self, collection: Collection[Document], query: Document
+    ) -> tuple[Document, datetime] | None:
+        """Read one document and the time; None if it does not exist."""
+        with translated():
+            found = collection.find_one(query)
+        return (found, self.now()) if found else None
+
+    def collection_options(self, name: str) -> Document:  # noqa: ARG002
+        """Give none: mongomock keeps no options."""
+        return {}
+
+    def read_in_order(
+        self,
+        collection: Collection[Document],
+        query: Document,
+        *,
+        projection: Mapping[str, int] | None,
+        batch_size: int,
+    ) -> Generator[list[Document], None, None]:
+        """Yield documents in the order of `_id`, in batches."""
+        found = collection.find(query, projection).sort("_id", 1)
+        while batch := list(islice(found, batch_size)):
+            yield batch
+
+    def bulk_update(
+        self,
+        collection: Collection[Document],
+        updates: Sequence[tuple[Document, Update]],
+        *,
+        many: bool,
+        session: ClientSession | None = None,  # noqa: ARG002
+    ) -> tuple[int, int]:
+        """Make updates one by one; count matched and modified documents."""
+        update = collection.update_many if many else collection.update_one
+        done = [update(*each) for each in updates]
+        return sum(d.matched_count for d in done), sum(d.modified_count for d in done)
+
+
+def server_of(database: Database[Document]) -> Server:
+    """Make the server of a database."""
+    # By the type alone: on a client of mongomock every attribute exists.
+    is_pymongo = isinstance(database.client, MongoClient)
+    return Server(database) if is_pymongo else MongomockServer(database)
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Raise an error of the driver as one of ours, with the driver's as its cause."""
@@ -246,24 +308,15 @@ def is_passing(exc: errors.PyMongoError) -> bool:
 def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
     if _code(exc) in _ACCESS_CODES:
-        return AccessDeniedError(
-            f"The server refused access: {detail}.",
-            "Check user, password and authSource in MONGO_URI, and that the user may read and write this database.",
-        )
+        return AccessDeniedError(f"The server refused access: {detail}.")
     if is_passing(exc):
-        return ConnectionFailedError(
-            f"The database does not answer: {detail}.",
-            "Check that the server is running and that MONGO_URI is right.",
-        )
+        return ConnectionFailedError(f"The database does not answer: {detail}.")
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
         return ConfigurationError(
             f"The database cannot be used as configured: {detail}.",
             "Check MONGO_URI, MIGRATE_DATABASE and the database that is passed to MongoMigrate.",
         )
-    return DatabaseError(
-        f"The server refused a command: {detail}.",
-        "Its log may say more. Fix the cause, then run the command again.",
-    )
+    return DatabaseError(f"The server refused a command: {detail}.")
 
 
 def _code(exc: errors.PyMongoError) -> int | None:

@@ -19,7 +19,7 @@ from flask_migrate_mongo.model.errors import (
     OutcomeUnknownError,
     redact,
 )
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .server import is_passing
 
@@ -95,9 +95,9 @@ class Transactions:
                 if is_committed():
                     return
             except ConnectionFailedError:
-                raise _unknown() from exc
+                raise OutcomeUnknownError from exc
             if _is_unknown(exc):
-                raise _unknown() from exc
+                raise OutcomeUnknownError from exc
             # The driver takes a refused commit for the end of the transaction. One that is still
             # open would keep its locks until the server ends it.
             self.server.kill_session(session.session_id["id"])
@@ -117,10 +117,3 @@ def transaction(session: ClientSession) -> Iterator[None]:
     finally:
         if session.in_transaction:
             session.abort_transaction()
-
-
-def _unknown() -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        "The commit was sent, but the server did not reply whether it took effect. Data and record agree either way.",
-        "Once the server answers, see whether the migration is applied: [status].",
-    )

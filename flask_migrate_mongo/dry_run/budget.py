@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 DOCUMENTS_LIMIT = 100_000
 """Documents that a dry run may write: a server keeps the changes of an open transaction in memory."""

@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flask_migrate_mongo.driver.commands import check_listener_support
 from flask_migrate_mongo.driver.confinement import check_confinement_support
-from flask_migrate_mongo.driver.listener import check_listener_support
 from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import transaction
@@ -17,7 +17,7 @@ from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.planning.plans import Target
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.process import Stopped
 
 from . import requests
 from .budget import DOCUMENTS_LIMIT, Budget
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.options import Options
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.values import LockState, Plan, Step
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
 
 
 @dataclass(frozen=True, slots=True)

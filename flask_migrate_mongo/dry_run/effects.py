@@ -10,8 +10,7 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.driver.commands import namespaces
-from flask_migrate_mongo.driver.listener import outside_transaction, without_listeners
+from flask_migrate_mongo.driver.commands import namespaces, outside_transaction, without_listeners
 from flask_migrate_mongo.model.masking import differing
 from flask_migrate_mongo.model.reports import Effects, Sample
 

@@ -10,8 +10,8 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
+from flask_migrate_mongo.driver.commands import listening
 from flask_migrate_mongo.driver.confinement import confined
-from flask_migrate_mongo.driver.listener import listening
 from flask_migrate_mongo.driver.transactions import is_transient
 from flask_migrate_mongo.engine.calling import (
     NO_SUCH_TRANSACTION,
@@ -21,11 +21,9 @@ from flask_migrate_mongo.engine.calling import (
     log_of,
 )
 from flask_migrate_mongo.engine.options import Context
-from flask_migrate_mongo.model.captured import capture
-from flask_migrate_mongo.model.errors import redact
+from flask_migrate_mongo.model.errors import capture, redact
 from flask_migrate_mongo.model.reports import Outcome, StepState, Trial, Verdict
-from flask_migrate_mongo.process.clock import elapsed
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.process import Stopped, elapsed
 
 from .effects import Recorder
 from .requests import answered_by

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from pymongo.synchronous.pool import Connection
 
-from flask_migrate_mongo.driver.commands import Command
-from flask_migrate_mongo.driver.listener import without_listeners
+from flask_migrate_mongo.driver.commands import Command, without_listeners
 from flask_migrate_mongo.driver.patches import Patches, Replacement
 
 from . import showing

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.values import Step
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
 
     from .options import Context
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec
 
-from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, SAMPLES
+from flask_migrate_mongo.model.reports import DRY_RUN_SECONDS, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,6 @@ from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
 from flask_migrate_mongo.driver.confinement import check_confinement_support
 from flask_migrate_mongo.driver.transactions import Transactions, transaction
 from flask_migrate_mongo.files.loading import load
-from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     InvalidRequestError,
@@ -23,12 +22,12 @@ from flask_migrate_mongo.model.errors import (
     NotResolvableError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
+    capture,
 )
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
 from flask_migrate_mongo.model.values import Actor, Direction, Status
 from flask_migrate_mongo.planning.plans import Inspector, Target
-from flask_migrate_mongo.process.clock import elapsed
-from flask_migrate_mongo.process.signals import Stopped, stopped
+from flask_migrate_mongo.process import Stopped, elapsed, stopped
 from flask_migrate_mongo.store.records import Run
 
 from .calling import call_confined, call_function, log_of
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.backfill import BackfillOptions
     from flask_migrate_mongo.model.reports import Backfilled
     from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request, Step
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
     from flask_migrate_mongo.store.records import Claim
 

@@ -18,10 +18,9 @@ from flask.helpers import get_debug_flag
 from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo.engine.options import Observer, Options
-from flask_migrate_mongo.model.captured import capture
-from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError
+from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
 from flask_migrate_mongo.model.values import Status
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 from flask_migrate_mongo.wiring.running import runner as make_runner
 
 if TYPE_CHECKING:

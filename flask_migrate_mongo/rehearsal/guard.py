@@ -14,8 +14,13 @@ from dataclasses import dataclass, field
 
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.driver.commands import BY_FULL_NAME, Command, namespaces, written_by
-from flask_migrate_mongo.driver.listener import outside_transaction
+from flask_migrate_mongo.driver.commands import (
+    BY_FULL_NAME,
+    Command,
+    namespaces,
+    outside_transaction,
+    written_by,
+)
 from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
 from .results import CommandTimes

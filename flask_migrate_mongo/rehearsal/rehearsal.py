@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import (
+from flask_migrate_mongo.driver.commands import (
     check_listener_support,
     listening_everywhere,
     without_listeners,
@@ -15,12 +15,12 @@ from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Discovery, Folder
-from flask_migrate_mongo.model.captured import capture
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
     LeaseLostError,
     RehearsalUnsupportedError,
     RunStoppedError,
+    capture,
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.values import Actor, Direction

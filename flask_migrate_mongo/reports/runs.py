@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.engine.options import Observer
 from flask_migrate_mongo.model.reports import Outcome, StepState, Verdict
 from flask_migrate_mongo.model.values import Direction
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .console import (
     NOTHING_TO_DO,

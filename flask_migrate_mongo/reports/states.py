@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 _HISTORY = [(column.heading, name) for name, column in COLUMNS.items() if column.heading]
-_STATUS = [(h, name) for h, name in _HISTORY if COLUMNS[name].in_status_table]
+_STATUS = [(h, name) for h, name in _HISTORY if COLUMNS[name].in_table]
 
 
 # --- status

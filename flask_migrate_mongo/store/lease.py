@@ -24,7 +24,7 @@ from flask_migrate_mongo.model.errors import (
     NotConfirmedError,
 )
 from flask_migrate_mongo.model.values import Actor, Event, LockState
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

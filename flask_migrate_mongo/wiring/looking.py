@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.mongomock import server_of
+from flask_migrate_mongo.driver.server import server_of
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.planning.plans import Inspector, Policy
 from flask_migrate_mongo.store.history import MigrationHistory

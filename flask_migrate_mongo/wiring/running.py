@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.mongomock import server_of
+from flask_migrate_mongo.driver.server import server_of
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.masking import Mask
-from flask_migrate_mongo.process.signals import StopSwitch
+from flask_migrate_mongo.process import StopSwitch
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 

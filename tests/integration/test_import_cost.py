@@ -26,7 +26,6 @@ EAGER = {
     "flask_migrate_mongo.model",
     "flask_migrate_mongo.model.access",
     "flask_migrate_mongo.model.errors",
-    "flask_migrate_mongo.model.limits",
     "flask_migrate_mongo.model.reports",
     "flask_migrate_mongo.model.values",
     "flask_migrate_mongo.model.wording",

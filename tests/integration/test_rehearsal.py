@@ -1193,7 +1193,7 @@ def test_a_leftover_that_cannot_be_removed_is_a_warning(
 
 
 def test_afterwards_the_driver_is_as_it_was(project: Project, people: Db) -> None:
-    from flask_migrate_mongo.driver import listener as wire  # noqa: PLC0415
+    from flask_migrate_mongo.driver import commands as wire  # noqa: PLC0415
 
     before = [vars(owner)[name] for owner, name in wire.PATCHES.names]
     project.write("1_active", WELL)

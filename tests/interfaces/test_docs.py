@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from flask_migrate_mongo.driver import commands as wire
 from flask_migrate_mongo.driver import confinement
-from flask_migrate_mongo.driver import listener as wire
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.cli import db_migrate
 from flask_migrate_mongo.model import errors

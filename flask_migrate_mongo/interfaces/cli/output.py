@@ -12,7 +12,7 @@ from werkzeug.utils import import_string
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
-from flask_migrate_mongo.process.exit import exit_promptly
+from flask_migrate_mongo.process import exit_promptly
 from flask_migrate_mongo.reports import console
 
 if TYPE_CHECKING:

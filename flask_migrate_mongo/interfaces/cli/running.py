@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flask_migrate_mongo.engine.options import Options
-from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
+from flask_migrate_mongo.model.reports import (
+    DRY_RUN_SECONDS,
+    LONGEST_DRY_RUN,
+    MOST_SAMPLES,
+    SAMPLES,
+)
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.reports import runs, states
 from flask_migrate_mongo.wiring.running import acting, runner

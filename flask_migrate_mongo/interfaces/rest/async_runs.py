@@ -23,8 +23,7 @@ from flask_migrate_mongo.interfaces.schemas import document
 from flask_migrate_mongo.model.errors import MigrateError, NoRunError
 from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.model.wording import rest
-from flask_migrate_mongo.process.clock import elapsed
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.process import Stopped, elapsed
 from flask_migrate_mongo.store.runs import RunState
 from flask_migrate_mongo.wiring.looking import runs
 from flask_migrate_mongo.wiring.running import acting, runner
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
     from flask_migrate_mongo.model.values import Plan, Progress, Step
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.state import AppState
     from flask_migrate_mongo.store.runs import RunStore, StoredRun
 

@@ -17,7 +17,7 @@ from webargs.flaskparser import FlaskParser
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.schemas import VERSION
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
-from flask_migrate_mongo.model.limits import LONGEST_DRY_RUN, MOST_SAMPLES
+from flask_migrate_mongo.model.reports import LONGEST_DRY_RUN, MOST_SAMPLES
 from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.model.wording import camel_case
 
