@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from flask_migrate_mongo.driver.commands import Command, namespaces
-from flask_migrate_mongo.dry_run.budget import Budget, EndOfStep
+from flask_migrate_mongo.dry_run.effects import Budget
+from flask_migrate_mongo.dry_run.operations import EndOfStep
 from flask_migrate_mongo.model.reports import Effects
 
 
