@@ -202,6 +202,7 @@ class CheckpointStore:
         self._claim = claim
         self._records = with_exact_ids(claim.records)
         self._own_ranges = {"version": str(claim.step.version), "call": number}
+        self._claimed_ranges = {**self._own_ranges, "runId": self.run_id}
 
     @property
     def checkpoint(self) -> StoredCheckpoint:
@@ -241,9 +242,7 @@ class CheckpointStore:
         """Record that an interrupted call continues, and with which version of the file."""
         scanned = backfill.checkpoint.counts.scanned
         if backfill.ranges and not backfill.checkpoint.batches:
-            with translated():
-                found = list(self.ranges.find(self._own_ranges))
-            scanned += sum(Checkpoint.read(each["state"]).counts.scanned for each in found)
+            scanned += sum(each.counts.scanned for each in self.range_checkpoints())
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
         event = self._claim.event("resumed", at, collection=backfill.collection, scanned=scanned)
         self._update({"$set": {**origin, "metadata.session": session_id}, **event})
@@ -296,6 +295,23 @@ class CheckpointStore:
             each["_id"]: IdRange(_from_stored(each["after"]), _from_stored(each["through"]))
             for each in found
         }
+
+    def range_checkpoints(self) -> list[Checkpoint]:
+        """Read the checkpoints of the ranges, in their order."""
+        with translated():
+            found = list(self.ranges.find(self._own_ranges, {"state": 1}).sort("_id", 1))
+        return [Checkpoint.read(each["state"]) for each in found]
+
+    def range_sessions(self) -> set[bytes]:
+        """Read the sessions of the workers of this run."""
+        with translated():
+            found = list(self.ranges.find(self._claimed_ranges, {"session": 1}))
+        return {each["session"] for each in found if each["session"] is not None}
+
+    def set_in_ranges(self, fields: DocumentView) -> None:
+        """Set fields of the ranges, unless another run has taken them over."""
+        with translated():
+            self.ranges.update_many(self._claimed_ranges, {"$set": fields})
 
     def delete_ranges(self) -> None:
         """Delete the ranges of this call."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.driver.server import Document, DocumentView, Update
 
+    from .checkpoints import CheckpointStore
     from .options import BatchOptions, Change
 
     PortableChange = Update | PortableFunction[Update | None] | Callable[..., Update | None]
@@ -163,16 +164,14 @@ def _run(worker: Worker) -> bool:
 # --- in the process of the migration
 
 
+@dataclass(slots=True)
 class WorkerPool:
     """The workers of one backfill."""
 
-    def __init__(self, server: Server, tasks: Sequence[RangeTask]) -> None:
-        self._server = server
-        self._tasks = tasks
-        self._ranges = with_exact_ids(server.collection(tasks[0].ranges))
-        ids = [task.range_id for task in tasks]
-        self._own_ranges = {"_id": {"$in": ids}, "runId": tasks[0].run_id}
-        self._sent: Request | None = None
+    server: Server
+    store: CheckpointStore
+    tasks: Sequence[RangeTask]
+    _sent: Request | None = None
 
     def run(self, workers: int | Executor, check: Check) -> None:
         """Work on all ranges. `check` receives their checkpoints regularly, and returns a request to send.
@@ -180,13 +179,13 @@ class WorkerPool:
         An exception of `check` or of a worker ends the other workers after their current batch.
         Raises WorkerLostError if a process died.
         """
-        with self._server.spare() as server, _opened(workers) as executor:
+        with self.server.spare() as server, _opened(workers) as executor:
             if isinstance(executor, ThreadPoolExecutor):
-                futures = [executor.submit(work_in_thread, server, task) for task in self._tasks]
+                futures = [executor.submit(work_in_thread, server, task) for task in self.tasks]
             else:
-                connection = ConnectionOptions.of(self._server)
+                connection = ConnectionOptions.of(self.server)
                 futures = [
-                    executor.submit(work_in_process, connection, task) for task in self._tasks
+                    executor.submit(work_in_process, connection, task) for task in self.tasks
                 ]
             self._wait(futures, check)
 
@@ -197,21 +196,14 @@ class WorkerPool:
                 done, running = wait(running, timeout=CHECK_SECONDS)
                 for future in done:
                     _raise_failure(future)
-                self._send(check(self.checkpoints()))
+                self._send(check(self.store.range_checkpoints()))
         except BaseException as exc:
             self._end(running, died=isinstance(exc, WorkerLostError))
             raise
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Read the checkpoints of all ranges, in their order."""
-        with translated():
-            found = list(self._ranges.find(self._own_ranges, {"state": 1}).sort("_id", 1))
-        return [Checkpoint.read(each["state"]) for each in found]
-
     def _send(self, request: Request | None) -> None:
         if request != self._sent:
-            stored = None if request is None else request.value
-            self._update_ranges({"request": stored})
+            self.store.set_in_ranges({"request": None if request is None else request.value})
             self._sent = request
 
     def _end(self, running: set[Future[bool]], *, died: bool) -> None:
@@ -219,25 +211,16 @@ class WorkerPool:
             future.cancel()
         try:
             if died:
-                self._end_sessions()
+                # The transaction of a dead worker would lock its documents for up to 60 s.
+                for session_id in self.store.range_sessions():
+                    self.server.kill_session(session_id)
             self._send(Request.CANCEL)
             wait(running, timeout=END_SECONDS)
             # A worker that still runs, out of reach, commits nothing more.
-            self._update_ranges({"runId": None})
+            self.store.set_in_ranges({"runId": None})
         except MigrateError as exc:
             # Only logged, so that the exception that ended the backfill is the one that is raised.
             _log.warning("The workers could not be cancelled: %s", exc)
-
-    def _end_sessions(self) -> None:
-        """End the transaction of a dead worker, which would lock its documents for up to 60 s."""
-        with translated():
-            found = list(self._ranges.find(self._own_ranges, {"session": 1}))
-        for session_id in {each["session"] for each in found if each.get("session")}:
-            self._server.kill_session(session_id)
-
-    def _update_ranges(self, fields: DocumentView) -> None:
-        with translated():
-            self._ranges.update_many(self._own_ranges, {"$set": fields})
 
 
 def _opened(workers: int | Executor) -> contextlib.AbstractContextManager[Executor]:

@@ -1,14 +1,16 @@
-"""`ctx.backfill()` of a step: begin or resume a call, execute it, and follow requests meanwhile."""
+"""`ctx.backfill()` of a step: begin or resume a call, execute it, and follow requests. And that of a dry run."""
 
 from __future__ import annotations
 
+import contextvars
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
-from flask_migrate_mongo.model.values import Request
+from flask_migrate_mongo.model.reports import Backfilled
+from flask_migrate_mongo.model.values import Progress, Request
 from flask_migrate_mongo.process.clock import elapsed
 
 from .batches import (
@@ -16,12 +18,12 @@ from .batches import (
     BatchedCollection,
     Worker,
     WorkerControl,
+    count_batch,
     ensure_few_rejected,
 )
-from .checkpoints import Checkpoint, CheckpointStore, Phase, StoredBackfill
+from .checkpoints import Checkpoint, CheckpointStore, DocumentId, IdRange, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, portable
 from .options import BackfillCallable
-from .progress import ProgressMeter, progress_document
 
 if TYPE_CHECKING:
     import logging
@@ -30,14 +32,13 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.reports import Backfilled
-    from flask_migrate_mongo.model.values import Progress
     from flask_migrate_mongo.process.signals import StopSwitch
     from flask_migrate_mongo.store.history import Claim
     from flask_migrate_mongo.store.lease import Grant
 
-    from .checkpoints import IdRange
     from .options import BackfillArguments
+
+LOG_SECONDS = 10
 
 
 @dataclass(kw_only=True)
@@ -144,10 +145,10 @@ class BackfillJob(WorkerControl):
         is not yet at its end.
         """
         ranges = self._store.take_over_ranges()
-        pool = WorkerPool(self._step.server, self._tasks(ranges))
-        self._meter.start(sum(each.counts.scanned for each in pool.checkpoints()))
+        pool = WorkerPool(self._step.server, self._store, self._tasks(ranges))
+        self._meter.start(sum(each.counts.scanned for each in self._store.range_checkpoints()))
         pool.run(self._arguments.workers, self._check_workers)
-        ends = pool.checkpoints()
+        ends = self._store.range_checkpoints()
         last, (*_, bounds) = ends[-1], ranges.values()
         after = Checkpoint(
             at=last.first_end or last.at or bounds.after,
@@ -225,3 +226,118 @@ class BackfillJob(WorkerControl):
     def committed(self, checkpoint: Checkpoint) -> None:
         """Report the progress."""
         self._meter.report(self._meter.at(checkpoint.counts.scanned))
+
+
+# --- progress
+
+
+class ProgressMeter:
+    """Measures the progress of one call of `ctx.backfill()`, from now on."""
+
+    def __init__(
+        self,
+        stored: StoredBackfill,
+        log: logging.Logger,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._stored = stored
+        self._log = log
+        self._on_progress = on_progress
+        self.start(stored.checkpoint.counts.scanned)
+
+    def start(self, done: int) -> None:
+        """Measure from now on; `done` documents were processed before."""
+        self._done_before = done
+        self._began = self._logged = elapsed()
+
+    def at(self, done: int) -> Progress:
+        """Compute the progress after this number of documents."""
+        took = elapsed() - self._began
+        rate = (done - self._done_before) / took if took > 0 else None
+        total = None if self._stored.total is None else max(self._stored.total, done)
+        left = (total - done) / rate if rate and total is not None else None
+        return Progress(self._stored.collection, done, total, rate, left)
+
+    def report(self, progress: Progress) -> None:
+        """Report it to the observer, and every ten seconds to the log."""
+        self._on_progress(progress)
+        if elapsed() - self._logged >= LOG_SECONDS:
+            self._logged = elapsed()
+            self._log.info("%s", _line(progress))
+
+
+def progress_document(progress: Progress) -> Document:
+    """Build the stored document of a progress."""
+    rate, left = progress.per_second, progress.seconds_left
+    return {
+        "collection": progress.collection,
+        "done": progress.done,
+        "total": progress.total,
+        "perSecond": None if rate is None else round(rate, 1),
+        "secondsLeft": None if left is None else round(left, 1),
+    }
+
+
+def _line(progress: Progress) -> str:
+    total = "" if progress.total is None else f" of about {progress.total}"
+    rate = "" if progress.per_second is None else f", {progress.per_second:.0f} a second"
+    left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+    return f"{progress.collection}: {progress.done}{total}{rate}{left}"
+
+
+# --- in a dry run
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedBatches:
+    """The part of a backfill that a dry run executed; `estimated` documents are in the whole of it."""
+
+    collection: str
+    processed: int
+    estimated: int | None
+    seconds: float
+    complete: bool
+
+
+@dataclass(kw_only=True)
+class DryRunBackfill(BackfillCallable):
+    """`ctx.backfill` of a dry run: executes the first batches in the transaction of the dry run.
+
+    It stores no checkpoint and has no workers. It stops after `batches` batches, or at the time `until`
+    on the clock of `elapsed`, but never before the first batch. `on_end` receives what was executed.
+    """
+
+    on_end: Callable[[ExecutedBatches], None]
+    until: float
+    batches: int
+
+    def _execute(self, arguments: BackfillArguments) -> Backfilled:
+        began = elapsed()
+        # In an empty context, because these commands are not allowed in a transaction.
+        documents, estimated = contextvars.Context().run(self._open, arguments)
+        counts, complete = Backfilled(), True
+        after: DocumentId | None = None
+        number = 0
+        try:
+            while batch := documents.read(IdRange(after)):
+                if number and (number >= self.batches or elapsed() >= self.until):
+                    complete = False
+                    break
+                result = documents.write(batch, None, check_where=False)
+                rejected = sum(change.error is not None for change in batch)
+                counts += count_batch(batch, result, rejected=rejected)
+                after, number = DocumentId(batch[-1].id), number + 1
+        finally:
+            documents.close()
+        took = elapsed() - began
+        self.on_end(
+            ExecutedBatches(arguments.collection, counts.scanned, estimated, took, complete)
+        )
+        return counts
+
+    def _open(self, arguments: BackfillArguments) -> tuple[BatchedCollection, int | None]:
+        documents = BatchedCollection(
+            self.server, arguments.collection, arguments.change, arguments.batches
+        )
+        documents.ensure_supported()
+        return documents, documents.estimate()
