@@ -353,7 +353,8 @@ class Worker:
     ) -> tuple[Checkpoint, Request | None]:
         """Write the halves of a batch that the server refused, down to the document at fault."""
         if len(batch) == 1:
-            id_, error = batch[0].id, _reason(exc)
+            failures = (exc.details or {}).get("writeErrors") or [{"errmsg": str(exc)}]
+            id_, error = batch[0].id, _shortened(str(failures[0].get("errmsg")))
             if not self.documents.options.max_rejected:
                 raise _rejected("The server", id_, error) from exc
             return self._write([DocumentChange(id_, None, error)], checkpoint)
@@ -363,18 +364,18 @@ class Worker:
 
     def _commit(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
         if self.session is None:
-            return self._write_with_checkpoint(batch, before, None)
+            return self._write_with_checkpoint(batch, before)
         with transaction(self.session):
-            after, request = self._write_with_checkpoint(batch, before, self.session)
+            after, request = self._write_with_checkpoint(batch, before)
             self.transactions.commit(self.session, lambda: self.checkpoint.is_committed(after))
         return after, request
 
     def _write_with_checkpoint(
-        self, batch: Batch, before: Checkpoint, session: ClientSession | None
+        self, batch: Batch, before: Checkpoint
     ) -> tuple[Checkpoint, Request | None]:
         options = self.documents.options
         check_where = bool(options.where) and not before.stays
-        result = self.documents.write(batch, session, check_where=check_where)
+        result = self.documents.write(batch, self.session, check_where=check_where)
         rejected = (*before.rejected, *_newly_rejected(batch, before))
         ensure_few_rejected(rejected, options.max_rejected)
         new = len(rejected) - len(before.rejected)
@@ -389,7 +390,7 @@ class Worker:
             rejected=rejected,
         )
         fields = self.control.fields_with(after)
-        return after, self.checkpoint.advance(before, after, session, fields=fields)
+        return after, self.checkpoint.advance(before, after, self.session, fields=fields)
 
 
 def _can_reopen(exc: BaseException) -> bool:
@@ -432,11 +433,6 @@ def _rejected(by: str, id_: object, error: str) -> RejectedError:
         f"{by} refused the document with _id {id_!r}: {error}. The batches before it are kept.",
         'Fix the change or the document and run it again, or skip such documents with `on_error="collect"`.',
     )
-
-
-def _reason(exc: BulkWriteError) -> str:
-    errors = (exc.details or {}).get("writeErrors") or [{"errmsg": str(exc)}]
-    return _shortened(str(errors[0].get("errmsg")))
 
 
 def _shortened(error: str) -> str:

@@ -79,12 +79,6 @@ class RangeTask:
     run_id: str
     bounds: IdRange
 
-    def checkpoint(self, server: Server) -> StoredCheckpoint:
-        """Give access to the checkpoint of the range."""
-        ranges = with_exact_ids(server.collection(self.ranges))
-        condition = {"_id": self.range_id, "runId": self.run_id}
-        return StoredCheckpoint(ranges, condition, "state", "request")
-
 
 def portable(change: Change) -> PortableChange:
     """Convert a change for another process. Raises BackfillError for a function that cannot be sent."""
@@ -119,28 +113,21 @@ def work_in_process(connection: ConnectionOptions, task: RangeTask) -> bool:
 def work_in_thread(server: Server, task: RangeTask) -> bool:
     """Work on a range. Returns False if it was cancelled. Raises LeaseLostError, RejectedError."""
     change = task.change.resolve() if isinstance(task.change, PortableFunction) else task.change
-    checkpoint = task.checkpoint(server)
+    documents = BatchedCollection(server, task.collection, change, task.options)
+    ranges = with_exact_ids(server.collection(task.ranges))
+    condition = {"_id": task.range_id, "runId": task.run_id}
+    checkpoint = StoredCheckpoint(ranges, condition, "state", "request")
+    transactions = Transactions(server, time.sleep)
     with server.session() as session:
-        _take_over(server, checkpoint, None if session is None else session.session_id["id"])
-        worker = Worker(
-            BatchedCollection(server, task.collection, change, task.options),
-            checkpoint,
-            WorkerControl(),
-            Transactions(server, time.sleep),
-            session,
-            task.bounds,
+        own = {"session": None if session is None else session.session_id["id"]}
+        with translated():
+            before = ranges.find_one_and_update(condition, {"$set": own}, {"session": 1})
+        # A worker that had the range before may have died in its transaction.
+        if before is not None and before.get("session") is not None:
+            server.kill_session(before["session"])
+        return _run(
+            Worker(documents, checkpoint, WorkerControl(), transactions, session, task.bounds)
         )
-        return _run(worker)
-
-
-def _take_over(server: Server, checkpoint: StoredCheckpoint, session_id: bytes | None) -> None:
-    """Store this worker's session, and end that of a worker that had the range before."""
-    with translated():
-        before = checkpoint.collection.find_one_and_update(
-            checkpoint.condition, {"$set": {"session": session_id}}, projection={"session": 1}
-        )
-    if before is not None and before.get("session") is not None:
-        server.kill_session(before["session"])
 
 
 def _run(worker: Worker) -> bool:

@@ -92,13 +92,17 @@ class BackfillJob(WorkerControl):
             self._resume(stored, session_id)
         if stored.checkpoint.phase is Phase.DONE:
             return stored.checkpoint.counts
-        self._warn_without_transactions()
-        self._meter = ProgressMeter(stored, self._step.log, self._step.on_progress)
+        if (reason := self._step.server.transactions_lacking) is not None:
+            self._step.log.warning(
+                "This server has no transactions (%s). If this backfill is interrupted, a batch of it "
+                "can be executed twice.",
+                reason,
+            )
+        self._meter = ProgressMeter(self._step, stored)
         # Once the workers are done, the checkpoint in the record continues after their ranges.
         if stored.ranges and stored.checkpoint.batches == 0:
             self._run_workers(stored.checkpoint)
-        server, sleep = self._step.server, self._step.sleep
-        transactions = Transactions(server, sleep)
+        transactions = Transactions(self._step.server, self._step.sleep)
         worker = Worker(self._documents, self._store.checkpoint, self, transactions, session)
         counts = worker.run().counts
         if stored.ranges:
@@ -128,15 +132,6 @@ class BackfillJob(WorkerControl):
         if stored.checkpoint.phase is not Phase.DONE:
             self._step.log.info("The backfill of %s continues", collection)
             self._store.resume(stored, self._step.lease.now(), session_id)
-
-    def _warn_without_transactions(self) -> None:
-        reason = self._step.server.transactions_lacking
-        if reason is not None:
-            self._step.log.warning(
-                "This server has no transactions (%s). If this backfill is interrupted, a batch of it "
-                "can be executed twice.",
-                reason,
-            )
 
     def _run_workers(self, before: Checkpoint) -> None:
         """Work on the ranges with several workers, and store their sum as the checkpoint of the record.
@@ -184,7 +179,9 @@ class BackfillJob(WorkerControl):
         rejected = [document for each in checkpoints for document in each.rejected]
         ensure_few_rejected(rejected, self._arguments.batches.max_rejected)
         progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
-        request = self._store.set_fields({"metadata.progress": progress_document(progress)})
+        request = self._store.checkpoint.update(
+            {"$set": {"metadata.progress": progress_document(progress)}}
+        )
         self._meter.report(progress)
         self.check(request)
         return Request.PAUSE if self.is_paused(request) else None
@@ -234,15 +231,9 @@ class BackfillJob(WorkerControl):
 class ProgressMeter:
     """Measures the progress of one call of `ctx.backfill()`, from now on."""
 
-    def __init__(
-        self,
-        stored: StoredBackfill,
-        log: logging.Logger,
-        on_progress: Callable[[Progress], None],
-    ) -> None:
+    def __init__(self, step: Backfill, stored: StoredBackfill) -> None:
+        self._step = step
         self._stored = stored
-        self._log = log
-        self._on_progress = on_progress
         self.start(stored.checkpoint.counts.scanned)
 
     def start(self, done: int) -> None:
@@ -260,10 +251,10 @@ class ProgressMeter:
 
     def report(self, progress: Progress) -> None:
         """Report it to the observer, and every ten seconds to the log."""
-        self._on_progress(progress)
+        self._step.on_progress(progress)
         if elapsed() - self._logged >= LOG_SECONDS:
             self._logged = elapsed()
-            self._log.info("%s", _line(progress))
+            self._step.log.info("%s", _line(progress))
 
 
 def progress_document(progress: Progress) -> Document:
