@@ -221,7 +221,7 @@ class StepExecution:
             verdict = Verdict.SUCCEEDS
         else:
             verdict = Verdict.PARTLY if recorder.executed else Verdict.NOT_EXECUTED
-        trial = Trial(verdict, reason, recorder.effects, entries, tuple(recorder.samples))
+        trial = Trial(verdict, reason, dict(recorder.effects), entries, tuple(recorder.samples))
         error = None if failure is None else capture(failure)
         # A transactional step that fails rolls its writes back, which this transaction cannot.
         stands = failure is not None and not (step.file.transactional or ending.first_error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ class Recorder:
     mask: Mask
     wanted: int
     """How many samples are taken."""
-    effects: dict[str, Effects] = field(default_factory=dict)
+    effects: dict[str, Effects] = field(default_factory=lambda: defaultdict(Effects))
     samples: list[Sample] = field(default_factory=list)
     executed: int = 0
     _statements: tuple[Statement, ...] = ()
@@ -135,7 +136,7 @@ class Recorder:
             self.operations.add(namespace, effects)
         # Of several collections, a `bulkWrite` gives the sum.
         label = ", ".join(sorted(map(self.operations.label, written)))
-        self.effects[label] = self.effects.get(label, Effects()) + effects
+        self.effects[label] += effects
 
     # --- the budget
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import defaultdict
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from flask_migrate_mongo.model.errors import redact
 from flask_migrate_mongo.model.reports import Effects, NotExecuted
 
 from . import showing
-from .decisions import DECISIONS, WRITES, Decision, operation_of
+from .decisions import DECISIONS, READS, WRITES, Decision, operation_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,6 +55,11 @@ class CommandRequest:
     arguments: tuple[object, ...]
     options: Document
 
+    @property
+    def operation(self) -> str:
+        """The command, or the stage of an aggregation, that is decided about."""
+        return operation_of(self.command)
+
     def forward(self, *, inside: bool = True) -> Document:
         """Send the command as the migration gave it, in the transaction or outside of it."""
         options = self.options if inside else {**self.options, "session": None}
@@ -84,9 +90,9 @@ class OperationFilter:
         self._existing = {f"{self._home}.{each['name']}" for each in found}
         self._views = {f"{self._home}.{each['name']}" for each in found if each["type"] == "view"}
         self._created: set[str] = set()
-        self._changed: dict[str, Effects] = {}
+        self._changed: defaultdict[str, Effects] = defaultdict(Effects)
         self._closed: dict[str, str] = {}
-        self._unbuilt: dict[str, list[Document]] = {}
+        self._unbuilt: defaultdict[str, list[Document]] = defaultdict(list)
         self._unchecked: set[str] = set()
         self._entries: list[NotExecuted] = []
 
@@ -138,7 +144,7 @@ class OperationFilter:
 
     def add(self, namespace: str, effects: Effects) -> None:
         """Note what a command changed in a collection."""
-        self._changed[namespace] = self._changed.get(namespace, Effects()) + effects
+        self._changed[namespace] += effects
         if self._is_new(namespace) and effects.inserted + effects.upserted:
             self._created.add(namespace)
 
@@ -156,30 +162,30 @@ class OperationFilter:
     def answer(self, request: CommandRequest) -> Document:
         """Execute a command, or answer it without sending it."""
         command, namespace = request.command, request.command.namespace
-        operation = operation_of(command)
-        decision = DECISIONS.get(operation, Decision.REFUSE)
+        decision = DECISIONS.get(request.operation, Decision.REFUSE)
         if decision is Decision.EXECUTE:
             return request.forward()
         self.check(command)
         if decision is Decision.REFUSE:
-            raise self._end(f"a dry run does not execute `{operation}`")
-        if decision.name.startswith("READ"):
-            return self._read_outside(operation, decision, request)
-        if self._is_new(namespace) and namespace not in self._changed:
-            is_special = not command.document.keys().isdisjoint(("viewOn", "timeseries"))
-            if decision is Decision.BUILD or (decision is Decision.CREATE and not is_special):
-                self._created.add(namespace)
-                return request.forward()
+            raise self._end(f"a dry run does not execute `{request.operation}`")
+        if decision in READS:
+            return self._read_outside(decision, request)
+        if decision in {Decision.CREATE, Decision.BUILD} and self._is_new_and_empty(command):
+            self._created.add(namespace)
+            return request.forward()
         if decision is Decision.BUILD:
             return self._create_indexes(request)
         is_missing = self._is_new(namespace) and namespace not in self._created
-        if operation != "drop" or not is_missing:
-            self._report(operation, decision, request)
+        if request.operation != "drop" or not is_missing:
+            self._report(decision, request)
         return _reply(command)
 
-    def _read_outside(
-        self, operation: str, decision: Decision, request: CommandRequest
-    ) -> Document:
+    def _is_new_and_empty(self, command: Command) -> bool:
+        is_special = not command.document.keys().isdisjoint(("viewOn", "timeseries"))
+        new = self._is_new(command.namespace) and command.namespace not in self._changed
+        return new and not is_special
+
+    def _read_outside(self, decision: Decision, request: CommandRequest) -> Document:
         namespace = request.command.namespace
         is_view = namespace in self._views  # It may read any collection.
         has_changed = {
@@ -189,13 +195,13 @@ class OperationFilter:
             Decision.READ_COLLECTION: namespace in self._changed or (is_view and self._changed),
         }
         if has_changed[decision]:
-            raise self._end(f"`{operation}` cannot read what this dry run has changed")
+            raise self._end(f"`{request.operation}` cannot read what this dry run has changed")
         if decision is Decision.READ_INDEXES and self._is_new(namespace):
             return _reply(request.command)  # The server's error would count as the step's.
         return request.forward(inside=False)
 
-    def _report(self, operation: str, decision: Decision, request: CommandRequest) -> None:
-        command = request.command
+    def _report(self, decision: Decision, request: CommandRequest) -> None:
+        command, operation = request.command, request.operation
         own = [command.namespace]
         arguments = {key: part for key, part in command.document.items() if key != command.name}
         if operation == "renameCollection":
@@ -231,7 +237,7 @@ class OperationFilter:
             self._entries.append(note)
             if violations:
                 raise _refusal(namespace, index, violations[0])
-            self._unbuilt.setdefault(namespace, []).append(index)
+            self._unbuilt[namespace].append(index)
         return _reply(command)
 
     def _duplicates(self, request: CommandRequest, index: Document) -> tuple[Violation, ...] | str:
