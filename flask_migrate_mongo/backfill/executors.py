@@ -7,7 +7,7 @@ import logging
 import pickle
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pymongo
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 
     from bson.codec_options import CodecOptions
 
-    from flask_migrate_mongo.driver.server import Document, DocumentView, Update
+    from flask_migrate_mongo.driver.server import Document, DocumentView
 
     from .checkpoints import CheckpointStore
-    from .options import BatchOptions, Change
+    from .options import BatchedChange
 
-    PortableChange = Update | PortableFunction[Update | None] | Callable[..., Update | None]
     Check = Callable[[list[Checkpoint]], Request | None]
 
 CHECK_SECONDS = 0.5
@@ -71,19 +70,18 @@ class ConnectionOptions:
 class RangeTask:
     """One range of a backfill, for a worker in any process. `ranges` is the collection of its checkpoint."""
 
-    collection: str
-    change: PortableChange
-    options: BatchOptions
+    batched: BatchedChange
     ranges: str
     range_id: str
     run_id: str
     bounds: IdRange
 
 
-def portable(change: Change) -> PortableChange:
+def portable(batched: BatchedChange) -> BatchedChange:
     """Convert a change for another process. Raises BackfillError for a function that cannot be sent."""
+    change = batched.change
     if not callable(change):
-        return change
+        return batched
     name = getattr(change, "__qualname__", type(change).__qualname__)
     converted = PortableFunction.of(change) or change
     try:
@@ -92,7 +90,7 @@ def portable(change: Change) -> PortableChange:
     except Exception:  # noqa: BLE001  (pickle raises whatever the object raises)
         can_be_sent = False
     if can_be_sent:
-        return converted
+        return replace(batched, change=converted)
     msg = (
         f"{name} cannot be sent to another process. Define it as a function at the top level of the "
         "migration, or use threads: `workers=4`."
@@ -112,8 +110,7 @@ def work_in_process(connection: ConnectionOptions, task: RangeTask) -> bool:
 
 def work_in_thread(server: Server, task: RangeTask) -> bool:
     """Work on a range. Returns False if it was cancelled. Raises LeaseLostError, RejectedError."""
-    change = task.change.resolve() if isinstance(task.change, PortableFunction) else task.change
-    documents = BatchedCollection(server, task.collection, change, task.options)
+    documents = BatchedCollection(server, task.batched)
     ranges = with_exact_ids(server.collection(task.ranges))
     condition = {"_id": task.range_id, "runId": task.run_id}
     checkpoint = StoredCheckpoint(ranges, condition, "state", "request")

@@ -76,11 +76,9 @@ class BackfillJob(WorkerControl):
         self._arguments = arguments
         self._store = store
         # A function that cannot be sent is refused here, before anything is stored.
-        change = arguments.change
-        self._sent_change = portable(change) if arguments.uses_processes else change
-        self._documents = BatchedCollection(
-            step.server, arguments.collection, change, arguments.batches
-        )
+        batched = arguments.batched
+        self._sent = portable(batched) if arguments.uses_processes else batched
+        self._documents = BatchedCollection(step.server, batched)
 
     def run(self, session: ClientSession | None) -> Backfilled:
         """Begin or resume the call, and execute it to its end."""
@@ -116,12 +114,12 @@ class BackfillJob(WorkerControl):
             ranges = self._documents.sample_ranges(self._arguments.ranges)
             self._store.create_ranges(ranges)
         total = self._documents.estimate()
-        stored = StoredBackfill(self._arguments.collection, total, len(ranges))
+        stored = StoredBackfill(self._arguments.batched.collection, total, len(ranges))
         self._store.begin(stored, session_id)
         return stored
 
     def _resume(self, stored: StoredBackfill, session_id: bytes | None) -> None:
-        collection = self._arguments.collection
+        collection = self._arguments.batched.collection
         if stored.collection != collection:
             msg = (
                 f"Backfill {self._store.number + 1} of this migration changed {stored.collection} "
@@ -155,19 +153,11 @@ class BackfillJob(WorkerControl):
         self._store.checkpoint.advance(before, after, fields={})
 
     def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
-        options = self._arguments.batches
-        if options.max_per_second:
-            options = replace(options, max_per_second=options.max_per_second / len(ranges))
+        batched, name = self._sent, self._store.ranges.name
+        if batched.max_per_second:
+            batched = replace(batched, max_per_second=batched.max_per_second / len(ranges))
         return [
-            RangeTask(
-                collection=self._arguments.collection,
-                change=self._sent_change,
-                options=options,
-                ranges=self._store.ranges.name,
-                range_id=range_id,
-                run_id=self._store.run_id,
-                bounds=bounds,
-            )
+            RangeTask(batched, name, range_id, self._store.run_id, bounds)
             for range_id, bounds in ranges.items()
         ]
 
@@ -177,7 +167,7 @@ class BackfillJob(WorkerControl):
         Raises LeaseLostError, Stopped, RejectedError.
         """
         rejected = [document for each in checkpoints for document in each.rejected]
-        ensure_few_rejected(rejected, self._arguments.batches.max_rejected)
+        ensure_few_rejected(rejected, self._arguments.batched.max_rejected)
         progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
         request = self._store.checkpoint.update(
             {"$set": {"metadata.progress": progress_document(progress)}}
@@ -215,7 +205,7 @@ class BackfillJob(WorkerControl):
         fields: Document = {"metadata.progress": progress}
         if checkpoint.phase is Phase.DONE and checkpoint.rejected:
             fields[f"metadata.rejected.{self._store.number}"] = {
-                "collection": self._arguments.collection,
+                "collection": self._arguments.batched.collection,
                 "documents": list(checkpoint.rejected),
             }
         return fields
@@ -322,13 +312,11 @@ class DryRunBackfill(BackfillCallable):
             documents.close()
         took = elapsed() - began
         self.on_end(
-            ExecutedBatches(arguments.collection, counts.scanned, estimated, took, complete)
+            ExecutedBatches(arguments.batched.collection, counts.scanned, estimated, took, complete)
         )
         return counts
 
     def _open(self, arguments: BackfillArguments) -> tuple[BatchedCollection, int | None]:
-        documents = BatchedCollection(
-            self.server, arguments.collection, arguments.change, arguments.batches
-        )
+        documents = BatchedCollection(self.server, arguments.batched)
         documents.ensure_supported()
         return documents, documents.estimate()
