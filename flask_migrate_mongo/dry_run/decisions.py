@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Decision(Enum):
-    """What a dry run does with a command. The first command that uses a closed collection ends the step."""
+    """What a dry run does with a command. Before that, a command that uses a closed collection ends the step."""
 
     EXECUTE = auto()
     """Send it in the transaction."""
     READ_SERVER = auto()
-    """Send it outside of the transaction."""
+    """Send it outside of the transaction, which cannot hold it."""
     READ_DATABASE = auto()
-    """The same, but end the step if collections were created or closed."""
+    """The same, but end the step if collections were created, or closed."""
     READ_INDEXES = auto()
-    """The same, but end the step if the collection was created or got indexes."""
+    """The same, but end the step if the collection was created, or an index of it was not built."""
     READ_COLLECTION = auto()
     """The same, but end the step if documents of the collection were changed."""
     CREATE = auto()
@@ -36,9 +36,9 @@ class Decision(Enum):
     The collection is not closed: its documents are the same without the index.
     """
     REPORT = auto()
-    """Report it and answer that it succeeded. Close its collections, and those that are written."""
+    """Report it, answer that it succeeded, and close the collections that it would change."""
     REPORT_ONLY = auto()
-    """Report it and answer that it succeeded."""
+    """Report it and answer that it succeeded: documents and other commands do not depend on it."""
     REFUSE = auto()
     """End the step."""
 

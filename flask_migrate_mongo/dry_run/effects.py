@@ -135,8 +135,7 @@ class Recorder:
         for namespace in written:
             self.operations.add(namespace, effects)
         # Of several collections, a `bulkWrite` gives the sum.
-        label = ", ".join(sorted(map(self.operations.label, written)))
-        self.effects[label] += effects
+        self.effects[", ".join(sorted(map(self.operations.label, written)))] += effects
 
     # --- the budget
 
@@ -147,14 +146,10 @@ class Recorder:
         self.budget.spend(0, size)
         for statement in self._statements:
             if statement.many:
-                collection, limit = (
-                    self._collection(statement.namespace),
-                    self.budget.documents_left + 1,
-                )
+                options = {"limit": self.budget.documents_left + 1, **statement.options}
+                collection = self._collection(statement.namespace)
                 with without_listeners():
-                    count = collection.count_documents(
-                        statement.filter, limit=limit, **statement.options
-                    )
+                    count = collection.count_documents(statement.filter, **options)
                 self.budget.admit(count, count * self._size(statement.namespace))
 
     def _size(self, namespace: str) -> int:
@@ -172,12 +167,10 @@ class Recorder:
             if wanted <= 0:
                 return
             if statement.inserted is None:
-                limit = wanted if statement.many else 1
+                options = {"limit": wanted if statement.many else 1, **statement.options}
                 collection = self._collection(statement.namespace)
                 with without_listeners():
-                    found = list(
-                        collection.find(statement.filter, limit=limit, **statement.options)
-                    )
+                    found = list(collection.find(statement.filter, **options))
                 wanted -= len(found)
                 yield from ((statement.namespace, document) for document in found)
 
@@ -191,12 +184,12 @@ class Recorder:
         """Yield what was inserted or upserted, while samples are wanted."""
         if self.wanted <= len(self.samples):
             return
-        inserted = [(s.namespace, s.inserted) for s in self._statements if s.inserted is not None]
         ids = [
-            (namespace, document["_id"]) for namespace, document in inserted if "_id" in document
+            (each.namespace, each.inserted["_id"])
+            for each in self._statements
+            if each.inserted and "_id" in each.inserted
         ]
-        if command.name != "bulkWrite":  # Its reply has no ids.
-            ids += [(command.namespace, each) for each in upserted_ids(reply)]
+        ids += [(command.namespace, each) for each in upserted_ids(reply)]
         for namespace, document_id in ids[: self.wanted]:
             document = self._by_id(namespace, document_id)
             if document is not None:

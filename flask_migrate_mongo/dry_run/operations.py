@@ -227,14 +227,12 @@ class OperationFilter:
         missing = [each for each in command.document["indexes"] if each["name"] not in names]
         if not missing:
             return request.forward()  # The server compares the definitions.
-        documents = self._count(namespace, request)
+        documents, label = self._count(namespace, request), self.label(namespace)
         for index in missing:
             found = self._duplicates(request, index) if index.get("unique") else None
             violations = None if isinstance(found, str) else found
             detail = showing.index(index, found)
-            label = self.label(namespace)
-            note = NotExecuted("createIndexes", label, documents, detail, violations)
-            self._entries.append(note)
+            self._entries.append(NotExecuted("createIndexes", label, documents, detail, violations))
             if violations:
                 raise _refusal(namespace, index, violations[0])
             self._unbuilt[namespace].append(index)
