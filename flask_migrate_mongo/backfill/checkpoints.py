@@ -304,7 +304,7 @@ class CheckpointStore:
         """Read the sessions of the workers of this run."""
         with translated():
             found = list(self.ranges.find(self._claimed_ranges, {"session": 1}))
-        return {each["session"] for each in found if each["session"] is not None}
+        return {each["session"] for each in found if each.get("session")}
 
     def set_in_ranges(self, fields: DocumentView) -> None:
         """Set fields of the ranges, unless another run has taken them over."""
