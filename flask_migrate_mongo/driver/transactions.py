@@ -107,8 +107,12 @@ class Transactions:
 @contextlib.contextmanager
 def transaction(session: ClientSession) -> Iterator[None]:
     """Begin a transaction, which is rolled back at the end of the block unless it was committed."""
+    topology = session.client.topology_description.topology_type_name
+    # A transaction on a replica set has one snapshot in any case, and may create collections and
+    # indexes only with `local`. On mongos, `local` would let shards be read at different times.
+    level = "snapshot" if topology in {"Sharded", "LoadBalanced"} else "local"
     session.start_transaction(
-        read_concern=ReadConcern("snapshot"),
+        read_concern=ReadConcern(level),
         write_concern=WriteConcern("majority"),
         read_preference=ReadPreference.PRIMARY,
     )
