@@ -12,6 +12,7 @@ from pymongo import MongoClient, common
 from pymongo.errors import PyMongoError
 
 from .project import Project
+from .server.findings import Conformance
 from .server.launcher import TestServer
 
 if TYPE_CHECKING:
@@ -47,6 +48,20 @@ def _impatient_driver() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.05)
         yield
+
+
+@pytest.fixture(scope="session")
+def _conformance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conformance]:
+    """Check what this process, and each that it starts, sends against what mongod accepts."""
+    with Conformance(tmp_path_factory.mktemp("conformance")) as conformance:
+        yield conformance
+
+
+@pytest.fixture(autouse=True)
+def _conforms(_conformance: Conformance) -> Iterator[None]:
+    """Fail a test in which a command was sent that mongod refuses, or a new kind of one that few accept."""
+    yield
+    assert _conformance.findings() == []
 
 
 @pytest.fixture(scope="session")
