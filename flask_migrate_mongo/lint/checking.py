@@ -118,6 +118,6 @@ def change_of(call: CodeCall) -> Value | None:
     if call.is_backfill:
         return call.argument(1, "change")
     updates = call.method in {"update_one", "update_many", "find_one_and_update"}
-    is_model = call.last_name in {"UpdateOne", "UpdateMany"}
+    is_model = call.callee.last_name in {"UpdateOne", "UpdateMany"}
     is_update = is_model or (updates and call.on(Kind.COLLECTION))
     return call.argument(1, "update") if is_update else None

@@ -57,16 +57,16 @@ _DRIVER_ERRORS = words(
 def own_client(migration: ParsedMigration) -> Hits:
     """Find clients that the migration creates."""
     for call in (*migration.facts.at_import, *migration.calls):
-        if call.callee.kind in {Kind.NAMED, Kind.OTHER} and call.last_name in _CLIENTS:
-            message = f"`{call.last_name}()` opens a connection of its own: outside the transaction, and maybe to another server."
+        if call.callee.kind in {Kind.NAMED, Kind.OTHER} and call.callee.last_name in _CLIENTS:
+            message = f"`{call.callee.last_name}()` opens a connection of its own: outside the transaction, and maybe to another server."
             yield hit(call, message)
 
 
 def application_import(migration: ParsedMigration) -> Hits:
     """Find imports of the application's code: it changes later, and the migration must not."""
-    for node, path, level in migration.facts.imports:
+    for node, path in migration.facts.imports:
         top = path.partition(".")[0]
-        if level:
+        if not top:
             yield Hit(node, "A relative import fails: migrations are not part of a package.")
         elif path == "flask.current_app":
             yield Hit(node, "`current_app` uses the application's code, which changes later.")
@@ -80,7 +80,9 @@ def import_time_work(migration: ParsedMigration) -> Hits:
     for call in migration.facts.at_import:
         top = call.path.partition(".")[0]
         bare_call = id(call.node) in bare and top not in {"logging", "warnings"}
-        outside = call.path in _WORK or top in _WORK_MODULES or call.last_name in _WORK_METHODS
+        outside = (
+            call.path in _WORK or top in _WORK_MODULES or call.callee.last_name in _WORK_METHODS
+        )
         own = call.receiver.kind in STORES or (top and migration.is_own(top))
         if bare_call or outside or own:
             yield hit(call, f"`{ast.unparse(call.node)[:60]}` runs when the file is imported.")
@@ -108,7 +110,7 @@ def threads(migration: ParsedMigration) -> Hits:
     if migration.file.transactional:
         harm = "works outside the transaction"
     for call in migration.calls:
-        if (call.path and call.last_name in _THREADS) or call.path.startswith(_PROCESSES):
+        if (call.path and call.callee.last_name in _THREADS) or call.path.startswith(_PROCESSES):
             yield hit(call, f"`{call.path}` {harm}.")
 
 
@@ -131,7 +133,7 @@ def server_script(migration: ParsedMigration) -> Hits:
             keys = {key for value in call.given for key, _ in value.entries()}
             if used := keys & {"$accumulator", "$function", "$where"}:
                 yield hit(call, f"`{min(used)}` runs JavaScript on the server for each document.")
-        elif call.path.startswith("bson.") and call.last_name == "Code":
+        elif call.path.startswith("bson.") and call.callee.last_name == "Code":
             yield hit(call, "`Code` is JavaScript, which the server runs for each document.")
 
 
@@ -146,7 +148,11 @@ def invalid_change(migration: ParsedMigration) -> Hits:
             "find_one_and_replace",
         }
         new = call.argument(1, "replacement")
-        if new is not None and (replaces or call.last_name == "ReplaceOne") and _operators(new):
+        if (
+            new is not None
+            and (replaces or call.callee.last_name == "ReplaceOne")
+            and _operators(new)
+        ):
             yield hit(call, "The driver rejects a replacement that has operators such as `$set`.")
 
 
@@ -238,7 +244,7 @@ def caught_in_transaction(migration: ParsedMigration) -> Hits:
 def write_concern(migration: ParsedMigration) -> Hits:
     """Find write concerns that break a transaction, or that hide errors."""
     for call in migration.calls:
-        w = call.argument(0, "w") if call.last_name == "WriteConcern" else None
+        w = call.argument(0, "w") if call.callee.last_name == "WriteConcern" else None
         configures = call.receiver.kind in STORES and "write_concern" in call.keywords
         if w is not None and w.constant == 0:
             yield hit(call, "With `w=0` the server does not answer, so errors are not seen.")

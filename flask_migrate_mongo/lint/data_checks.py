@@ -19,7 +19,6 @@ from .checking import (
     is_new,
     targets,
 )
-from .evaluation import cursor_of
 from .facts import INDEX_BUILDS, OTHER, SINGLE_WRITES, Kind, Value, words
 
 if TYPE_CHECKING:
@@ -140,11 +139,11 @@ def unfiltered(migration: ParsedMigration) -> Hits:
     """Find statements that change or delete every document."""
     for call in migration.calls:
         many = call.on(Kind.COLLECTION) and call.method in {"update_many", "delete_many"}
-        is_model = call.last_name in {"UpdateMany", "DeleteMany"}
+        is_model = call.callee.last_name in {"UpdateMany", "DeleteMany"}
         condition = call.argument(0, "filter") or OTHER
         is_empty = condition.kind is Kind.MAPPING and not condition.parts
         if (many or is_model) and is_empty and not call.place.backfill:
-            name = called(call) if many else f"`{call.last_name}`"
+            name = called(call) if many else f"`{call.callee.last_name}`"
             yield hit(call, f"{name} has no filter, so one statement changes every document.")
 
 
@@ -166,16 +165,16 @@ def _loaded_cursor(call: CodeCall) -> Value | None:
         return None
     if first is None or first.kind not in {Kind.CURSOR, Kind.OTHER}:
         return None
-    cursor = cursor_of(first)
+    cursor = first.cursor
     return cursor if cursor and cursor.name == "find" and not cursor.constant else None
 
 
 def writes_in_loop(migration: ParsedMigration) -> Hits:
     """Find loops over a `find` that write one document at a time."""
     for call in migration.calls:
-        cursors = filter(None, map(cursor_of, call.place.loops))
+        cursors = (over.cursor for over in call.place.loops)
         single = call.on(Kind.COLLECTION) and call.method in SINGLE_WRITES
-        if single and any(cursor.name == "find" for cursor in cursors):
+        if single and any(cursor.name == "find" for cursor in cursors if cursor):
             message = f"{called(call)} in a loop over `find()` makes one round trip per document."
             yield hit(call, message)
 
@@ -185,13 +184,12 @@ def writes_in_loop(migration: ParsedMigration) -> Hits:
 
 def _indexes(migration: ParsedMigration, option: str) -> Iterator[tuple[CodeCall, CodeCall]]:
     """Yield for each index with an option the call that builds it, and the call with keys and options."""
-    models = {id(call.node): call for call in migration.calls if call.last_name == "IndexModel"}
     for call in migration.calls:
         if not call.on(Kind.COLLECTION) or call.method not in INDEX_BUILDS:
             continue
-        parts = (part for value in call.given for part in value.walk())
-        described = [models[id(part.node)] for part in parts if id(part.node) in models]
-        for model in [call, *described]:
+        made_by = (part.call for value in call.given for part in value.walk())
+        models = (each for each in made_by if each and each.callee.last_name == "IndexModel")
+        for model in (call, *models):
             if option in model.keywords:
                 yield call, model
 
