@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from flask_migrate_mongo.model.values import Direction
-
 from .facts import STRUCTURE_CHANGES, WRITES, Kind, Value
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ class ParsedMigration:
 
     def before(self, call: CodeCall) -> tuple[CodeCall, ...]:
         """List the calls that up() or down() reaches before this one."""
-        calls = self.facts.up if call.place.direction is Direction.UP else self.facts.down
+        calls = self.facts.up if call in self.facts.up else self.facts.down
         return calls[: calls.index(call)]
 
     def definition(self, name: str) -> ast.FunctionDef | None:
@@ -118,6 +116,6 @@ def change_of(call: CodeCall) -> Value | None:
     if call.is_backfill:
         return call.argument(1, "change")
     updates = call.method in {"update_one", "update_many", "find_one_and_update"}
-    is_model = call.callee.last_name in {"UpdateOne", "UpdateMany"}
+    is_model = call.last_name in {"UpdateOne", "UpdateMany"}
     is_update = is_model or (updates and call.on(Kind.COLLECTION))
     return call.argument(1, "update") if is_update else None

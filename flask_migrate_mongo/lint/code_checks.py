@@ -35,6 +35,7 @@ _REMOVED_METHODS = {
     "save": "replace_one",
     "update": "update_one` or `update_many",
 }
+_REPLACEMENTS = words("find_one_and_replace replace_one")
 _REFUSED = words(
     "drop drop_collection drop_database drop_index drop_indexes estimated_document_count"
     " index_information list_collection_names list_collections list_indexes options rename"
@@ -57,8 +58,8 @@ _DRIVER_ERRORS = words(
 def own_client(migration: ParsedMigration) -> Hits:
     """Find clients that the migration creates."""
     for call in (*migration.facts.at_import, *migration.calls):
-        if call.callee.kind in {Kind.NAMED, Kind.OTHER} and call.callee.last_name in _CLIENTS:
-            message = f"`{call.callee.last_name}()` opens a connection of its own: outside the transaction, and maybe to another server."
+        if call.callee.kind in {Kind.NAMED, Kind.OTHER} and call.last_name in _CLIENTS:
+            message = f"`{call.last_name}()` opens a connection of its own: outside the transaction, and maybe to another server."
             yield hit(call, message)
 
 
@@ -80,9 +81,7 @@ def import_time_work(migration: ParsedMigration) -> Hits:
     for call in migration.facts.at_import:
         top = call.path.partition(".")[0]
         bare_call = id(call.node) in bare and top not in {"logging", "warnings"}
-        outside = (
-            call.path in _WORK or top in _WORK_MODULES or call.callee.last_name in _WORK_METHODS
-        )
+        outside = call.path in _WORK or top in _WORK_MODULES or call.last_name in _WORK_METHODS
         own = call.receiver.kind in STORES or (top and migration.is_own(top))
         if bare_call or outside or own:
             yield hit(call, f"`{ast.unparse(call.node)[:60]}` runs when the file is imported.")
@@ -110,7 +109,7 @@ def threads(migration: ParsedMigration) -> Hits:
     if migration.file.transactional:
         harm = "works outside the transaction"
     for call in migration.calls:
-        if (call.path and call.callee.last_name in _THREADS) or call.path.startswith(_PROCESSES):
+        if (call.path and call.last_name in _THREADS) or call.path.startswith(_PROCESSES):
             yield hit(call, f"`{call.path}` {harm}.")
 
 
@@ -133,7 +132,7 @@ def server_script(migration: ParsedMigration) -> Hits:
             keys = {key for value in call.given for key, _ in value.entries()}
             if used := keys & {"$accumulator", "$function", "$where"}:
                 yield hit(call, f"`{min(used)}` runs JavaScript on the server for each document.")
-        elif call.path.startswith("bson.") and call.callee.last_name == "Code":
+        elif call.path.startswith("bson.") and call.last_name == "Code":
             yield hit(call, "`Code` is JavaScript, which the server runs for each document.")
 
 
@@ -141,29 +140,17 @@ def invalid_change(migration: ParsedMigration) -> Hits:
     """Find updates without operators, and replacements with operators."""
     for call in migration.calls:
         change = None if call.is_backfill else change_of(call)
-        if change is not None and change.kind is Kind.MAPPING and not _is_update(change):
+        if change and (change.is_empty or not all(_are_operators(change))):
             yield hit(call, "The driver rejects an update without operators such as `$set`.")
-        replaces = call.on(Kind.COLLECTION) and call.method in {
-            "replace_one",
-            "find_one_and_replace",
-        }
+        replaces = call.on(Kind.COLLECTION) and call.method in _REPLACEMENTS
         new = call.argument(1, "replacement")
-        if (
-            new is not None
-            and (replaces or call.callee.last_name == "ReplaceOne")
-            and _operators(new)
-        ):
+        if new and (replaces or call.last_name == "ReplaceOne") and any(_are_operators(new)):
             yield hit(call, "The driver rejects a replacement that has operators such as `$set`.")
 
 
-def _operators(change: Value) -> list[str]:
-    return [key for key, _ in change.items() if key.startswith("$")]
-
-
-def _is_update(change: Value) -> bool:
-    """Whether every key is an operator, or not known."""
-    known = list(change.items())
-    return bool(change.parts) and len(known) == len(_operators(change))
+def _are_operators(change: Value) -> Iterator[bool]:
+    """Say of each known key whether it is an operator."""
+    return (key.startswith("$") for key, _ in change.items())
 
 
 def unknown_method(migration: ParsedMigration) -> Hits:
@@ -244,7 +231,7 @@ def caught_in_transaction(migration: ParsedMigration) -> Hits:
 def write_concern(migration: ParsedMigration) -> Hits:
     """Find write concerns that break a transaction, or that hide errors."""
     for call in migration.calls:
-        w = call.argument(0, "w") if call.callee.last_name == "WriteConcern" else None
+        w = call.argument(0, "w") if call.last_name == "WriteConcern" else None
         configures = call.receiver.kind in STORES and "write_concern" in call.keywords
         if w is not None and w.constant == 0:
             yield hit(call, "With `w=0` the server does not answer, so errors are not seen.")

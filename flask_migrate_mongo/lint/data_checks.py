@@ -6,8 +6,6 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.model.values import Direction
-
 from .checking import (
     STORES,
     Hit,
@@ -139,11 +137,10 @@ def unfiltered(migration: ParsedMigration) -> Hits:
     """Find statements that change or delete every document."""
     for call in migration.calls:
         many = call.on(Kind.COLLECTION) and call.method in {"update_many", "delete_many"}
-        is_model = call.callee.last_name in {"UpdateMany", "DeleteMany"}
+        is_model = call.last_name in {"UpdateMany", "DeleteMany"}
         condition = call.argument(0, "filter") or OTHER
-        is_empty = condition.kind is Kind.MAPPING and not condition.parts
-        if (many or is_model) and is_empty and not call.place.backfill:
-            name = called(call) if many else f"`{call.callee.last_name}`"
+        if (many or is_model) and condition.is_empty and not call.place.backfill:
+            name = called(call) if many else f"`{call.last_name}`"
             yield hit(call, f"{name} has no filter, so one statement changes every document.")
 
 
@@ -188,7 +185,7 @@ def _indexes(migration: ParsedMigration, option: str) -> Iterator[tuple[CodeCall
         if not call.on(Kind.COLLECTION) or call.method not in INDEX_BUILDS:
             continue
         made_by = (part.call for value in call.given for part in value.walk())
-        models = (each for each in made_by if each and each.callee.last_name == "IndexModel")
+        models = (each for each in made_by if each and each.last_name == "IndexModel")
         for model in (call, *models):
             if option in model.keywords:
                 yield call, model
@@ -220,6 +217,6 @@ def _looks_at(call: CodeCall, fields: frozenset[str], collection: Value) -> bool
 def ttl_index(migration: ParsedMigration) -> Hits:
     """Find TTL indexes that delete existing documents."""
     for call, _ in _indexes(migration, "expireAfterSeconds"):
-        if call.place.direction is Direction.UP and not is_new(call, migration):
+        if call in migration.facts.up and not is_new(call, migration):
             collection = collection_name(call.receiver)
             yield hit(call, f"This index deletes all expired documents from {collection}.")

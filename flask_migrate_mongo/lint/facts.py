@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections import ChainMap
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from flask_migrate_mongo.model.values import Direction
-
 Node: TypeAlias = ast.expr | ast.stmt | ast.excepthandler
 """A part of the syntax tree that has a line number."""
+
+BUILT_IN = frozenset(dir(builtins))
 
 # --- names of pymongo's API
 
@@ -116,9 +117,9 @@ class Value:
         return frozenset(v.constant for v in self.walk() if isinstance(v.constant, str))
 
     @property
-    def last_name(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition(".")[2]
+    def is_empty(self) -> bool:
+        """Whether this is a mapping without entries."""
+        return self.kind is Kind.MAPPING and not self.parts
 
     @property
     def receiver(self) -> Value:
@@ -244,12 +245,10 @@ class Handler(NamedTuple):
 class Place:
     """The circumstances in which code runs.
 
-    `direction` is None for code that runs at import. `loops` are the values that the loops around
-    it iterate over. `opened` and `bound`: code around it opened a transaction, or bound a session.
-    `backfill`: `ctx.backfill()` calls the code.
+    `loops` are the values that the loops around it iterate over. `opened` and `bound`: code around
+    it opened a transaction, or bound a session. `backfill`: `ctx.backfill()` calls the code.
     """
 
-    direction: Direction | None = None
     function: str | None = None
     loops: tuple[Value, ...] = ()
     handlers: tuple[Handler, ...] = ()
@@ -320,6 +319,11 @@ class CodeCall:
         return self.callee.name if self.callee.kind is Kind.NAMED else ""
 
     @property
+    def last_name(self) -> str:
+        """The last part of the callee's name."""
+        return self.callee.name.rpartition(".")[2]
+
+    @property
     def given(self) -> tuple[Value, ...]:
         """All known arguments."""
         return (*self.args, *self.keywords.values())
@@ -379,6 +383,10 @@ class CodeCall:
         for name in self._names():
             if name.kind is not Kind.COLLECTION:
                 yield OTHER.collection(name)
+        # A function of another file that gets the database may use any collection.
+        elsewhere = not self.method and self.path not in BUILT_IN
+        if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in self.given):
+            yield ANY_COLLECTION
 
     def _names(self) -> Iterator[Value]:
         """Yield the arguments, and parts of arguments, that name a collection."""
@@ -419,12 +427,11 @@ class Facts:
     """What a file does: the calls at import, in up() and in down(), each in order.
 
     `imports` are statements with the dotted path of each name that they import; it begins with a
-    dot in a relative import. `references` are the collections that the code names, with the
-    function that names them.
+    dot in a relative import. Without `complete`, some code was too large or too deep to follow.
     """
 
     at_import: tuple[CodeCall, ...]
     up: tuple[CodeCall, ...]
     down: tuple[CodeCall, ...]
     imports: tuple[tuple[ast.stmt, str], ...]
-    references: tuple[tuple[Direction | None, Value], ...]
+    complete: bool

@@ -7,7 +7,6 @@ variables, loops, and functions of the same file. A value that it does not under
 from __future__ import annotations
 
 import ast
-import builtins
 import re
 from collections import ChainMap
 from contextlib import contextmanager
@@ -15,10 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.files.parsing import parameters_of
-from flask_migrate_mongo.model.values import Direction
 
 from .facts import (
-    ANY_COLLECTION,
+    BUILT_IN,
     OTHER,
     CodeCall,
     Facts,
@@ -34,9 +32,15 @@ from .facts import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_BUILT_IN = frozenset(dir(builtins))
 _BUDGET = 50_000
 """Expressions to follow in up() or down(). Only code whose calls multiply needs more."""
+
+_TRANSACTION_STATES = {
+    "start_transaction": True,
+    "commit_transaction": False,
+    "abort_transaction": False,
+}
+"""Whether a transaction is open after a call of this method of a session."""
 
 _BY_NAME = {"db": Value(Kind.DATABASE), "ctx": Value(Kind.CONTEXT)}
 """A parameter with one of these names is taken for what migrations use the name for."""
@@ -45,15 +49,14 @@ _BY_NAME = {"db": Value(Kind.DATABASE), "ctx": Value(Kind.CONTEXT)}
 def read(tree: ast.Module) -> Facts:
     """Read what the code does at import, in up() and in down()."""
     reader = _Reader()
-    at_import = reader.calls
     reader.run(tree.body)
-    up, down = reader.enter(Direction.UP), reader.enter(Direction.DOWN)
-    imports, references = tuple(reader.imports), tuple(reader.references)
-    return Facts(tuple(at_import), tuple(up), tuple(down), imports, references)
+    at_import = tuple(reader.calls)
+    up, down = reader.enter("up"), reader.enter("down")
+    return Facts(at_import, up, down, tuple(reader.imports), reader.complete)
 
 
 class _Reader(ast.NodeVisitor):
-    """Visits the code once and notes calls, imports and collections.
+    """Visits the code once and notes calls and imports.
 
     The visit of an expression returns its value.
     """
@@ -61,7 +64,7 @@ class _Reader(ast.NodeVisitor):
     def __init__(self) -> None:
         self.calls: list[CodeCall] = []
         self.imports: list[tuple[ast.stmt, str]] = []
-        self.references: list[tuple[Direction | None, Value]] = []
+        self.complete = True
         self._module = self._scope = ChainMap[str, Value]()
         self._place = Place()
         self._followed: tuple[ast.AST, ...] = ()
@@ -69,14 +72,14 @@ class _Reader(ast.NodeVisitor):
         self._opened = False
         self._budget = _BUDGET
 
-    def enter(self, direction: Direction) -> list[CodeCall]:
+    def enter(self, name: str) -> tuple[CodeCall, ...]:
         """Follow up() or down(). Returns its calls."""
         self.calls = []
-        function = self._module.get(direction.value, OTHER).function
+        function = self._module.get(name, OTHER).function
         if function is not None:
-            self._place, self._opened, self._budget = Place(direction), False, _BUDGET
+            self._place, self._opened, self._budget = Place(), False, _BUDGET
             self._follow(function, (), {})
-        return self.calls
+        return tuple(self.calls)
 
     def run(self, body: Iterable[ast.stmt]) -> None:
         """Visit statements. One that is nested too deeply is skipped."""
@@ -84,7 +87,7 @@ class _Reader(ast.NodeVisitor):
             try:
                 self.visit(statement)
             except RecursionError:
-                self._refer()
+                self.complete = False
 
     def generic_visit(self, node: ast.AST) -> Value:
         return Value(Kind.OTHER, parts=tuple(self._children(node)))
@@ -101,7 +104,7 @@ class _Reader(ast.NodeVisitor):
     def _eval(self, node: ast.expr) -> Value:
         self._budget -= 1
         if self._budget < 0:
-            self._refer()
+            self.complete = False
             return OTHER
         value: Value = self.visit(node)
         return value
@@ -150,9 +153,12 @@ class _Reader(ast.NodeVisitor):
         for target in node.targets:
             self._bind(target, value)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value is not None:
-            self._bind(node.target, self._eval(node.value))
+    def visit_AnnAssign(self, node: ast.AnnAssign | ast.NamedExpr) -> Value:
+        value = self._eval(node.value) if node.value else OTHER
+        self._bind(node.target, value)
+        return value
+
+    visit_NamedExpr = visit_AnnAssign
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self._extend(node.target, self._eval(node.value))
@@ -161,14 +167,12 @@ class _Reader(ast.NodeVisitor):
         if node.value is not None:
             self._returned.append(self._eval(node.value))
 
-    def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
+    def visit_For(self, node: ast.For) -> None:
         over = self._eval(node.iter)
         self._bind(node.target, over.element)
         with self._inside(self._in_loop(over)):
             self.run(node.body)
         self.run(node.orelse)
-
-    visit_AsyncFor = visit_For
 
     def visit_While(self, node: ast.While) -> None:
         self._eval(node.test)
@@ -182,7 +186,7 @@ class _Reader(ast.NodeVisitor):
         is_never = re.search(r"\b(TYPE_CHECKING|__name__)\b", ast.unparse(node.test))
         self.run(node.orelse if is_never else (*node.body, *node.orelse))
 
-    def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
+    def visit_With(self, node: ast.With) -> None:
         opened, place = self._opened, self._place
         for item in node.items:
             value = self._eval(item.context_expr)
@@ -199,8 +203,6 @@ class _Reader(ast.NodeVisitor):
                 place = replace(place, handlers=(*place.handlers, handler))
         with self._inside(place):
             self.run(node.body)
-
-    visit_AsyncWith = visit_With
 
     def visit_Try(self, node: ast.Try) -> None:
         handlers = [*self._place.handlers]
@@ -245,7 +247,7 @@ class _Reader(ast.NodeVisitor):
         return Value(Kind.CONSTANT, constant=node.value)
 
     def visit_Name(self, node: ast.Name) -> Value:
-        unknown = Value(Kind.NAMED if node.id in _BUILT_IN else Kind.OTHER, node.id)
+        unknown = Value(Kind.NAMED if node.id in BUILT_IN else Kind.OTHER, node.id)
         return self._scope.get(node.id, unknown)
 
     def visit_Dict(self, node: ast.Dict) -> Value:
@@ -261,14 +263,6 @@ class _Reader(ast.NodeVisitor):
     def visit_IfExp(self, node: ast.IfExp) -> Value:
         self._eval(node.test)
         return choice([self._eval(node.body), self._eval(node.orelse)])
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> Value:
-        return choice([self._eval(each) for each in node.values])
-
-    def visit_NamedExpr(self, node: ast.NamedExpr) -> Value:
-        value = self._eval(node.value)
-        self._bind(node.target, value)
-        return value
 
     def visit_Lambda(self, node: ast.Lambda) -> Value:
         function = Function("", node.args, [ast.Return(node.body)], self._scope)
@@ -316,7 +310,8 @@ class _Reader(ast.NodeVisitor):
         complete = not starred and "**" not in keywords
         call = self._follow_callbacks(CodeCall(node, callee, self._place, args, keywords, complete))
         self.calls.append(call)
-        self._note(call)
+        if call.on(Kind.SESSION) and call.method in _TRANSACTION_STATES:
+            self._opened = _TRANSACTION_STATES[call.method]
         if isinstance(node.func, ast.Attribute) and node.func.attr in {"append", "extend", "add"}:
             self._extend(node.func.value, *call.args)
         if call.path == "getattr" and len(args) > 1:
@@ -357,28 +352,9 @@ class _Reader(ast.NodeVisitor):
             self.run(function.body)
         return choice(returned)
 
-    # --- notes
-
-    def _note(self, call: CodeCall) -> None:
-        """Note what a call does to the transaction, and which collections it names."""
-        if call.on(Kind.SESSION):
-            if call.method == "start_transaction":
-                self._opened = True
-            elif call.method in {"commit_transaction", "abort_transaction"}:
-                self._opened = False
-        for collection in call.collections():
-            self._refer(collection)
-        # A function of another file that gets the database may use any collection.
-        elsewhere = not call.method and call.path not in _BUILT_IN
-        if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in call.given):
-            self._refer()
-
-    def _refer(self, collection: Value = ANY_COLLECTION) -> None:
-        self.references.append((self._place.direction, collection))
-
 
 def _handler(node: ast.expr | ast.excepthandler, catches: Iterable[Value]) -> Handler:
-    return Handler(node, frozenset(each.last_name for each in catches))
+    return Handler(node, frozenset(each.name.rpartition(".")[2] for each in catches))
 
 
 def _parameters(
