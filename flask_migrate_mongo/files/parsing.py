@@ -146,11 +146,9 @@ def _bindings(tree: ast.Module) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
             yield node.name, node
         elif isinstance(node, ast.ImportFrom):
             yield from ((alias.asname or alias.name, node) for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 yield from _targets(target, node.value)
-        elif isinstance(node, ast.AnnAssign) and node.value:
-            yield from _targets(node.target, node.value)
 
 
 def _targets(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:

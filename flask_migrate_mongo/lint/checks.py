@@ -22,7 +22,7 @@ from .checking import (
 from .facts import COLLECTION_METHODS, INDEX_BUILDS, OTHER, SINGLE_WRITES, Kind, Value, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from .checking import Hits, ParsedMigration
     from .facts import CodeCall
@@ -119,7 +119,7 @@ def _has_copy(call: CodeCall, migration: ParsedMigration) -> bool:
     names = call.receiver.names
     if call.method != "drop":
         which = call.argument(0, "name_or_collection")
-        names = which.names | which.texts() if which else frozenset()
+        names = which.names | which.texts()
     earlier = migration.before(call)
     copied = any(targets(c) and not c.receiver.names.isdisjoint(names) for c in earlier)
     return copied or any(_fills(c, names) for c in (*earlier, *migration.facts.down))
@@ -128,22 +128,21 @@ def _has_copy(call: CodeCall, migration: ParsedMigration) -> bool:
 def _fills(call: CodeCall, names: frozenset[str]) -> bool:
     """Whether a call creates one of these collections, or writes documents to it."""
     inserts = call.method in {"insert_one", "insert_many", "bulk_write"}
-    renamed = call.argument(0, "new_name") if call.method == "rename" else None
-    is_target = renamed is not None and renamed.constant in names
+    is_target = call.method == "rename" and call.argument(0, "new_name").constant in names
     on_it = inserts and not call.receiver.names.isdisjoint(names)
     return on_it or is_target or creates(call, names)
 
 
 def _lost_fields(call: CodeCall, migration: ParsedMigration) -> frozenset[str]:
     """Collect the fields that a call unsets, and that nothing reads before or restores."""
-    change = change_of(call)
-    entries = change.entries() if change else ()
-    unset = frozenset(f for key, body in entries if key == "$unset" for f in _unset_fields(body))
+    changed = change_of(call).entries()
+    unset = frozenset(f for key, body in changed if key == "$unset" for f in _unset_fields(body))
     if not unset:
         return unset
-    condition = call.keywords.get("where") if call.is_backfill else call.argument(0, "filter")
+    where = call.keywords.get("where", OTHER)
+    condition = where if call.is_backfill else call.argument(0, "filter")
     # `{"flag": ""}` in the filter says which value the field had.
-    known = {f for f, v in condition.items() if v.kind is Kind.CONSTANT} if condition else set()
+    known = {field for field, v in condition.items() if v.kind is Kind.CONSTANT}
     until = (*migration.before(call), call)
     read = {field for c in until for v in c.given for field in _fields_read(v)}
     restored = {text for c in migration.facts.down for v in c.given for text in v.texts()}
@@ -175,7 +174,7 @@ def unfiltered(migration: ParsedMigration) -> Hits:
     for call in migration.calls:
         many = call.on(Kind.COLLECTION) and call.method in {"update_many", "delete_many"}
         is_model = call.last_name in {"UpdateMany", "DeleteMany"}
-        condition = call.argument(0, "filter") or OTHER
+        condition = call.argument(0, "filter")
         if (many or is_model) and condition.is_empty and not call.place.backfill:
             name = called(call) if many else f"`{call.last_name}`"
             yield hit(call, f"{name} has no filter, so one statement changes every document.")
@@ -192,12 +191,12 @@ def all_in_memory(migration: ParsedMigration) -> Hits:
 
 def _loaded_cursor(call: CodeCall) -> Value | None:
     """Find the cursor of a `find` without a limit whose documents a call collects."""
-    first = call.args[0] if call.args else None
+    first = call.argument(0, "iterable")
     if call.method == "to_list" and not call.given:
         first = call.receiver
     elif call.path not in _COLLECTING:
         return None
-    if first is None or first.kind not in {Kind.CURSOR, Kind.OTHER}:
+    if first.kind not in {Kind.CURSOR, Kind.OTHER}:
         return None
     cursor = first.cursor
     return cursor if cursor and cursor.name == "find" and not cursor.constant else None
@@ -231,7 +230,7 @@ def _indexes(migration: ParsedMigration, option: str) -> Iterator[tuple[CodeCall
 def unchecked_unique_index(migration: ParsedMigration) -> Hits:
     """Find unique indexes that are built without a check for duplicates."""
     for call, model in _indexes(migration, "unique"):
-        fields = (model.argument(0, "keys") or OTHER).texts()
+        fields = model.argument(0, "keys").texts()
         earlier = migration.before(call)
         checked = any(_looks_at(c, fields, call.receiver) for c in earlier)
         if model.keywords["unique"].constant and not checked and not is_new(call, migration):
@@ -284,23 +283,15 @@ def application_import(migration: ParsedMigration) -> Hits:
 
 def import_time_work(migration: ParsedMigration) -> Hits:
     """Find work that runs when the file is imported."""
-    bare = {id(node) for node in _bare_expressions(migration.tree.body)}
+    bare = {id(each.value) for each in ast.walk(migration.tree) if isinstance(each, ast.Expr)}
     for call in migration.facts.at_import:
         top = call.path.partition(".")[0]
-        bare_call = id(call.node) in bare and top not in {"logging", "warnings"}
+        is_bare = id(call.node) in bare and call.place.function is None
+        bare_call = is_bare and top not in {"logging", "warnings"}
         outside = call.path in _WORK or top in _WORK_MODULES or call.last_name in _WORK_METHODS
         own = call.receiver.kind in STORES or (top and migration.is_own(top))
         if bare_call or outside or own:
             yield hit(call, f"`{ast.unparse(call.node)[:60]}` runs when the file is imported.")
-
-
-def _bare_expressions(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
-    """Yield the expressions that are statements of the module, or of its loops and conditions."""
-    for node in body:
-        if isinstance(node, ast.Expr):
-            yield node.value
-        elif isinstance(node, ast.If | ast.For | ast.While | ast.With | ast.Try):
-            yield from _bare_expressions([*node.body, *getattr(node, "orelse", ())])
 
 
 def sleep(migration: ParsedMigration) -> Hits:
@@ -312,9 +303,8 @@ def sleep(migration: ParsedMigration) -> Hits:
 
 def threads(migration: ParsedMigration) -> Hits:
     """Find threads and processes."""
-    harm = "continues after the lock is lost, and its errors are not seen"
-    if migration.file.transactional:
-        harm = "works outside the transaction"
+    alone = "continues after the lock is lost, and its errors are not seen"
+    harm = "works outside the transaction" if migration.file.transactional else alone
     for call in migration.calls:
         if (call.path and call.last_name in _THREADS) or call.path.startswith(_PROCESSES):
             yield hit(call, f"`{call.path}` {harm}.")
@@ -326,8 +316,7 @@ def threads(migration: ParsedMigration) -> Hits:
 def bypassed_validation(migration: ParsedMigration) -> Hits:
     """Find writes that bypass the collection's validator."""
     for call in migration.calls:
-        bypass = call.keywords.get("bypass_document_validation")
-        if bypass is not None and bypass.constant is True:
+        if call.keywords.get("bypass_document_validation", OTHER).constant is True:
             collection = collection_name(call.receiver)
             yield hit(call, f"{called(call)} bypasses the validator of {collection}.")
 
@@ -346,12 +335,12 @@ def server_script(migration: ParsedMigration) -> Hits:
 def invalid_change(migration: ParsedMigration) -> Hits:
     """Find updates without operators, and replacements with operators."""
     for call in migration.calls:
-        change = None if call.is_backfill else change_of(call)
-        if change and (change.is_empty or not all(_are_operators(change))):
+        change = OTHER if call.is_backfill else change_of(call)
+        if change.is_empty or not all(_are_operators(change)):
             yield hit(call, "The driver rejects an update without operators such as `$set`.")
         replaces = call.on(Kind.COLLECTION) and call.method in _REPLACEMENTS
         new = call.argument(1, "replacement")
-        if new and (replaces or call.last_name == "ReplaceOne") and any(_are_operators(new)):
+        if (replaces or call.last_name == "ReplaceOne") and any(_are_operators(new)):
             yield hit(call, "The driver rejects a replacement that has operators such as `$set`.")
 
 
@@ -438,9 +427,9 @@ def caught_in_transaction(migration: ParsedMigration) -> Hits:
 def write_concern(migration: ParsedMigration) -> Hits:
     """Find write concerns that break a transaction, or that hide errors."""
     for call in migration.calls:
-        w = call.argument(0, "w") if call.last_name == "WriteConcern" else None
+        w = call.argument(0, "w") if call.last_name == "WriteConcern" else OTHER
         configures = call.receiver.kind in STORES and "write_concern" in call.keywords
-        if w is not None and w.constant == 0:
+        if w.constant == 0:
             yield hit(call, "With `w=0` the server does not answer, so errors are not seen.")
         elif migration.file.transactional and configures:
             yield hit(call, "In a transaction, a separate write concern makes every write fail.")

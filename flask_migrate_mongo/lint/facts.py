@@ -337,9 +337,10 @@ class CodeCall:
         """Whether this calls a method of one of these kinds."""
         return self.receiver.kind in kinds
 
-    def argument(self, position: int, name: str) -> Value | None:
+    def argument(self, position: int, name: str) -> Value:
         """Look up an argument by its position or its name."""
-        return self.args[position] if position < len(self.args) else self.keywords.get(name)
+        by_position = dict(enumerate(self.args))
+        return by_position.get(position) or self.keywords.get(name, OTHER)
 
     def result(self) -> Value:
         """Evaluate the call."""
@@ -368,7 +369,7 @@ class CodeCall:
             return Value(Kind.MADE, "list", parts=(receiver,))
         kind = _RESULTS.get((receiver.kind, self.method), Kind.OTHER)
         if kind is Kind.COLLECTION:
-            return receiver.collection(self.argument(0, "name") or OTHER)
+            return receiver.collection(self.argument(0, "name"))
         if kind is Kind.CURSOR:
             limit = self.keywords.get("limit")
             bounded = limit is not None and limit.constant != 0
@@ -392,15 +393,15 @@ class CodeCall:
         """Yield the arguments, and parts of arguments, that name a collection."""
         which = (self.receiver.kind, self.method)
         if which in _NAMING:
-            yield self.argument(0, _NAMING[which]) or OTHER
+            yield self.argument(0, _NAMING[which])
         elif which == (Kind.DATABASE, "command"):
-            command = self.argument(0, "command") or OTHER
+            command = self.argument(0, "command")
             if command.kind is Kind.CONSTANT:
                 yield from self.args[1:2]
             else:
                 yield command.parts[0] if command.keys else OTHER
         elif self.method == "aggregate":
-            yield from _named_in_pipeline(self.argument(0, "pipeline") or OTHER)
+            yield from _named_in_pipeline(self.argument(0, "pipeline"))
 
 
 def _pairs(pairs: Iterable[tuple[Value, Value]]) -> Value:

@@ -224,16 +224,16 @@ class SourceText:
     @cached_property
     def _statements(self) -> list[range]:
         """The lines of every statement, with its decorators."""
-        nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.stmt))
-        return [range(_start(node), (node.end_lineno or node.lineno) + 1) for node in nodes]
+        found: list[range] = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.stmt):
+                parts = (node, *getattr(node, "decorator_list", ()))
+                start = min(part.lineno for part in parts)
+                found.append(range(start, (node.end_lineno or node.lineno) + 1))
+        return found
 
     def _line(self, number: int) -> bytes:
         return self.lines[number - 1] if number <= len(self.lines) else b""
-
-
-def _start(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 # --- what else is known of an application and its files
@@ -272,7 +272,11 @@ def owned_by(import_name: str, root: Path) -> Callable[[str], bool]:
 
     Its own are its package, and modules beside it or above. They are found by file names: nothing is imported.
     """
-    folders = _up_to_project(root.resolve())
+    root = root.resolve()
+    above = (root, *root.parents)
+    tops = (each for each in above if any((each / name).exists() for name in _PROJECT_FILES))
+    # Without a project, the search ends at the parent.
+    folders = above[: above.index(next(tops, root.parent)) + 1]
     places = (*folders, *(folder / "src" for folder in folders))
 
     @cache
@@ -283,12 +287,3 @@ def owned_by(import_name: str, root: Path) -> Callable[[str], bool]:
         return module == import_name.partition(".")[0] or any(map(any, files))
 
     return is_own
-
-
-def _up_to_project(root: Path) -> tuple[Path, ...]:
-    """List the folders from the application's up to its project's, or to its parent without one."""
-    folders = (root, *root.parents)
-    for height, folder in enumerate(folders, 1):
-        if any((folder / name).exists() for name in _PROJECT_FILES):
-            return folders[:height]
-    return folders[:2]

@@ -35,13 +35,6 @@ if TYPE_CHECKING:
 _BUDGET = 50_000
 """Expressions to follow in up() or down(). Only code whose calls multiply needs more."""
 
-_TRANSACTION_STATES = {
-    "start_transaction": True,
-    "commit_transaction": False,
-    "abort_transaction": False,
-}
-"""Whether a transaction is open after a call of this method of a session."""
-
 _BY_NAME = {"db": Value(Kind.DATABASE), "ctx": Value(Kind.CONTEXT)}
 """A parameter with one of these names is taken for what migrations use the name for."""
 
@@ -65,7 +58,7 @@ class _Reader(ast.NodeVisitor):
         self.calls: list[CodeCall] = []
         self.imports: list[tuple[ast.stmt, str]] = []
         self.complete = True
-        self._module = self._scope = ChainMap[str, Value]()
+        self._scope = ChainMap[str, Value]()
         self._place = Place()
         self._followed: tuple[ast.AST, ...] = ()
         self._returned: list[Value] = []
@@ -75,9 +68,9 @@ class _Reader(ast.NodeVisitor):
     def enter(self, name: str) -> tuple[CodeCall, ...]:
         """Follow up() or down(). Returns its calls."""
         self.calls = []
-        function = self._module.get(name, OTHER).function
+        function = self._scope.get(name, OTHER).function
         if function is not None:
-            self._place, self._opened, self._budget = Place(), False, _BUDGET
+            self._opened, self._budget = False, _BUDGET
             self._follow(function, (), {})
         return tuple(self.calls)
 
@@ -136,17 +129,16 @@ class _Reader(ast.NodeVisitor):
             self.generic_visit(node)
         self._scope[node.name] = Value(Kind.OTHER, node.name)
 
-    def visit_Import(self, node: ast.Import) -> None:
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        module = ""
+        if isinstance(node, ast.ImportFrom):
+            module = f"{'.' * node.level}{node.module or ''}."
         for alias in node.names:
-            self.imports.append((node, alias.name))
-            bound = alias.asname or alias.name.partition(".")[0]
-            self._scope[bound] = Value(Kind.NAMED, alias.name if alias.asname else bound)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        for alias in node.names:
-            path = f"{'.' * node.level}{node.module or ''}.{alias.name}"
+            path, bound = module + alias.name, alias.asname or alias.name.partition(".")[0]
             self.imports.append((node, path))
-            self._scope[alias.asname or alias.name] = Value(Kind.NAMED, path)
+            self._scope[bound] = Value(Kind.NAMED, path if module or alias.asname else bound)
+
+    visit_ImportFrom = visit_Import
 
     def visit_Assign(self, node: ast.Assign) -> None:
         value = self._eval(node.value)
@@ -310,8 +302,8 @@ class _Reader(ast.NodeVisitor):
         complete = not starred and "**" not in keywords
         call = self._follow_callbacks(CodeCall(node, callee, self._place, args, keywords, complete))
         self.calls.append(call)
-        if call.on(Kind.SESSION) and call.method in _TRANSACTION_STATES:
-            self._opened = _TRANSACTION_STATES[call.method]
+        if call.on(Kind.SESSION) and call.method.endswith("_transaction"):
+            self._opened = call.method == "start_transaction"
         if isinstance(node.func, ast.Attribute) and node.func.attr in {"append", "extend", "add"}:
             self._extend(node.func.value, *call.args)
         if call.path == "getattr" and len(args) > 1:
