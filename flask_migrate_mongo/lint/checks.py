@@ -7,19 +7,17 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from .checking import (
+from .checking import Hit, collection_name, hit
+from .facts import (
+    COLLECTION_METHODS,
+    INDEX_BUILDS,
+    OTHER,
+    SINGLE_WRITES,
     STORES,
-    Hit,
-    called,
-    change_of,
-    changes,
-    collection_name,
-    creates,
-    hit,
-    is_new,
-    targets,
+    Kind,
+    Value,
+    words,
 )
-from .facts import COLLECTION_METHODS, INDEX_BUILDS, OTHER, SINGLE_WRITES, Kind, Value, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,8 +106,8 @@ def lost_data(migration: ParsedMigration) -> Hits:
     """Find collections and fields that are deleted without a copy."""
     for call in migration.facts.up:
         drops = call.method in {"drop", "drop_collection", "drop_database"}
-        if drops and call.receiver.kind in STORES and not _has_copy(call, migration):
-            yield hit(call, f"{called(call)} deletes data, and nothing keeps a copy.")
+        if drops and call.on(*STORES) and not _has_copy(call, migration):
+            yield hit(call, f"{call.shown} deletes data, and nothing keeps a copy.")
         for field in sorted(_lost_fields(call, migration)):
             yield hit(call, f"`$unset` deletes `{field}`, and nothing keeps its values.")
 
@@ -121,7 +119,7 @@ def _has_copy(call: CodeCall, migration: ParsedMigration) -> bool:
         which = call.argument(0, "name_or_collection")
         names = which.names | which.texts()
     earlier = migration.before(call)
-    copied = any(targets(c) and not c.receiver.names.isdisjoint(names) for c in earlier)
+    copied = any(c.targets and not c.receiver.names.isdisjoint(names) for c in earlier)
     return copied or any(_fills(c, names) for c in (*earlier, *migration.facts.down))
 
 
@@ -130,12 +128,12 @@ def _fills(call: CodeCall, names: frozenset[str]) -> bool:
     inserts = call.method in {"insert_one", "insert_many", "bulk_write"}
     is_target = call.method == "rename" and call.argument(0, "new_name").constant in names
     on_it = inserts and not call.receiver.names.isdisjoint(names)
-    return on_it or is_target or creates(call, names)
+    return on_it or is_target or call.creates(names)
 
 
 def _lost_fields(call: CodeCall, migration: ParsedMigration) -> frozenset[str]:
     """Collect the fields that a call unsets, and that nothing reads before or restores."""
-    changed = change_of(call).entries()
+    changed = call.change.entries()
     unset = frozenset(f for key, body in changed if key == "$unset" for f in _unset_fields(body))
     if not unset:
         return unset
@@ -176,7 +174,7 @@ def unfiltered(migration: ParsedMigration) -> Hits:
         is_model = call.last_name in {"UpdateMany", "DeleteMany"}
         condition = call.argument(0, "filter")
         if (many or is_model) and condition.is_empty and not call.place.backfill:
-            name = called(call) if many else f"`{call.last_name}`"
+            name = call.shown if many else f"`{call.last_name}`"
             yield hit(call, f"{name} has no filter, so one statement changes every document.")
 
 
@@ -191,24 +189,19 @@ def all_in_memory(migration: ParsedMigration) -> Hits:
 
 def _loaded_cursor(call: CodeCall) -> Value | None:
     """Find the cursor of a `find` without a limit whose documents a call collects."""
-    first = call.argument(0, "iterable")
+    first = call.argument(0, "iterable") if call.path in _COLLECTING else OTHER
     if call.method == "to_list" and not call.given:
         first = call.receiver
-    elif call.path not in _COLLECTING:
-        return None
-    if first.kind not in {Kind.CURSOR, Kind.OTHER}:
-        return None
-    cursor = first.cursor
-    return cursor if cursor and cursor.name == "find" and not cursor.constant else None
+    cursor = None if first.kind is Kind.MADE else first.cursor
+    return cursor if cursor and not cursor.constant else None
 
 
 def writes_in_loop(migration: ParsedMigration) -> Hits:
     """Find loops over a `find` that write one document at a time."""
     for call in migration.calls:
-        cursors = (over.cursor for over in call.place.loops)
         single = call.on(Kind.COLLECTION) and call.method in SINGLE_WRITES
-        if single and any(cursor.name == "find" for cursor in cursors if cursor):
-            message = f"{called(call)} in a loop over `find()` makes one round trip per document."
+        if single and any(over.cursor for over in call.place.loops):
+            message = f"{call.shown} in a loop over `find()` makes one round trip per document."
             yield hit(call, message)
 
 
@@ -233,7 +226,7 @@ def unchecked_unique_index(migration: ParsedMigration) -> Hits:
         fields = model.argument(0, "keys").texts()
         earlier = migration.before(call)
         checked = any(_looks_at(c, fields, call.receiver) for c in earlier)
-        if model.keywords["unique"].constant and not checked and not is_new(call, migration):
+        if model.keywords["unique"].constant and not checked and not migration.is_new(call):
             listed = " and ".join(f"`{field}`" for field in sorted(fields)) or "the fields"
             collection = collection_name(call.receiver)
             yield hit(call, f"Duplicates of {listed} in {collection} make this index build fail.")
@@ -253,7 +246,7 @@ def _looks_at(call: CodeCall, fields: frozenset[str], collection: Value) -> bool
 def ttl_index(migration: ParsedMigration) -> Hits:
     """Find TTL indexes that delete existing documents."""
     for call, _ in _indexes(migration, "expireAfterSeconds"):
-        if call in migration.facts.up and not is_new(call, migration):
+        if call in migration.facts.up and not migration.is_new(call):
             collection = collection_name(call.receiver)
             yield hit(call, f"This index deletes all expired documents from {collection}.")
 
@@ -289,7 +282,7 @@ def import_time_work(migration: ParsedMigration) -> Hits:
         is_bare = id(call.node) in bare and call.place.function is None
         bare_call = is_bare and top not in {"logging", "warnings"}
         outside = call.path in _WORK or top in _WORK_MODULES or call.last_name in _WORK_METHODS
-        own = call.receiver.kind in STORES or (top and migration.is_own(top))
+        own = call.on(*STORES) or (top and migration.is_own(top))
         if bare_call or outside or own:
             yield hit(call, f"`{ast.unparse(call.node)[:60]}` runs when the file is imported.")
 
@@ -318,13 +311,13 @@ def bypassed_validation(migration: ParsedMigration) -> Hits:
     for call in migration.calls:
         if call.keywords.get("bypass_document_validation", OTHER).constant is True:
             collection = collection_name(call.receiver)
-            yield hit(call, f"{called(call)} bypasses the validator of {collection}.")
+            yield hit(call, f"{call.shown} bypasses the validator of {collection}.")
 
 
 def server_script(migration: ParsedMigration) -> Hits:
     """Find JavaScript that runs on the server."""
     for call in migration.calls:
-        if call.receiver.kind in STORES or call.is_backfill:
+        if call.on(*STORES) or call.is_backfill:
             keys = {key for value in call.given for key, _ in value.entries()}
             if used := keys & {"$accumulator", "$function", "$where"}:
                 yield hit(call, f"`{min(used)}` runs JavaScript on the server for each document.")
@@ -335,7 +328,7 @@ def server_script(migration: ParsedMigration) -> Hits:
 def invalid_change(migration: ParsedMigration) -> Hits:
     """Find updates without operators, and replacements with operators."""
     for call in migration.calls:
-        change = OTHER if call.is_backfill else change_of(call)
+        change = OTHER if call.is_backfill else call.change
         if change.is_empty or not all(_are_operators(change)):
             yield hit(call, "The driver rejects an update without operators such as `$set`.")
         replaces = call.on(Kind.COLLECTION) and call.method in _REPLACEMENTS
@@ -345,7 +338,7 @@ def invalid_change(migration: ParsedMigration) -> Hits:
 
 
 def _are_operators(change: Value) -> Iterator[bool]:
-    """Say of each known key whether it is an operator."""
+    """Yield for each known key whether it is an operator."""
     return (key.startswith("$") for key, _ in change.items())
 
 
@@ -366,11 +359,11 @@ def unknown_method(migration: ParsedMigration) -> Hits:
 def refused_in_transaction(migration: ParsedMigration) -> Hits:
     """Find what the server refuses in a transaction."""
     for call in migration.calls_in_transaction:
-        if call.receiver.kind not in STORES:
+        if not call.on(*STORES):
             continue
         builds_index = call.method in INDEX_BUILDS
-        if call.method in _REFUSED or (builds_index and not is_new(call, migration)):
-            yield hit(call, f"The server refuses {called(call)} in a transaction.")
+        if call.method in _REFUSED or (builds_index and not migration.is_new(call)):
+            yield hit(call, f"The server refuses {call.shown} in a transaction.")
         elif refused := _refused_part(call):
             yield hit(call, f"The server refuses `{refused}` in a transaction.")
 
@@ -404,7 +397,7 @@ def missing_session(migration: ParsedMigration) -> Hits:
         outside = "session" not in call.keywords and call.complete and not place.bound
         sends = call.method not in {"get_collection", "with_options"}
         if place.opened and outside and sends and call.on(Kind.DATABASE, Kind.COLLECTION):
-            message = f"{called(call)} has no `session=`, so it is not part of the transaction."
+            message = f"{call.shown} has no `session=`, so it is not part of the transaction."
             yield hit(call, message)
 
 
@@ -417,10 +410,10 @@ def backfill_in_transaction(migration: ParsedMigration) -> Hits:
 
 def caught_in_transaction(migration: ParsedMigration) -> Hits:
     """Find handlers for errors of writes in a transaction: such an error aborts it."""
-    for call in filter(changes, migration.calls_in_transaction):
-        for node, catches in call.place.handlers:
+    for call in migration.calls_in_transaction:
+        for node, catches in call.place.handlers if call.changes_data else ():
             if not catches or not catches.isdisjoint(_DRIVER_ERRORS):
-                message = f"An error of {called(call)} is caught, but it aborts the transaction."
+                message = f"An error of {call.shown} is caught, but it aborts the transaction."
                 yield hit(call, message, node)
 
 
@@ -428,7 +421,7 @@ def write_concern(migration: ParsedMigration) -> Hits:
     """Find write concerns that break a transaction, or that hide errors."""
     for call in migration.calls:
         w = call.argument(0, "w") if call.last_name == "WriteConcern" else OTHER
-        configures = call.receiver.kind in STORES and "write_concern" in call.keywords
+        configures = call.on(*STORES) and "write_concern" in call.keywords
         if w.constant == 0:
             yield hit(call, "With `w=0` the server does not answer, so errors are not seen.")
         elif migration.file.transactional and configures:
@@ -441,7 +434,7 @@ def several_writes(migration: ParsedMigration) -> Hits:
         return
     up = migration.facts.up
     repeatable = {id(c.node) for c in up if c.method in INDEX_BUILDS or c.is_backfill}
-    writes = {id(c.node): c for c in up if changes(c) and c.method not in INDEX_BUILDS}
+    writes = {id(c.node): c for c in up if c.changes_data and c.method not in INDEX_BUILDS}
     looped = any(call.place.loops for call in writes.values())
     if writes and (looped or len(writes) + len(repeatable) > 1):
         message = "If up() crashes between its writes, some are done, and the next `up` runs all of them again."

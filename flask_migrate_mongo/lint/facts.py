@@ -74,7 +74,7 @@ _MOST_CHOICES = 1_000
 class Value:
     """The value of an expression.
 
-    `name`: the dotted import path of a NAMED or MADE value, the method of a METHOD or CURSOR, the
+    `name`: the dotted import path of a NAMED or MADE value, the method of a METHOD, the
     attribute of others. `parts`: elements, the values of a mapping, choices, the object and the
     arguments of a call, the results of a function. `names`: possible names of a collection; without
     `complete` there may be others. `call`: the call that made it. `function`: the definition of a
@@ -203,6 +203,8 @@ class Function(NamedTuple):
 OTHER = Value(Kind.OTHER)
 ANY_COLLECTION = Value(Kind.COLLECTION, complete=False)
 
+STORES = frozenset({Kind.DATABASE, Kind.COLLECTION, Kind.CLIENT})
+
 _METHODS = {
     Kind.DATABASE: DATABASE_METHODS,
     Kind.COLLECTION: COLLECTION_METHODS,
@@ -259,7 +261,6 @@ class Place:
 
 _RESULTS = {
     (Kind.COLLECTION, "find"): Kind.CURSOR,
-    (Kind.COLLECTION, "aggregate"): Kind.CURSOR,
     (Kind.DATABASE, "get_collection"): Kind.COLLECTION,
     (Kind.DATABASE, "create_collection"): Kind.COLLECTION,
     (Kind.CLIENT, "get_database"): Kind.DATABASE,
@@ -337,10 +338,45 @@ class CodeCall:
         """Whether this calls a method of one of these kinds."""
         return self.receiver.kind in kinds
 
+    @property
+    def shown(self) -> str:
+        """The call in a message, such as "`db.users.drop()`"."""
+        base = {Kind.DATABASE: "db", Kind.CLIENT: "client"}.get(self.receiver.kind, "collection")
+        on = f"db.{self.receiver.label}" if self.receiver.label else base
+        return f"`{on}.{self.method}()`"
+
+    @property
+    def changes_data(self) -> bool:
+        """Whether this changes documents, indexes or collections."""
+        writes = self.on(Kind.COLLECTION) and (self.method in WRITES or bool(self.targets))
+        return writes or (self.on(*STORES) and self.method in STRUCTURE_CHANGES)
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """The collections that `$out` and `$merge` of a pipeline write to."""
+        given = self.given if self.method == "aggregate" else ()
+        stages = (stage for value in given for stage in value.entries())
+        bodies = (body for name, body in stages if name in {"$out", "$merge"})
+        return frozenset(text for body in bodies for text in body.texts())
+
+    def creates(self, names: frozenset[str]) -> bool:
+        """Whether this creates one of these collections."""
+        is_named = self.method == "create_collection" and self.argument(0, "name").constant in names
+        return is_named or not names.isdisjoint(self.targets)
+
+    @property
+    def change(self) -> Value:
+        """The change that an update or a backfill makes; OTHER for other calls."""
+        if self.is_backfill:
+            return self.argument(1, "change")
+        updates = self.method in {"update_one", "update_many", "find_one_and_update"}
+        is_model = self.last_name in {"UpdateOne", "UpdateMany"}
+        is_update = is_model or (updates and self.on(Kind.COLLECTION))
+        return self.argument(1, "update") if is_update else OTHER
+
     def argument(self, position: int, name: str) -> Value:
         """Look up an argument by its position or its name."""
-        by_position = dict(enumerate(self.args))
-        return by_position.get(position) or self.keywords.get(name, OTHER)
+        return self.args[position] if position < len(self.args) else self.keywords.get(name, OTHER)
 
     def result(self) -> Value:
         """Evaluate the call."""
@@ -371,9 +407,8 @@ class CodeCall:
         if kind is Kind.COLLECTION:
             return receiver.collection(self.argument(0, "name"))
         if kind is Kind.CURSOR:
-            limit = self.keywords.get("limit")
-            bounded = limit is not None and limit.constant != 0
-            return Value(kind, self.method, bounded, parts=(receiver,))
+            bounded = "limit" in self.keywords and self.keywords["limit"].constant != 0
+            return Value(kind, constant=bounded, parts=(receiver,))
         # Without parts: a document from a collection does not contain the filter that selected it.
         return Value(kind, self.method)
 

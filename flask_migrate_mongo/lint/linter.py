@@ -191,7 +191,7 @@ class SourceText:
     def place_of(self, comment: Suppression) -> Node:
         """Make a node for a comment: the syntax tree has none."""
         offset = self._line(comment.line).find(b"#")
-        return ast.Pass(lineno=comment.line, col_offset=offset)
+        return ast.Pass(lineno=comment.line, col_offset=offset, end_lineno=comment.line)
 
     def suppression_of(self, finding: Finding) -> Suppression | None:
         """Find the comment with a reason that suppresses a finding."""

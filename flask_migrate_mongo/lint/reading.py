@@ -199,10 +199,9 @@ class _Reader(ast.NodeVisitor):
     def visit_Try(self, node: ast.Try) -> None:
         handlers = [*self._place.handlers]
         for each in node.handlers:
-            kinds = self._eval(each.type) if each.type else Value(Kind.SEQUENCE)
+            kinds = self._eval(each.type).walk() if each.type else ()
             if not any(isinstance(inner, ast.Raise) for inner in ast.walk(each)):
-                parts = kinds.parts if kinds.kind is Kind.SEQUENCE else (kinds,)
-                handlers.append(_handler(each, parts))
+                handlers.append(_handler(each, kinds))
         with self._inside(replace(self._place, handlers=tuple(handlers))):
             self.run(node.body)
         for each in node.handlers:
