@@ -25,6 +25,9 @@ APPNAME = "app"
 """What the application under test calls itself, so that failpoints hit it and not the fixtures."""
 
 
+CONFORMANCE = pytest.StashKey[Conformance]()
+
+
 class Failpoint(Protocol):
     """Makes commands of the application fail: failpoint("insert", errorCode=112)."""
 
@@ -50,18 +53,17 @@ def _impatient_driver() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def _conformance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conformance]:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Check what this process, and each that it starts, sends against what mongod accepts."""
-    with Conformance(tmp_path_factory.mktemp("conformance")) as conformance:
-        yield conformance
+    conformance = session.config.stash[CONFORMANCE] = Conformance()
+    session.config.add_cleanup(conformance.stop)
 
 
 @pytest.fixture(autouse=True)
-def _conforms(_conformance: Conformance) -> Iterator[None]:
+def _conforms(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test in which a command was sent that mongod refuses, or a new kind of one that few accept."""
     yield
-    assert _conformance.findings() == []
+    assert request.config.stash[CONFORMANCE].findings() == []
 
 
 @pytest.fixture(scope="session")

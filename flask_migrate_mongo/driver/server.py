@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     redact,
 )
+from flask_migrate_mongo.process import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -45,7 +47,10 @@ _ACCESS_CODES = frozenset({13, 18, 8000})
 # Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
 # errors of the server's own, and conflicts with another write. From the error_codes.yml of mongod.
 _PASSING_CODES = frozenset(
-    {6, 7, 89, 91, 112, 189, 251, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+    {
+        *(6, 7, 64, 89, 91, 112, 134, 189, 251, 262, 365, 9001, 10058, 10107),
+        *(11600, 11601, 11602, 13435, 13436),
+    }
 )
 
 
@@ -151,27 +156,54 @@ class Server:
             yield Server(own[self.database.name])
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[ClientSession | None]:
-        """Open a session for transactions; None if the server has none."""
-        if self.transactions_lacking is None:
-            with self.database.client.start_session() as session:
-                yield session
-        else:
+    def session(self, *, transactional: bool = True) -> Iterator[ClientSession | None]:
+        """Open a session, or give None if the server lacks sessions, or transactions if they are wanted.
+
+        No other operation ever gets its id. So whoever finds the id stored may kill the session.
+        """
+        topology = self.database.client.topology_description
+        if topology.logical_session_timeout_minutes is None or (
+            transactional and self.transactions_lacking is not None
+        ):
             yield None
+            return
+        with self.database.client.start_session(causal_consistency=False) as session:
+            try:
+                yield session
+            finally:
+                # The driver gives the ids of other ended sessions to its next operations.
+                session._server_session.mark_dirty()  # noqa: SLF001
 
     def kill_session(self, session_id: bytes) -> None:
-        """End the session of a crashed run, and its open transaction, whose locks would block us.
+        """End a statement or a transaction that still runs in a session, even if its client is gone.
 
-        The server ends the transaction itself 60 s after its start, so a refusal is only logged.
+        A refusal is only logged: the server itself ends a transaction 60 s after its start.
         """
+        # In an empty context: the command must not join a session that is bound to this one.
+        contextvars.Context().run(self._kill_session, session_id)
+
+    def _kill_session(self, session_id: bytes) -> None:
         try:
             self.database.client.admin.command("killSessions", [{"id": session_id}])
         except errors.PyMongoError as exc:
             _log.warning(
-                "The transaction of a crashed run could not be ended, and blocks what it wrote until "
-                "the server ends it: %s",
+                "The session of a run that ended could not be killed. What still runs in it goes on, "
+                "and blocks what its transaction wrote, until the server ends it: %s",
                 _detail(exc),
             )
+
+    @contextlib.contextmanager
+    def killing_on_stop(self, session: ClientSession | None) -> Iterator[None]:
+        """Kill the session if a stop interrupts the block.
+
+        The server would otherwise continue an update, a deletion or an index build without its client.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, Stopped):
+            if session is not None:
+                self.kill_session(session.session_id["id"])
+            raise
 
     # --- reads and writes
 
@@ -244,6 +276,11 @@ class MongomockServer(Server):
     def spare(self) -> Iterator[Server]:
         """Give this server, which has no connections."""
         yield self
+
+    @contextlib.contextmanager
+    def session(self, *, transactional: bool = True) -> Iterator[None]:  # noqa: ARG002
+        """Give none."""
+        yield None
 
     def read_with_time(
         self, collection: Collection[Document], query: Document

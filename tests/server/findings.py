@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,26 +13,22 @@ from .conformance import EXPECTED_NOTES, FOLDER, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Conformance:
     """Watches this process and those that it starts, and collects what they report in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         self._seen: dict[Path, int] = {}
         self._patch = pytest.MonkeyPatch()
-
-    def __enter__(self) -> Conformance:  # noqa: PYI034  (Self is not in Python 3.10)
-        """Begin to watch."""
         self._patch.setenv(FOLDER, str(self._folder))
         watch(self._patch.setattr)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
         """End the watch."""
         self._patch.undo()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def findings(self) -> list[str]:
         """Take the violations, and the notes that are not expected, since the last call."""
