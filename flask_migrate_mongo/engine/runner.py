@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
 from flask_migrate_mongo.driver.confinement import bound, check_confinement_support
-from flask_migrate_mongo.driver.transactions import Transactions, transaction
+from flask_migrate_mongo.driver.transactions import (
+    TransactionLimits,
+    Transactions,
+    transaction,
+)
 from flask_migrate_mongo.files.loading import load
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
@@ -285,18 +289,20 @@ class LeasedRun:
         """Run a step and record its success in one transaction: both are committed, or neither."""
         runner, context = self.runner, self._context(claim, session)
         transactions = Transactions(runner.server, time.sleep)
+        limits = TransactionLimits(runner.server)
 
         def attempt() -> None:
-            self.grant.ensure()
-            # Killed before it is rolled back: a rollback waits for the statement that runs.
-            with transaction(session), runner.server.killing_on_stop(session):
-                db = runner.server.handle(transactional=True)
-                call_confined(function, context, session, db, runner.switch)
-                watch.stop()
-                at = self.grant.ensure()
-                claim.complete(took_ms=watch.ms, at=at, session=session)
+            with limits.attempt():
                 self.grant.ensure()
-                transactions.commit(session, claim.is_completed)
+                # Killed before it is rolled back: a rollback waits for the statement that runs.
+                with transaction(session), runner.server.killing_on_stop(session):
+                    db = runner.server.handle(transactional=True)
+                    call_confined(function, context, session, db, runner.switch)
+                    watch.stop()
+                    at = self.grant.ensure()
+                    claim.complete(took_ms=watch.ms, at=at, session=session)
+                    self.grant.ensure()
+                    transactions.commit(session, claim.is_completed)
 
         transactions.repeat(attempt, context.log)
 

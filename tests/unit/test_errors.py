@@ -70,6 +70,7 @@ def traceback_of(exc: BaseException) -> str:
             errors.HalfBackfilledError(7, "up"),
             "`flask db-migrate resolve 7 --not-applied --reason TEXT`.",
         ),
+        (errors.TransactionTooLargeError("why"), "in batches with `ctx.backfill()`."),
         (errors.NoRunError(), "stops a migration without a backfill."),
         (errors.MigrationFailedError([7], "up"), "then run `flask db-migrate up` again."),
         (errors.DryRunTooLongError(60, 30), "`--dry-run-limit 15`."),
