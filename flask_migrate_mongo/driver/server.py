@@ -42,6 +42,10 @@ Update = DocumentView | list[DocumentView]
 _log = logging.getLogger("flask_migrate_mongo.server")
 
 _AWARE = CodecOptions[Document](tz_aware=True)
+MAJORITY_SECONDS = 60
+"""How long a write of ours waits for a majority: with a member down it could wait for ever."""
+
+_NOT_CONFIRMED = 64
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
 _ACCESS_CODES = frozenset({13, 18, 8000})
 # Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
@@ -122,16 +126,21 @@ class Server:
                 name,
                 codec_options=_AWARE,
                 read_preference=ReadPreference.PRIMARY,
-                write_concern=WriteConcern("majority"),
+                write_concern=WriteConcern("majority", wtimeout=MAJORITY_SECONDS * 1000),
             )
 
     def handle(self, *, transactional: bool) -> Database[Document]:
-        """Make the handle that a migration receives, which reads from the primary.
+        """Make the handle that a migration receives: it reads from the primary, and writes to a majority.
 
         In a transaction it has no write concern: the server accepts one on the commit only, and
         pymongo would send it with each write of a bound session.
         """
-        concern = WriteConcern() if transactional else None
+        concern = self.database.write_concern
+        if transactional:
+            concern = WriteConcern()
+        elif concern.document.get("w", 1) == 1:
+            # Otherwise a failover could undo the data of a step whose record it keeps.
+            concern = WriteConcern(**{**concern.document, "w": "majority"})
         return self.database.with_options(
             read_preference=ReadPreference.PRIMARY, write_concern=concern
         )
@@ -346,6 +355,11 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
     if _code(exc) in _ACCESS_CODES:
         return AccessDeniedError(f"The server refused access: {detail}.")
+    if _code(exc) == _NOT_CONFIRMED:
+        return ConnectionFailedError(
+            f"No majority of the replica set has confirmed a write within {MAJORITY_SECONDS} s.",
+            "Check that its members that hold data are up and replicate: rs.status().",
+        )
     if is_passing(exc):
         return ConnectionFailedError(f"The database does not answer: {detail}.")
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
