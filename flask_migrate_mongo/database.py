@@ -6,6 +6,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import pymongo
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError as NoDefaultDatabase
 from pymongo.errors import PyMongoError
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from .state import AppState
 
-SELECTION_TIMEOUT_MS = 5_000
-"""How long a client of ours looks for a server, unless the connection string says otherwise."""
+FIRST_CONTACT_SECONDS = 5
+"""How long a command waits for a primary before its first statement."""
 
 
 def database_of(state: AppState) -> Database[Document]:
@@ -32,7 +33,9 @@ def database_of(state: AppState) -> Database[Document]:
     """
     name = state.settings.database
     if state.mongo is None:
-        return _named(_own_client(state), name)
+        own = _named(_own_client(state), name)
+        _wait_for_primary(own.client, state.settings.mongo_uri or "")
+        return own
     given, called = _unwrapped(state.mongo), False
     # pymongo's own objects are callable too, though only to explain that they are not.
     if not _kinds(given) and callable(given):
@@ -88,11 +91,8 @@ def _own_client(state: AppState) -> MongoClient[Document]:
 
 def _connect(uri: str) -> MongoClient[Document]:
     """Make a client that connects when it is first used. Raises ConfigurationError."""
-    options: dict[str, Any] = {}
-    if "serverselectiontimeoutms" not in uri.lower():
-        options["serverSelectionTimeoutMS"] = SELECTION_TIMEOUT_MS
     try:
-        return MongoClient(uri, **options)
+        return MongoClient(uri)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
         msg = (
@@ -101,6 +101,13 @@ def _connect(uri: str) -> MongoClient[Document]:
             "password percent-encoded."
         )
         raise ConfigurationError(msg) from exc
+
+
+def _wait_for_primary(client: MongoClient[Document], uri: str) -> None:
+    """Wait for a primary, without a command: not as long as later, unless the URI says how long."""
+    is_given = "serverselectiontimeoutms" in uri.lower()
+    with translated(), pymongo.timeout(None if is_given else FIRST_CONTACT_SECONDS):
+        _ = client.is_primary
 
 
 def _close_in(pid: int, client: MongoClient[Document]) -> None:
