@@ -168,7 +168,7 @@ class Server:
     def session(self, *, transactional: bool = True) -> Iterator[ClientSession | None]:
         """Open a session, or give None if the server lacks sessions, or transactions if they are wanted.
 
-        No other operation ever gets its id. So whoever finds the id stored may kill the session.
+        No other operation ever gets its id. So the session of a stored id can be killed.
         """
         topology = self.database.client.topology_description
         if topology.logical_session_timeout_minutes is None or (
