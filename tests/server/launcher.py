@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pymongo import MongoClient
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -79,6 +81,11 @@ class TestServer:
             )
         self._wait()
         return self
+
+    def step_down(self, seconds: int = 12) -> None:
+        """Be no primary for a while, as during an election: what runs is ended, writes are refused."""
+        with MongoClient[Any](f"mongodb://127.0.0.1:{self.port}/?directConnection=true") as client:
+            client.admin.command("replSetStepDown", seconds, force=True)
 
     def kill(self) -> None:
         """End it with SIGKILL: SIGTERM would take two seconds."""

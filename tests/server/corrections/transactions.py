@@ -213,8 +213,12 @@ def tell_lifetime(handler, doc, ctx):
 @replacement(commands, "_run_txn_statement")
 def run_within_lifetime(run_statement, transaction, handler, doc, ctx):
     age = ctx.transactions._time() - transaction.started_at
-    current_operation().ends = time.perf_counter() + LIFETIME - age
-    return run_statement(transaction, handler, doc, ctx)
+    operation = current_operation()
+    operation.ends = time.perf_counter() + LIFETIME - age
+    reply = run_statement(transaction, handler, doc, ctx)
+    # The server does not look while it writes what a statement found.
+    operation.check()
+    return reply
 
 
 @replacement(transactions.TransactionRegistry, "_prune_locked")

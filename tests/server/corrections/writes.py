@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 
 import bson
-from secantus import commands, server, transactions, update
+from secantus import commands, transactions, update
 from secantus.aggregate import AggregateError
 from secantus.expressions import ExpressionError, evaluate
 
 from .patching import answer_to, is_view, options_of, refusal, replacement
 
-NOT_PRIMARY = {10107, 13435, 11602, 13436, 189, 91, 11600, 10058}
 OUTSIDE_API_1 = ("count", "collStats", "renameCollection")
 FIELDS = {
     "insert": {"insert", "documents", "ordered"},
@@ -208,22 +207,6 @@ def _option_outside_api(doc, name):
             set(each.get("$collStats") or ()) - {"count"} for each in stages
         )
     return False
-
-
-# --- replies ---
-
-
-@replacement(server, "dispatch")
-def dispatch_with_topology(dispatch, doc, ctx):
-    """NotPrimary errors carry a topologyVersion, so that a driver retries at once."""
-    reply = dispatch(doc, ctx)
-    if not reply.get("ok") and reply.get("code") in NOT_PRIMARY and "topologyVersion" not in reply:
-        counter = ctx.step_down_state.topology_counter() if ctx.step_down_state else 0
-        reply["topologyVersion"] = {
-            "processId": commands._HELLO_PROCESS_ID,
-            "counter": commands.bson.Int64(counter),
-        }
-    return reply
 
 
 # The table of retryable writes is scanned at each write; a short one keeps writes fast.
