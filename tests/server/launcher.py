@@ -82,6 +82,15 @@ class TestServer:
         self._wait()
         return self
 
+    def require_auth(self) -> None:
+        """Start it again, so that only users who were created get in, each with the rights of its roles.
+
+        The server must be durable, or the users may be lost.
+        """
+        self.kill()
+        self._flags = (*self._flags, "--auth")
+        self.start()
+
     def step_down(self, seconds: int = 12) -> None:
         """Be no primary for a while, as during an election: what runs is ended, writes are refused."""
         with MongoClient[Any](f"mongodb://127.0.0.1:{self.port}/?directConnection=true") as client:

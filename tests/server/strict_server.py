@@ -18,7 +18,15 @@ import sys
 
 from secantus.cli import main
 
-CORRECTIONS = ("operations", "elections", "indexes", "collections", "writes", "transactions")
+CORRECTIONS = (
+    "operations",
+    "elections",
+    "indexes",
+    "collections",
+    "writes",
+    "transactions",
+    "rights",
+)
 """The modules of `corrections`; where two answer to one command, the later one sees it first."""
 
 if __name__ == "__main__":
