@@ -57,7 +57,7 @@ def test_a_command_is_answered_as_mongod_answered_it(
 def test_an_index_after_another_is_answered_as_mongod_answered_it(
     first: str, replica: Replay
 ) -> None:
-    database = f"r_{uuid.uuid4().hex[:10]}"
+    database = f"t_{uuid.uuid4().hex[:10]}"
     answers = {}
     for number, (second, specification) in enumerate(INDEXES.specifications.items()):
         pair = (INDEXES.specifications[first], specification)
@@ -67,7 +67,7 @@ def test_an_index_after_another_is_answered_as_mongod_answered_it(
 
 
 def test_each_index_comes_back_as_it_came_back_from_mongod(replica: Replay) -> None:
-    database = f"r_{uuid.uuid4().hex[:10]}"
+    database = f"t_{uuid.uuid4().hex[:10]}"
     came_back = {
         name: replica.index_that_comes_back(database, f"c{number}", specification)
         for number, (name, specification) in enumerate(INDEXES.specifications.items())

@@ -11,6 +11,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import (
     AutoReconnect,
+    CursorNotFound,
     ExecutionTimeout,
     NotPrimaryError,
     OperationFailure,
@@ -110,6 +111,17 @@ def test_a_killed_session_leaves_what_runs_in_another_one_alone(
     with client.start_session() as session, client.start_session() as other:
         assert not in_flight(lambda: LONG["an update"](large, session), killing(client, other))
     assert large.c.count_documents({"n": 1}) == MANY
+
+
+def test_a_killed_session_loses_its_cursors(
+    small: Database[dict[str, Any]], client: Client
+) -> None:
+    with client.start_session() as session:
+        cursor = small.c.find(batch_size=1, session=session)
+        next(cursor)
+        killing(client, session)()
+        with pytest.raises(CursorNotFound):
+            next(cursor)
 
 
 def test_who_waits_for_a_majority_learns_that_it_was_interrupted() -> None:

@@ -130,7 +130,7 @@ class Replay:
 
         If a command of the setup fails, its error is the only answer.
         """
-        scene = _Scene(self, f"r_{uuid.uuid4().hex[:10]}")
+        scene = _Scene(self, f"t_{uuid.uuid4().hex[:10]}")
         try:
             for command in case.setup:
                 step = command if "cmd" in command else {"cmd": command}

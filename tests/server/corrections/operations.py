@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from secantus import commands, deadline, server, storage
@@ -23,6 +24,8 @@ MAJORITY_SECONDS = float(os.environ.get("STRICT_MAJORITY_MS", "2")) / 1000
 _here = threading.local()
 _mutex = threading.Lock()
 _in_flight = []
+_cursors = {}
+"""The open cursors, each with its session."""
 
 
 class Interrupted(deadline.MaxTimeMSExpired):
@@ -113,7 +116,26 @@ def dispatch_in_flight(dispatch, doc, ctx):
             if operation.interruption is not None:
                 error = refusal(11601, "Interrupted", "operation was interrupted")
                 return {**reply, "writeConcernError": {**error, "errInfo": {}}}
+        _note_cursor(doc, reply, operation)
     return reply
+
+
+def _note_cursor(doc, reply, operation):
+    cursor = reply.get("cursor")
+    number = cursor.get("id") if isinstance(cursor, Mapping) else 0
+    with _mutex:
+        if number and operation.session is not None:
+            _cursors[int(number)] = operation.session
+        elif operation.name == "getMore":
+            _cursors.pop(int(doc["getMore"]), None)
+
+
+def _kill_cursors(ctx, condition):
+    with _mutex:
+        killed = [number for number, session in _cursors.items() if condition(session)]
+        for number in killed:
+            del _cursors[number]
+    ctx.cursors.kill(killed)
 
 
 class ArmedAlways(deadline.arm):
@@ -164,17 +186,19 @@ def reply_to_interrupted(max_time_expired_reply, exc, command, ctx, doc):
 
 @answer_to("killSessions")
 def kill_sessions(handler, doc, ctx):
-    """End the operations of these sessions; without a session named, of all."""
+    """End the operations and the cursors of these sessions; without a session named, of all."""
     named = {commands._lsid_bytes_from_arg(entry) for entry in doc["killSessions"] or ()}
-    interrupt(lambda operation: operation.session in named or not named)
     if not named:
         return commands._HANDLERS["killAllSessions"](doc, ctx)
+    interrupt(lambda operation: operation.session in named)
+    _kill_cursors(ctx, lambda session: session in named)
     return handler(doc, ctx)
 
 
 @answer_to("killAllSessions", "killAllSessionsByPattern")
 def kill_all_sessions(handler, doc, ctx):
     interrupt(lambda operation: operation.session is not None)
+    _kill_cursors(ctx, lambda _: True)
     return handler(doc, ctx)
 
 
