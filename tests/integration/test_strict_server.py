@@ -242,6 +242,45 @@ def test_an_election_ends_open_transactions(
     assert small.c.count_documents({"n": 1}) == 0
 
 
+ADD_TO_TEXT = {"q": {"_id": 1}, "u": [{"$set": {"n": {"$add": ["$t", 1]}}}]}
+GROUP = {"q": {}, "u": [{"$group": {"_id": 1}}]}
+SET = {"q": {"_id": 2}, "u": {"$set": {"n": 5}}}
+
+
+@pytest.mark.parametrize(
+    ("statements", "ordered", "errors", "n"),
+    [
+        ([SET, GROUP, SET], True, [(1, 72)], 1),
+        ([SET, GROUP, SET], False, [(1, 72)], 2),
+        ([GROUP, SET], True, [(0, 72)], 0),
+        ([ADD_TO_TEXT, GROUP, SET], False, [(0, 16554), (1, 72)], 1),
+        ([SET, ADD_TO_TEXT, GROUP], True, [(1, 16554)], 1),
+    ],
+)
+def test_a_statement_that_fails_does_not_fail_the_command(
+    statements: list[dict[str, Any]],
+    errors: list[tuple[int, int]],
+    n: int,
+    small: Database[dict[str, Any]],
+    *,
+    ordered: bool,
+) -> None:
+    small.c.update_one({"_id": 1}, {"$set": {"t": "text"}})
+    reply = small.command("update", "c", updates=statements, ordered=ordered)
+    assert reply["ok"] == 1
+    assert [(each["index"], each["code"]) for each in reply["writeErrors"]] == errors
+    assert reply["n"] == n
+
+
+def test_a_document_that_is_refused_leaves_the_others_of_an_unordered_insert(
+    small: Database[dict[str, Any]],
+) -> None:
+    documents: list[dict[str, Any]] = [{"_id": 1}, {"_id": [1]}, {"_id": 3}]
+    reply = small.command("insert", "c", documents=documents, ordered=False)
+    assert [(each["index"], each["code"]) for each in reply["writeErrors"]] == [(0, 11000), (1, 53)]
+    assert reply["n"] == 1
+
+
 def _update_without_end(db: Database[dict[str, Any]], session: ClientSession) -> None:
     while True:
         db.c.update_many({}, {"$inc": {"n": 1}}, session=session)

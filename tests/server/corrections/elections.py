@@ -6,7 +6,7 @@ from __future__ import annotations
 from secantus import commands, server
 
 from .operations import StepDown, interrupt
-from .patching import answer_to, refusal, replacement
+from .patching import answer_to, in_transaction, refusal, replacement
 
 READS = {"find", "aggregate", "distinct", "count", "listCollections", "listIndexes"}
 READS |= {"listDatabases", "collStats", "dbStats"}
@@ -50,7 +50,7 @@ def dispatch_on_a_primary(dispatch, doc, ctx):
 
 def _refused(doc):
     name = next(iter(doc), "")
-    if name not in ON_ANY_MEMBER or doc.get("autocommit") is False:
+    if name not in ON_ANY_MEMBER or in_transaction(doc):
         return refusal(10107, "NotWritablePrimary", "not primary")
     mode = (doc.get("$readPreference") or {}).get("mode", "primary")
     if name in READS and mode == "primary":

@@ -209,8 +209,9 @@ def _check(specification):
 def _check_partial(specification):
     if specification.get("sparse"):
         _cannot_create('cannot mix "partialFilterExpression" and "sparse" options')
-    for name, operator, _ in _conjunction(specification["partialFilterExpression"]):
-        if name.startswith("$") or operator not in PARTIAL_OPERATORS:
+    for name, operator, operand in _conjunction(specification["partialFilterExpression"]):
+        allowed = operator in PARTIAL_OPERATORS and (operator != "$exists" or operand)
+        if name.startswith("$") or not allowed:
             _cannot_create(f"Expression not supported in partial index: {operator}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from secantus import commands, rbac, server
 
 from .operations import session_of
-from .patching import refusal, replacement
+from .patching import in_transaction, refusal, replacement
 
 CLUSTER = None
 VALIDATE, CONVERT, READ_SYSTEM, MONITOR = "validate", "convertToCapped", "readSystem", "monitor"
@@ -73,7 +73,7 @@ def _is_granted(action, database, ctx, known):
 
 
 def _end_transaction(doc, ctx):
-    if doc.get("autocommit") is False and (session := session_of(doc)) is not None:
+    if in_transaction(doc) and (session := session_of(doc)) is not None:
         ctx.transactions.abort_for_session(session)
 
 

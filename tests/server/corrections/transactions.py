@@ -14,7 +14,18 @@ from secantus.transactions import TRANSIENT_LABEL, TxnState
 
 from . import indexes
 from .operations import current_operation
-from .patching import SWITCHES, Refused, add, answer_to, is_view, options_of, refusal, replacement
+from .patching import (
+    SWITCHES,
+    Refused,
+    add,
+    answer_to,
+    in_transaction,
+    is_view,
+    options_of,
+    refusal,
+    replacement,
+)
+from .writes import failed_write
 
 LIFETIME = float(os.environ.get("STRICT_TXN_LIFETIME", "60"))
 READS = {"find", "aggregate", "distinct"}
@@ -137,11 +148,9 @@ def _namespaces(name, doc, ctx):
 def write_in_transaction(handler, doc, ctx):
     """A write to a capped collection is refused in the reply of the write."""
     name = next(iter(doc))
-    if doc.get("autocommit") is False and options_of(ctx, doc[name]).get("capped"):
+    if in_transaction(doc) and options_of(ctx, doc[name]).get("capped"):
         message = f"Cannot write to capped collection {ctx.db_name}.{doc[name]} in a transaction"
-        error = {"index": 0, "code": 263, "errmsg": message}
-        counts = {"n": 0, "nModified": 0} if name == "update" else {"n": 0}
-        return {**counts, "writeErrors": [error], "ok": 1.0}
+        return failed_write(name, 263, message)
     return handler(doc, ctx)
 
 
@@ -181,7 +190,7 @@ def wait_for_collection(handler, doc, ctx):
     name = next(iter(doc))
     namespace = f"{ctx.db_name}.{doc[name]}"
     builds_nothing = name == "createIndexes" and indexes.all_exist(doc, ctx)
-    if not builds_nothing and doc.get("autocommit") is not False and not is_view(ctx, doc[name]):
+    if not builds_nothing and not in_transaction(doc) and not is_view(ctx, doc[name]):
         wait_for_transactions(ctx, lambda held: held == namespace)
     return handler(doc, ctx)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from operator import itemgetter
 
 import bson
-from secantus import commands, transactions, update
+from secantus import commands, storage, transactions, update
 from secantus.aggregate import AggregateError
 from secantus.expressions import ExpressionError, evaluate
+from secantus.update import UpdateError
 
-from .patching import answer_to, is_view, options_of, refusal, replacement
+from .patching import answer_to, is_view, options_of, refusal, refuse, replacement
 
 OUTSIDE_API_1 = ("count", "collStats", "renameCollection")
 FIELDS = {
@@ -25,6 +27,8 @@ COMMON_FIELDS = {
     *("apiVersion", "apiStrict", "apiDeprecationErrors", "encryptionInformation"),
 }
 STATEMENTS = {"insert": "documents", "update": "updates", "delete": "deletes"}
+STAGES_NOT_IN_UPDATES = ("$group", "$match", "$lookup", "$sort", "$limit", "$out", "$merge")
+CODES_OF_OPERATORS = {"$add": 16554, "$multiply": 16555, "$subtract": 16556, "$concat": 16702}
 
 
 def naive_now():
@@ -42,11 +46,14 @@ def let_with_comparable_now(resolve_let, let):
     return {**values, "NOW": now}
 
 
-def failed_write(name, index, code, message):
-    """The reply of a write whose statement `index` failed, and nothing before it wrote."""
+def write_error(index, code, message):
+    return {"index": index, "code": code, "errmsg": message}
+
+
+def failed_write(name, code, message):
+    """The reply of a write of which nothing was done."""
     counts = {"n": 0, "nModified": 0} if name == "update" else {"n": 0}
-    error = {"index": index, "code": code, "errmsg": message}
-    return {**counts, "writeErrors": [error], "ok": 1.0}
+    return {**counts, "writeErrors": [write_error(0, code, message)], "ok": 1.0}
 
 
 @answer_to("insert", "update", "delete")
@@ -55,52 +62,58 @@ def write(handler, doc, ctx):
     unknown = {field for field in doc if not field.startswith("$")} - FIELDS[name] - COMMON_FIELDS
     if unknown:
         message = f"BSON field '{name}.{min(unknown)}' is an unknown field."
-        return refusal(40415, "Location40415", message)
+        refuse(40415, "Location40415", message)
     namespace, options = f"{ctx.db_name}.{doc[name]}", options_of(ctx, doc[name])
     if "viewOn" in options:
-        return failed_write(name, 0, 166, f"Namespace {namespace} is a view, not a collection")
+        return failed_write(name, 166, f"Namespace {namespace} is a view, not a collection")
     if options.get("capped") and name == "delete":
-        message = f"cannot remove from a capped collection: {namespace}"
-        return failed_write(name, 0, 20, message)
-    checked = _CHECKS.get(name)
-    reply = checked(handler, doc, ctx) if checked else handler(doc, ctx)
+        return failed_write(name, 20, f"cannot remove from a capped collection: {namespace}")
+    reply = _write_statements(handler, doc, ctx, options)
     if (doc.get("writeConcern") or {}).get("w") == 0:
         reply.pop("writeErrors", None)
     return reply
 
 
-def _insert(handler, doc, ctx):
-    documents = doc.get("documents")
-    for index, document in enumerate(documents if isinstance(documents, list) else ()):
-        if isinstance(document, Mapping) and isinstance(document.get("_id"), list):
-            before = {**doc, "documents": documents[:index]}
-            reply = handler(before, ctx) if index else failed_write("insert", index, 0, "")
-            message = "The '_id' value cannot be of type array"
-            return {**reply, **_error("insert", index, 53, message), "n": reply["n"]}
-    return handler(doc, ctx)
-
-
-def _error(name, index, code, message):
-    return {"writeErrors": failed_write(name, index, code, message)["writeErrors"]}
-
-
-def _update(handler, doc, ctx):
-    for index, statement in enumerate(doc.get("updates") or ()):
-        if not isinstance(statement, Mapping):
-            continue
-        if problem := _statement_problem(statement):
-            return failed_write("update", index, *problem)
-        if options_of(ctx, doc["update"]).get("capped") and _grows(statement, doc, ctx):
-            message = "Cannot change the size of a document in a capped collection"
-            return failed_write("update", index, 10003, message)
-    try:
+def _write_statements(handler, doc, ctx, options):
+    """Let the server execute the statements that mongod does not refuse."""
+    name = next(iter(doc))
+    statements = doc.get(STATEMENTS[name])
+    problems = {
+        index: write_error(index, *problem)
+        for index, statement in enumerate(statements if isinstance(statements, list) else ())
+        if isinstance(statement, Mapping)
+        and (problem := _problem(name, statement, doc, ctx, options))
+    }
+    if not problems:
         return handler(doc, ctx)
-    except (AggregateError, ExpressionError) as exc:
-        return failed_write("update", 0, _code_of(exc), f"PlanExecutor error :: {exc}")
+    end = min(problems) if doc.get("ordered", True) else len(statements)
+    kept = [index for index in range(end) if index not in problems]
+    errors = [problems[index] for index in sorted(problems) if index <= end]
+    if not kept:
+        return {**failed_write(name, 0, ""), "writeErrors": errors}
+    reply = handler({**doc, STATEMENTS[name]: [statements[index] for index in kept]}, ctx)
+    for part in (*reply.get("writeErrors", ()), *reply.get("upserted", ())):
+        part["index"] = kept[part["index"]]
+    if reply.get("writeErrors") and doc.get("ordered", True):
+        return reply
+    found = [*reply.get("writeErrors", ()), *errors]
+    return {**reply, "writeErrors": sorted(found, key=itemgetter("index"))}
 
 
-def _statement_problem(statement):
-    """Why mongod refuses the statement before it looks at a document: code and message."""
+def _problem(name, statement, doc, ctx, options):
+    """Why mongod refuses a statement: code and message."""
+    if name == "insert" and isinstance(statement.get("_id"), list):
+        return 53, "The '_id' value cannot be of type array"
+    if name != "update":
+        return None
+    if problem := _update_problem(statement):
+        return problem
+    if options.get("capped") and _grows(statement, doc, ctx):
+        return 10003, "Cannot change the size of a document in a capped collection"
+    return None
+
+
+def _update_problem(statement):
     for stage in statement["u"] if isinstance(statement.get("u"), list) else ():
         if isinstance(stage, Mapping) and next(iter(stage), "") in STAGES_NOT_IN_UPDATES:
             return 72, f"{next(iter(stage))} is not allowed to be used within an update"
@@ -110,11 +123,15 @@ def _statement_problem(statement):
     return None
 
 
-STAGES_NOT_IN_UPDATES = ("$group", "$match", "$lookup", "$sort", "$limit", "$out", "$merge")
-
-
-def _code_of(exc):
-    return 16554 if "$add" in str(exc) else getattr(exc, "code", None) or 14
+@replacement(storage.Storage, "update_matching")
+def fail_one_statement(update_matching, self, *args, **kwargs):
+    """An expression that fails on a document fails its statement, and not the command."""
+    try:
+        return update_matching(self, *args, **kwargs)
+    except (AggregateError, ExpressionError) as exc:
+        codes = (code for name, code in CODES_OF_OPERATORS.items() if name in str(exc))
+        code = next(codes, getattr(exc, "code", None) or 14)
+        raise UpdateError(str(exc), code=code, exec_error=True) from exc
 
 
 def _grows(statement, doc, ctx):
@@ -130,14 +147,11 @@ def _grows(statement, doc, ctx):
     return False
 
 
-_CHECKS = {"insert": _insert, "update": _update}
-
-
 @answer_to("findAndModify", "findandmodify")
 def find_and_modify(handler, doc, ctx):
     if is_view(ctx, doc[next(iter(doc))]):
         return refusal(166, "CommandNotSupportedOnView", "findAndModify not supported on a view")
-    if problem := _statement_problem({"q": doc.get("query"), "upsert": doc.get("upsert")}):
+    if problem := _update_problem({"q": doc.get("query"), "upsert": doc.get("upsert")}):
         code, message = problem
         return refusal(code, "QueryFeatureNotAllowed", message)
     return handler(doc, ctx)
