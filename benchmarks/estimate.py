@@ -25,7 +25,7 @@ from example_app import data  # noqa: E402
 from flask_migrate_mongo import MongoMigrate  # noqa: E402
 from flask_migrate_mongo import state as app_state  # noqa: E402
 from flask_migrate_mongo.rehearsal import RehearsalOptions, RehearsalReport  # noqa: E402
-from flask_migrate_mongo.wiring import rehearsing, running  # noqa: E402
+from flask_migrate_mongo.wiring import running  # noqa: E402
 from tests.server.launcher import TestServer  # noqa: E402
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def one_round(db: Database[dict[str, Any]]) -> tuple[RehearsalReport, RunReport]
     app = Flask("demo", root_path=str(ROOT / "example_app"))
     MongoMigrate(app, db)
     with app.app_context():
-        rehearsed = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
+        rehearsed = running.rehearsal(app_state.of(app)).run(RehearsalOptions())
         return rehearsed, running.runner(app_state.of(app)).up()
 
 

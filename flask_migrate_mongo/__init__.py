@@ -1,6 +1,6 @@
 """Versioned migrations for Flask applications on MongoDB."""
 
-from .engine.context import Context
+from .engine.options import Context
 from .extension import MongoMigrate
 from .model.errors import (
     ConfigurationError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError as NoDefaultDatabase
@@ -30,20 +30,25 @@ def database_of(state: AppState) -> Database[Document]:
     A Database that the application passed is used as it is. MIGRATE_DATABASE chooses another one of
     a PyMongo, of a client, and of MONGO_URI.
     """
+    name = state.settings.database
     if state.mongo is None:
-        return _own_database(state)
+        return _named(_own_client(state), name)
     given, called = _unwrapped(state.mongo), False
     # pymongo's own objects are callable too, though only to explain that they are not.
     if not _kinds(given) and callable(given):
         given, called = _unwrapped(given()), True
     if "Database" in _kinds(given):
         return given  # type: ignore[no-any-return]
-    client, database = _parts(given)
-    if client is None and database is None:
-        raise ConfigurationError(_useless(given, called=called))
-    if database is None or (client is not None and state.settings.database):
-        return _named(client, state.settings.database)
-    return database  # type: ignore[no-any-return]
+    if _kinds(given):
+        client, database = given, None
+    else:
+        client, database = getattr(given, "cx", None), getattr(given, "db", None)
+    has_client, has_database = "MongoClient" in _kinds(client), "Database" in _kinds(database)
+    if has_client and (name or not has_database):
+        return _named(client, name)
+    if not has_database:
+        _refuse(given, called=called)
+    return cast("Database[Document]", database)
 
 
 def _named(client: MongoClient[Document], name: str | None) -> Database[Document]:
@@ -54,10 +59,15 @@ def _named(client: MongoClient[Document], name: str | None) -> Database[Document
     try:
         return client.get_default_database()
     except NoDefaultDatabase as exc:
-        raise NoDatabaseError(_NO_NAME) from exc
+        msg = (
+            "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set "
+            "MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
+        )
+        raise NoDatabaseError(msg) from exc
 
 
-def _own_database(state: AppState) -> Database[Document]:
+def _own_client(state: AppState) -> MongoClient[Document]:
+    """Get this process's client; one that was made before a fork is not used after it."""
     uri = state.settings.mongo_uri
     if uri is None:
         msg = (
@@ -66,33 +76,23 @@ def _own_database(state: AppState) -> Database[Document]:
             "MongoMigrate(app, mongo)."
         )
         raise NoDatabaseError(msg)
-    return _named(_own_client(state, uri), state.settings.database)
-
-
-def _own_client(state: AppState, uri: str) -> MongoClient[Document]:
-    """Get this process's client; one that was made before a fork is not used after it."""
     with state.mutex:
-        own = state.own_client
-        if own is None or own.pid != os.getpid():
+        own, pid = state.own_client, os.getpid()
+        if own is None or own.pid != pid:
             client = _connect(uri)
             # For runs from code, too: no command ends there, after which it would be closed.
-            own = OwnClient(
-                os.getpid(), client, weakref.finalize(state, _close_in, os.getpid(), client)
-            )
+            own = OwnClient(pid, client, weakref.finalize(state, _close_in, pid, client))
             state.own_client = own
         return own.client
 
 
-_NO_NAME = (
-    "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set "
-    "MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
-)
-
-
 def _connect(uri: str) -> MongoClient[Document]:
     """Make a client that connects when it is first used. Raises ConfigurationError."""
+    options: dict[str, Any] = {}
+    if "serverselectiontimeoutms" not in uri.lower():
+        options["serverSelectionTimeoutMS"] = SELECTION_TIMEOUT_MS
     try:
-        return MongoClient(uri, **_timeout(uri))
+        return MongoClient(uri, **options)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
         msg = (
@@ -108,25 +108,9 @@ def _close_in(pid: int, client: MongoClient[Document]) -> None:
         client.close()
 
 
-def _timeout(uri: str) -> dict[str, Any]:
-    given = "serverselectiontimeoutms" in uri.lower()
-    return {} if given else {"serverSelectionTimeoutMS": SELECTION_TIMEOUT_MS}
-
-
 def _unwrapped(given: object) -> Any:  # noqa: ANN401
     """Get the object behind a LocalProxy: in the heartbeat's thread there is no context to find it."""
     return given._get_current_object() if type(given) is LocalProxy else given
-
-
-def _parts(given: object) -> tuple[Any, Any]:
-    """Find the client and the database of a PyMongo or of a client; None for each that is lacking."""
-    if kinds := _kinds(given):
-        return given if "MongoClient" in kinds else None, None
-    client, database = getattr(given, "cx", None), getattr(given, "db", None)
-    return (
-        client if "MongoClient" in _kinds(client) else None,
-        database if "Database" in _kinds(database) else None,
-    )
 
 
 def _kinds(given: object) -> set[str]:
@@ -142,16 +126,13 @@ def _kinds(given: object) -> set[str]:
     }
 
 
-def _useless(given: object, *, called: bool) -> str:
+def _refuse(given: object, *, called: bool) -> NoReturn:
     source = (
         "The callable that MongoMigrate was given returned" if called else "MongoMigrate was given"
     )
-    return (
-        f"{source} {_described(given)}, which holds no database. Pass a PyMongo after its "
-        "init_app(), a pymongo Database or MongoClient, a callable that returns one, or nothing "
-        "and set MONGO_URI."
+    described = "None" if given is None else f"an object of type {type(given).__name__}"
+    msg = (
+        f"{source} {described}, which holds no database. Pass a PyMongo after its init_app(), a pymongo "
+        "Database or MongoClient, a callable that returns one, or nothing and set MONGO_URI."
     )
-
-
-def _described(given: object) -> str:
-    return "None" if given is None else f"an object of type {type(given).__name__}"
+    raise ConfigurationError(msg)

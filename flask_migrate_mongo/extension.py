@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 from flask.cli import ScriptInfo
@@ -99,8 +99,10 @@ class MongoMigrate:
         Raises LockHeldError, and what refuses the plan, before anything runs. A migration that fails
         does not raise: it is in the report's `failures`.
         """
-        options = _options(wait=wait, continue_on_error=continue_on_error)
-        return _acting(app, dry_run=dry_run).up(options, allow_drift=allow_drift)
+        runner, options = _begin(
+            app, dry_run=dry_run, wait=wait, continue_on_error=continue_on_error
+        )
+        return runner.up(options, allow_drift=allow_drift)
 
     def down(
         self,
@@ -113,15 +115,16 @@ class MongoMigrate:
         wait: float | None = None,
     ) -> RunReport:
         """Roll back the last applied migrations. Raises and reports like `up`."""
-        options = _options(wait=wait, continue_on_error=continue_on_error)
-        acting = _acting(app, dry_run=dry_run)
-        return acting.down(options, steps=steps, allow_drift=allow_drift)
+        runner, options = _begin(
+            app, dry_run=dry_run, wait=wait, continue_on_error=continue_on_error
+        )
+        return runner.down(options, steps=steps, allow_drift=allow_drift)
 
     def runner(self, app: Flask | None = None) -> Runner:
         """Make the runner of an application, by default of the current one."""
         from .wiring import running  # noqa: PLC0415  (most processes run no migration)
 
-        return running.runner(_state(app))
+        return running.runner(app_state.of(app))
 
 
 def _app_option() -> str | None:
@@ -131,23 +134,17 @@ def _app_option() -> str | None:
     return info.app_import_path if info else None
 
 
-def _acting(app: Flask | None, *, dry_run: bool) -> Runner | DryRunner:
+def _begin(
+    app: Flask | None, *, dry_run: bool, wait: float | None, continue_on_error: bool
+) -> tuple[Runner | DryRunner, Options]:
+    from .engine.options import Options  # noqa: PLC0415  (as above)
     from .wiring import running  # noqa: PLC0415  (as above)
 
-    return running.acting(_state(app), dry_run=dry_run)
+    options = Options(wait=wait, continue_on_error=continue_on_error)
+    return running.acting(app_state.of(app), dry_run=dry_run), options
 
 
-def _options(*, wait: float | None, continue_on_error: bool) -> Options:
-    from .engine.options import Options  # noqa: PLC0415  (as above)
-
-    return Options(wait=wait, continue_on_error=continue_on_error)
-
-
-def _state(app: Flask | None) -> app_state.AppState:
-    return app_state.current() if app is None else app_state.of(app)
-
-
-def _callable(authorize: Any) -> Authorize | None:  # noqa: ANN401  (anything can be passed)
+def _callable(authorize: object) -> Authorize | None:
     if authorize is None or callable(authorize):
         return cast("Authorize | None", authorize)
     msg = (

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from math import nextafter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .model.access import Token, tokens
 from .model.errors import SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from flask import Flask
 
+_T = TypeVar("_T")
 
 MINIMAL_TTL = 2
 """Seconds: below it a single slow reply would lose the lease."""
 
 A_YEAR = 365 * 24 * 3600
 """Seconds: far beyond it the end of a lock is not a valid date."""
-
 
 A_MILLION = 1_000_000
 
@@ -83,51 +85,32 @@ def _collection(value: object) -> str:
     return name
 
 
-def _seconds(least: float) -> Callable[[object], float]:
-    def parse(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise TypeError
-        seconds = float(value)
-        # Written so that nan, which compares false with everything, is refused too.
-        if not least <= seconds <= A_YEAR:
-            raise ValueError
-        return seconds
-
-    return parse
-
-
-def _whole(least: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise TypeError
-        number = int(value)
-        if not least <= number <= A_MILLION:
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _rate(value: object) -> float:
-    rate = _seconds(0)(value)
-    if rate == 0:
+def _number(value: object, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    number = float(value)
+    # Written so that nan, which compares false with everything, is refused too.
+    if not least <= number <= A_YEAR:
         raise ValueError
-    return rate
+    return number
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    number = int(value)
+    if not 1 <= number <= A_MILLION:
+        raise ValueError
+    return number
 
 
 def _flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    return _FLAGS[_choice(*_FLAGS)(value)]
+    return value if isinstance(value, bool) else _FLAGS[_one_of(_FLAGS, value)]
 
 
-def _flag_or(*words: str) -> Callable[[object], bool | str]:
-    def parse(value: object) -> bool | str:
-        if isinstance(value, str) and value.strip().lower() in words:
-            return value.strip().lower()
-        return _flag(value)
-
-    return parse
+def _flag_or_always(value: object) -> bool | str:
+    is_always = isinstance(value, str) and value.strip().lower() == "always"
+    return "always" if is_always else _flag(value)
 
 
 def _codes(value: object) -> tuple[str, ...]:
@@ -149,18 +132,39 @@ def _prefix(value: object) -> str:
 _PREFIX = r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+"
 
 
-def _choice(*accepted: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        text = _text(value).lower()
-        if text not in accepted:
-            raise ValueError
-        return text
+def _one_of(accepted: Collection[str], value: object) -> str:
+    text = _text(value).lower()
+    if text not in accepted:
+        raise ValueError
+    return text
 
-    return parse
+
+# What a setting is read with, and what an error says that it accepts.
+_FLAG = (_flag, "true or false")
+_COLLECTION = (_collection, "the name of a collection")
+_PATH = (_path, "a path")
+_COUNT = (_count, f"a whole number, from 1 to {A_MILLION}")
+
+
+def _seconds(least: int) -> tuple[Callable[[object], float], str]:
+    return partial(_number, least=least), f"a number of seconds, from {least} to {A_YEAR}"
 
 
 def _choices(*accepted: str) -> tuple[Callable[[object], str], str]:
-    return _choice(*accepted), " or ".join(f'"{value}"' for value in accepted)
+    return partial(_one_of, accepted), " or ".join(f'"{value}"' for value in accepted)
+
+
+def _setting(
+    purpose: str,
+    parse: Callable[[Any], object],
+    accepts: str,
+    *,
+    default: _T,
+    secret: bool = False,
+    in_repr: bool = True,
+) -> _T:
+    setting = Setting(purpose, parse, accepts, secret)
+    return field(default=default, repr=in_repr, metadata={"setting": setting})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,218 +174,150 @@ class Settings:
     Relative paths are relative to the application's root path.
     """
 
-    mongo_uri: Annotated[
-        str | None,
-        Setting(
-            "The connection string, if the application passes no database of its own.",
-            _text,
-            "a MongoDB connection string",
-        ),
-    ] = field(default=None, repr=False)  # It holds a password.
-    database: Annotated[
-        str | None,
-        Setting(
-            "The database to migrate, if the connection string names none or another one.",
-            _text,
-            "the name of a database",
-        ),
-    ] = None
-    directory: Annotated[
-        Path,
-        Setting(
-            "The folder of the migrations, relative to the application's root path.",
-            _path,
-            "a path",
-        ),
-    ] = Path("migrations")
-    template: Annotated[
-        Path | None,
-        Setting(
-            "The Jinja template that `create` uses, relative to the application's root path.",
-            _path,
-            "a path",
-        ),
-    ] = None
-    collection: Annotated[
-        str, Setting("The collection of the history.", _collection, "the name of a collection")
-    ] = "migrations"
-    lock_collection: Annotated[
-        str, Setting("The collection of the lock.", _collection, "the name of a collection")
-    ] = "migration_locks"
-    run_collection: Annotated[
-        str,
-        Setting(
-            "The collection for the progress of asynchronous REST runs.",
-            _collection,
-            "the name of a collection",
-        ),
-    ] = "migration_runs"
-    app: Annotated[
-        str | None,
-        Setting(
-            "The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up.",
-            _text,
-            "an import path",
-        ),
-    ] = None
-    rehearsal_database: Annotated[
-        str | None,
-        Setting(
-            "The scratch database of `rehearse`; without it, a new one named after the application's.",
-            _text,
-            "the name of a database that does not exist",
-        ),
-    ] = None
-    lock_ttl: Annotated[
-        float,
-        Setting(
-            "Seconds after which the lock of a crashed process expires.",
-            _seconds(MINIMAL_TTL),
-            f"a number of seconds, from {MINIMAL_TTL} to {A_YEAR}",
-        ),
-    ] = 1800.0
-    lock_wait: Annotated[
-        float,
-        Setting(
-            "Seconds to wait for the lock of another process.",
-            _seconds(0),
-            f"a number of seconds, from 0 to {A_YEAR}",
-        ),
-    ] = 0.0
-    version_format: Annotated[
-        str,
-        Setting(
-            "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.",
-            *_choices("sequence", "timestamp"),
-        ),
-    ] = "sequence"
-    transactions: Annotated[
-        str,
-        Setting(
-            "Refuse a transactional migration on a server without transactions, or run it without one.",
-            *_choices("required", "preferred"),
-        ),
-    ] = "required"
-    out_of_order: Annotated[
-        str,
-        Setting(
-            "Run or refuse a pending version below the highest applied one.",
-            *_choices("allow", "refuse"),
-        ),
-    ] = "allow"
-    interrupted: Annotated[
-        str,
-        Setting(
-            "Run an interrupted migration again if it is neither transactional nor idempotent, or stop.",
-            *_choices("rerun", "stop"),
-        ),
-    ] = "rerun"
-    redact: Annotated[
-        tuple[str, ...],
-        Setting(
-            "Fields whose values no dry run and no rehearsal shows, at any depth, in any case.",
-            _names,
-            "a list of the names of fields, or a text with commas between them",
-        ),
-    ] = ("password", "passwd", "secret", "token", "api_key", "apikey")
-    on_start: Annotated[
-        bool | str,
-        Setting(
-            "Apply pending migrations before the application starts serving.",
-            _flag_or("always"),
-            'true, false or "always"',
-        ),
-    ] = False
-    on_start_fail_hard: Annotated[
-        bool,
-        Setting(
-            "End the application if its pending migrations could not be applied.",
-            _flag,
-            "true or false",
-        ),
-    ] = False
-    on_start_wait: Annotated[
-        float,
-        Setting(
-            "Seconds to wait at the start for another process that migrates.",
-            _seconds(0),
-            f"a number of seconds, from 0 to {A_YEAR}",
-        ),
-    ] = 300.0
-    on_start_mode: Annotated[
-        str,
-        Setting(
-            "Apply them in `init_app()`, or before the first request.",
-            *_choices("init", "first-request"),
-        ),
-    ] = "init"
-    app_version: Annotated[
-        str | None,
-        Setting(
-            "The application's version, stored with every record for the audit.",
-            _text,
-            "a text that is not blank",
-        ),
-    ] = None
-    api: Annotated[bool, Setting("Register the REST API.", _flag, "true or false")] = True
-    url_prefix: Annotated[
-        str,
-        Setting(
-            "The path of the REST API.", _prefix, "a path that begins with / and is not / alone"
-        ),
-    ] = "/api/migrations"
-    api_token: Annotated[
-        tuple[Token, ...] | None,
-        Setting(
-            "Tokens for the REST API; a single one may do everything.",
-            tokens,
-            "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
-            'or a mapping of tokens to "read", "run" or "admin"',
-            secret=True,
-        ),
-    ] = None
-    api_create: Annotated[
-        bool,
-        Setting(
-            "Create files through the REST API; in debug mode it is always possible.",
-            _flag,
-            "true or false",
-        ),
-    ] = False
-    lint_ignore: Annotated[
-        tuple[str, ...] | None,
-        Setting(
-            "Rules that `lint` ignores if none are selected.",
-            _codes,
-            "codes of rules like MM001, in a list or with commas between them",
-        ),
-    ] = None
-    backfill_batch_size: Annotated[
-        int,
-        Setting(
-            "Documents that a backfill changes in one transaction.",
-            _whole(1),
-            f"a whole number, from 1 to {A_MILLION}",
-        ),
-    ] = 1_000
-    backfill_workers: Annotated[
-        int, Setting("Threads of a backfill.", _whole(1), f"a whole number, from 1 to {A_MILLION}")
-    ] = 1
-    backfill_max_per_second: Annotated[
-        float | None,
-        Setting(
-            "The most documents that a backfill changes in a second.",
-            _rate,
-            f"a number above 0, up to {A_YEAR}",
-        ),
-    ] = None
-    backfill_on_error: Annotated[
-        str,
-        Setting(
-            "Stop a backfill at a document that cannot be changed, or skip and collect it.",
-            *_choices("stop", "collect"),
-        ),
-    ] = "stop"
+    mongo_uri: str | None = _setting(
+        "The connection string, if the application passes no database of its own.",
+        _text,
+        "a MongoDB connection string",
+        default=None,
+        in_repr=False,  # It holds a password.
+    )
+    database: str | None = _setting(
+        "The database to migrate, if the connection string names none or another one.",
+        _text,
+        "the name of a database",
+        default=None,
+    )
+    directory: Path = _setting(
+        "The folder of the migrations, relative to the application's root path.",
+        *_PATH,
+        default=Path("migrations"),
+    )
+    template: Path | None = _setting(
+        "The Jinja template that `create` uses, relative to the application's root path.",
+        *_PATH,
+        default=None,
+    )
+    collection: str = _setting("The collection of the history.", *_COLLECTION, default="migrations")
+    lock_collection: str = _setting(
+        "The collection of the lock.", *_COLLECTION, default="migration_locks"
+    )
+    run_collection: str = _setting(
+        "The collection for the progress of asynchronous REST runs.",
+        *_COLLECTION,
+        default="migration_runs",
+    )
+    app: str | None = _setting(
+        "The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up.",
+        _text,
+        "an import path",
+        default=None,
+    )
+    rehearsal_database: str | None = _setting(
+        "The scratch database of `rehearse`; without it, a new one named after the application's.",
+        _text,
+        "the name of a database that does not exist",
+        default=None,
+    )
+    lock_ttl: float = _setting(
+        "Seconds after which the lock of a crashed process expires.",
+        *_seconds(MINIMAL_TTL),
+        default=1800.0,
+    )
+    lock_wait: float = _setting(
+        "Seconds to wait for the lock of another process.", *_seconds(0), default=0.0
+    )
+    version_format: str = _setting(
+        "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.",
+        *_choices("sequence", "timestamp"),
+        default="sequence",
+    )
+    transactions: str = _setting(
+        "Refuse a transactional migration on a server without transactions, or run it without one.",
+        *_choices("required", "preferred"),
+        default="required",
+    )
+    out_of_order: str = _setting(
+        "Run or refuse a pending version below the highest applied one.",
+        *_choices("allow", "refuse"),
+        default="allow",
+    )
+    interrupted: str = _setting(
+        "Run an interrupted migration again if it is neither transactional nor idempotent, or stop.",
+        *_choices("rerun", "stop"),
+        default="rerun",
+    )
+    redact: tuple[str, ...] = _setting(
+        "Fields whose values no dry run and no rehearsal shows, at any depth, in any case.",
+        _names,
+        "a list of the names of fields, or a text with commas between them",
+        default=("password", "passwd", "secret", "token", "api_key", "apikey"),
+    )
+    on_start: bool | str = _setting(
+        "Apply pending migrations before the application starts serving.",
+        _flag_or_always,
+        'true, false or "always"',
+        default=False,
+    )
+    on_start_fail_hard: bool = _setting(
+        "End the application if its pending migrations could not be applied.", *_FLAG, default=False
+    )
+    on_start_wait: float = _setting(
+        "Seconds to wait at the start for another process that migrates.",
+        *_seconds(0),
+        default=300.0,
+    )
+    on_start_mode: str = _setting(
+        "Apply them in `init_app()`, or before the first request.",
+        *_choices("init", "first-request"),
+        default="init",
+    )
+    app_version: str | None = _setting(
+        "The application's version, stored with every record for the audit.",
+        _text,
+        "a text that is not blank",
+        default=None,
+    )
+    api: bool = _setting("Register the REST API.", *_FLAG, default=True)
+    url_prefix: str = _setting(
+        "The path of the REST API.",
+        _prefix,
+        "a path that begins with / and is not / alone",
+        default="/api/migrations",
+    )
+    api_token: tuple[Token, ...] | None = _setting(
+        "Tokens for the REST API; a single one may do everything.",
+        tokens,
+        "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
+        'or a mapping of tokens to "read", "run" or "admin"',
+        default=None,
+        secret=True,
+    )
+    api_create: bool = _setting(
+        "Create files through the REST API; in debug mode it is always possible.",
+        *_FLAG,
+        default=False,
+    )
+    lint_ignore: tuple[str, ...] | None = _setting(
+        "Rules that `lint` ignores if none are selected.",
+        _codes,
+        "codes of rules like MM001, in a list or with commas between them",
+        default=None,
+    )
+    backfill_batch_size: int = _setting(
+        "Documents that a backfill changes in one transaction.", *_COUNT, default=1_000
+    )
+    backfill_workers: int = _setting("Threads of a backfill.", *_COUNT, default=1)
+    backfill_max_per_second: float | None = _setting(
+        "The most documents that a backfill changes in a second.",
+        partial(_number, least=nextafter(0, 1)),
+        f"a number above 0, up to {A_YEAR}",
+        default=None,
+    )
+    backfill_on_error: str = _setting(
+        "Stop a backfill at a document that cannot be changed, or skip and collect it.",
+        *_choices("stop", "collect"),
+        default="stop",
+    )
 
 
 def key_of(field_name: str) -> str:
@@ -390,7 +326,7 @@ def key_of(field_name: str) -> str:
 
 
 SETTINGS: Mapping[str, Setting] = {
-    name: get_args(hint)[1] for name, hint in get_type_hints(Settings, include_extras=True).items()
+    setting.name: setting.metadata["setting"] for setting in fields(Settings)
 }
 """The settings by the names of their fields."""
 

@@ -61,15 +61,19 @@ class AppState:
 
 def current() -> AppState:
     """Get the current application's state. Raises ConfigurationError without `init_app`."""
-    return of(current_app)
+    return of(None)
 
 
-def of(app: Flask) -> AppState:
-    """Get an application's state. Raises ConfigurationError without `init_app`."""
-    found = app.extensions.get(KEY)
+def of(app: Flask | None) -> AppState:
+    """Get the state of an application, for None of the current one.
+
+    Raises ConfigurationError without `init_app`.
+    """
+    asked = current_app if app is None else app
+    found = asked.extensions.get(KEY)
     if found is None:
         msg = (
-            f"Flask-Migrate-Mongo is not set up for the application {app.name!r}. Call "
+            f"Flask-Migrate-Mongo is not set up for the application {asked.name!r}. Call "
             "MongoMigrate(app), or migrate.init_app(app) in your create_app()."
         )
         raise ConfigurationError(msg)

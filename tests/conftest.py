@@ -12,6 +12,7 @@ from pymongo import MongoClient, common
 from pymongo.errors import PyMongoError
 
 from .project import Project
+from .server.findings import Conformance
 from .server.launcher import TestServer
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 APPNAME = "app"
 """What the application under test calls itself, so that failpoints hit it and not the fixtures."""
+
+
+CONFORMANCE = pytest.StashKey[Conformance]()
 
 
 class Failpoint(Protocol):
@@ -47,6 +51,19 @@ def _impatient_driver() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.05)
         yield
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Check what this process, and each that it starts, sends against what mongod accepts."""
+    conformance = session.config.stash[CONFORMANCE] = Conformance()
+    session.config.add_cleanup(conformance.stop)
+
+
+@pytest.fixture(autouse=True)
+def _conforms(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which a command was sent that mongod refuses, or a new kind of one that few accept."""
+    yield
+    assert request.config.stash[CONFORMANCE].findings() == []
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.dry_run import DryRunner
 from flask_migrate_mongo.model.masking import Mask
 
+from .server.conformance import SITE
+
 if TYPE_CHECKING:
     from click.testing import Result
     from pymongo.database import Database
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
 
 ROOT = Path(__file__).parents[1]
+
+PYTHON_PATH = os.pathsep.join((str(ROOT), str(SITE)))
+"""Where processes of tests find this package, and the module that watches what they send."""
 
 APP = """
 from flask import Flask
@@ -94,7 +99,7 @@ class Project:
 
     def environ(self, **extra: str) -> dict[str, str]:
         """Return the environment of a process of the application."""
-        return {**os.environ, "MONGO_URI": self.uri, "PYTHONPATH": str(ROOT), **extra}
+        return {**os.environ, "MONGO_URI": self.uri, "PYTHONPATH": PYTHON_PATH, **extra}
 
     def run(self, *args: str, timeout: float = 60, **environ: str) -> Process:
         """Run `flask db-migrate …` in a process of its own, to its end."""

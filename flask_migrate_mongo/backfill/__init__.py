@@ -5,8 +5,7 @@ a transactional migration; and `BackfillOptions`, their defaults. May use pymong
 store; knows neither the engine nor the settings.
 """
 
-from .dry_run import DryRunBackfill, ExecutedBatches
-from .job import Backfill
+from .job import Backfill, DryRunBackfill, ExecutedBatches
 from .options import BackfillOptions, refuse_in_transaction
 
 __all__ = [

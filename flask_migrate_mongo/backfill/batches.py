@@ -15,10 +15,11 @@ from pymongo.errors import BulkWriteError, CursorNotFound, ExecutionTimeout, PyM
 
 from flask_migrate_mongo.driver.server import is_passing, translated
 from flask_migrate_mongo.driver.transactions import Transactions, transaction
+from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import BackfillError, RejectedError, redact
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .checkpoints import (
     IDS,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.driver.server import Document, DocumentView, Replies, Server, Update
 
-    from .options import BatchOptions, Change
+    from .options import BatchedChange
 
 POLL_SECONDS = 0.5
 """How often a paused worker looks whether it may continue."""
@@ -95,11 +96,14 @@ class BatchedCollection:
     reads all of them, as long as it lasts.
     """
 
-    def __init__(self, server: Server, name: str, change: Change, options: BatchOptions) -> None:
+    def __init__(self, server: Server, batched: BatchedChange) -> None:
+        change = batched.change
+        if isinstance(change, PortableFunction):
+            change = change.resolve()
         has_transactions = server.transactions_lacking is None
-        self.options = options
+        self.batched = batched
         self._server = server
-        self._collection = server.handle(transactional=has_transactions)[name]
+        self._collection = server.handle(transactional=has_transactions)[batched.collection]
         self._change = change
         self._projection = None if callable(change) else {"_id": 1}
         self._group_size = 1 if callable(change) else GROUP_SIZE
@@ -116,8 +120,8 @@ class BatchedCollection:
     def estimate(self) -> int | None:
         """Estimate how many documents match; None if counting takes too long."""
         try:
-            if self.options.where:
-                return self._collection.count_documents(self.options.where, maxTimeMS=COUNT_MS)
+            if self.batched.where:
+                return self._collection.count_documents(self.batched.where, maxTimeMS=COUNT_MS)
             return self._collection.estimated_document_count()
         except (ExecutionTimeout, NotImplementedError):
             return None
@@ -164,9 +168,9 @@ class BatchedCollection:
     def _open(self, bounds: IdRange) -> Replies:
         return self._server.read_in_order(
             self._collection,
-            _and(self.options.where, _within(bounds)),
+            _and(self.batched.where, _within(bounds)),
             projection=self._projection,
-            batch_size=self.options.batch_size,
+            batch_size=self.batched.batch_size,
         )
 
     def _batch(self, reply: bytes | list[Document]) -> Batch:
@@ -193,7 +197,7 @@ class BatchedCollection:
             raise  # Not the document's fault: the function or the server failed.
         except Exception as exc:
             error = _shortened(f"{type(exc).__name__}: {exc}")
-            if self.options.max_rejected:
+            if self.batched.max_rejected:
                 return DocumentChange(id_, None, error)
             raise _rejected("The function", id_, error) from exc
         msg = (
@@ -224,7 +228,7 @@ class BatchedCollection:
 
     def _filter(self, ids: list[object]) -> Document:
         # By equality, because a query by a range of `_id`s finds only one type.
-        return _and(self.options.where, {"_id": ids[0] if len(ids) == 1 else {"$in": ids}})
+        return _and(self.batched.where, {"_id": ids[0] if len(ids) == 1 else {"$in": ids}})
 
 
 def _within(bounds: IdRange) -> Document:
@@ -314,7 +318,7 @@ class Worker:
             self.control.check(request)
 
     def _limit_rate(self, done: int, began: float) -> None:
-        rate = self.documents.options.max_per_second
+        rate = self.documents.batched.max_per_second
         if rate is not None and (ahead := began + done / rate - elapsed()) > 0:
             self.control.sleep(ahead)
 
@@ -332,7 +336,7 @@ class Worker:
         separate them from those that are done, so there is none if changed documents still match `where`.
         """
         after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self.name)
-        may_repeat = self.documents.options.where and not before.stays and before.at is not None
+        may_repeat = self.documents.batched.where and not before.stays and before.at is not None
         if before.phase is Phase.FIRST and may_repeat:
             after = replace(after, phase=Phase.LAST, first_end=before.at, at=None)
         fields = self.control.fields_with(after)
@@ -353,8 +357,9 @@ class Worker:
     ) -> tuple[Checkpoint, Request | None]:
         """Write the halves of a batch that the server refused, down to the document at fault."""
         if len(batch) == 1:
-            id_, error = batch[0].id, _reason(exc)
-            if not self.documents.options.max_rejected:
+            failures = (exc.details or {}).get("writeErrors") or [{"errmsg": str(exc)}]
+            id_, error = batch[0].id, _shortened(str(failures[0].get("errmsg")))
+            if not self.documents.batched.max_rejected:
                 raise _rejected("The server", id_, error) from exc
             return self._write([DocumentChange(id_, None, error)], checkpoint)
         middle = len(batch) // 2
@@ -363,18 +368,18 @@ class Worker:
 
     def _commit(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
         if self.session is None:
-            return self._write_with_checkpoint(batch, before, None)
+            return self._write_with_checkpoint(batch, before)
         with transaction(self.session):
-            after, request = self._write_with_checkpoint(batch, before, self.session)
+            after, request = self._write_with_checkpoint(batch, before)
             self.transactions.commit(self.session, lambda: self.checkpoint.is_committed(after))
         return after, request
 
     def _write_with_checkpoint(
-        self, batch: Batch, before: Checkpoint, session: ClientSession | None
+        self, batch: Batch, before: Checkpoint
     ) -> tuple[Checkpoint, Request | None]:
-        options = self.documents.options
+        options = self.documents.batched
         check_where = bool(options.where) and not before.stays
-        result = self.documents.write(batch, session, check_where=check_where)
+        result = self.documents.write(batch, self.session, check_where=check_where)
         rejected = (*before.rejected, *_newly_rejected(batch, before))
         ensure_few_rejected(rejected, options.max_rejected)
         new = len(rejected) - len(before.rejected)
@@ -389,7 +394,7 @@ class Worker:
             rejected=rejected,
         )
         fields = self.control.fields_with(after)
-        return after, self.checkpoint.advance(before, after, session, fields=fields)
+        return after, self.checkpoint.advance(before, after, self.session, fields=fields)
 
 
 def _can_reopen(exc: BaseException) -> bool:
@@ -432,11 +437,6 @@ def _rejected(by: str, id_: object, error: str) -> RejectedError:
         f"{by} refused the document with _id {id_!r}: {error}. The batches before it are kept.",
         'Fix the change or the document and run it again, or skip such documents with `on_error="collect"`.',
     )
-
-
-def _reason(exc: BulkWriteError) -> str:
-    errors = (exc.details or {}).get("writeErrors") or [{"errmsg": str(exc)}]
-    return _shortened(str(errors[0].get("errmsg")))
 
 
 def _shortened(error: str) -> str:

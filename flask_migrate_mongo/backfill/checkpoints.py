@@ -7,7 +7,6 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from bson.codec_options import CodecOptions, DatetimeConversion
-from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from flask_migrate_mongo.driver.server import DocumentView
-    from flask_migrate_mongo.store.history import Claim
+    from flask_migrate_mongo.store.records import Claim
 
 IDS: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
@@ -131,9 +130,24 @@ class StoredCheckpoint:
         """Read the checkpoint and the request to its worker. Raises LeaseLostError."""
         with translated():
             found = self.collection.find_one(self.condition, {self.path: 1, self.request_path: 1})
-        if found is None:
-            raise _taken_over()
-        return Checkpoint.read(value_at(found, self.path)), _request(found, self.request_path)
+        claimed = _claimed(found)
+        return Checkpoint.read(value_at(claimed, self.path)), self._request(claimed)
+
+    def update(
+        self,
+        update: DocumentView,
+        condition: DocumentView | None = None,
+        session: ClientSession | None = None,
+    ) -> Request | None:
+        """Update the document, and read the request to its worker. Raises LeaseLostError."""
+        with translated():
+            found = self.collection.find_one_and_update(
+                {**self.condition, **(condition or {})},
+                update,
+                projection={self.request_path: 1},
+                session=session,
+            )
+        return self._request(_claimed(found))
 
     def advance(
         self,
@@ -147,22 +161,14 @@ class StoredCheckpoint:
 
         Raises LeaseLostError if another run, or another worker on the same range, has taken over.
         """
-        condition = {**self.condition, f"{self.path}.batches": before.batches}
-        options: Document = {} if session is None else {"session": session}
-        with translated():
-            found = self.collection.find_one_and_update(
-                condition,
-                {"$set": {self.path: after.document(), **fields}},
-                projection={self.request_path: 1},
-                return_document=ReturnDocument.AFTER,
-                **options,
-            )
-        if found is not None:
-            return _request(found, self.request_path)
-        # Without a transaction, an earlier try may have succeeded although its reply was lost.
-        if session is not None or not self.is_committed(after):
-            raise _taken_over()
-        return None
+        update = {"$set": {self.path: after.document(), **fields}}
+        try:
+            return self.update(update, {f"{self.path}.batches": before.batches}, session)
+        except LeaseLostError:
+            # Without a transaction, an earlier try may have succeeded although its reply was lost.
+            if session is not None or not self.is_committed(after):
+                raise
+            return None
 
     def is_committed(self, checkpoint: Checkpoint) -> bool:
         """Whether exactly this checkpoint is stored, on a majority of the servers."""
@@ -172,10 +178,16 @@ class StoredCheckpoint:
         stored = value_at(found, self.path) or {}
         return (stored.get("batches"), stored.get("by")) == (checkpoint.batches, checkpoint.by)
 
+    def _request(self, found: Document) -> Request | None:
+        stored = value_at(found, self.request_path)
+        return Request(stored) if stored else None
 
-def _request(document: Document, path: str) -> Request | None:
-    stored = value_at(document, path)
-    return Request(stored) if stored else None
+
+def _claimed(found: Document | None) -> Document:
+    if found is None:
+        msg = "another run has taken over its migration"
+        raise LeaseLostError(msg)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,23 +211,23 @@ class CheckpointStore:
         self.number = number
         self.run_id = claim.run.actor.run_id
         self.ranges = with_exact_ids(claim.ranges)
+        self.checkpoint = StoredCheckpoint(
+            with_exact_ids(claim.records),
+            claim.condition,
+            f"metadata.checkpoint.calls.{number}.state",
+            "metadata.request",
+        )
         self._claim = claim
-        self._records = with_exact_ids(claim.records)
         self._own_ranges = {"version": str(claim.step.version), "call": number}
-
-    @property
-    def checkpoint(self) -> StoredCheckpoint:
-        """The checkpoint in the record."""
-        path = f"metadata.checkpoint.calls.{self.number}.state"
-        return StoredCheckpoint(self._records, self._claim.condition, path, "metadata.request")
+        self._claimed_ranges = {**self._own_ranges, "runId": self.run_id}
 
     def find(self) -> StoredBackfill | None:
         """Find what is stored of this call; None if it has not begun."""
         with translated():
-            found = self._records.find_one(self._claim.condition, {"metadata.checkpoint": 1})
-        if found is None:
-            raise _taken_over()
-        stored = found["metadata"].get("checkpoint") or {}
+            found = self.checkpoint.collection.find_one(
+                self.checkpoint.condition, {"metadata.checkpoint": 1}
+            )
+        stored = _claimed(found)["metadata"].get("checkpoint") or {}
         call = stored.get("calls", {}).get(str(self.number))
         if call is None or stored["direction"] != self._claim.step.direction.value:
             return None
@@ -235,36 +247,23 @@ class CheckpointStore:
         if self.number == 0:
             checkpoint = {**self._origin, "calls": {"0": call}}
             fields = {"metadata.checkpoint": checkpoint, "metadata.rejected": {}}
-        self.set_fields({**fields, "metadata.session": session_id})
+        self.checkpoint.update({"$set": {**fields, "metadata.backfillSession": session_id}})
 
     def resume(self, backfill: StoredBackfill, at: datetime, session_id: bytes | None) -> None:
         """Record that an interrupted call continues, and with which version of the file."""
         scanned = backfill.checkpoint.counts.scanned
         if backfill.ranges and not backfill.checkpoint.batches:
-            with translated():
-                found = list(self.ranges.find(self._own_ranges))
-            scanned += sum(Checkpoint.read(each["state"]).counts.scanned for each in found)
+            scanned += sum(each.counts.scanned for each in self.range_checkpoints())
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
         event = self._claim.event("resumed", at, collection=backfill.collection, scanned=scanned)
-        self._update({"$set": {**origin, "metadata.session": session_id}, **event})
+        self.checkpoint.update(
+            {"$set": {**origin, "metadata.backfillSession": session_id}, **event}
+        )
 
     @property
     def _origin(self) -> Document:
         step = self._claim.step
         return {"direction": step.direction.value, "checksum": step.file.checksum}
-
-    def set_fields(self, fields: DocumentView) -> Request | None:
-        """Set fields of the record, and read what the backfill is requested to do."""
-        return self._update({"$set": dict(fields)})
-
-    def _update(self, update: Document) -> Request | None:
-        with translated():
-            found = self._records.find_one_and_update(
-                self._claim.condition, update, projection={"metadata.request": 1}
-            )
-        if found is None:
-            raise _taken_over()
-        return _request(found, "metadata.request")
 
     def create_ranges(self, bounds: Sequence[IdRange]) -> None:
         """Store the ranges of a call that is about to begin."""
@@ -297,11 +296,24 @@ class CheckpointStore:
             for each in found
         }
 
+    def range_checkpoints(self) -> list[Checkpoint]:
+        """Read the checkpoints of the ranges, in their order."""
+        with translated():
+            found = list(self.ranges.find(self._own_ranges, {"state": 1}).sort("_id", 1))
+        return [Checkpoint.read(each["state"]) for each in found]
+
+    def range_sessions(self) -> set[bytes]:
+        """Read the sessions of the workers of this run."""
+        with translated():
+            found = list(self.ranges.find(self._claimed_ranges, {"session": 1}))
+        return {each["session"] for each in found if each.get("session")}
+
+    def set_in_ranges(self, fields: DocumentView) -> None:
+        """Set fields of the ranges, unless another run has taken them over."""
+        with translated():
+            self.ranges.update_many(self._claimed_ranges, {"$set": fields})
+
     def delete_ranges(self) -> None:
         """Delete the ranges of this call."""
         with translated():
             self.ranges.delete_many(self._own_ranges)
-
-
-def _taken_over() -> LeaseLostError:
-    return LeaseLostError("another run has taken over its migration")

@@ -7,14 +7,14 @@ import logging
 import pickle
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pymongo
 
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.driver.transactions import Transactions
-from flask_migrate_mongo.files import PortableFunction
+from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import (
     BackfillError,
     LeaseLostError,
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from bson.codec_options import CodecOptions
 
-    from flask_migrate_mongo.driver.server import Document, DocumentView, Update
+    from flask_migrate_mongo.driver.server import Document, DocumentView
 
-    from .options import BatchOptions, Change
+    from .checkpoints import CheckpointStore
+    from .options import BatchedChange
 
-    PortableChange = Update | PortableFunction[Update | None] | Callable[..., Update | None]
     Check = Callable[[list[Checkpoint]], Request | None]
 
 CHECK_SECONDS = 0.5
@@ -70,25 +70,18 @@ class ConnectionOptions:
 class RangeTask:
     """One range of a backfill, for a worker in any process. `ranges` is the collection of its checkpoint."""
 
-    collection: str
-    change: PortableChange
-    options: BatchOptions
+    batched: BatchedChange
     ranges: str
     range_id: str
     run_id: str
     bounds: IdRange
 
-    def checkpoint(self, server: Server) -> StoredCheckpoint:
-        """Give access to the checkpoint of the range."""
-        ranges = with_exact_ids(server.collection(self.ranges))
-        condition = {"_id": self.range_id, "runId": self.run_id}
-        return StoredCheckpoint(ranges, condition, "state", "request")
 
-
-def portable(change: Change) -> PortableChange:
+def portable(batched: BatchedChange) -> BatchedChange:
     """Convert a change for another process. Raises BackfillError for a function that cannot be sent."""
+    change = batched.change
     if not callable(change):
-        return change
+        return batched
     name = getattr(change, "__qualname__", type(change).__qualname__)
     converted = PortableFunction.of(change) or change
     try:
@@ -97,7 +90,7 @@ def portable(change: Change) -> PortableChange:
     except Exception:  # noqa: BLE001  (pickle raises whatever the object raises)
         can_be_sent = False
     if can_be_sent:
-        return converted
+        return replace(batched, change=converted)
     msg = (
         f"{name} cannot be sent to another process. Define it as a function at the top level of the "
         "migration, or use threads: `workers=4`."
@@ -117,29 +110,21 @@ def work_in_process(connection: ConnectionOptions, task: RangeTask) -> bool:
 
 def work_in_thread(server: Server, task: RangeTask) -> bool:
     """Work on a range. Returns False if it was cancelled. Raises LeaseLostError, RejectedError."""
-    change = task.change.resolve() if isinstance(task.change, PortableFunction) else task.change
-    checkpoint = task.checkpoint(server)
+    documents = BatchedCollection(server, task.batched)
+    ranges = with_exact_ids(server.collection(task.ranges))
+    condition = {"_id": task.range_id, "runId": task.run_id}
+    checkpoint = StoredCheckpoint(ranges, condition, "state", "request")
+    transactions = Transactions(server, time.sleep)
     with server.session() as session:
-        _take_over(server, checkpoint, None if session is None else session.session_id["id"])
-        worker = Worker(
-            BatchedCollection(server, task.collection, change, task.options),
-            checkpoint,
-            WorkerControl(),
-            Transactions(server, time.sleep),
-            session,
-            task.bounds,
+        own = {"session": None if session is None else session.session_id["id"]}
+        with translated():
+            before = ranges.find_one_and_update(condition, {"$set": own}, {"session": 1})
+        # A worker that had the range before may have died in its transaction.
+        if before is not None and before.get("session") is not None:
+            server.kill_session(before["session"])
+        return _run(
+            Worker(documents, checkpoint, WorkerControl(), transactions, session, task.bounds)
         )
-        return _run(worker)
-
-
-def _take_over(server: Server, checkpoint: StoredCheckpoint, session_id: bytes | None) -> None:
-    """Store this worker's session, and end that of a worker that had the range before."""
-    with translated():
-        before = checkpoint.collection.find_one_and_update(
-            checkpoint.condition, {"$set": {"session": session_id}}, projection={"session": 1}
-        )
-    if before is not None and before.get("session") is not None:
-        server.kill_session(before["session"])
 
 
 def _run(worker: Worker) -> bool:
@@ -163,16 +148,14 @@ def _run(worker: Worker) -> bool:
 # --- in the process of the migration
 
 
+@dataclass(slots=True)
 class WorkerPool:
     """The workers of one backfill."""
 
-    def __init__(self, server: Server, tasks: Sequence[RangeTask]) -> None:
-        self._server = server
-        self._tasks = tasks
-        self._ranges = with_exact_ids(server.collection(tasks[0].ranges))
-        ids = [task.range_id for task in tasks]
-        self._own_ranges = {"_id": {"$in": ids}, "runId": tasks[0].run_id}
-        self._sent: Request | None = None
+    server: Server
+    store: CheckpointStore
+    tasks: Sequence[RangeTask]
+    _sent: Request | None = None
 
     def run(self, workers: int | Executor, check: Check) -> None:
         """Work on all ranges. `check` receives their checkpoints regularly, and returns a request to send.
@@ -180,13 +163,13 @@ class WorkerPool:
         An exception of `check` or of a worker ends the other workers after their current batch.
         Raises WorkerLostError if a process died.
         """
-        with self._server.spare() as server, _opened(workers) as executor:
+        with self.server.spare() as server, _opened(workers) as executor:
             if isinstance(executor, ThreadPoolExecutor):
-                futures = [executor.submit(work_in_thread, server, task) for task in self._tasks]
+                futures = [executor.submit(work_in_thread, server, task) for task in self.tasks]
             else:
-                connection = ConnectionOptions.of(self._server)
+                connection = ConnectionOptions.of(self.server)
                 futures = [
-                    executor.submit(work_in_process, connection, task) for task in self._tasks
+                    executor.submit(work_in_process, connection, task) for task in self.tasks
                 ]
             self._wait(futures, check)
 
@@ -197,21 +180,14 @@ class WorkerPool:
                 done, running = wait(running, timeout=CHECK_SECONDS)
                 for future in done:
                     _raise_failure(future)
-                self._send(check(self.checkpoints()))
+                self._send(check(self.store.range_checkpoints()))
         except BaseException as exc:
             self._end(running, died=isinstance(exc, WorkerLostError))
             raise
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Read the checkpoints of all ranges, in their order."""
-        with translated():
-            found = list(self._ranges.find(self._own_ranges, {"state": 1}).sort("_id", 1))
-        return [Checkpoint.read(each["state"]) for each in found]
-
     def _send(self, request: Request | None) -> None:
         if request != self._sent:
-            stored = None if request is None else request.value
-            self._update_ranges({"request": stored})
+            self.store.set_in_ranges({"request": None if request is None else request.value})
             self._sent = request
 
     def _end(self, running: set[Future[bool]], *, died: bool) -> None:
@@ -219,25 +195,16 @@ class WorkerPool:
             future.cancel()
         try:
             if died:
-                self._end_sessions()
+                # The transaction of a dead worker would lock its documents for up to 60 s.
+                for session_id in self.store.range_sessions():
+                    self.server.kill_session(session_id)
             self._send(Request.CANCEL)
             wait(running, timeout=END_SECONDS)
             # A worker that still runs, out of reach, commits nothing more.
-            self._update_ranges({"runId": None})
+            self.store.set_in_ranges({"runId": None})
         except MigrateError as exc:
             # Only logged, so that the exception that ended the backfill is the one that is raised.
             _log.warning("The workers could not be cancelled: %s", exc)
-
-    def _end_sessions(self) -> None:
-        """End the transaction of a dead worker, which would lock its documents for up to 60 s."""
-        with translated():
-            found = list(self._ranges.find(self._own_ranges, {"session": 1}))
-        for session_id in {each["session"] for each in found if each.get("session")}:
-            self._server.kill_session(session_id)
-
-    def _update_ranges(self, fields: DocumentView) -> None:
-        with translated():
-            self._ranges.update_many(self._own_ranges, {"$set": fields})
 
 
 def _opened(workers: int | Executor) -> contextlib.AbstractContextManager[Executor]:

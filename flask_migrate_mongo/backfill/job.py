@@ -1,27 +1,29 @@
-"""`ctx.backfill()` of a step: begin or resume a call, execute it, and follow requests meanwhile."""
+"""`ctx.backfill()` of a step: begin or resume a call, execute it, and follow requests. And that of a dry run."""
 
 from __future__ import annotations
 
+import contextvars
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
-from flask_migrate_mongo.model.values import Request
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.model.reports import Backfilled
+from flask_migrate_mongo.model.values import Progress, Request
+from flask_migrate_mongo.process import elapsed
 
 from .batches import (
     POLL_SECONDS,
     BatchedCollection,
     Worker,
     WorkerControl,
+    count_batch,
     ensure_few_rejected,
 )
-from .checkpoints import Checkpoint, CheckpointStore, Phase, StoredBackfill
+from .checkpoints import Checkpoint, CheckpointStore, DocumentId, IdRange, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, portable
 from .options import BackfillCallable
-from .progress import ProgressMeter, progress_document
 
 if TYPE_CHECKING:
     import logging
@@ -30,14 +32,13 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.reports import Backfilled
-    from flask_migrate_mongo.model.values import Progress
-    from flask_migrate_mongo.process.signals import StopSwitch
-    from flask_migrate_mongo.store.history import Claim
+    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
+    from flask_migrate_mongo.store.records import Claim
 
-    from .checkpoints import IdRange
     from .options import BackfillArguments
+
+LOG_SECONDS = 10
 
 
 @dataclass(kw_only=True)
@@ -75,11 +76,9 @@ class BackfillJob(WorkerControl):
         self._arguments = arguments
         self._store = store
         # A function that cannot be sent is refused here, before anything is stored.
-        change = arguments.change
-        self._sent_change = portable(change) if arguments.uses_processes else change
-        self._documents = BatchedCollection(
-            step.server, arguments.collection, change, arguments.batches
-        )
+        batched = arguments.batched
+        self._sent = portable(batched) if arguments.uses_processes else batched
+        self._documents = BatchedCollection(step.server, batched)
 
     def run(self, session: ClientSession | None) -> Backfilled:
         """Begin or resume the call, and execute it to its end."""
@@ -91,13 +90,17 @@ class BackfillJob(WorkerControl):
             self._resume(stored, session_id)
         if stored.checkpoint.phase is Phase.DONE:
             return stored.checkpoint.counts
-        self._warn_without_transactions()
-        self._meter = ProgressMeter(stored, self._step.log, self._step.on_progress)
+        if (reason := self._step.server.transactions_lacking) is not None:
+            self._step.log.warning(
+                "This server has no transactions (%s). If this backfill is interrupted, a batch of it "
+                "can be executed twice.",
+                reason,
+            )
+        self._meter = ProgressMeter(self._step, stored)
         # Once the workers are done, the checkpoint in the record continues after their ranges.
         if stored.ranges and stored.checkpoint.batches == 0:
             self._run_workers(stored.checkpoint)
-        server, sleep = self._step.server, self._step.sleep
-        transactions = Transactions(server, sleep)
+        transactions = Transactions(self._step.server, self._step.sleep)
         worker = Worker(self._documents, self._store.checkpoint, self, transactions, session)
         counts = worker.run().counts
         if stored.ranges:
@@ -111,12 +114,12 @@ class BackfillJob(WorkerControl):
             ranges = self._documents.sample_ranges(self._arguments.ranges)
             self._store.create_ranges(ranges)
         total = self._documents.estimate()
-        stored = StoredBackfill(self._arguments.collection, total, len(ranges))
+        stored = StoredBackfill(self._arguments.batched.collection, total, len(ranges))
         self._store.begin(stored, session_id)
         return stored
 
     def _resume(self, stored: StoredBackfill, session_id: bytes | None) -> None:
-        collection = self._arguments.collection
+        collection = self._arguments.batched.collection
         if stored.collection != collection:
             msg = (
                 f"Backfill {self._store.number + 1} of this migration changed {stored.collection} "
@@ -126,16 +129,7 @@ class BackfillJob(WorkerControl):
             raise BackfillError(msg)
         if stored.checkpoint.phase is not Phase.DONE:
             self._step.log.info("The backfill of %s continues", collection)
-            self._store.resume(stored, self._step.lease.now(), session_id)
-
-    def _warn_without_transactions(self) -> None:
-        reason = self._step.server.transactions_lacking
-        if reason is not None:
-            self._step.log.warning(
-                "This server has no transactions (%s). If this backfill is interrupted, a batch of it "
-                "can be executed twice.",
-                reason,
-            )
+            self._store.resume(stored, self._step.lease.ensure(), session_id)
 
     def _run_workers(self, before: Checkpoint) -> None:
         """Work on the ranges with several workers, and store their sum as the checkpoint of the record.
@@ -144,10 +138,10 @@ class BackfillJob(WorkerControl):
         is not yet at its end.
         """
         ranges = self._store.take_over_ranges()
-        pool = WorkerPool(self._step.server, self._tasks(ranges))
-        self._meter.start(sum(each.counts.scanned for each in pool.checkpoints()))
+        pool = WorkerPool(self._step.server, self._store, self._tasks(ranges))
+        self._meter.start(sum(each.counts.scanned for each in self._store.range_checkpoints()))
         pool.run(self._arguments.workers, self._check_workers)
-        ends = pool.checkpoints()
+        ends = self._store.range_checkpoints()
         last, (*_, bounds) = ends[-1], ranges.values()
         after = Checkpoint(
             at=last.first_end or last.at or bounds.after,
@@ -159,19 +153,11 @@ class BackfillJob(WorkerControl):
         self._store.checkpoint.advance(before, after, fields={})
 
     def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
-        options = self._arguments.batches
-        if options.max_per_second:
-            options = replace(options, max_per_second=options.max_per_second / len(ranges))
+        batched, name = self._sent, self._store.ranges.name
+        if batched.max_per_second:
+            batched = replace(batched, max_per_second=batched.max_per_second / len(ranges))
         return [
-            RangeTask(
-                collection=self._arguments.collection,
-                change=self._sent_change,
-                options=options,
-                ranges=self._store.ranges.name,
-                range_id=range_id,
-                run_id=self._store.run_id,
-                bounds=bounds,
-            )
+            RangeTask(batched, name, range_id, self._store.run_id, bounds)
             for range_id, bounds in ranges.items()
         ]
 
@@ -181,9 +167,11 @@ class BackfillJob(WorkerControl):
         Raises LeaseLostError, Stopped, RejectedError.
         """
         rejected = [document for each in checkpoints for document in each.rejected]
-        ensure_few_rejected(rejected, self._arguments.batches.max_rejected)
+        ensure_few_rejected(rejected, self._arguments.batched.max_rejected)
         progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
-        request = self._store.set_fields({"metadata.progress": progress_document(progress)})
+        request = self._store.checkpoint.update(
+            {"$set": {"metadata.progress": progress_document(progress)}}
+        )
         self._meter.report(progress)
         self.check(request)
         return Request.PAUSE if self.is_paused(request) else None
@@ -217,7 +205,7 @@ class BackfillJob(WorkerControl):
         fields: Document = {"metadata.progress": progress}
         if checkpoint.phase is Phase.DONE and checkpoint.rejected:
             fields[f"metadata.rejected.{self._store.number}"] = {
-                "collection": self._arguments.collection,
+                "collection": self._arguments.batched.collection,
                 "documents": list(checkpoint.rejected),
             }
         return fields
@@ -225,3 +213,110 @@ class BackfillJob(WorkerControl):
     def committed(self, checkpoint: Checkpoint) -> None:
         """Report the progress."""
         self._meter.report(self._meter.at(checkpoint.counts.scanned))
+
+
+# --- progress
+
+
+class ProgressMeter:
+    """Measures the progress of one call of `ctx.backfill()`, from now on."""
+
+    def __init__(self, step: Backfill, stored: StoredBackfill) -> None:
+        self._step = step
+        self._stored = stored
+        self.start(stored.checkpoint.counts.scanned)
+
+    def start(self, done: int) -> None:
+        """Measure from now on; `done` documents were processed before."""
+        self._done_before = done
+        self._began = self._logged = elapsed()
+
+    def at(self, done: int) -> Progress:
+        """Compute the progress after this number of documents."""
+        took = elapsed() - self._began
+        rate = (done - self._done_before) / took if took > 0 else None
+        total = None if self._stored.total is None else max(self._stored.total, done)
+        left = (total - done) / rate if rate and total is not None else None
+        return Progress(self._stored.collection, done, total, rate, left)
+
+    def report(self, progress: Progress) -> None:
+        """Report it to the observer, and every ten seconds to the log."""
+        self._step.on_progress(progress)
+        if elapsed() - self._logged >= LOG_SECONDS:
+            self._logged = elapsed()
+            self._step.log.info("%s", _line(progress))
+
+
+def progress_document(progress: Progress) -> Document:
+    """Build the stored document of a progress."""
+    rate, left = progress.per_second, progress.seconds_left
+    return {
+        "collection": progress.collection,
+        "done": progress.done,
+        "total": progress.total,
+        "perSecond": None if rate is None else round(rate, 1),
+        "secondsLeft": None if left is None else round(left, 1),
+    }
+
+
+def _line(progress: Progress) -> str:
+    total = "" if progress.total is None else f" of about {progress.total}"
+    rate = "" if progress.per_second is None else f", {progress.per_second:.0f} a second"
+    left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+    return f"{progress.collection}: {progress.done}{total}{rate}{left}"
+
+
+# --- in a dry run
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedBatches:
+    """The part of a backfill that a dry run executed; `estimated` documents are in the whole of it."""
+
+    collection: str
+    processed: int
+    estimated: int | None
+    seconds: float
+    complete: bool
+
+
+@dataclass(kw_only=True)
+class DryRunBackfill(BackfillCallable):
+    """`ctx.backfill` of a dry run: executes the first batches in the transaction of the dry run.
+
+    It stores no checkpoint and has no workers. It stops after `batches` batches, or at the time `until`
+    on the clock of `elapsed`, but never before the first batch. `on_end` receives what was executed.
+    """
+
+    on_end: Callable[[ExecutedBatches], None]
+    until: float
+    batches: int
+
+    def _execute(self, arguments: BackfillArguments) -> Backfilled:
+        began = elapsed()
+        # In an empty context, because these commands are not allowed in a transaction.
+        documents, estimated = contextvars.Context().run(self._open, arguments)
+        counts, complete = Backfilled(), True
+        after: DocumentId | None = None
+        number = 0
+        try:
+            while batch := documents.read(IdRange(after)):
+                if number and (number >= self.batches or elapsed() >= self.until):
+                    complete = False
+                    break
+                result = documents.write(batch, None, check_where=False)
+                rejected = sum(change.error is not None for change in batch)
+                counts += count_batch(batch, result, rejected=rejected)
+                after, number = DocumentId(batch[-1].id), number + 1
+        finally:
+            documents.close()
+        took = elapsed() - began
+        self.on_end(
+            ExecutedBatches(arguments.batched.collection, counts.scanned, estimated, took, complete)
+        )
+        return counts
+
+    def _open(self, arguments: BackfillArguments) -> tuple[BatchedCollection, int | None]:
+        documents = BatchedCollection(self.server, arguments.batched)
+        documents.ensure_supported()
+        return documents, documents.estimate()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
 
     from flask_migrate_mongo.driver.server import Server
+    from flask_migrate_mongo.files.loading import PortableFunction
     from flask_migrate_mongo.model.reports import Backfilled
 
 Change = Update | Callable[[Document], Update | None]
@@ -36,12 +37,14 @@ class BackfillOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchOptions:
-    """Which documents are changed, and in which batches; sent to worker processes.
+class BatchedChange:
+    """A change of documents in batches, in the form that is sent to worker processes.
 
     More than `max_rejected` rejected documents stop the backfill.
     """
 
+    collection: str
+    change: Change | PortableFunction[Update | None]
     where: DocumentView
     batch_size: int
     max_per_second: float | None = None
@@ -52,9 +55,7 @@ class BatchOptions:
 class BackfillArguments:
     """The arguments of one call of `ctx.backfill()`, validated."""
 
-    collection: str
-    change: Change
-    batches: BatchOptions
+    batched: BatchedChange
     pause_when: Callable[[], object] | None
     workers: int | Executor
     ranges: int
@@ -113,9 +114,9 @@ class BackfillCallable:
             ranges = EXECUTOR_RANGES if isinstance(workers, Executor) else workers
         return self._execute(
             BackfillArguments(
-                self._name(collection),
-                _valid(change),
-                BatchOptions(dict(where or {}), size, rate, limit),
+                BatchedChange(
+                    self._name(collection), _valid(change), dict(where or {}), size, rate, limit
+                ),
                 pause_when,
                 workers,
                 _integer("ranges", ranges, least=1),

@@ -22,7 +22,7 @@ from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.model.errors import EscapesTransactionError
 
-from .patches import Patches, Replacement, require
+from .patches import Patches, Replacement, assigned, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MaybeSession = ClientSession | None
 
-_REMEDY = (
-    "Its writes would not be part of the transaction, and would stay after a rollback. Remove this, or "
-    "delete `transactional = True` if the migration needs no transaction."
-)
 _RESERVED = ("start_transaction", "commit_transaction", "abort_transaction", "end_session")
 
 
@@ -50,9 +46,9 @@ class Confinement:
         self.failure: PyMongoError | None = None
         self.escape: EscapesTransactionError | None = None
 
-    def refuse(self, message: str) -> EscapesTransactionError:
+    def refuse(self, message: str, remedy: str = "") -> EscapesTransactionError:
         """Make the error for an attempt to leave the transaction, and keep the first one."""
-        error = EscapesTransactionError(message)
+        error = EscapesTransactionError(message, remedy)
         self.escape = self.escape or error
         return error
 
@@ -70,12 +66,13 @@ _submitting: ContextVar[bool] = ContextVar("submitting", default=False)
 def confined(session: ClientSession) -> Iterator[Confinement]:
     """Bind the session to the current context, and keep the code of the block inside it."""
     confinement = Confinement(session)
-    with PATCHES, _reserved(confinement), session.bind(end_session=False):
-        token = _confinement.set(confinement)
-        try:
-            yield confinement
-        finally:
-            _confinement.reset(token)
+    with (
+        PATCHES,
+        _reserved(confinement),
+        session.bind(end_session=False),
+        assigned(_confinement, confinement),
+    ):
+        yield confinement
 
 
 @contextlib.contextmanager
@@ -84,8 +81,9 @@ def _reserved(confinement: Confinement) -> Iterator[None]:
 
     def refuse(*_: object, **__: object) -> None:
         raise confinement.refuse(
-            "The migration tried to begin or end the transaction itself. The transaction begins before "
-            "up() or down() and is committed after it, together with the record. Remove this call."
+            "The migration tried to begin or end the transaction itself.",
+            "The transaction begins before up() or down() and is committed after it, together with the "
+            "record. Remove this call.",
         )
 
     own = vars(confinement.session)
@@ -102,23 +100,20 @@ def _reserved(confinement: Confinement) -> Iterator[None]:
 
 def _check_client(client: object) -> None:
     if started_by := _thread_of.get():
-        message = "A thread that the migration started used the database."
-        raise started_by.refuse(f"{message} {_REMEDY}")
+        raise started_by.refuse("A thread that the migration started used the database.")
     confinement = _confinement.get()
     if confinement is not None and client is not confinement.session.client:
-        message = "The migration used another client than the application's."
-        raise confinement.refuse(f"{message} {_REMEDY}")
+        raise confinement.refuse("The migration used another client than the application's.")
 
 
 def _check_session(session: _MaybeSession) -> None:
     """Refuse an operation in another session, passed to it or bound over ours."""
     confinement = _confinement.get()
     if confinement is not None and session is not confinement.session:
-        raise confinement.refuse(f"The migration used a session of its own. {_REMEDY}")
+        raise confinement.refuse("The migration used a session of its own.")
 
 
 def _ensure_session(original: Callable[..., _MaybeSession]) -> Callable[..., _MaybeSession]:
-    @functools.wraps(original)
     def ensure(client: object, session: _MaybeSession = None) -> _MaybeSession:
         _check_client(client)
         found = original(client, session)
@@ -131,7 +126,6 @@ def _ensure_session(original: Callable[..., _MaybeSession]) -> Callable[..., _Ma
 def _tmp_session(
     original: Callable[..., contextlib.AbstractContextManager[_MaybeSession]],
 ) -> Callable[..., contextlib.AbstractContextManager[_MaybeSession]]:
-    @functools.wraps(original)
     @contextlib.contextmanager
     def tmp(client: object, session: _MaybeSession, *rest: object) -> Iterator[_MaybeSession]:
         _check_client(client)
@@ -150,7 +144,6 @@ def _tmp_session(
 def _concern_for(original: Callable[..., _T]) -> Callable[..., _T]:
     """Find the concern as for an explicit session: the transaction's own."""
 
-    @functools.wraps(original)
     def concern(owner: object, session: _MaybeSession) -> _T:
         confinement = _confinement.get()
         return original(owner, session or (confinement.session if confinement else None))
@@ -159,48 +152,26 @@ def _concern_for(original: Callable[..., _T]) -> Callable[..., _T]:
 
 
 def _start_thread(original: Callable[[threading.Thread], None]) -> Callable[..., None]:
-    @functools.wraps(original)
     def start(thread: threading.Thread) -> None:
-        # The driver's own threads do no work of the migration, and `_submit` marks tasks of a pool.
         confinement = _confinement.get() or _thread_of.get()
-        if confinement is None or _submitting.get() or thread.name.startswith("pymongo_"):
-            original(thread)
-            return
-        run = thread.run
-
-        def run_marked() -> None:
-            try:
-                _run_marked(confinement, run)
-            finally:
-                PATCHES.release()
-
-        PATCHES.acquire()
-        vars(thread)["run"] = run_marked
-        try:
-            original(thread)
-        except BaseException:
-            PATCHES.release()
-            raise
+        # The driver's own threads do no work of the migration, and `_submit` marks tasks of a pool.
+        is_exempt = _submitting.get() or thread.name.startswith("pymongo_")
+        if confinement is not None and not is_exempt:
+            vars(thread)["run"] = functools.partial(_run_marked, confinement, thread.run)
+        original(thread)
 
     return start
 
 
 def _submit(original: Callable[..., Future[_T]]) -> Callable[..., Future[_T]]:
-    @functools.wraps(original)
     def submit(
         pool: ThreadPoolExecutor, task: Callable[..., _T], /, *args: object, **kwargs: object
     ) -> Future[_T]:
         confinement = _confinement.get() or _thread_of.get()
         if confinement is None:
             return original(pool, task, *args, **kwargs)
-        token = _submitting.set(True)
-        try:
-            future = original(pool, _run_marked, confinement, task, *args, **kwargs)
-        finally:
-            _submitting.reset(token)
-        PATCHES.acquire()
-        future.add_done_callback(lambda _: PATCHES.release())
-        return future
+        with assigned(_submitting, value=True):
+            return original(pool, _run_marked, confinement, task, *args, **kwargs)
 
     return submit
 
@@ -208,13 +179,38 @@ def _submit(original: Callable[..., Future[_T]]) -> Callable[..., Future[_T]]:
 def _run_marked(
     confinement: Confinement, run: Callable[..., _T], /, *args: object, **kwargs: object
 ) -> _T:
-    """Run code in another thread, marked as started by the confined code."""
-    token = _thread_of.set(confinement)
-    try:
+    """Run code in another thread, marked as started by the confined code, whose block may have ended."""
+    with PATCHES, assigned(_thread_of, confinement):
         return run(*args, **kwargs)
-    finally:
-        _thread_of.reset(token)
 
+
+_plain_session: ContextVar[ClientSession | None] = ContextVar("plain_session", default=None)
+"""The session that is bound to this context, and does not confine its code."""
+
+
+@contextlib.contextmanager
+def bound(session: ClientSession | None) -> Iterator[None]:
+    """Run the operations of the block in a session without a transaction, so that it can be killed.
+
+    Operations of another client, in another session or in another thread are not affected.
+    """
+    if session is None or not all(hasattr(*name) for name in PLAIN_PATCHES.names):
+        yield
+        return
+    with PLAIN_PATCHES, assigned(_plain_session, session), session.bind(end_session=False):
+        yield
+
+
+def _get_bound_session(original: Callable[..., _MaybeSession]) -> Callable[..., _MaybeSession]:
+    def find(client: object) -> _MaybeSession:
+        plain = _plain_session.get()
+        # The driver refuses another client inside `bind()`.
+        return None if plain is not None and client is not plain.client else original(client)
+
+    return find
+
+
+PLAIN_PATCHES = Patches(Replacement(pymongo.MongoClient, "_get_bound_session", _get_bound_session))
 
 PATCHES = Patches(
     Replacement(pymongo.MongoClient, "_ensure_session", _ensure_session),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pymongo
 
 from flask_migrate_mongo.model.errors import UnsupportedDriverError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextvars import ContextVar
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Patches:
         self._replacements = replacements
         self._mutex = threading.Lock()
         self._users = 0
-        self._originals: list[tuple[type, str, object]] = []
+        self._originals = contextlib.ExitStack()
 
     @property
     def names(self) -> list[tuple[type, str]]:
@@ -38,37 +42,36 @@ class Patches:
         return [(each.owner, each.name) for each in self._replacements]
 
     def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def acquire(self) -> None:
         """Add a user; for the first one, replace the names."""
         with self._mutex:
             self._users += 1
             if self._users == 1:
                 for each in self._replacements:
                     original = getattr(each.owner, each.name)
-                    self._originals.append((each.owner, each.name, original))
+                    self._originals.callback(setattr, each.owner, each.name, original)
                     setattr(each.owner, each.name, each.replace(original))
 
-    def release(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove a user; after the last one, restore the originals."""
         with self._mutex:
             self._users -= 1
             if self._users == 0:
-                while self._originals:
-                    owner, name, original = self._originals.pop()
-                    setattr(owner, name, original)
+                self._originals.close()
 
 
 def require(names: Sequence[tuple[type, str]], purpose: str) -> None:
     """Raise UnsupportedDriverError if one of the names is missing; `purpose` is what then fails."""
     missing = [f"{owner.__name__}.{name}" for owner, name in names if not hasattr(owner, name)]
     if missing:
-        msg = (
-            f"pymongo {pymongo.version} has no {', '.join(missing)}, so {purpose}. Install a version "
-            "of pymongo that docs/compatibility.md lists."
-        )
+        msg = f"pymongo {pymongo.version} has no {', '.join(missing)}, so {purpose}."
         raise UnsupportedDriverError(msg)
+
+
+@contextlib.contextmanager
+def assigned(variable: ContextVar[_T], value: _T) -> Iterator[None]:
+    """Give a variable a value inside the block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)

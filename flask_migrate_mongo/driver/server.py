@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bson.codec_options import CodecOptions
-from pymongo import ReadPreference, UpdateMany, UpdateOne, errors
+from pymongo import MongoClient, ReadPreference, UpdateMany, UpdateOne, errors
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.model.errors import (
@@ -21,9 +23,10 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     redact,
 )
+from flask_migrate_mongo.process import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
@@ -38,12 +41,16 @@ Update = DocumentView | list[DocumentView]
 
 _log = logging.getLogger("flask_migrate_mongo.server")
 
+_AWARE = CodecOptions[Document](tz_aware=True)
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
 _ACCESS_CODES = frozenset({13, 18, 8000})
 # Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
 # errors of the server's own, and conflicts with another write. From the error_codes.yml of mongod.
 _PASSING_CODES = frozenset(
-    {6, 7, 89, 91, 112, 189, 251, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+    {
+        *(6, 7, 64, 89, 91, 112, 134, 189, 251, 262, 365, 9001, 10058, 10107),
+        *(11600, 11601, 11602, 13435, 13436),
+    }
 )
 
 
@@ -73,14 +80,15 @@ class Server:
     def now(self) -> datetime:
         """Read the primary's time, in UTC."""
         moment: datetime = self._hello()["localTime"]
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=timezone.utc)
-        return moment.astimezone(timezone.utc)
+        return moment
 
     @cached_property
     def transactions_lacking(self) -> str | None:
         """Why this server has no transactions; None if it has them."""
-        if self._has_reported_transactions():
+        # The driver learned it when it connected, which saves a round trip.
+        topology = self.database.client.topology_description
+        seen = {found.server_type_name for found in topology.server_descriptions().values()}
+        if topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS:
             return None
         hello = self._hello()
         if "logicalSessionTimeoutMinutes" not in hello:
@@ -89,15 +97,9 @@ class Server:
             return None
         return "it is a standalone, neither a replica set nor sharded"
 
-    def _has_reported_transactions(self) -> bool:
-        """Whether the driver learned it when it connected, which saves a round trip."""
-        topology = self.database.client.topology_description
-        seen = {found.server_type_name for found in topology.server_descriptions().values()}
-        return bool(topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS)
-
     def _hello(self) -> Document:
         with translated():
-            return self.database.client.admin.command("hello")
+            return self.database.client.admin.command("hello", codec_options=_AWARE)
 
     def transaction_seconds(self) -> float | None:
         """Read how long a transaction may last; None if the server does not say."""
@@ -118,7 +120,7 @@ class Server:
         with translated():
             return self.database.get_collection(
                 name,
-                codec_options=CodecOptions(tz_aware=True),
+                codec_options=_AWARE,
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=WriteConcern("majority"),
             )
@@ -154,27 +156,54 @@ class Server:
             yield Server(own[self.database.name])
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[ClientSession | None]:
-        """Open a session for transactions; None if the server has none."""
-        if self.transactions_lacking is None:
-            with self.database.client.start_session() as session:
-                yield session
-        else:
+    def session(self, *, transactional: bool = True) -> Iterator[ClientSession | None]:
+        """Open a session, or give None if the server lacks sessions, or transactions if they are wanted.
+
+        No other operation ever gets its id. So whoever finds the id stored may kill the session.
+        """
+        topology = self.database.client.topology_description
+        if topology.logical_session_timeout_minutes is None or (
+            transactional and self.transactions_lacking is not None
+        ):
             yield None
+            return
+        with self.database.client.start_session(causal_consistency=False) as session:
+            try:
+                yield session
+            finally:
+                # The driver gives the ids of other ended sessions to its next operations.
+                session._server_session.mark_dirty()  # noqa: SLF001
 
     def kill_session(self, session_id: bytes) -> None:
-        """End the session of a crashed run, and its open transaction, whose locks would block us.
+        """End a statement or a transaction that still runs in a session, even if its client is gone.
 
-        The server ends the transaction itself 60 s after its start, so a refusal is only logged.
+        A refusal is only logged: the server itself ends a transaction 60 s after its start.
         """
+        # In an empty context: the command must not join a session that is bound to this one.
+        contextvars.Context().run(self._kill_session, session_id)
+
+    def _kill_session(self, session_id: bytes) -> None:
         try:
             self.database.client.admin.command("killSessions", [{"id": session_id}])
         except errors.PyMongoError as exc:
             _log.warning(
-                "The transaction of a crashed run could not be ended, and blocks what it wrote until "
-                "the server ends it: %s",
+                "The session of a run that ended could not be killed. What still runs in it goes on, "
+                "and blocks what its transaction wrote, until the server ends it: %s",
                 _detail(exc),
             )
+
+    @contextlib.contextmanager
+    def killing_on_stop(self, session: ClientSession | None) -> Iterator[None]:
+        """Kill the session if a stop interrupts the block.
+
+        The server would otherwise continue an update, a deletion or an index build without its client.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, Stopped):
+            if session is not None:
+                self.kill_session(session.session_id["id"])
+            raise
 
     # --- reads and writes
 
@@ -204,11 +233,7 @@ class Server:
         """Open a cursor in the order of `_id`, which yields the replies as they are."""
         # Hinted: another index would have to sort, and a sort is limited to 100 MB.
         cursor: RawBatchCursor[Any] = collection.find_raw_batches(
-            query,
-            projection,
-            batch_size=batch_size,
-            sort=[("_id", 1)],
-            hint=[("_id", 1)],
+            query, projection, batch_size=batch_size, sort=[("_id", 1)], hint=[("_id", 1)]
         )
         return cursor
 
@@ -229,6 +254,80 @@ class Server:
         return done.matched_count, done.modified_count
 
 
+class MongomockServer(Server):
+    """mongomock in the tests of an application: without clock, sessions, commands and options of collections.
+
+    It is never imported here.
+    """
+
+    sends_commands = False
+    allows_workers = False
+    transactions_lacking = "mongomock has no sessions"
+
+    def now(self) -> datetime:
+        """Read the time of this process."""
+        return datetime.now(timezone.utc)
+
+    def handle(self, *, transactional: bool) -> Database[Document]:  # noqa: ARG002
+        """Give the application's own handle."""
+        return self.database
+
+    @contextlib.contextmanager
+    def spare(self) -> Iterator[Server]:
+        """Give this server, which has no connections."""
+        yield self
+
+    @contextlib.contextmanager
+    def session(self, *, transactional: bool = True) -> Iterator[None]:  # noqa: ARG002
+        """Give none."""
+        yield None
+
+    def read_with_time(
+        self, collection: Collection[Document], query: Document
+    ) -> tuple[Document, datetime] | None:
+        """Read one document and the time; None if it does not exist."""
+        with translated():
+            found = collection.find_one(query)
+        return (found, self.now()) if found else None
+
+    def collection_options(self, name: str) -> Document:  # noqa: ARG002
+        """Give none: mongomock keeps no options."""
+        return {}
+
+    def read_in_order(
+        self,
+        collection: Collection[Document],
+        query: Document,
+        *,
+        projection: Mapping[str, int] | None,
+        batch_size: int,
+    ) -> Generator[list[Document], None, None]:
+        """Yield documents in the order of `_id`, in batches."""
+        found = collection.find(query, projection).sort("_id", 1)
+        while batch := list(islice(found, batch_size)):
+            yield batch
+
+    def bulk_update(
+        self,
+        collection: Collection[Document],
+        updates: Sequence[tuple[Document, Update]],
+        *,
+        many: bool,
+        session: ClientSession | None = None,  # noqa: ARG002
+    ) -> tuple[int, int]:
+        """Make updates one by one; count matched and modified documents."""
+        update = collection.update_many if many else collection.update_one
+        done = [update(*each) for each in updates]
+        return sum(d.matched_count for d in done), sum(d.modified_count for d in done)
+
+
+def server_of(database: Database[Document]) -> Server:
+    """Make the server of a database."""
+    # By the type alone: on a client of mongomock every attribute exists.
+    is_pymongo = isinstance(database.client, MongoClient)
+    return Server(database) if is_pymongo else MongomockServer(database)
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Raise an error of the driver as one of ours, with the driver's as its cause."""
@@ -246,24 +345,15 @@ def is_passing(exc: errors.PyMongoError) -> bool:
 def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
     if _code(exc) in _ACCESS_CODES:
-        return AccessDeniedError(
-            f"The server refused access: {detail}.",
-            "Check user, password and authSource in MONGO_URI, and that the user may read and write this database.",
-        )
+        return AccessDeniedError(f"The server refused access: {detail}.")
     if is_passing(exc):
-        return ConnectionFailedError(
-            f"The database does not answer: {detail}.",
-            "Check that the server is running and that MONGO_URI is right.",
-        )
+        return ConnectionFailedError(f"The database does not answer: {detail}.")
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
         return ConfigurationError(
             f"The database cannot be used as configured: {detail}.",
             "Check MONGO_URI, MIGRATE_DATABASE and the database that is passed to MongoMigrate.",
         )
-    return DatabaseError(
-        f"The server refused a command: {detail}.",
-        "Its log may say more. Fix the cause, then run the command again.",
-    )
+    return DatabaseError(f"The server refused a command: {detail}.")
 
 
 def _code(exc: errors.PyMongoError) -> int | None:

@@ -19,7 +19,7 @@ from flask_migrate_mongo.model.errors import (
     OutcomeUnknownError,
     redact,
 )
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 from .server import is_passing
 
@@ -95,9 +95,9 @@ class Transactions:
                 if is_committed():
                     return
             except ConnectionFailedError:
-                raise _unknown() from exc
+                raise OutcomeUnknownError from exc
             if _is_unknown(exc):
-                raise _unknown() from exc
+                raise OutcomeUnknownError from exc
             # The driver takes a refused commit for the end of the transaction. One that is still
             # open would keep its locks until the server ends it.
             self.server.kill_session(session.session_id["id"])
@@ -107,8 +107,12 @@ class Transactions:
 @contextlib.contextmanager
 def transaction(session: ClientSession) -> Iterator[None]:
     """Begin a transaction, which is rolled back at the end of the block unless it was committed."""
+    topology = session.client.topology_description.topology_type_name
+    # A transaction on a replica set has one snapshot in any case, and may create collections and
+    # indexes only with `local`. On mongos, `local` would let shards be read at different times.
+    level = "snapshot" if topology in {"Sharded", "LoadBalanced"} else "local"
     session.start_transaction(
-        read_concern=ReadConcern("snapshot"),
+        read_concern=ReadConcern(level),
         write_concern=WriteConcern("majority"),
         read_preference=ReadPreference.PRIMARY,
     )
@@ -117,10 +121,3 @@ def transaction(session: ClientSession) -> Iterator[None]:
     finally:
         if session.in_transaction:
             session.abort_transaction()
-
-
-def _unknown() -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        "The commit was sent, but the server did not reply whether it took effect. Data and record agree either way.",
-        "Once the server answers, see whether the migration is applied: [status].",
-    )

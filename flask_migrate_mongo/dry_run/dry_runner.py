@@ -1,4 +1,4 @@
-"""Plans of a runner, executed in one transaction that is rolled back."""
+"""Plans of a runner, executed in one transaction that is rolled back: one step after the other, each judged."""
 
 from __future__ import annotations
 
@@ -6,30 +6,60 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import check_listener_support
+import pymongo
+from pymongo.errors import PyMongoError
+
+from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
+from flask_migrate_mongo.driver.commands import check_listener_support, listening
+from flask_migrate_mongo.driver.confinement import check_confinement_support, confined
 from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
-from flask_migrate_mongo.driver.transactions import transaction
-from flask_migrate_mongo.engine.options import DEFAULTS, notify
-from flask_migrate_mongo.model.errors import DryRunTooLongError, RunStoppedError
+from flask_migrate_mongo.driver.transactions import is_transient, transaction
+from flask_migrate_mongo.engine.calling import (
+    NO_SUCH_TRANSACTION,
+    call_function,
+    caught,
+    code_of,
+    log_of,
+)
+from flask_migrate_mongo.engine.options import DEFAULTS, Context, notify
+from flask_migrate_mongo.model.errors import (
+    DryRunTooLongError,
+    RunStoppedError,
+    capture,
+    redact,
+)
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
-from flask_migrate_mongo.planning.plans import DownTarget, UpTarget
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.planning.plans import Target
+from flask_migrate_mongo.process import Stopped, elapsed
 
-from . import requests
-from .budget import DOCUMENTS_LIMIT, Budget
-from .execution import StepExecution
-from .operations import OperationFilter
+from .effects import DOCUMENTS_LIMIT, Budget, Recorder
+from .operations import PATCHES, OperationFilter, answered_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flask_migrate_mongo.engine.options import Options
     from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.values import LockState, Plan, Step
-    from flask_migrate_mongo.planning.plans import Target
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.model.errors import EscapesTransactionError
+    from flask_migrate_mongo.model.values import Plan, Step
+    from flask_migrate_mongo.process import StopSwitch
+
+BATCHES = 10
+"""How many batches of a backfill are executed: enough to see its effects and its speed."""
+
+_NOT_IN_A_TRANSACTION = frozenset({72, 263})
+"""InvalidOptions, for what needs another read concern, and OperationNotSupportedInTransaction."""
+
+_NEEDS_AN_INDEX = frozenset({2, 27, 291})
+"""BadValue for a hint, IndexNotFound, NoQueryExecutionPlans."""
+
+_STOPPED = "Stopped. The transaction of the dry run was rolled back, so nothing was changed."
+_LESS = (
+    "Set a shorter limit: [dry_run_limit=SECONDS]. Or run it on a sample of the data: [rehearse]."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +80,31 @@ class DryRunner:
 
     def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
         """Execute everything pending. Raises what refuses the plan."""
-        return self._run(UpTarget(allow_drift), options)
+        return self._run(Target(Direction.UP, allow_drift=allow_drift), options)
 
     def down(
         self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
     ) -> RunReport:
         """Execute the `down()` of the last applied migrations. Raises what refuses the plan."""
-        return self._run(DownTarget(steps, allow_drift), options)
+        return self._run(Target(Direction.DOWN, steps, allow_drift=allow_drift), options)
 
     def _run(self, target: Target, options: Options) -> RunReport:
-        seen = self.runner.look(target)
-        plan = self.runner.plan_of(target, seen)
+        plan = self.runner.plan_of(target, self.runner.look(target))
+        lacking = self.runner.server.transactions_lacking if plan.steps else None
         outcomes: tuple[Outcome, ...] = ()
         warnings = plan.warnings
-        lacking = self.runner.server.transactions_lacking if plan.steps else None
         if lacking is not None:
             reason = f"a dry run needs transactions, and this server has none: {lacking}"
             outcomes = tuple(_not_executed(step, reason) for step in plan.steps)
         elif plan.steps:
             outcomes = self._executed(plan, options)
-            warnings = (*warnings, *_beside(self.runner.lock()))
+            lock = self.runner.lock()
+            if lock is not None and lock.is_live:
+                holder = f"{lock.holder} ({lock.reason})"
+                beside = (
+                    f"The lock is held by {holder}. Changes of that run are not in this dry run."
+                )
+                warnings = (*warnings, beside)
         executed = bool(plan.steps) and lacking is None
         return RunReport(
             plan.direction, outcomes, executed=executed, warnings=warnings, dry_run=True
@@ -98,9 +133,9 @@ class DryRunner:
 
         Raises DryRunTooLongError if the server would end the transaction earlier than the dry run.
         """
-        self.runner.executor.check()
+        check_confinement_support()
         check_listener_support()
-        require(requests.PATCHES.names, "no dry run is possible")
+        require(PATCHES.names, "no dry run is possible")
         with translated():
             allowed = self.runner.server.transaction_seconds()
         if allowed is not None and options.dry_run_limit >= allowed:
@@ -109,7 +144,7 @@ class DryRunner:
     @contextlib.contextmanager
     def _opened(self, options: Options) -> Iterator[StepExecution]:
         """Begin a transaction that is rolled back at the end of the block."""
-        executor, server = self.runner.executor, self.runner.server
+        server = self.runner.server
         database = server.handle(transactional=True)
         budget = Budget(options.dry_run_limit, documents=self.documents)
         with server.database.client.start_session() as session:
@@ -121,7 +156,7 @@ class DryRunner:
                     # The first command begins the transaction: it must be one that is sent for certain.
                     with translated():
                         database[self.runner.history.name].find_one({}, {"_id": 1}, session=session)
-                    yield StepExecution(executor, operations, budget, self.mask, options.samples)
+                    yield StepExecution(self.runner, operations, budget, self.mask, options.samples)
                     in_time = budget.seconds_left > 0
             except (KeyboardInterrupt, Stopped) as exc:
                 raise RunStoppedError(_STOPPED, _LESS) from exc
@@ -129,19 +164,6 @@ class DryRunner:
                 if not in_time:
                     # A command that a limit or a signal ended here may still run on the server.
                     server.kill_session(session.session_id["id"])
-
-
-_STOPPED = "Stopped. The transaction of the dry run was rolled back, so nothing was changed."
-_LESS = (
-    "Set a shorter limit: [dry_run_limit=SECONDS]. Or run it on a sample of the data: [rehearse]."
-)
-
-
-def _beside(lock: LockState | None) -> tuple[str, ...]:
-    if lock is None or not lock.is_live:
-        return ()
-    holder = f"{lock.holder} ({lock.reason})"
-    return (f"The lock is held by {holder}. Changes of that run are not in this dry run.",)
 
 
 def _over(outcome: Outcome) -> str:
@@ -154,3 +176,130 @@ def _over(outcome: Outcome) -> str:
 
 def _not_executed(step: Step, reason: str) -> Outcome:
     return Outcome(step, StepState.NOT_RUN, trial=Trial(Verdict.NOT_EXECUTED, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a step's function ended: what it raised, and what ended the transaction or tried to leave it."""
+
+    raised: BaseException | None
+    first_error: PyMongoError | None
+    escape: EscapesTransactionError | None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what was raised only says that the transaction had ended before."""
+        return code_of(self.raised) == NO_SUCH_TRANSACTION != code_of(self.first_error)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The error that a step in a transaction of its own would fail with."""
+        if self.raised is not None and not (self.is_late and self.first_error):
+            return self.raised
+        return self.escape or (caught(self.first_error) if self.first_error else None)
+
+
+@dataclass(frozen=True, slots=True)
+class StepExecution:
+    """Executes steps in one open transaction, each on what those before it have left."""
+
+    runner: Runner
+    operations: OperationFilter
+    budget: Budget
+    mask: Mask
+    samples: int
+
+    def execute(self, step: Step, function: Callable[..., object]) -> tuple[Outcome, bool]:
+        """Execute a step; the second value says whether the transaction can serve the next one."""
+        recorder = Recorder(self.operations, self.budget, self.mask, self.samples)
+        began = elapsed()
+        ending = self._call(step, function, recorder)
+        took_ms = round((elapsed() - began) * 1000)
+        entries = self.operations.take()
+        reason = self.budget.refusal or self.operations.ended or self._unclear(ending)
+        if reason is None and not step.file.transactional:
+            reason = _only_here(ending)
+        failure = ending.failure if reason is None else None
+        if self.budget.refusal is not None:
+            verdict = Verdict.TOO_LARGE
+        elif failure is not None:
+            verdict = Verdict.FAILS
+        elif reason is None and not entries:
+            verdict = Verdict.SUCCEEDS
+        else:
+            verdict = Verdict.PARTLY if recorder.executed else Verdict.NOT_EXECUTED
+        trial = Trial(verdict, reason, dict(recorder.effects), entries, tuple(recorder.samples))
+        error = None if failure is None else capture(failure)
+        # A transactional step that fails rolls its writes back, which this transaction cannot.
+        stands = failure is not None and not (step.file.transactional or ending.first_error)
+        alive = stands or (reason is None and failure is None)
+        return Outcome(step, StepState.NOT_RUN, took_ms, error, trial), alive
+
+    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> _Ending:
+        raised: BaseException | None = None
+        server, session = self.runner.server, self.operations.session
+        # What a transaction cannot hold fails a transactional step in a real run, too.
+        plain = (
+            contextlib.nullcontext() if step.file.transactional else answered_by(self.operations)
+        )
+        # The server and the driver end one long command; 0 would mean no limit.
+        limit = pymongo.timeout(max(self.budget.seconds_left, 0.001))
+        with confined(session) as confinement, listening(recorder), plain, limit:
+            try:
+                database = server.handle(transactional=True)
+                call_function(function, self._context(step), database, self.runner.switch)
+            except (KeyboardInterrupt, Stopped):
+                raise
+            except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
+                raised = exc
+        for error in (raised, confinement.failure):
+            if isinstance(error, PyMongoError) and error.timeout and self.budget.is_nearly_over:
+                self.budget.time_out()
+        return _Ending(raised, confinement.failure, confinement.escape)
+
+    def _context(self, step: Step) -> Context:
+        app, log, session = self.runner.app, log_of(step), self.operations.session
+        if step.file.transactional:
+            return Context(app, log, _no_lease, refuse_in_transaction, session, rehearsal=True)
+        backfill = DryRunBackfill(
+            server=self.runner.server,
+            options=self.runner.backfills,
+            on_end=self.operations.add_backfill,
+            # Half of the time that is left: the rest of the step needs some, too.
+            until=elapsed() + self.budget.seconds_left / 2,
+            batches=BATCHES,
+        )
+        return Context(app, log, _no_lease, backfill, rehearsal=True)
+
+    def _unclear(self, ending: _Ending) -> str | None:
+        """Explain why an error says nothing about a real run; None if it does."""
+        first = ending.first_error or ending.raised
+        if first is None:
+            return None
+        text = redact(str(first))
+        if is_transient(first):
+            text = text if code_of(first) != NO_SUCH_TRANSACTION else "its time was over"
+            return f"the server ended the transaction of this dry run: {text}. Try again"
+        if self.operations.unbuilt and code_of(first) in _NEEDS_AN_INDEX:
+            return f"it may need an index that was not built, {self.operations.unbuilt}: {text}"
+        return None
+
+
+def _only_here(ending: _Ending) -> str | None:
+    """Explain why the step fails in a dry run only; None if a real run fails, too."""
+    if ending.escape is not None:
+        what = str(ending.escape).partition(". ")[0]
+        return f"{what}, which a dry run cannot roll back"
+    first = ending.first_error
+    if first is None:
+        return None
+    text = redact(str(first))
+    if code_of(first) in _NOT_IN_A_TRANSACTION:
+        return f"the server allows this in no transaction: {text}"
+    if ending.raised is None or ending.is_late:
+        return f"it continues after an error, which ended the transaction of the dry run: {text}"
+    return None
+
+
+def _no_lease() -> None:
+    """Replace the check of the lease, which a dry run does not hold."""

@@ -1,58 +1,84 @@
-"""The operations that a dry run executes, and those that it reports because no transaction can hold them."""
+"""Commands of a dry run: executed, answered or refused as `decisions.py` says; those not executed are reported.
+
+`Connection.command` sends all commands but finds and bulk writes. It is replaced while a step runs, so that every handle
+of the application is covered.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections import defaultdict
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.synchronous.pool import Connection
 
-from flask_migrate_mongo.driver.commands import namespaces, written_by
+from flask_migrate_mongo.driver.commands import Command, namespaces, without_listeners, written_by
+from flask_migrate_mongo.driver.patches import Patches, Replacement
 from flask_migrate_mongo.model.errors import redact
 from flask_migrate_mongo.model.reports import Effects, NotExecuted
 
-from . import indexes, showing
-from .budget import EndOfStep
+from . import showing
+from .decisions import DECISIONS, READS, WRITES, Decision, operation_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
     from flask_migrate_mongo.backfill import ExecutedBatches
-    from flask_migrate_mongo.driver.commands import Command
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.masking import Mask
     from flask_migrate_mongo.model.reports import Violation
 
-    from .requests import CommandRequest
+    Send = Callable[..., Document]
 
-_WRITES = frozenset({"insert", "update", "findAndModify", "bulkWrite"})
-_EXECUTED = _WRITES | {"delete", "find", "getMore", "killCursors", "aggregate", "distinct"}
 
-# Reads that the server refuses in a transaction.
-_STATISTICS = frozenset({"$collStats", "$indexStats", "$listSearchIndexes"})
-_OF_A_DATABASE = frozenset({"listCollections", "listDatabases", "dbStats"})
-_READS = (
-    _STATISTICS
-    | _OF_A_DATABASE
-    | {"count", "collStats", "listIndexes"}
-    | {"ping", "hello", "isMaster", "buildInfo", "connectionStatus", "getParameter"}
-)
+class EndOfStep(BaseException):
+    """Raised in a migration's code when the dry run executes no more of the step; says why.
 
-_SEARCH_INDEXES = frozenset({"createSearchIndexes", "updateSearchIndex", "dropSearchIndex"})
-_RESULTS = frozenset({"$out", "$merge"})
-_REPORTED = (
-    _SEARCH_INDEXES
-    | _RESULTS
-    | {"drop", "dropIndexes", "dropDatabase", "renameCollection", "collMod", "create"}
-)
+    Not an Exception, so that a migration's `except Exception` does not catch it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRequest:
+    """A command, and how the driver is about to send it."""
+
+    command: Command
+    send: Send
+    arguments: tuple[object, ...]
+    options: Document
+
+    @property
+    def operation(self) -> str:
+        """The command, or the stage of an aggregation, that is decided about."""
+        return operation_of(self.command)
+
+    def forward(self, *, inside: bool = True) -> Document:
+        """Send the command as the migration gave it, in the transaction or outside of it."""
+        options = self.options if inside else {**self.options, "session": None}
+        return self.send(self.command.database, self.command.document, *self.arguments, **options)
+
+    def ask(self, database: str, command: Document, *, inside: bool = False) -> Document:
+        """Send a command of ours on the same connection."""
+        session = self.options["session"] if inside else None
+        how = {"session": session, "client": self.options["client"], "codec_options": showing.READ}
+        with without_listeners():
+            return self.send(database, command, **how)
+
+    def results(self, command: Document, *, inside: bool = False) -> list[Document]:
+        """Read the first batch of documents that a command of ours finds."""
+        found = self.ask(self.command.database, {**command, "cursor": {}}, inside=inside)
+        return list(found["cursor"]["firstBatch"])
 
 
 class OperationFilter:
-    """Decides for each command of a dry run whether it is executed, and reports those that are not.
-
-    After an operation that was not executed, the first command that uses its collection ends the step. An index is the
-    exception: without it the documents are the same. `ended` says why the step ended.
-    """
+    """Follows DECISIONS for each command of a dry run. `ended` says why the step ended."""
 
     def __init__(self, database: Database[Document], session: ClientSession, mask: Mask) -> None:
         self.session = session
@@ -63,9 +89,9 @@ class OperationFilter:
         self._existing = {f"{self._home}.{each['name']}" for each in found}
         self._views = {f"{self._home}.{each['name']}" for each in found if each["type"] == "view"}
         self._created: set[str] = set()
-        self._changed: dict[str, Effects] = {}
+        self._changed: defaultdict[str, Effects] = defaultdict(Effects)
         self._closed: dict[str, str] = {}
-        self._unbuilt: dict[str, list[Document]] = {}
+        self._unbuilt: defaultdict[str, list[Document]] = defaultdict(list)
         self._unchecked: set[str] = set()
         self._entries: list[NotExecuted] = []
 
@@ -85,11 +111,6 @@ class OperationFilter:
         self._unchecked.clear()
         return found
 
-    def end(self, why: str) -> EndOfStep:
-        """Keep the reason why the step ends here, and make the exception to raise."""
-        self.ended = self.ended or why
-        return EndOfStep(self.ended)
-
     # --- commands that are executed
 
     def check(self, command: Command) -> None:
@@ -98,9 +119,13 @@ class OperationFilter:
             raise EndOfStep(self.ended)
         for used in sorted(namespaces(command)):
             if cause := self._closed_by(used):
-                raise self.end(f"it uses {self.label(used)} after {cause}")
-            if command.name in _WRITES:
+                raise self._end(f"it uses {self.label(used)} after {cause}")
+            if command.name in WRITES and command.name != "delete":
                 self._note_unchecked(used)
+
+    def _end(self, why: str) -> EndOfStep:
+        self.ended = why
+        return EndOfStep(why)
 
     def _closed_by(self, namespace: str) -> str | None:
         if namespace in self._views and self._closed:  # It may read any of them.
@@ -109,15 +134,16 @@ class OperationFilter:
 
     def _note_unchecked(self, namespace: str) -> None:
         found = self._unbuilt.get(namespace, ())
-        names = [index["name"] for index in found if indexes.may_refuse(index)]
+        names = [index["name"] for index in found if showing.may_refuse(index)]
         if names and namespace not in self._unchecked:
             self._unchecked.add(namespace)
             detail = f"not checked: whether what is written violates {', '.join(names)}"
-            self._note("createIndexes", namespace, None, detail)
+            note = NotExecuted("createIndexes", self.label(namespace), None, detail)
+            self._entries.append(note)
 
     def add(self, namespace: str, effects: Effects) -> None:
         """Note what a command changed in a collection."""
-        self._changed[namespace] = self._changed.get(namespace, Effects()) + effects
+        self._changed[namespace] += effects
         if self._is_new(namespace) and effects.inserted + effects.upserted:
             self._created.add(namespace)
 
@@ -126,104 +152,97 @@ class OperationFilter:
         if not done.complete:
             left = None if done.estimated is None else max(done.estimated - done.processed, 0)
             namespace = f"{self._home}.{done.collection}"
-            self._note("backfill", namespace, left, _extrapolated(done))
+            note = NotExecuted("backfill", self.label(namespace), left, _extrapolated(done))
+            self._entries.append(note)
             self._closed[namespace] = "the first batches of a backfill"
 
     # --- commands that the driver is about to send
 
     def answer(self, request: CommandRequest) -> Document:
         """Execute a command, or answer it without sending it."""
-        operation, namespace = _operation(request.command), request.command.namespace
-        if operation in _EXECUTED:
+        command, namespace = request.command, request.command.namespace
+        decision = DECISIONS.get(request.operation, Decision.REFUSE)
+        if decision is Decision.EXECUTE:
             return request.forward()
-        self.check(request.command)
-        if operation in _READS:
-            return self._read_outside(operation, request)
-        if self._is_allowed(operation, request.command):
+        self.check(command)
+        if decision is Decision.REFUSE:
+            raise self._end(f"a dry run does not execute `{request.operation}`")
+        if decision in READS:
+            return self._read_outside(decision, request)
+        if decision in {Decision.CREATE, Decision.BUILD} and self._is_new_and_empty(command):
             self._created.add(namespace)
             return request.forward()
-        if operation == "createIndexes":
+        if decision is Decision.BUILD:
             return self._create_indexes(request)
-        if operation not in _REPORTED:
-            raise self.end(f"a dry run does not execute `{operation}`")
-        if operation != "drop" or not self._is_new(namespace) or namespace in self._created:
-            self._report(operation, request)
-        return _reply(request.command)
+        is_missing = self._is_new(namespace) and namespace not in self._created
+        if request.operation != "drop" or not is_missing:
+            self._report(decision, request)
+        return _reply(command)
 
-    def _read_outside(self, operation: str, request: CommandRequest) -> Document:
-        """Read outside of the transaction what no transaction can read, if both are the same."""
+    def _is_new_and_empty(self, command: Command) -> bool:
+        is_special = not command.document.keys().isdisjoint(("viewOn", "timeseries"))
+        new = self._is_new(command.namespace) and command.namespace not in self._changed
+        return new and not is_special
+
+    def _read_outside(self, decision: Decision, request: CommandRequest) -> Document:
         namespace = request.command.namespace
-        if self._has_changed(operation, namespace):
-            raise self.end(f"`{operation}` cannot read what this dry run has changed")
-        if operation == "listIndexes" and self._is_new(namespace):
+        is_view = namespace in self._views  # It may read any collection.
+        has_changed = {
+            Decision.READ_SERVER: False,
+            Decision.READ_DATABASE: bool(self._created or self._closed),
+            Decision.READ_INDEXES: namespace in self._created or namespace in self._unbuilt,
+            Decision.READ_COLLECTION: namespace in self._changed or (is_view and self._changed),
+        }
+        if has_changed[decision]:
+            raise self._end(f"`{request.operation}` cannot read what this dry run has changed")
+        if decision is Decision.READ_INDEXES and self._is_new(namespace):
             return _reply(request.command)  # The server's error would count as the step's.
         return request.forward(inside=False)
 
-    def _has_changed(self, operation: str, namespace: str) -> bool:
-        if operation in _OF_A_DATABASE:
-            return bool(self._created or self._closed)
-        if operation == "listIndexes":
-            return namespace in self._created or namespace in self._unbuilt
-        may_read_any = namespace in self._views
-        return namespace in self._changed or (may_read_any and bool(self._changed))
-
-    def _is_allowed(self, operation: str, command: Command) -> bool:
-        """Whether it makes a collection, or indexes of one without documents: a transaction can hold these."""
-        if not self._is_new(command.namespace) or command.namespace in self._changed:
-            return False
-        special = {"viewOn", "timeseries"} & command.document.keys()
-        return operation == "createIndexes" or (operation == "create" and not special)
-
-    def _report(self, operation: str, request: CommandRequest) -> None:
-        """Report an operation. From then on its collections cannot be used."""
-        command = request.command
+    def _report(self, decision: Decision, request: CommandRequest) -> None:
+        command, operation = request.command, request.operation
         own = [command.namespace]
+        arguments = {key: part for key, part in command.document.items() if key != command.name}
         if operation == "renameCollection":
             own = [str(command.document["renameCollection"]), str(command.document["to"])]
         elif operation == "dropDatabase":
             own = [_database_of(command.namespace)]
-        elif operation in _RESULTS:
+        if operation in ("$out", "$merge"):
             own = list(written_by(command.pipeline, command.database))
-        results = self._results(request) if operation in _RESULTS else self._count(own[0], request)
-        arguments = _arguments(operation, command)
+            arguments = dict(command.document["pipeline"][-1])
+            documents: int | None = _count_results(request)
+        else:
+            documents = self._count(own[0], request)
         detail = showing.text(self._mask.document(arguments)) if arguments else ""
-        self._note(operation, own[0], results, detail)
-        if operation not in _SEARCH_INDEXES:
+        self._entries.append(NotExecuted(operation, self.label(own[0]), documents, detail))
+        if decision is not Decision.REPORT_ONLY:
             self._closed.update(dict.fromkeys(own, f"{operation}, which was not executed"))
 
-    def _results(self, request: CommandRequest) -> int:
-        """Count the documents that an aggregation writes."""
-        document = request.command.document
-        kept = {key: value for key, value in document.items() if key != "writeConcern"}
-        counting = {**kept, "pipeline": [*document["pipeline"][:-1], {"$count": "n"}]}
-        found = request.results(counting, inside=True)
-        return int(found[0]["n"]) if found else 0
-
     def _create_indexes(self, request: CommandRequest) -> Document:
-        command = request.command
+        command, namespace = request.command, request.command.namespace
         listing = {"listIndexes": command.collection}
-        existing = [] if self._is_new(command.namespace) else request.results(listing)
+        existing = [] if self._is_new(namespace) else request.results(listing)
         names = {index["name"] for index in existing}
         missing = [each for each in command.document["indexes"] if each["name"] not in names]
         if not missing:
             return request.forward()  # The server compares the definitions.
-        documents = self._count(command.namespace, request)
+        documents, label = self._count(namespace, request), self.label(namespace)
         for index in missing:
             found = self._duplicates(request, index) if index.get("unique") else None
             violations = None if isinstance(found, str) else found
-            detail = indexes.described(index, found)
-            self._note("createIndexes", command.namespace, documents, detail, violations)
+            detail = showing.index(index, found)
+            self._entries.append(NotExecuted("createIndexes", label, documents, detail, violations))
             if violations:
-                raise _refusal(command.namespace, index, violations[0])
-            self._unbuilt.setdefault(command.namespace, []).append(index)
+                raise _refusal(namespace, index, violations[0])
+            self._unbuilt[namespace].append(index)
         return _reply(command)
 
     def _duplicates(self, request: CommandRequest, index: Document) -> tuple[Violation, ...] | str:
         """Look for keys that several documents have; a text says why they are not known."""
-        if why := indexes.uncheckable(index):
+        if why := showing.uncheckable(index):
             return why
         inside = request.command.namespace in self._changed
-        check = {"aggregate": request.command.collection, **indexes.check(index)}
+        check = {"aggregate": request.command.collection, **showing.duplicates_query(index)}
         try:
             found = request.results(check, inside=inside)
         except OperationFailure as exc:
@@ -231,20 +250,9 @@ class OperationFilter:
                 raise
             why = redact(str((exc.details or {}).get("errmsg")))
             if inside:
-                raise self.end(f"checking {index['name']} ended the transaction: {why}") from exc
+                raise self._end(f"checking {index['name']} ended the transaction: {why}") from exc
             return why
-        return indexes.violations(index, found, self._mask)
-
-    def _note(
-        self,
-        operation: str,
-        namespace: str,
-        documents: int | None,
-        detail: str,
-        violations: tuple[Violation, ...] | None = None,
-    ) -> None:
-        name = self.label(namespace)
-        self._entries.append(NotExecuted(operation, name, documents, detail, violations))
+        return showing.violations(index, found, self._mask)
 
     def _is_new(self, namespace: str) -> bool:
         """Whether a collection did not exist before; in another database each is taken to exist."""
@@ -264,18 +272,13 @@ class OperationFilter:
         return max(committed + done.inserted + done.upserted - done.deleted, 0)
 
 
-def _operation(command: Command) -> str:
-    """Name a command, or the stage of an aggregation that no transaction can hold."""
-    stages = command.pipeline if isinstance(command.pipeline, list) else ()
-    names = [next(iter(stage), "") for stage in (*stages[:1], *stages[-1:])]
-    return next((name for name in names if name in _STATISTICS | _RESULTS), command.name)
-
-
-def _arguments(operation: str, command: Command) -> Document:
-    if operation in _RESULTS:
-        return dict(command.document["pipeline"][-1])
-    _, *arguments = command.document.items()
-    return dict(arguments)
+def _count_results(request: CommandRequest) -> int:
+    """Count the documents that an aggregation writes."""
+    document = request.command.document
+    counting = {**document, "pipeline": [*document["pipeline"][:-1], {"$count": "n"}]}
+    counting.pop("writeConcern", None)
+    found = request.results(counting, inside=True)
+    return int(found[0]["n"]) if found else 0
 
 
 def _reply(command: Command) -> Document:
@@ -306,3 +309,42 @@ def _extrapolated(done: ExecutedBatches) -> str:
         f"{done.processed:,} of about {done.estimated:,} documents were changed; at that speed all of them take "
         f"about {seconds:,.0f} s"
     )
+
+
+# --- the driver's method that sends commands
+
+_filter: ContextVar[OperationFilter | None] = ContextVar("filter", default=None)
+
+
+@contextlib.contextmanager
+def answered_by(operations: OperationFilter) -> Iterator[None]:
+    """Let the filter answer the commands of its session that are sent in the current context."""
+    with PATCHES:
+        token = _filter.set(operations)
+        try:
+            yield
+        finally:
+            _filter.reset(token)
+
+
+def _command(original: Send) -> Send:
+    @functools.wraps(original)
+    def command(
+        connection: Connection,
+        database: str,
+        document: Document,
+        *arguments: object,
+        **options: object,
+    ) -> Document:
+        send, operations = functools.partial(original, connection), _filter.get()
+        # Commands without the session are the driver's own: those of a new connection, for example.
+        if operations is None or options.get("session") is not operations.session:
+            return send(database, document, *arguments, **options)
+        return operations.answer(
+            CommandRequest(Command(database, document), send, arguments, options)
+        )
+
+    return command
+
+
+PATCHES = Patches(Replacement(Connection, "command", _command))

@@ -1,12 +1,23 @@
-"""Values of documents in a form that JSON holds and people read: relaxed extended JSON, cut to size."""
+"""What a dry run shows: values as JSON holds them and people read them, and unique indexes with their duplicate keys.
+
+Values are relaxed extended JSON, cut to size.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from bson import json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
+
+from flask_migrate_mongo.model.reports import Violation
+
+if TYPE_CHECKING:
+    from flask_migrate_mongo.driver.server import Document
+    from flask_migrate_mongo.model.masking import Mask
 
 READ: CodecOptions[dict[str, object]] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
@@ -18,6 +29,9 @@ LONGEST_TEXT = 200
 
 MOST_ITEMS = 20
 """Items of an array, and fields of a document, that are shown."""
+
+MOST_KEYS = 5
+"""Duplicate keys that are shown."""
 
 
 def document(given: Mapping[str, object]) -> dict[str, object]:
@@ -51,3 +65,60 @@ def _cut(given: object) -> object:
         items = [_cut(inner) for inner in given[:MOST_ITEMS]]
         return [*items, f"... ({len(given)} items)"] if len(given) > MOST_ITEMS else items
     return given
+
+
+# --- indexes that are not built
+
+
+def may_refuse(index: Document) -> bool:
+    """Whether documents can violate the index: it is unique, or of a kind that checks values."""
+    return bool(index.get("unique")) or uncheckable(index) is not None
+
+
+def uncheckable(index: Document) -> str | None:
+    """Explain why duplicate keys cannot be searched for; None if they can."""
+    key = index["key"]
+    if all(order in (1, -1) for order in key.values()) and not any("$" in path for path in key):
+        return None
+    return "only the server knows the keys of this kind of index"
+
+
+def duplicates_query(index: Document) -> Document:
+    """Make the aggregation that finds duplicate keys, and first of all arrays, which have several keys."""
+    paths = list(index["key"])
+    prefixes = {prefix for path in paths for prefix in accumulate(path.split("."), "{}.{}".format)}
+    arrays = {"$or": [{"$isArray": [f"${prefix}"]} for prefix in sorted(prefixes)]}
+    key = {str(n): {"$ifNull": [f"${path}", None]} for n, path in enumerate(paths)}
+    stages: list[Document] = [{"$match": index.get("partialFilterExpression") or {}}]
+    if index.get("sparse"):
+        stages.append({"$match": {"$or": [{path: {"$exists": True}} for path in paths]}})
+    stages += [
+        {"$group": {"_id": {"arrays": arrays, "key": key}, "n": {"$sum": 1}}},
+        {"$match": {"$or": [{"_id.arrays": True}, {"n": {"$gt": 1}}]}},
+        {"$sort": {"_id.arrays": -1, "n": -1, "_id.key": 1}},
+        {"$limit": MOST_KEYS},
+    ]
+    collation = {"collation": index["collation"]} if index.get("collation") else {}
+    return {"pipeline": stages, "allowDiskUse": True, **collation}
+
+
+def violations(index: Document, found: list[Document], mask: Mask) -> tuple[Violation, ...] | str:
+    """Read the result of the check; a text says why it has none."""
+    if found and found[0]["_id"]["arrays"]:
+        return "some documents have arrays in these fields"
+    keys = [dict(zip(index["key"], each["_id"]["key"].values(), strict=True)) for each in found]
+    shown = [document(mask.document(key)) for key in keys]
+    return tuple(Violation(key, each["n"]) for key, each in zip(shown, found, strict=True))
+
+
+def index(given: Document, found: tuple[Violation, ...] | str | None) -> str:
+    """Describe an index, with what the check for duplicate keys found."""
+    built = f"{given['name']} on {text(given['key'])}"
+    if found is None:
+        return built
+    if isinstance(found, str):
+        return f"{built}; duplicate keys were not checked: {found}"
+    if not found:
+        return f"{built}; there are no duplicate keys"
+    keys = ", ".join(f"{text(each.key)} {each.count:,} times" for each in found)
+    return f"{built}; duplicate keys: {keys}{', ...' if len(found) == MOST_KEYS else ''}"

@@ -1,22 +1,43 @@
-"""How a run is done, and who observes it."""
+"""What a run is given: its options, its observer, and the context of its migrations."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec
 
-from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, SAMPLES
+from flask_migrate_mongo.model.reports import DRY_RUN_SECONDS, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask_migrate_mongo.model.reports import Outcome
+    from flask import Flask
+    from pymongo.client_session import ClientSession
+
+    from flask_migrate_mongo.model.reports import Backfilled, Outcome
     from flask_migrate_mongo.model.values import Plan, Progress, Step
 
-_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _log = logging.getLogger("flask_migrate_mongo.options")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `up()` and `down()` get as `ctx`.
+
+    `ensure_lease()` asks the server, and raises LeaseLostError if this run no longer holds the lock: long
+    loops of non-transactional migrations call it before each batch of writes. `backfill()` is such a loop
+    that resumes where it was interrupted. `session` is None in a non-transactional migration. With
+    `rehearsal`, all writes are removed afterwards: skip what cannot be rolled back, such as a mail.
+    """
+
+    app: Flask
+    log: logging.Logger
+    ensure_lease: Callable[[], None]
+    backfill: Callable[..., Backfilled]
+    session: ClientSession | None = None
+    rehearsal: bool = False
 
 
 class Observer:
@@ -54,10 +75,10 @@ class Options:
 DEFAULTS = Options()
 
 
-def notify(receive: Callable[[_T], None], what: _T) -> None:
+def notify(receive: Callable[_P, None], *what: _P.args, **named: _P.kwargs) -> None:
     """Notify an observer; what it raises is logged."""
     # An interface that cannot show it, for instance because a pipe is closed, must not end the run.
     try:
-        receive(what)
+        receive(*what, **named)
     except (Exception, SystemExit):  # noqa: BLE001  (whatever an observer raises)
         _log.debug("The observer failed", exc_info=True)

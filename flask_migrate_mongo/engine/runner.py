@@ -1,59 +1,81 @@
-"""The one runner behind every interface: plans, takes the lease, runs, records, releases."""
+"""The one runner behind every interface: plans, takes the lease, runs and records each step, releases."""
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import load
+from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
+from flask_migrate_mongo.driver.confinement import bound, check_confinement_support
+from flask_migrate_mongo.driver.transactions import Transactions, transaction
+from flask_migrate_mongo.files.loading import load
 from flask_migrate_mongo.model.errors import (
+    ConnectionFailedError,
     InvalidRequestError,
+    LeaseLostError,
+    MigrateError,
     NoRunError,
     NotResolvableError,
+    OutcomeNotRecordedError,
+    OutcomeUnknownError,
+    capture,
 )
-from flask_migrate_mongo.model.reports import RunReport
-from flask_migrate_mongo.model.values import Actor, Status
-from flask_migrate_mongo.planning.inspector import Inspector
-from flask_migrate_mongo.planning.plans import DownTarget, UpTarget
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
+from flask_migrate_mongo.model.values import Actor, Direction, Status
+from flask_migrate_mongo.planning.plans import Inspector, Target
+from flask_migrate_mongo.process import Stopped, elapsed, stopped
+from flask_migrate_mongo.store.lease import AWAY_SECONDS
 from flask_migrate_mongo.store.records import Run
 
-from .leased_run import LeasedRun
-from .options import DEFAULTS, notify
+from .calling import call_confined, call_function, log_of
+from .options import DEFAULTS, Context, notify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request
-    from flask_migrate_mongo.planning.plans import Target
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask import Flask
+    from pymongo.client_session import ClientSession
+
+    from flask_migrate_mongo.backfill import BackfillOptions
+    from flask_migrate_mongo.model.reports import Backfilled
+    from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request, Step
+    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
+    from flask_migrate_mongo.store.records import Claim
 
-    from .executor import Executor
     from .options import Options
+
+START_SECONDS = 30
+"""How long recording the start of a step is tried: nothing has run yet that could be lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runner(Inspector):
-    """An inspector that also acts: migrates one database from one folder. `wait` is in seconds."""
+    """An inspector that also acts: migrates one database from one folder.
 
-    executor: Executor
+    A signal throws the `switch`. `rehearsal` is what migrations get as `ctx.rehearsal`. `wait` is in
+    seconds.
+    """
+
+    app: Flask
+    switch: StopSwitch
+    backfills: BackfillOptions
+    rehearsal: bool = False
     wait: float = 0
     app_version: str | None = None
 
-    @property
-    def switch(self) -> StopSwitch:
-        """The switch that a signal throws."""
-        return self.executor.switch
-
     def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
         """Apply everything pending, in ascending order; see `run`."""
-        return self.run(UpTarget(allow_drift), options)
+        return self.run(Target(Direction.UP, allow_drift=allow_drift), options)
 
     def down(
         self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
     ) -> RunReport:
         """Roll back the last applied migrations, in reverse order of application; see `run`."""
-        return self.run(DownTarget(steps, allow_drift), options)
+        return self.run(Target(Direction.DOWN, steps, allow_drift=allow_drift), options)
 
     def run(self, target: Target, options: Options = DEFAULTS) -> RunReport:
         """Plan a target under the lease, and run the plan.
@@ -68,18 +90,14 @@ class Runner(Inspector):
             return RunReport(plan.direction, (), executed=False, warnings=plan.warnings)
         actor = self._actor(target.direction.value, options.run_id)
         wait = self.wait if options.wait is None else options.wait
-        with (
-            self.executor.switch.installed(),
-            self.lease.hold(actor, wait=wait) as grant,
-        ):
+        with self.switch.installed(), self.lease.hold(actor, wait=wait) as grant:
             history, run = self._settle(grant)
             if history != seen.history:
                 seen = self.look(target, history)
                 plan = self.plan_of(target, seen)
             functions = self.load(plan)
             notify(options.observer.planned, plan)
-            leased = LeasedRun(self.executor, self.history, grant, run, options)
-            return leased.execute(plan, functions)
+            return LeasedRun(self, grant, run, options).execute(plan, functions)
 
     def load(self, plan: Plan) -> dict[int, Callable[..., object]]:
         """Import the files of all steps before the first one runs.
@@ -87,7 +105,7 @@ class Runner(Inspector):
         Raises SourceError, ImportFailedError or UnsupportedDriverError.
         """
         if any(step.file.transactional for step in plan.steps):
-            self.executor.check()
+            check_confinement_support()
         return {step.version: load(step) for step in plan.steps}
 
     def force_unlock(self, *, confirmed: bool) -> LockState | None:
@@ -118,35 +136,213 @@ class Runner(Inspector):
         if not reason.strip():
             msg = "The reason is empty. Nothing was changed."
             raise InvalidRequestError(msg, "Say how you know: [reason=TEXT].")
+        settled = {Status.COMPLETED} if applied else {Status.PENDING, Status.ROLLED_BACK}
         with self.lease.hold(self._actor("resolve"), wait=self.wait) as grant:
             history, run = self._settle(grant)
             record = history.by_version.get(version)
-            settled = {Status.COMPLETED} if applied else {Status.PENDING, Status.ROLLED_BACK}
-            if record is None or record.status in settled:
-                raise _not_resolvable(version, record)
-            self.history.resolve(record, run, applied=applied, reason=reason, at=grant.now())
+            if record is None:
+                msg = f"The history has no record of {version}. Nothing was changed."
+                raise NotResolvableError(msg, "See the versions: [status].")
+            if record.status in settled:
+                state = "applied" if record.is_applied else "not applied"
+                msg = f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
+                raise NotResolvableError(msg)
+            self.history.resolve(record, run, applied=applied, reason=reason, at=grant.ensure())
         return self.history.load().by_version[version]
 
     def _settle(self, grant: Grant) -> tuple[History, Run]:
         """Read the history under the lease, and mark what crashed runs left running."""
-        self.history.prepare()
+        give_up = elapsed() + AWAY_SECONDS
+        grant.outlast(self.history.prepare, give_up=give_up)
         # Read again: another run may have finished while we waited for the lease.
-        history = self.history.load()
+        history = grant.outlast(self.history.load, give_up=give_up)
         if history.fence >= grant.fence:
             grant.raise_fence(above=history.fence)
         run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
         for dead in history.running:
-            self.history.mark_interrupted(dead, run, grant.now())
-        return (self.history.load() if history.running else history), run
+            # If the lease was lost meanwhile, the record may be that of the run that has it now.
+            mark = partial(self.history.mark_interrupted, dead, run, at=grant.ensure())
+            grant.outlast(mark, give_up=give_up)
+        if history.running:
+            history = grant.outlast(self.history.load, give_up=give_up)
+        return history, run
 
     def _actor(self, reason: str, run_id: str | None = None) -> Actor:
         return Actor.current(reason, app_version=self.app_version, run_id=run_id)
 
 
-def _not_resolvable(version: int, record: Record | None) -> NotResolvableError:
-    if record is None:
-        msg = f"The history has no record of {version}. Nothing was changed."
-        return NotResolvableError(msg, "See the versions: [status].")
-    state = "applied" if record.is_applied else "not applied"
-    msg = f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
-    return NotResolvableError(msg)
+class _Stopwatch:
+    """How long a step's function takes: until `stop`, or until it is read."""
+
+    def __init__(self) -> None:
+        self._began = elapsed()
+        self._ended: float | None = None
+
+    def stop(self) -> None:
+        self._ended = elapsed()
+
+    @property
+    def ms(self) -> int:
+        ended = elapsed() if self._ended is None else self._ended
+        return round((ended - self._began) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedRun:
+    """One run of a runner: under which lease, as which run of the history, and how."""
+
+    runner: Runner
+    grant: Grant
+    run: Run
+    options: Options
+
+    def execute(self, plan: Plan, functions: Mapping[int, Callable[..., object]]) -> RunReport:
+        """Run the steps in turn, each with its function, until one ends the run.
+
+        The first failure ends it, unless the options say to continue.
+        """
+        outcomes: list[Outcome] = []
+        ends_run: MigrateError | None = None
+        for position, step in enumerate(plan.steps):
+            outcome, ends_run = self._run_step(step, functions[step.version], position)
+            outcomes.append(outcome)
+            notify(self.options.observer.ended, outcome)
+            if ends_run or not (outcome.succeeded or self.options.continue_on_error):
+                break
+        failed_beats = self.grant.failed_beats
+        warnings = (f"{failed_beats} heartbeats of the lock failed. The log says why.",)
+        return RunReport(
+            plan.direction,
+            (*outcomes, *not_run(plan.steps[len(outcomes) :])),
+            executed=True,
+            run_id=self.grant.actor.run_id,
+            batch=self.run.batch if plan.direction is Direction.UP else None,
+            warnings=(*plan.warnings, *(warnings if failed_beats else ())),
+            error=ends_run,
+        )
+
+    def _run_step(
+        self, step: Step, function: Callable[..., object], position: int
+    ) -> tuple[Outcome, MigrateError | None]:
+        """Claim, run and record one step; the error is what ends the whole run, if anything does."""
+        claim = self.runner.history.claim(step, self.run)
+        server = self.runner.server
+        in_transaction = step.file.transactional and server.transactions_lacking is None
+        with server.session(transactional=in_transaction) as session, self.grant.guarding(session):
+            try:
+                self._record_start(claim, position, session)
+            except MigrateError as exc:
+                return Outcome(step, StepState.NOT_RUN), exc
+            notify(self.options.observer.started, step)
+            watch = _Stopwatch()
+            try:
+                if in_transaction and session is not None:
+                    self._run_in_transaction(claim, function, session, watch)
+                else:
+                    self._run_plain(claim, function, session, watch)
+            except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
+                # A transaction that lost its lease was rolled back, so its step did not run.
+                rolled_back = step.file.transactional and isinstance(exc, LeaseLostError)
+                state = StepState.NOT_RUN if rolled_back else StepState.UNKNOWN
+                return Outcome(step, state, watch.ms, capture(exc)), exc
+            except BaseException as exc:  # noqa: BLE001  (whatever a migration raises, SystemExit too, is its failure)
+                return self._record_failure(claim, watch, exc)
+            return Outcome(step, StepState.after(step), watch.ms), None
+
+    def _record_start(self, claim: Claim, position: int, session: ClientSession | None) -> None:
+        """Claim the record and mark it as running, if the lease is held and nobody asked to stop."""
+        self.runner.switch.check()
+        at = self.grant.ensure_recent()
+        self._persist(
+            lambda: claim.start(position=position, at=at, session=session),
+            give_up=elapsed() + START_SECONDS,
+        )
+        # Recording can take long: a step does not start under a lease that expired meanwhile.
+        self.grant.ensure()
+
+    def _run_plain(
+        self,
+        claim: Claim,
+        function: Callable[..., object],
+        session: ClientSession | None,
+        watch: _Stopwatch,
+    ) -> None:
+        """Run a step without a transaction, then record its success."""
+        server, context = self.runner.server, self._context(claim, None)
+        with server.killing_on_stop(session), bound(session):
+            call_function(function, context, server.handle(transactional=False), self.runner.switch)
+        watch.stop()
+        at = self.grant.ensure()
+        self._persist(lambda: claim.complete(took_ms=watch.ms, at=at))
+
+    def _run_in_transaction(
+        self,
+        claim: Claim,
+        function: Callable[..., object],
+        session: ClientSession,
+        watch: _Stopwatch,
+    ) -> None:
+        """Run a step and record its success in one transaction: both are committed, or neither."""
+        runner, context = self.runner, self._context(claim, session)
+        transactions = Transactions(runner.server, time.sleep)
+
+        def attempt() -> None:
+            self.grant.ensure()
+            # Killed before it is rolled back: a rollback waits for the statement that runs.
+            with transaction(session), runner.server.killing_on_stop(session):
+                db = runner.server.handle(transactional=True)
+                call_confined(function, context, session, db, runner.switch)
+                watch.stop()
+                at = self.grant.ensure()
+                claim.complete(took_ms=watch.ms, at=at, session=session)
+                self.grant.ensure()
+                transactions.commit(session, claim.is_completed)
+
+        transactions.repeat(attempt, context.log)
+
+    def _context(self, claim: Claim, session: ClientSession | None) -> Context:
+        runner, step, log = self.runner, claim.step, log_of(claim.step)
+        backfill: Callable[..., Backfilled] = refuse_in_transaction
+        if not step.file.transactional:
+            observer = self.options.observer
+            backfill = Backfill(
+                server=runner.server,
+                options=runner.backfills,
+                claim=claim,
+                lease=self.grant,
+                switch=runner.switch,
+                log=log,
+                sleep=time.sleep,
+                on_progress=lambda progress: notify(observer.progressed, step, progress),
+            )
+        return Context(runner.app, log, self.grant.verify, backfill, session, runner.rehearsal)
+
+    def _record_failure(
+        self, claim: Claim, watch: _Stopwatch, cause: BaseException
+    ) -> tuple[Outcome, MigrateError | None]:
+        """Record a failed step; what prevents that ends the run, and does not mask the failure."""
+        error = capture(cause)
+        outcome = Outcome(claim.step, StepState.FAILED, watch.ms, error)
+        try:
+            at = self.grant.ensure()
+            self._persist(lambda: claim.fail(error, took_ms=watch.ms, at=at))
+            self.runner.switch.check()
+        except MigrateError as exc:
+            return outcome, exc
+        interrupted = isinstance(cause, KeyboardInterrupt | Stopped)
+        return outcome, stopped("KeyboardInterrupt") if interrupted else None
+
+    def _persist(self, write: Callable[[], None], *, give_up: float = math.inf) -> None:
+        """Write to the history, and try again through outages, until the lease would end.
+
+        Raises OutcomeNotRecordedError, with the last outage as its cause.
+        """
+        try:
+            self.grant.outlast(write, give_up=give_up)
+        except ConnectionFailedError as exc:
+            msg = (
+                "The outcome of the step could not be recorded before the lock expired: "
+                f"{exc.message} The history still says `running`."
+            )
+            remedy = "Once the server answers, look at the data, then run [up] or [resolve]."
+            raise OutcomeNotRecordedError(msg, remedy) from exc

@@ -1,24 +1,5 @@
 """Migration files: found, parsed, imported and called.
 
-Exports `Folder` and `Discovery`; `describe`, `parse` and `read_content` for one file; `load`, `call` and
-`PortableFunction` for its functions; `suppressions`. May use the file system and no database. Every command imports
-this folder, so `Scaffold` is not exported here: the commands that create a file import it from `files.scaffold`.
+`folder` finds them, `parsing` describes one, `loading` imports one and calls its functions, `scaffold` creates one.
+May use the file system and no database.
 """
-
-from . import suppressions
-from .folder import Discovery, Folder
-from .loading import PortableFunction, call, load
-from .parsing import checksum, describe, parse, read_content
-
-__all__ = [
-    "Discovery",
-    "Folder",
-    "PortableFunction",
-    "call",
-    "checksum",
-    "describe",
-    "load",
-    "parse",
-    "read_content",
-    "suppressions",
-]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,10 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.values import MigrationFile
 
-from .names import version_of
-from .parsing import checksum, describe, read_content
+from .parsing import checksum, describe, read_content, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from flask_migrate_mongo.model.values import Record
 
@@ -47,18 +46,22 @@ class Folder:
         `trusted` are records of applied migrations, by version. A file with the checksum of its record is described
         from the record and not parsed: it shows no flags and no suppressions, so no plan may contain it.
         """
-        names, ignored = _listed(self.path)
+        paths, ignored = _listed(self.path)
         files: list[MigrationFile] = []
         problems: list[SourceError] = []
-        for name in names:
+        for path in paths:
             try:
-                files.append(_described(self.path, name, trusted))
+                files.append(_described(path, trusted))
             except SourceError as problem:
                 problems.append(problem)
-        problems += _duplicates(files)
+        files.sort(key=lambda file: file.version)
+        for version, group in groupby(files, lambda file: file.version):
+            same = list(group)
+            if len(same) > 1:
+                problems.append(DuplicateVersionError(version, [file.path for file in same]))
         if problems:
             raise problems[0] if len(problems) == 1 else SeveralSourceErrors(problems)
-        return Discovery(tuple(sorted(files, key=lambda file: file.version)), ignored)
+        return Discovery(tuple(files), ignored)
 
     def choose(self, wanted: Sequence[str]) -> tuple[Path, ...]:
         """Find the files that paths or versions name; all migrations if `wanted` is empty.
@@ -68,17 +71,17 @@ class Folder:
         """
         chosen = [path for each in wanted for path in self._named(each)]
         if not wanted:
-            chosen = [self.path / name for name in _listed(self.path)[0]]
+            chosen = _listed(self.path)[0]
         return tuple({path.resolve(): path for path in chosen}.values())
 
     def _named(self, wanted: str) -> list[Path]:
         path = Path(wanted)
         if wanted and path.is_dir():
-            return [path / name for name in _listed(path)[0]]
+            return _listed(path)[0]
         if wanted and (path.exists() or path.is_symlink()):
             return [] if path.name.startswith(("_", ".")) else [path]
-        names = _listed(self.path)[0] if wanted.isdecimal() else ()
-        found = [self.path / name for name in names if version_of(name) == int(wanted)]
+        paths = _listed(self.path)[0] if wanted.isdecimal() else []
+        found = [path for path in paths if version_of(path.name) == int(wanted)]
         if not found:
             raise InvalidRequestError(
                 f"There is no file {wanted!r}, and no migration with that number in {self.path}. "
@@ -95,8 +98,8 @@ def unusable(folder: Path, how: str, exc: OSError) -> ConfigurationError:
     )
 
 
-def _listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """List the Python files in a folder, and the numbered files that are not Python."""
+def _listed(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """List the Python files in a folder, and the names of numbered files that are not Python."""
     try:
         # A broken link is listed, so that it is reported: it may be an applied file.
         entries = [e for e in os.scandir(folder) if e.is_file() or e.is_symlink()]
@@ -105,21 +108,20 @@ def _listed(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except OSError as exc:
         raise unusable(folder, "read", exc) from exc
     names = sorted(entry.name for entry in entries if not entry.name.startswith(("_", ".")))
-    python = tuple(name for name in names if name.endswith(".py"))
+    python = [folder / name for name in names if name.endswith(".py")]
     others = (name for name in names if not name.endswith(".py"))
     return python, tuple(name for name in others if version_of(name) is not None)
 
 
-def _described(folder: Path, name: str, trusted: Mapping[int, Record]) -> MigrationFile:
-    path = folder / name
+def _described(path: Path, trusted: Mapping[int, Record]) -> MigrationFile:
     content = read_content(path)
     version = version_of(path.stem)
     record = None if version is None else trusted.get(version)
     if record is None or record.checksum != checksum(content):
         return describe(path, content)
     return MigrationFile(
-        folder=folder,
-        file_name=name,
+        folder=path.parent,
+        file_name=path.name,
         version=record.version,
         name=record.name,
         description=record.description,
@@ -128,12 +130,3 @@ def _described(folder: Path, name: str, trusted: Mapping[int, Record]) -> Migrat
         reversible=record.reversible,
         checksum=record.checksum,
     )
-
-
-def _duplicates(files: Iterable[MigrationFile]) -> Iterator[DuplicateVersionError]:
-    paths: dict[int, list[Path]] = defaultdict(list)
-    for file in files:
-        paths[file.version].append(file.path)
-    for version, same in sorted(paths.items()):
-        if len(same) > 1:
-            yield DuplicateVersionError(version, same)

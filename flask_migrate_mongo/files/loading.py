@@ -21,8 +21,7 @@ from flask_migrate_mongo.model.errors import (
     message_of,
 )
 
-from .parsing import checksum, read_content
-from .signature import PARAMETERS, PLAIN, check_imported
+from .parsing import PARAMETERS, PLAIN, check_imported, checksum, read_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,7 +48,15 @@ def load(step: Step) -> Callable[..., object]:
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
-        raise _import_failed(step, exc) from exc
+        frames = traceback.walk_tb(exc.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
+        problem = (
+            f"importing it raised {type(exc).__name__}: {message_of(exc).rstrip('.')}. Nothing of "
+            "the plan has run."
+        )
+        remedy = f"Fix the file, then run [{name}] again."
+        line = lines[-1] if lines else None
+        raise ImportFailedError(path, problem, line=line, remedy=remedy) from exc
     function: object = getattr(module, name, None)
     if not callable(function):
         raise SourceError(path, f"{name} is not a function. Write `def {name}(db):`.")
@@ -129,18 +136,6 @@ def _import(name: str, path: Path, content: bytes) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
-
-
-def _import_failed(step: Step, exc: BaseException) -> ImportFailedError:
-    path = step.file.path
-    frames = traceback.walk_tb(exc.__traceback__)
-    lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
-    problem = (
-        f"importing it raised {type(exc).__name__}: {message_of(exc).rstrip('.')}. Nothing of the plan "
-        "has run."
-    )
-    remedy = f"Fix the file, then run [{step.direction.value}] again."
-    return ImportFailedError(path, problem, line=lines[-1] if lines else None, remedy=remedy)
 
 
 def _check_flags(file: MigrationFile, module: ModuleType) -> None:

@@ -1,27 +1,71 @@
-"""Describes a migration from the syntax tree of its file; nothing is executed."""
+"""Describes a migration from its name and the syntax tree of its file; nothing is executed."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import inspect
+import io
 import re
+import tokenize
+import unicodedata
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
 from flask_migrate_mongo.model.errors import SourceError
-from flask_migrate_mongo.model.values import Direction, MigrationFile
-
-from . import suppressions
-from .names import NUMBERED, highest_version, next_version, slugify
-from .signature import check_written
+from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     Bound = Mapping[str, ast.stmt | ast.expr]
 
 _Literal = TypeVar("_Literal", str, bool)
+
+PARAMETERS = ("db", "ctx")
+"""The parameters that up() and down() may have, by name."""
+
+PLAIN = "Write a plain `def` without `await` and `yield`."
+"""The remedy for a function whose call would run nothing."""
+
+_NUMBERED = re.compile(r"(?P<version>[0-9]+)[-_](?P<slug>.+)", re.DOTALL)
+"""Matches a file name, with or without its ending, that begins with a version."""
+
+_SLUG_LIMIT = 60
+_CODE = r"MM[0-9]{3}"
+_ALLOW = rf"#\s*migrate:\s*allow\b(?P<codes>(?:[\s,]*\b{_CODE}\b)*)(?P<rest>.*)"
+_BECAUSE = r"\s+because\s+(?P<reason>\S.*)"
+
+# --- names of files
+
+
+def version_of(name: str) -> int | None:
+    """Read the version at the beginning of a file name."""
+    match = _NUMBERED.match(name)
+    return int(match["version"]) if match else None
+
+
+def highest_version(folder: Path) -> int:
+    """Find the highest version of any file or folder in it, readable or not; 0 when there is none."""
+    return max((version_of(path.name) or 0 for path in folder.iterdir()), default=0)
+
+
+def next_version(highest: int, now: datetime, version_format: str) -> int:
+    """Choose the version after both the highest one and the date, "timestamp" or "sequence"."""
+    pattern = "%Y%m%d%H%M%S" if version_format == "timestamp" else "%Y%m%d001"
+    return max(highest + 1, int(f"{now:{pattern}}"))
+
+
+def slugify(name: str) -> str:
+    """Convert a name to lower-case ASCII words joined by `_`, at most 60 characters."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^a-z0-9]+", "_", ascii_name.lower())[:_SLUG_LIMIT].strip("_")
+    return slug or "migration"
+
+
+# --- contents of files
 
 
 def read_content(path: Path) -> bytes:
@@ -56,7 +100,7 @@ def parse(path: Path, content: bytes) -> ast.Module:
 
 def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> MigrationFile:
     """Describe a migration from its syntax tree. Raises SourceError."""
-    match = NUMBERED.match(path.stem)
+    match = _NUMBERED.match(path.stem)
     if match is None:
         raise SourceError(path, _unnumbered(path))
     tree = tree or parse(path, content)
@@ -78,7 +122,7 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
         idempotent=idempotent,
         reversible=_defines(path, bound, Direction.DOWN),
         checksum=checksum(content),
-        suppressions=suppressions.granted(content),
+        suppressions=tuple(s for s in suppressions_in(content) if s.code and s.reason),
     )
 
 
@@ -134,5 +178,83 @@ def _defines(path: Path, bound: Bound, direction: Direction) -> bool:
     node = bound.get(direction.value)
     if node is None or (isinstance(node, ast.Constant) and node.value is None):
         return False
-    check_written(path, direction.value, node)
+    # A decorator can change the parameters: `check_imported` checks the result.
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:
+        _check_written(path, node)
     return True
+
+
+# --- suppressions of lint's findings: `# migrate: allow MM004 because …`
+
+
+def suppressions_in(content: bytes) -> Iterator[Suppression]:
+    """Find every suppression in a file that can be parsed, also those that lack a code or a reason."""
+    # Few files have one, and this search costs far less than tokenizing every file.
+    if b"migrate:" not in content:
+        return
+    # Some Pythons execute a file with a comment that is not in the file's encoding. Up to Python 3.11, comments
+    # after such a one are not found.
+    with contextlib.suppress(SyntaxError, UnicodeDecodeError, tokenize.TokenError):
+        for token in tokenize.tokenize(io.BytesIO(content).readline):
+            match = re.fullmatch(_ALLOW, token.string)
+            if match is None or token.type != tokenize.COMMENT:
+                continue
+            because = re.fullmatch(_BECAUSE, match["rest"])
+            reason = because["reason"].strip() if because else ""
+            for code in re.findall(_CODE, match["codes"]) or [""]:
+                yield Suppression(code, reason, token.start[0])
+
+
+# --- the parameters of up() and down(), as written and as imported
+
+
+def _check_written(path: Path, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    """Check up() or down() in the syntax tree. Raises SourceError."""
+    if isinstance(node, ast.AsyncFunctionDef):
+        raise _runs_nothing(path, node.name, node.lineno)
+    arguments = node.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = [None] * (len(positional) - len(arguments.defaults))
+    defaults = [*required, *arguments.defaults, *arguments.kw_defaults]
+    for given, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
+        by_position = given in arguments.posonlyargs
+        optional = default is not None
+        _check(path, node.name, given.arg, given.lineno, by_position=by_position, optional=optional)
+
+
+def check_imported(path: Path, name: str, function: Callable[..., object]) -> None:
+    """Check up() or down() of the imported module. Raises SourceError."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    line = code.co_firstlineno if code and code.co_filename == str(path) else None
+    lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_lazy(function) for is_lazy in lazy):
+        raise _runs_nothing(path, name, line)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as exc:
+        problem = f"the parameters of {name} cannot be read: {exc}. {PLAIN}"
+        raise SourceError(path, problem) from exc
+    for given in parameters.values():
+        variadic = given.kind in (given.VAR_POSITIONAL, given.VAR_KEYWORD)
+        by_position = given.kind is given.POSITIONAL_ONLY
+        optional = variadic or given.default is not given.empty
+        _check(path, name, given.name, line, by_position=by_position, optional=optional)
+
+
+def _check(
+    path: Path, function: str, name: str, line: int | None, *, by_position: bool, optional: bool
+) -> None:
+    """Refuse a parameter that is not passed and has no default, or that is passed by position."""
+    passed = name in PARAMETERS
+    if (passed and not by_position) or (optional and not passed):
+        return
+    problem = (
+        f"{function}() asks for {name!r}, but only {' and '.join(PARAMETERS)} can be passed, by "
+        f"name. Write `def {function}(db):` or `def {function}(db, ctx):`."
+    )
+    raise SourceError(path, problem, line=line)
+
+
+def _runs_nothing(path: Path, function: str, line: int | None) -> SourceError:
+    problem = f"{function}() is async or a generator, so a call would run nothing. {PLAIN}"
+    return SourceError(path, problem, line=line)

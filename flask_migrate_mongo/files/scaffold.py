@@ -15,8 +15,7 @@ import jinja2
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, message_of
 
 from .folder import unusable
-from .names import highest_version, next_version, slugify
-from .parsing import describe
+from .parsing import describe, highest_version, next_version, slugify
 
 if sys.platform != "win32":
     import fcntl
@@ -76,17 +75,15 @@ class Scaffold:
         return path
 
     def _render(self, path: Path, name: str, version: int, *, transactional: bool) -> bytes:
-        environment = jinja2.Environment(
-            undefined=jinja2.StrictUndefined,
-            keep_trailing_newline=True,
-            autoescape=False,  # noqa: S701  (Python, not HTML)
-        )
         try:
             source = self.template.read_text("utf-8") if self.template else _TEMPLATE
-            text = environment.from_string(source).render(
+            template = jinja2.Template(
+                source, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+            )
+            text: str = template.render(
                 name=repr(name), version=version, slug=slugify(name), transactional=transactional
             )
-            content = text.encode("utf-8")
+            content = text.encode()
             describe(path, content)
         except Exception as exc:
             raise ConfigurationError(

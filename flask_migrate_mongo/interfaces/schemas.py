@@ -118,26 +118,34 @@ class _OpenDocument(_Document):
     class Meta:
         unknown = INCLUDE
 
-    def _more(self, value: Any) -> Mapping[str, object]:  # noqa: ANN401, ARG002  (any value)
-        return {}
+
+class _EventOf(_OpenDocument):
+    """An event with all its details."""
 
     @post_dump(pass_original=True)
-    def add_more(self, dumped: Document, value: object, **_: object) -> Document:
-        """Add the other fields; declared ones are never replaced."""
-        more = {
-            k: moment(v) if isinstance(v, datetime) else v for k, v in self._more(value).items()
-        }
+    def add_details(self, dumped: Document, event: Event | Document, **_: object) -> Document:
+        """Add the details; declared fields are never replaced."""
+        details = event if isinstance(event, dict) else event.details
+        more = {k: moment(v) if isinstance(v, datetime) else v for k, v in details.items()}
         return {**dumped, **more, **dumped}
+
+
+def _document(
+    name: str, base: type[Schema] = _Document, /, **shown: fields.Field[Any]
+) -> type[Schema]:
+    """Make a document of fields alone; those of the base come first."""
+    return base.from_dict(shown, name=f"{name}Document")
+
+
+def _each(make: Callable[[], fields.Field[Any]], *names: str) -> dict[str, fields.Field[Any]]:
+    return {name: make() for name in names}
 
 
 # --- parts of documents
 
-
-class ErrorInfoDocument(_Document):
-    type = _text()
-    message = _text()
-    traceback = _text(allow_none=True)
-
+ErrorInfoDocument = _document(
+    "ErrorInfo", type=_text(), message=_text(), traceback=_text(allow_none=True)
+)
 
 _BY_TYPE: Mapping[object, Callable[..., fields.Field[Any]]] = {
     bool: _flag,
@@ -156,52 +164,44 @@ def _column(name: str, **how: Any) -> fields.Field[Any]:  # noqa: ANN401  (any a
     return make(**{"data_key": COLUMNS[name].shown, "allow_none": kinds != [hint], **how})
 
 
-RecordDocument = _Document.from_dict(
-    {name: _column(name) for name, column in COLUMNS.items() if column.shown}
-    | {"version": _version()},
-    name="RecordDocument",
-)
+_COLUMNS = {name: _column(name) for name, column in COLUMNS.items() if column.shown}
+RecordDocument = _document("Record", **{**_COLUMNS, "version": _version()})
 """A version in the history: the columns of its record that are shown."""
 
+LockDocument = _document(
+    "Lock",
+    locked_by=_text(attribute="holder"),
+    host=_text(),
+    pid=fields.Integer(required=True),
+    run_id=_text(),
+    reason=_text(),
+    fence=fields.Integer(required=True),
+    **_each(_moment, "locked_at", "heartbeat_at", "expires_at"),
+    expired=_flag(),
+)
 
-class LockDocument(_Document):
-    locked_by = _text(attribute="holder")
-    host = _text()
-    pid = fields.Integer(required=True)
-    run_id = _text()
-    reason = _text()
-    fence = fields.Integer(required=True)
-    locked_at = _moment()
-    heartbeat_at = _moment()
-    expires_at = _moment()
-    expired = _flag()
-
-
-class _Entry(_Document):
-    version = _version()
-    name = _text()
-    reversible = _flag()
-
-
-AppliedDocument = _Entry.from_dict(
-    {
-        name: _column(name, attribute=f"record.{name}", allow_none=True, dump_default=None)
-        for name, column in COLUMNS.items()
-        if column.in_status
-    }
-    | {"drifted": _flag(), "missing": _flag()},
-    name="AppliedDocument",
+EntryDocument = _document("Entry", version=_version(), name=_text(), reversible=_flag())
+_IN_STATUS = {
+    name: _column(name, attribute=f"record.{name}", allow_none=True, dump_default=None)
+    for name, column in COLUMNS.items()
+    if column.in_status
+}
+AppliedDocument = _document(
+    "Applied", EntryDocument, **_IN_STATUS, drifted=_flag(), missing=_flag()
 )
 """An applied version in the status, with the columns of its record that are shown there."""
 
-
-class PendingDocument(_Entry):
-    transactional = _flag(attribute="file.transactional", dump_default=False)
-    out_of_order = _flag()
-
-
-class FailedDocument(PendingDocument):
-    error = _maybe(ErrorInfoDocument, attribute="record.error", dump_default=None)
+PendingDocument = _document(
+    "Pending",
+    EntryDocument,
+    transactional=_flag(attribute="file.transactional", dump_default=False),
+    out_of_order=_flag(),
+)
+FailedDocument = _document(
+    "Failed",
+    PendingDocument,
+    error=_maybe(ErrorInfoDocument, attribute="record.error", dump_default=None),
+)
 
 
 class ProgressDocument(_Document):
@@ -217,164 +217,126 @@ class ProgressDocument(_Document):
         return round(found, 1) if isinstance(found, float) else found
 
 
-class RunningDocument(_Entry):
-    direction = _one_of(Direction, attribute="record.direction", allow_none=True, dump_default=None)
-    progress = _Present(ProgressDocument, attribute="record.progress", allow_none=True)
+RunningDocument = _document(
+    "Running",
+    EntryDocument,
+    direction=_one_of(Direction, attribute="record.direction", allow_none=True, dump_default=None),
+    progress=_Present(ProgressDocument, attribute="record.progress", allow_none=True),
+)
+SummaryDocument = _document(
+    "Summary",
+    **_each(_count, "total", "applied", "pending", "failed", "running"),
+    **_each(_count, "drifted", "missing", "out_of_order"),
+)
+EventDocument = _document(
+    "Event",
+    _EventOf,
+    version=_text(allow_none=True),
+    event=_text(attribute="kind"),
+    at=_moment(),
+    error=_maybe(ErrorInfoDocument),
+)
 
 
-class SummaryDocument(_Document):
-    total = _count()
-    applied = _count()
-    pending = _count()
-    failed = _count()
-    running = _count()
-    drifted = _count()
-    missing = _count()
-    out_of_order = _count()
+# --- steps
 
-
-class EventDocument(_OpenDocument):
-    version = _text(allow_none=True)
-    event = _text(attribute="kind")
-    at = _moment()
-    error = _maybe(ErrorInfoDocument)
-
-    def _more(self, value: Event) -> Mapping[str, object]:
-        return value.details
-
-
-class EffectsDocument(_Document):
-    inserted = _count()
-    matched = _count()
-    modified = _count()
-    deleted = _count()
-    upserted = _count()
-
-
-class ViolationDocument(_Document):
-    key = fields.Dict(required=True)
-    count = _count()
-
-
-class NotExecutedDocument(_Document):
-    operation = _text()
-    collection = _text()
-    documents = _count(allow_none=True)
-    detail = _text()
-    violations = _Present(ViolationDocument, many=True)
-
-
-class SampleDocument(_Document):
-    collection = _text()
-    id = fields.Raw(attribute="document_id", required=True, allow_none=True)
-    before = fields.Dict(required=True, allow_none=True)
-    after = fields.Dict(required=True, allow_none=True)
-
-
-class _StepOf(_Document):
-    """The fields of the step of a value."""
-
-    version = _version(attribute="step.file.version")
-    name = _text(attribute="step.file.name")
-    transactional = _flag(attribute="step.file.transactional")
-    reversible = _flag(attribute="step.file.reversible")
-    out_of_order = _flag(attribute="step.out_of_order")
-
-
-class StepDocument(_StepOf):
-    state = _one_of(StepState)
-    execution_time = _count(attribute="took_ms", allow_none=True)
-    error = _maybe(ErrorInfoDocument)
+EffectsDocument = _document(
+    "Effects", **_each(_count, "inserted", "matched", "modified", "deleted", "upserted")
+)
+ViolationDocument = _document("Violation", key=fields.Dict(required=True), count=_count())
+NotExecutedDocument = _document(
+    "NotExecuted",
+    operation=_text(),
+    collection=_text(),
+    documents=_count(allow_none=True),
+    detail=_text(),
+    violations=_Present(ViolationDocument, many=True),
+)
+SampleDocument = _document(
+    "Sample",
+    collection=_text(),
+    id=fields.Raw(attribute="document_id", required=True, allow_none=True),
+    before=fields.Dict(required=True, allow_none=True),
+    after=fields.Dict(required=True, allow_none=True),
+)
+_StepOf = _document(
+    "StepOf",
+    version=_version(attribute="step.file.version"),
+    name=_text(attribute="step.file.name"),
+    transactional=_flag(attribute="step.file.transactional"),
+    reversible=_flag(attribute="step.file.reversible"),
+    out_of_order=_flag(attribute="step.out_of_order"),
+)
+StepDocument = _document(
+    "Step",
+    _StepOf,
+    state=_one_of(StepState),
+    execution_time=_count(attribute="took_ms", allow_none=True),
+    error=_maybe(ErrorInfoDocument),
     # Only a dry run's step has a trial, and with it these.
-    verdict = fields.Enum(Verdict, by_value=fields.String, attribute="trial.verdict")
-    reason = fields.String(attribute="trial.reason", allow_none=True)
-    effects = fields.Dict(
-        fields.String(), fields.Nested(EffectsDocument), attribute="trial.effects"
-    )
-    not_executed = fields.List(fields.Nested(NotExecutedDocument), attribute="trial.not_executed")
-    samples = fields.List(fields.Nested(SampleDocument), attribute="trial.samples")
-
-
-class FindingDocument(_Document):
-    code = _text(attribute="rule.code")
-    severity = _one_of(Severity, attribute="rule.severity")
-    path = fields.Function(lambda finding: finding.shown_path.as_posix())
-    line = _count()
-    column = _count()
-    end_line = _count()
-    function = _text(allow_none=True)
-    message = _text()
-    help = _text()
-
-
-class PlannedStepDocument(_StepOf):
-    idempotent = _flag(attribute="step.file.idempotent")
-    interrupted = _flag(attribute="step.interrupted")
-    collections = fields.Function(
+    verdict=fields.Enum(Verdict, by_value=fields.String, attribute="trial.verdict"),
+    reason=fields.String(attribute="trial.reason", allow_none=True),
+    effects=fields.Dict(fields.String(), fields.Nested(EffectsDocument), attribute="trial.effects"),
+    not_executed=fields.List(fields.Nested(NotExecutedDocument), attribute="trial.not_executed"),
+    samples=fields.List(fields.Nested(SampleDocument), attribute="trial.samples"),
+)
+FindingDocument = _document(
+    "Finding",
+    code=_text(attribute="rule.code"),
+    severity=_one_of(Severity, attribute="rule.severity"),
+    path=fields.Function(lambda finding: finding.shown_path.as_posix()),
+    **_each(_count, "line", "column", "end_line"),
+    function=_text(allow_none=True),
+    **_each(_text, "message", "help"),
+)
+PlannedStepDocument = _document(
+    "PlannedStep",
+    _StepOf,
+    idempotent=_flag(attribute="step.file.idempotent"),
+    interrupted=_flag(attribute="step.interrupted"),
+    collections=fields.Function(
         lambda planned: [
             {"collection": name, "documents": size} for name, size in planned.collections.items()
         ]
-    )
-    collections_complete = _flag(attribute="complete")
-    findings = _list(FindingDocument)
+    ),
+    collections_complete=_flag(attribute="complete"),
+    findings=_list(FindingDocument),
+)
 
+# --- rehearsals
 
-class CopiedDocument(_Document):
-    collection = _text(attribute="name")
-    documents = _count()
-    of = _count()
-
-
-class AttemptDocument(_Document):
-    execution_time = _count(attribute="took_ms")
-    error = _maybe(ErrorInfoDocument)
-
-
-class DifferenceDocument(_Document):
-    collection = _text()
-    what = _text()
-    before = _text()
-    after = _text()
-
-
-class EstimateDocument(_Document):
-    documents = _count()
-    execution_time = fields.Function(lambda estimate: round(estimate.seconds * 1000))
-    lowest = fields.Function(lambda estimate: round(estimate.low * 1000))
-    highest = fields.Function(lambda estimate: round(estimate.high * 1000))
-    extrapolated = _flag()
-
-
-class RehearsedDocument(_Document):
-    version = _version(attribute="file.version")
-    name = _text(attribute="file.name")
-    transactional = _flag(attribute="file.transactional")
-    reversible = _flag(attribute="file.reversible")
-    failed = _flag()
-    up = _maybe(AttemptDocument)
-    down = _maybe(AttemptDocument)
-    again = _maybe(AttemptDocument)
-    undoes = _flag(allow_none=True)
-    differences = _list(DifferenceDocument, "differences.first")
-    differences_total = _count(attribute="differences.total")
-    collections = _texts(attribute="touched")
-    elsewhere = _texts()
-    estimate = _maybe(EstimateDocument)
-
-
-class LintSummaryDocument(_Document):
-    files = _count()
-    findings = _count()
-    errors = fields.Function(lambda report: report.count("error"))
-    warnings = fields.Function(lambda report: report.count("warning"))
-    infos = fields.Function(lambda report: report.count("info"))
-    allowed = _count(attribute="suppressed")
-
-
-class CurrentDocument(_Document):
-    version = _version()
-    name = _text()
-    progress = fields.Nested(ProgressDocument, allow_none=True)
+CopiedDocument = _document(
+    "Copied", collection=_text(attribute="name"), documents=_count(), of=_count()
+)
+AttemptDocument = _document(
+    "Attempt", execution_time=_count(attribute="took_ms"), error=_maybe(ErrorInfoDocument)
+)
+DifferenceDocument = _document(
+    "Difference", **_each(_text, "collection", "what", "before", "after")
+)
+EstimateDocument = _document(
+    "Estimate",
+    documents=_count(),
+    execution_time=fields.Function(lambda estimate: round(estimate.seconds * 1000)),
+    lowest=fields.Function(lambda estimate: round(estimate.low * 1000)),
+    highest=fields.Function(lambda estimate: round(estimate.high * 1000)),
+    extrapolated=_flag(),
+)
+RehearsedDocument = _document(
+    "Rehearsed",
+    version=_version(attribute="file.version"),
+    name=_text(attribute="file.name"),
+    transactional=_flag(attribute="file.transactional"),
+    reversible=_flag(attribute="file.reversible"),
+    failed=_flag(),
+    **_each(partial(_maybe, AttemptDocument), "up", "down", "again"),
+    undoes=_flag(allow_none=True),
+    differences=_list(DifferenceDocument, "differences.first"),
+    differences_total=_count(attribute="differences.total"),
+    collections=_texts(attribute="touched"),
+    elsewhere=_texts(),
+    estimate=_maybe(EstimateDocument),
+)
 
 
 # --- documents
@@ -400,60 +362,66 @@ class ProblemDocument(_OpenDocument):
         return obj.explain(_words.get()) if attr == "detail" else getattr(obj, attr, default)
 
 
-class StatusDocument(_Document):
-    applied = _list(AppliedDocument, "survey.applied")
-    pending = _list(PendingDocument, "survey.pending")
-    failed = _list(FailedDocument, "survey.failed")
-    running = _list(RunningDocument, "survey.running")
-    locked = _maybe(LockDocument)
-    summary = fields.Nested(SummaryDocument, required=True, attribute="survey")
-    ignored = _texts()
+StatusDocument = _document(
+    "Status",
+    applied=_list(AppliedDocument, "survey.applied"),
+    pending=_list(PendingDocument, "survey.pending"),
+    failed=_list(FailedDocument, "survey.failed"),
+    running=_list(RunningDocument, "survey.running"),
+    locked=_maybe(LockDocument),
+    summary=fields.Nested(SummaryDocument, required=True, attribute="survey"),
+    ignored=_texts(),
+)
+PlanDocument = _document(
+    "Plan",
+    steps=_list(PlannedStepDocument, "planned"),
+    drifted=_list(EntryDocument, "status.survey.drifted"),
+    missing=_list(EntryDocument, "status.survey.missing"),
+    ignored=_texts(attribute="status.ignored"),
+    locked=_maybe(LockDocument, attribute="status.locked"),
+    warnings=_texts(attribute="plan.warnings"),
+)
+RunDocument = _document(
+    "Run",
+    direction=_one_of(Direction),
+    executed=_flag(),
+    dry_run=_flag(),
+    run_id=_text(allow_none=True),
+    batch=_count(allow_none=True),
+    steps=_list(StepDocument, "outcomes"),
+    warnings=_texts(),
+    error=_maybe(ProblemDocument),
+)
+RehearsalDocument = _document(
+    "Rehearsal",
+    database=_text(allow_none=True),
+    copied=_list(CopiedDocument),
+    migrations=_list(RehearsedDocument),
+    removed=_texts(),
+    locked=_maybe(LockDocument, attribute="lock"),
+    warnings=_texts(),
+)
+HistoryDocument = _document("History", _Wrapper, history=_list(RecordDocument))
+EventsDocument = _document("Events", _Wrapper, events=_list(EventDocument))
+CreatedDocument = _document("Created", _Wrapper, path=_text())
+ReleasedDocument = _document("Released", _Wrapper, released=_maybe(LockDocument))
+RequestedDocument = _document("Requested", version=_version(), name=_text(), run_id=_text())
+"""The migration whose backfill received a request."""
 
-
-class PlanDocument(_Document):
-    steps = _list(PlannedStepDocument, "planned")
-    drifted = _list(_Entry, "status.survey.drifted")
-    missing = _list(_Entry, "status.survey.missing")
-    ignored = _texts(attribute="status.ignored")
-    locked = _maybe(LockDocument, attribute="status.locked")
-    warnings = _texts(attribute="plan.warnings")
-
-
-class RunDocument(_Document):
-    direction = _one_of(Direction)
-    executed = _flag()
-    dry_run = _flag()
-    run_id = _text(allow_none=True)
-    batch = _count(allow_none=True)
-    steps = _list(StepDocument, "outcomes")
-    warnings = _texts()
-    error = _maybe(ProblemDocument)
-
-
-class RehearsalDocument(_Document):
-    database = _text(allow_none=True)
-    copied = _list(CopiedDocument)
-    migrations = _list(RehearsedDocument)
-    removed = _texts()
-    locked = _maybe(LockDocument, attribute="lock")
-    warnings = _texts()
-
-
-class HistoryDocument(_Wrapper):
-    history = _list(RecordDocument)
-
-
-class EventsDocument(_Wrapper):
-    events = _list(EventDocument)
-
-
-class LintDocument(_Document):
-    findings = _list(FindingDocument)
-    summary = fields.Function(lambda report: LintSummaryDocument().dump(report))
-
-
-class CreatedDocument(_Wrapper):
-    path = _text()
+LintSummaryDocument = _document(
+    "LintSummary",
+    files=_count(),
+    findings=_count(),
+    errors=fields.Function(lambda report: report.count("error")),
+    warnings=fields.Function(lambda report: report.count("warning")),
+    infos=fields.Function(lambda report: report.count("info")),
+    allowed=_count(attribute="suppressed"),
+)
+LintDocument = _document(
+    "Lint",
+    findings=_list(FindingDocument),
+    summary=fields.Function(LintSummaryDocument().dump),
+)
 
 
 class LockStatusDocument(_Document):
@@ -465,54 +433,33 @@ class LockStatusDocument(_Document):
         return obj if attr == "lock" else obj is not None and obj.is_live
 
 
-class ReleasedDocument(_Wrapper):
-    released = _maybe(LockDocument)
+HealthDocument = _document("Health", ready=_flag(), summary=fields.Nested(SummaryDocument))
+"""Whether everything is applied; the figures are only for callers who may read."""
 
+CurrentDocument = _document(
+    "Current",
+    version=_version(),
+    name=_text(),
+    progress=fields.Nested(ProgressDocument, allow_none=True),
+)
+StoredRunDocument = _document(
+    "StoredRun",
+    run_id=_text(),
+    direction=_text(validate=validate.OneOf([direction.value for direction in Direction])),
+    state=_one_of(RunState),
+    detached=_flag(),
+    cancel_requested=_flag(),
+    current=_Dumped(CurrentDocument, required=True, allow_none=True),
+    created_at=_moment(),
+    updated_at=_moment(),
+    report=_Dumped(RunDocument, required=True, allow_none=True),
+    error=_Dumped(ProblemDocument, required=True, allow_none=True),
+)
+"""An asynchronous run."""
+RunEventDocument = _document("RunEvent", _EventOf, sequence=_count(), event=_text(), at=_moment())
+"""An event of an asynchronous run."""
 
-class RequestedDocument(_Document):
-    """The migration whose backfill received a request."""
-
-    version = _version()
-    name = _text()
-    run_id = _text()
-
-
-class HealthDocument(_Document):
-    """Whether everything is applied; the figures are only for callers who may read."""
-
-    ready = _flag()
-    summary = fields.Nested(SummaryDocument)
-
-
-class StoredRunDocument(_Document):
-    """An asynchronous run."""
-
-    run_id = _text()
-    direction = _text(validate=validate.OneOf([direction.value for direction in Direction]))
-    state = _one_of(RunState)
-    detached = _flag()
-    cancel_requested = _flag()
-    current = _Dumped(CurrentDocument, required=True, allow_none=True)
-    created_at = _moment()
-    updated_at = _moment()
-    report = _Dumped(RunDocument, required=True, allow_none=True)
-    error = _Dumped(ProblemDocument, required=True, allow_none=True)
-
-
-class RunEventDocument(_OpenDocument):
-    """An event of an asynchronous run."""
-
-    sequence = _count()
-    event = _text()
-    at = _moment()
-
-    def _more(self, value: Mapping[str, object]) -> Mapping[str, object]:
-        return value
-
-
-class OpenApiDocument(_OpenDocument):
-    openapi = _text()
-
+OpenApiDocument = _document("OpenApi", _OpenDocument, openapi=_text())
 
 DOCUMENTS: Mapping[str, type[Schema]] = {
     "cancel": RequestedDocument,

@@ -18,10 +18,9 @@ from flask.helpers import get_debug_flag
 from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo.engine.options import Observer, Options
-from flask_migrate_mongo.model.captured import capture
-from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError
+from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
 from flask_migrate_mongo.model.values import Status
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 from flask_migrate_mongo.wiring.running import runner as make_runner
 
 if TYPE_CHECKING:
@@ -116,18 +115,15 @@ def _program(path: str) -> str:
 
 def _flask_command() -> tuple[str | None, bool]:
     """Find the Flask command that runs, if any, and whether it serves in a child."""
-    context = click.get_current_context(silent=True)
-    if context is None or not _is_of_flask(context):
+    context = group = click.get_current_context(silent=True)
+    while group is not None and not isinstance(group.command, FlaskGroup):
+        group = group.parent
+    if context is None or group is None:
         return None, False
-    if isinstance(context.command, FlaskGroup):
+    if context is group:
         return "", False
     reloader = context.params.get("reload")
     return context.command.name, get_debug_flag() if reloader is None else bool(reloader)
-
-
-def _is_of_flask(context: click.Context) -> bool:
-    above = context.parent
-    return isinstance(context.command, FlaskGroup) or (above is not None and _is_of_flask(above))
 
 
 # --- when it runs
@@ -170,28 +166,25 @@ class _FirstRequest:
     def __init__(self, state: AppState) -> None:
         self._state = state
         self._mutex = threading.Lock()
-        self._is_open = False
-        self._closed_by: Failure | None = None
+        self._may_serve: bool | None = None
 
     def wait(self) -> None:
         """Wait until requests may be served. Raises ServiceUnavailable if that failed."""
-        if not self._is_open:
+        if self._may_serve is None:
             with self._mutex:
                 self._decide()
-        if self._closed_by is not None:
+        if not self._may_serve:
             raise ServiceUnavailable(
                 "The database of this application is not up to date. Its log says why.",
                 retry_after=BUSY_SECONDS,
             )
 
     def _decide(self) -> None:
-        if self._is_open or self._closed_by is not None:
-            return
-        failure = _migrate(self._state)
-        if failure and (failure.stopped or self._state.settings.on_start_fail_hard):
-            self._closed_by = failure
-        else:
-            self._is_open = True
+        # Another request may have decided while this one waited.
+        if self._may_serve is None:
+            failure = _migrate(self._state)
+            fail_hard = self._state.settings.on_start_fail_hard
+            self._may_serve = failure is None or not (failure.stopped or fail_hard)
 
 
 # --- what runs
@@ -213,8 +206,8 @@ class _StepLogger(Observer):
         _log.info("%s (%s) ...", step.version, step.file.name)
 
     def ended(self, outcome: Outcome) -> None:
-        step = outcome.step
-        _log.info("%s (%s): %s", step.version, step.file.name, outcome.state.value)
+        file = outcome.step.file
+        _log.info("%s (%s): %s", file.version, file.name, outcome.state.value)
 
 
 def _migrate(state: AppState) -> Failure | None:
@@ -278,7 +271,7 @@ def _failure_of(runner: Runner, run_id: str) -> Failure | None:
     for record in runner.history.load().records:
         if record.run_id == run_id and record.status is Status.FAILED:
             cause = record.error.message if record.error else "its record does not say why"
-            return Failure(_failed(record.version, record.name, f"in another process: {cause}"))
+            return _failed(record.version, record.name, f"in another process: {cause}")
     return None
 
 
@@ -287,9 +280,8 @@ def _judge(report: RunReport) -> Failure | None:
         _log.warning("%s", warning)
     for outcome in report.failures:
         assert outcome.error is not None  # noqa: S101
-        cause = f"{outcome.error.type}: {outcome.error.message}"
-        reason = _failed(outcome.step.version, outcome.step.file.name, cause)
-        return Failure(reason, outcome.error.traceback)
+        file, error = outcome.step.file, outcome.error
+        return _failed(file.version, file.name, f"{error.type}: {error.message}", error.traceback)
     return _raised(report.error) if report.error else None
 
 
@@ -299,8 +291,9 @@ def _raised(exc: Exception) -> Failure:
     return Failure(info.message if ours else f"{info.type}: {info.message}", info.traceback)
 
 
-def _failed(version: int, name: str, cause: str) -> str:
-    return (
+def _failed(version: int, name: str, cause: str, traceback: str | None = None) -> Failure:
+    reason = (
         f"{version} ({name}) failed, {cause.rstrip('.')}. Fix it, then start the application again or run "
         "`flask db-migrate up`."
     )
+    return Failure(reason, traceback)

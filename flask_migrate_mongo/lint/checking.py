@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from flask_migrate_mongo.model.values import Direction
 
-from .values import Kind, Value
-from .vocabulary import STRUCTURE_CHANGES, WRITES, words
+from .facts import STRUCTURE_CHANGES, WRITES, Kind, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +43,7 @@ class ParsedMigration:
         calls = self.facts.up if call.place.direction is Direction.UP else self.facts.down
         return calls[: calls.index(call)]
 
-    def definition(self, name: str) -> Node | None:
+    def definition(self, name: str) -> ast.FunctionDef | None:
         """Find where the file defines a function."""
         functions = (each for each in self.tree.body if isinstance(each, ast.FunctionDef))
         return next((each for each in functions if each.name == name), None)
@@ -97,11 +96,9 @@ def targets(call: CodeCall) -> frozenset[str]:
     """Collect the collections that `$out` and `$merge` of a pipeline write to."""
     if call.method != "aggregate":
         return frozenset()
-    stages = (body for value in call.given for key, body in value.entries() if key in _INTO)
-    return frozenset(text for body in stages for text in body.texts())
-
-
-_INTO = words("$out $merge")
+    stages = (stage for value in call.given for stage in value.entries())
+    bodies = (body for name, body in stages if name in {"$out", "$merge"})
+    return frozenset(text for body in bodies for text in body.texts())
 
 
 def creates(call: CodeCall, names: frozenset[str]) -> bool:
@@ -120,9 +117,7 @@ def change_of(call: CodeCall) -> Value | None:
     """Find the change that an update or a backfill makes."""
     if call.is_backfill:
         return call.argument(1, "change")
-    updates = call.on(Kind.COLLECTION) and call.method in _UPDATES
-    return call.argument(1, "update") if updates or call.last_name in _UPDATE_MODELS else None
-
-
-_UPDATES = words("update_one update_many find_one_and_update")
-_UPDATE_MODELS = words("UpdateOne UpdateMany")
+    updates = call.method in {"update_one", "update_many", "find_one_and_update"}
+    is_model = call.last_name in {"UpdateOne", "UpdateMany"}
+    is_update = is_model or (updates and call.on(Kind.COLLECTION))
+    return call.argument(1, "update") if is_update else None

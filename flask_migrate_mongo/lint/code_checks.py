@@ -1,4 +1,4 @@
-"""Checks of the code itself: clients, imports, threads, scripts, and calls that fail."""
+"""Checks of the code itself: clients, imports, threads, transactions, and calls that fail."""
 
 from __future__ import annotations
 
@@ -7,15 +7,49 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from .checking import STORES, Hit, called, change_of, collection_name, hit
-from .values import Kind, Value
-from .vocabulary import COLLECTION_METHODS, words
+from .checking import STORES, Hit, called, change_of, changes, collection_name, hit, is_new
+from .facts import COLLECTION_METHODS, INDEX_BUILDS, Kind, Value, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .checking import Hits, ParsedMigration
     from .facts import CodeCall
+
+_CLIENTS = words("AsyncIOMotorClient AsyncMongoClient MongoClient PyMongo")
+_WORK = words("__import__ eval exec input open print os.system time.sleep")
+_WORK_MODULES = words("httpx requests shutil socket subprocess urllib")
+_WORK_METHODS = words("read_bytes read_text write_bytes write_text")
+_THREADS = words("ProcessPoolExecutor Thread ThreadPool ThreadPoolExecutor Timer")
+_PROCESSES = ("multiprocessing.", "os.fork", "os.system", "subprocess.", "_thread.")
+_REMOVED_METHODS = {
+    "collection_names": "list_collection_names",
+    "count": "count_documents",
+    "ensure_index": "create_index",
+    "eval": "aggregate",
+    "find_and_modify": "find_one_and_update",
+    "group": "aggregate",
+    "insert": "insert_one` or `insert_many",
+    "map_reduce": "aggregate",
+    "remove": "delete_one` or `delete_many",
+    "save": "replace_one",
+    "update": "update_one` or `update_many",
+}
+_REFUSED = words(
+    "drop drop_collection drop_database drop_index drop_indexes estimated_document_count"
+    " index_information list_collection_names list_collections list_indexes options rename"
+    " validate_collection watch"
+)
+_REFUSED_STAGES = words("$out $merge $collStats")
+_REFUSED_COMMANDS = words(
+    "collMod compact convertToCapped createIndexes drop dropDatabase dropIndexes listCollections"
+    " listIndexes renameCollection validate"
+)
+_DRIVER_ERRORS = words(
+    "BaseException BulkWriteError ClientBulkWriteException CollectionInvalid DuplicateKeyError"
+    " Exception ExecutionTimeout OperationFailure PyMongoError WTimeoutError WriteConcernError"
+    " WriteError"
+)
 
 # --- access to other things than the database
 
@@ -26,9 +60,6 @@ def own_client(migration: ParsedMigration) -> Hits:
         if call.callee.kind in {Kind.NAMED, Kind.OTHER} and call.last_name in _CLIENTS:
             message = f"`{call.last_name}()` opens a connection of its own: outside the transaction, and maybe to another server."
             yield hit(call, message)
-
-
-_CLIENTS = words("AsyncIOMotorClient AsyncMongoClient MongoClient PyMongo")
 
 
 def application_import(migration: ParsedMigration) -> Hits:
@@ -47,22 +78,12 @@ def import_time_work(migration: ParsedMigration) -> Hits:
     """Find work that runs when the file is imported."""
     bare = {id(node) for node in _bare_expressions(migration.tree.body)}
     for call in migration.facts.at_import:
-        quiet = call.path.partition(".")[0] in _QUIET_MODULES
-        works = _works(call, migration) or (id(call.node) in bare and not quiet)
-        if works:
+        top = call.path.partition(".")[0]
+        bare_call = id(call.node) in bare and top not in {"logging", "warnings"}
+        outside = call.path in _WORK or top in _WORK_MODULES or call.last_name in _WORK_METHODS
+        own = call.receiver.kind in STORES or (top and migration.is_own(top))
+        if bare_call or outside or own:
             yield hit(call, f"`{ast.unparse(call.node)[:60]}` runs when the file is imported.")
-
-
-_WORK = words("__import__ eval exec input open print os.system time.sleep")
-_WORK_MODULES = words("httpx requests shutil socket subprocess urllib")
-_WORK_METHODS = words("read_bytes read_text write_bytes write_text")
-_QUIET_MODULES = words("logging warnings")
-
-
-def _works(call: CodeCall, migration: ParsedMigration) -> bool:
-    top = call.path.partition(".")[0]
-    outside = call.path in _WORK or top in _WORK_MODULES or call.last_name in _WORK_METHODS
-    return outside or call.receiver.kind in STORES or bool(top and migration.is_own(top))
 
 
 def _bare_expressions(body: Iterable[ast.stmt]) -> Iterator[ast.expr]:
@@ -83,20 +104,12 @@ def sleep(migration: ParsedMigration) -> Hits:
 
 def threads(migration: ParsedMigration) -> Hits:
     """Find threads and processes."""
+    harm = "continues after the lock is lost, and its errors are not seen"
+    if migration.file.transactional:
+        harm = "works outside the transaction"
     for call in migration.calls:
-        if not (call.path and call.last_name in _THREADS) and not call.path.startswith(_PROCESSES):
-            continue
-        if migration.file.transactional:
-            yield hit(call, f"`{call.path}` works outside the transaction.")
-        else:
-            message = (
-                f"`{call.path}` continues after the lock is lost, and its errors are not seen."
-            )
-            yield hit(call, message)
-
-
-_THREADS = words("ProcessPoolExecutor Thread ThreadPool ThreadPoolExecutor Timer")
-_PROCESSES = ("multiprocessing.", "os.fork", "os.system", "subprocess.", "_thread.")
+        if (call.path and call.last_name in _THREADS) or call.path.startswith(_PROCESSES):
+            yield hit(call, f"`{call.path}` {harm}.")
 
 
 # --- what is sent to the server
@@ -115,14 +128,11 @@ def server_script(migration: ParsedMigration) -> Hits:
     """Find JavaScript that runs on the server."""
     for call in migration.calls:
         if call.receiver.kind in STORES or call.is_backfill:
-            used = {key for value in call.given for key, _ in value.entries()} & _SCRIPTS
-            if used:
+            keys = {key for value in call.given for key, _ in value.entries()}
+            if used := keys & {"$accumulator", "$function", "$where"}:
                 yield hit(call, f"`{min(used)}` runs JavaScript on the server for each document.")
         elif call.path.startswith("bson.") and call.last_name == "Code":
             yield hit(call, "`Code` is JavaScript, which the server runs for each document.")
-
-
-_SCRIPTS = words("$accumulator $function $where")
 
 
 def invalid_change(migration: ParsedMigration) -> Hits:
@@ -131,13 +141,13 @@ def invalid_change(migration: ParsedMigration) -> Hits:
         change = None if call.is_backfill else change_of(call)
         if change is not None and change.kind is Kind.MAPPING and not _is_update(change):
             yield hit(call, "The driver rejects an update without operators such as `$set`.")
-        replaces = call.on(Kind.COLLECTION) and call.method in _REPLACEMENTS
+        replaces = call.on(Kind.COLLECTION) and call.method in {
+            "replace_one",
+            "find_one_and_replace",
+        }
         new = call.argument(1, "replacement")
         if new is not None and (replaces or call.last_name == "ReplaceOne") and _operators(new):
             yield hit(call, "The driver rejects a replacement that has operators such as `$set`.")
-
-
-_REPLACEMENTS = words("replace_one find_one_and_replace")
 
 
 def _operators(change: Value) -> list[str]:
@@ -146,7 +156,7 @@ def _operators(change: Value) -> list[str]:
 
 def _is_update(change: Value) -> bool:
     """Whether every key is an operator, or not known."""
-    known = [key for key in change.keys if isinstance(key.constant, str)]
+    known = list(change.items())
     return bool(change.parts) and len(known) == len(_operators(change))
 
 
@@ -161,16 +171,89 @@ def unknown_method(migration: ParsedMigration) -> Hits:
             yield hit(call, f"pymongo has no method `{name}`: this raises TypeError.{instead}")
 
 
-_REMOVED_METHODS = {
-    "collection_names": "list_collection_names",
-    "count": "count_documents",
-    "ensure_index": "create_index",
-    "eval": "aggregate",
-    "find_and_modify": "find_one_and_update",
-    "group": "aggregate",
-    "insert": "insert_one` or `insert_many",
-    "map_reduce": "aggregate",
-    "remove": "delete_one` or `delete_many",
-    "save": "replace_one",
-    "update": "update_one` or `update_many",
-}
+# --- transactions
+
+
+def refused_in_transaction(migration: ParsedMigration) -> Hits:
+    """Find what the server refuses in a transaction."""
+    for call in migration.calls_in_transaction:
+        if call.receiver.kind not in STORES:
+            continue
+        builds_index = call.method in INDEX_BUILDS
+        if call.method in _REFUSED or (builds_index and not is_new(call, migration)):
+            yield hit(call, f"The server refuses {called(call)} in a transaction.")
+        elif refused := _refused_part(call):
+            yield hit(call, f"The server refuses `{refused}` in a transaction.")
+
+
+def _refused_part(call: CodeCall) -> str:
+    """Name the command, or the pipeline stage, that the server refuses in a transaction."""
+    if call.method == "command" and call.args:
+        first = call.args[0]
+        name = next(iter(dict(first.items())), "") if first.kind is Kind.MAPPING else first.constant
+        return str(name) if name in _REFUSED_COMMANDS else ""
+    if call.method != "aggregate":
+        return ""
+    stages = {key for value in call.given for key, _ in value.entries()}
+    return min(stages & _REFUSED_STAGES, default="")
+
+
+def manual_transaction(migration: ParsedMigration) -> Hits:
+    """Find transactions that the migration starts itself."""
+    message = "This transaction does not contain the migration's record."
+    if migration.file.transactional:
+        message = "A transactional migration refuses a second transaction."
+    for call in migration.calls:
+        if call.on(Kind.SESSION) and call.method in {"start_transaction", "with_transaction"}:
+            yield hit(call, message)
+
+
+def missing_session(migration: ParsedMigration) -> Hits:
+    """Find statements that are not part of the manual transaction around them."""
+    for call in migration.calls:
+        place = call.place
+        outside = "session" not in call.keywords and call.complete and not place.bound
+        sends = call.method not in {"get_collection", "with_options"}
+        if place.opened and outside and sends and call.on(Kind.DATABASE, Kind.COLLECTION):
+            message = f"{called(call)} has no `session=`, so it is not part of the transaction."
+            yield hit(call, message)
+
+
+def backfill_in_transaction(migration: ParsedMigration) -> Hits:
+    """Find backfills in a transaction."""
+    for call in migration.calls_in_transaction:
+        if call.is_backfill:
+            yield hit(call, "A transactional migration refuses `ctx.backfill()`.")
+
+
+def caught_in_transaction(migration: ParsedMigration) -> Hits:
+    """Find handlers for errors of writes in a transaction: such an error aborts it."""
+    for call in filter(changes, migration.calls_in_transaction):
+        for node, catches in call.place.handlers:
+            if not catches or not catches.isdisjoint(_DRIVER_ERRORS):
+                message = f"An error of {called(call)} is caught, but it aborts the transaction."
+                yield hit(call, message, node)
+
+
+def write_concern(migration: ParsedMigration) -> Hits:
+    """Find write concerns that break a transaction, or that hide errors."""
+    for call in migration.calls:
+        w = call.argument(0, "w") if call.last_name == "WriteConcern" else None
+        configures = call.receiver.kind in STORES and "write_concern" in call.keywords
+        if w is not None and w.constant == 0:
+            yield hit(call, "With `w=0` the server does not answer, so errors are not seen.")
+        elif migration.file.transactional and configures:
+            yield hit(call, "In a transaction, a separate write concern makes every write fail.")
+
+
+def several_writes(migration: ParsedMigration) -> Hits:
+    """Find an up() that a crash can leave partly done, and that is not safe to repeat."""
+    if migration.file.safe_to_repeat:
+        return
+    up = migration.facts.up
+    repeatable = {id(c.node) for c in up if c.method in INDEX_BUILDS or c.is_backfill}
+    writes = {id(c.node): c for c in up if changes(c) and c.method not in INDEX_BUILDS}
+    looped = any(call.place.loops for call in writes.values())
+    if writes and (looped or len(writes) + len(repeatable) > 1):
+        message = "If up() crashes between its writes, some are done, and the next `up` runs all of them again."
+        yield Hit(migration.definition("up"), message, "up")

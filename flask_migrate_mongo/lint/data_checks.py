@@ -19,14 +19,17 @@ from .checking import (
     is_new,
     targets,
 )
-from .values import Kind, Value, cursor_of
-from .vocabulary import INDEX_BUILDS, SINGLE_WRITES, words
+from .evaluation import cursor_of
+from .facts import INDEX_BUILDS, OTHER, SINGLE_WRITES, Kind, Value, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .checking import Hits, ParsedMigration
     from .facts import CodeCall
+
+_LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
+_COLLECTING = words("dict frozenset list set sorted tuple collections.deque")
 
 # --- rolling back
 
@@ -43,7 +46,7 @@ def missing_down(migration: ParsedMigration) -> Hits:
 def empty_down(migration: ParsedMigration) -> Hits:
     """Find a down() that does nothing, or only raises."""
     node = migration.definition("down")
-    if not isinstance(node, ast.FunctionDef):
+    if node is None:
         return
     *start, last = node.body
     if all(map(_is_idle, node.body)):
@@ -59,14 +62,9 @@ def _is_idle(node: ast.stmt) -> bool:
         return node.value is None or isinstance(node.value, ast.Constant)
     if not isinstance(node, ast.Expr):
         return isinstance(node, ast.Pass)
-    return isinstance(node.value, ast.Constant) or _is_log(node.value)
-
-
-def _is_log(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and re.match(_LOGGING, ast.unparse(node.func)) is not None
-
-
-_LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
+    if isinstance(node.value, ast.Call):
+        return re.match(_LOGGING, ast.unparse(node.value.func)) is not None
+    return isinstance(node.value, ast.Constant)
 
 
 # --- deleted data
@@ -75,14 +73,11 @@ _LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
 def lost_data(migration: ParsedMigration) -> Hits:
     """Find collections and fields that are deleted without a copy."""
     for call in migration.facts.up:
-        drops = call.receiver.kind in STORES and call.method in _DROPS
-        if drops and not _has_copy(call, migration):
+        drops = call.method in {"drop", "drop_collection", "drop_database"}
+        if drops and call.receiver.kind in STORES and not _has_copy(call, migration):
             yield hit(call, f"{called(call)} deletes data, and nothing keeps a copy.")
         for field in sorted(_lost_fields(call, migration)):
             yield hit(call, f"`$unset` deletes `{field}`, and nothing keeps its values.")
-
-
-_DROPS = words("drop drop_collection drop_database")
 
 
 def _has_copy(call: CodeCall, migration: ParsedMigration) -> bool:
@@ -145,12 +140,10 @@ def unfiltered(migration: ParsedMigration) -> Hits:
     """Find statements that change or delete every document."""
     for call in migration.calls:
         many = call.on(Kind.COLLECTION) and call.method in {"update_many", "delete_many"}
-        condition = call.argument(0, "filter")
-        if not many and call.last_name not in {"UpdateMany", "DeleteMany"}:
-            continue
-        if condition is None or condition.kind is not Kind.MAPPING or condition.parts:
-            continue
-        if not call.place.backfill:
+        is_model = call.last_name in {"UpdateMany", "DeleteMany"}
+        condition = call.argument(0, "filter") or OTHER
+        is_empty = condition.kind is Kind.MAPPING and not condition.parts
+        if (many or is_model) and is_empty and not call.place.backfill:
             name = called(call) if many else f"`{call.last_name}`"
             yield hit(call, f"{name} has no filter, so one statement changes every document.")
 
@@ -162,9 +155,6 @@ def all_in_memory(migration: ParsedMigration) -> Hits:
             collection = cursor.parts[0]
             message = f"All documents that `find()` returns from {collection_name(collection)} are in memory at once."
             yield hit(call, message)._replace(collection=collection.label)
-
-
-_COLLECTING = words("dict frozenset list set sorted tuple collections.deque")
 
 
 def _loaded_cursor(call: CodeCall) -> Value | None:
@@ -193,8 +183,8 @@ def writes_in_loop(migration: ParsedMigration) -> Hits:
 # --- indexes
 
 
-def _indexes(migration: ParsedMigration, option: str) -> Iterator[tuple[CodeCall, CodeCall, Value]]:
-    """Yield for each index with an option: the call that builds it, the call with its keys, the option."""
+def _indexes(migration: ParsedMigration, option: str) -> Iterator[tuple[CodeCall, CodeCall]]:
+    """Yield for each index with an option the call that builds it, and the call with keys and options."""
     models = {id(call.node): call for call in migration.calls if call.last_name == "IndexModel"}
     for call in migration.calls:
         if not call.on(Kind.COLLECTION) or call.method not in INDEX_BUILDS:
@@ -203,39 +193,35 @@ def _indexes(migration: ParsedMigration, option: str) -> Iterator[tuple[CodeCall
         described = [models[id(part.node)] for part in parts if id(part.node) in models]
         for model in [call, *described]:
             if option in model.keywords:
-                yield call, model, model.keywords[option]
+                yield call, model
 
 
 def unchecked_unique_index(migration: ParsedMigration) -> Hits:
     """Find unique indexes that are built without a check for duplicates."""
-    for call, model, unique in _indexes(migration, "unique"):
-        keys = model.argument(0, "keys")
-        fields = keys.texts() if keys else frozenset[str]()
-        earlier = (c for c in migration.before(call) if _may_be_same_collection(call, c))
-        checked = any(_looks_at(c, fields) for c in earlier) or is_new(call, migration)
-        if unique.constant and not checked:
+    for call, model in _indexes(migration, "unique"):
+        fields = (model.argument(0, "keys") or OTHER).texts()
+        earlier = migration.before(call)
+        checked = any(_looks_at(c, fields, call.receiver) for c in earlier)
+        if model.keywords["unique"].constant and not checked and not is_new(call, migration):
             listed = " and ".join(f"`{field}`" for field in sorted(fields)) or "the fields"
             collection = collection_name(call.receiver)
             yield hit(call, f"Duplicates of {listed} in {collection} make this index build fail.")
 
 
-def _may_be_same_collection(one: CodeCall, other: CodeCall) -> bool:
-    if not other.on(Kind.COLLECTION):
-        return False
-    names, others = one.receiver.names, other.receiver.names
-    return not (names and others) or not names.isdisjoint(others)
-
-
-def _looks_at(call: CodeCall, fields: frozenset[str]) -> bool:
-    """Whether a call reads or changes the fields of an index."""
-    texts = {text.lstrip("$") for value in call.given for text in value.texts()}
+def _looks_at(call: CodeCall, fields: frozenset[str], collection: Value) -> bool:
+    """Whether a call reads or changes one of these fields, maybe in this collection."""
     builds_or_inserts = call.method in INDEX_BUILDS | {"insert_one", "insert_many"}
-    return not builds_or_inserts and not texts.isdisjoint(fields)
+    if builds_or_inserts or not call.on(Kind.COLLECTION):
+        return False
+    names, others = collection.names, call.receiver.names
+    texts = {text.lstrip("$") for value in call.given for text in value.texts()}
+    elsewhere = names and others and names.isdisjoint(others)
+    return not elsewhere and not texts.isdisjoint(fields)
 
 
 def ttl_index(migration: ParsedMigration) -> Hits:
     """Find TTL indexes that delete existing documents."""
-    for call, _, _ in _indexes(migration, "expireAfterSeconds"):
+    for call, _ in _indexes(migration, "expireAfterSeconds"):
         if call.place.direction is Direction.UP and not is_new(call, migration):
             collection = collection_name(call.receiver)
             yield hit(call, f"This index deletes all expired documents from {collection}.")

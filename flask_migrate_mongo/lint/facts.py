@@ -1,13 +1,12 @@
-"""Calls, imports and collections in a migration's code, and where they stand."""
+"""What lint knows about a migration's code: its values, calls, imports and collections."""
 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field, replace
+from collections import ChainMap
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
-
-from .values import OTHER, Kind, Value, collection_in
-from .vocabulary import SAME_CURSOR, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,17 +16,159 @@ if TYPE_CHECKING:
 Node: TypeAlias = ast.expr | ast.stmt | ast.excepthandler
 """A part of the syntax tree that has a line number."""
 
+# --- names of pymongo's API
+
+
+def words(text: str) -> frozenset[str]:
+    """Split a text into a set of its words."""
+    return frozenset(text.split())
+
+
+COLLECTION_METHODS = words(
+    "aggregate aggregate_raw_batches bulk_write count_documents create_index create_indexes"
+    " create_search_index create_search_indexes delete_many delete_one distinct drop drop_index"
+    " drop_indexes drop_search_index estimated_document_count find find_one find_one_and_delete"
+    " find_one_and_replace find_one_and_update find_raw_batches index_information insert_many"
+    " insert_one list_indexes list_search_indexes options rename replace_one update_many"
+    " update_one update_search_index watch with_options"
+)
+DATABASE_METHODS = words(
+    "aggregate command create_collection cursor_command dereference drop_collection get_collection"
+    " list_collection_names list_collections validate_collection watch with_options"
+)
+CLIENT_METHODS = words(
+    "append_metadata bulk_write close drop_database get_database get_default_database"
+    " list_database_names list_databases server_info start_session watch"
+)
+PROPERTIES = words("codec_options full_name name read_concern read_preference write_concern")
+"""Attributes of collections and databases that are not collections."""
+
+SINGLE_WRITES = words(
+    "delete_one find_one_and_delete find_one_and_replace find_one_and_update insert_one"
+    " replace_one update_one"
+)
+WRITES = SINGLE_WRITES | words("bulk_write delete_many insert_many update_many")
+"""Only collections have these methods (a client only `bulk_write`), so a call shows what it is made on."""
+
+INDEX_BUILDS = words("create_index create_indexes")
+STRUCTURE_CHANGES = INDEX_BUILDS | words(
+    "create_collection drop drop_collection drop_index drop_indexes rename"
+)
+
+
+# --- values
+
+
+class Kind(Enum):
+    """What is known about a value."""
+
+    OTHER = auto()
+    DATABASE = auto()
+    COLLECTION = auto()
+    CLIENT = auto()
+    SESSION = auto()
+    CONTEXT = auto()
+    CURSOR = auto()
+    TRANSACTION = auto()
+    BINDING = auto()
+    CONSTANT = auto()
+    MAPPING = auto()
+    SEQUENCE = auto()
+    CHOICE = auto()
+    FUNCTION = auto()
+    METHOD = auto()
+    NAMED = auto()
+    MADE = auto()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """The value of an expression.
+
+    `name`: the dotted import path of a NAMED or MADE value, the method of a METHOD or CURSOR, the
+    attribute of others. `parts`: elements, the values of a mapping, choices, the object and the
+    arguments of a call, the results of a function. `names`: possible names of a collection; without
+    `complete` there may be others. `node`: the call that made it. `function`: the definition of a
+    FUNCTION.
+    """
+
+    kind: Kind
+    name: str = ""
+    constant: object = None
+    parts: tuple[Value, ...] = ()
+    keys: tuple[Value, ...] = ()
+    names: frozenset[str] = frozenset()
+    complete: bool = True
+    node: ast.expr | None = None
+    function: Function | None = None
+
+    def walk(self) -> Iterator[Value]:
+        """Yield this value and everything that it contains."""
+        waiting, seen = [self], set()
+        while waiting:
+            value = waiting.pop()
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield value
+                waiting += (*value.keys, *value.parts)
+
+    def items(self) -> Iterator[tuple[str, Value]]:
+        """Yield the entries of a mapping whose keys are strings."""
+        for key, value in zip(self.keys, self.parts, strict=False):
+            if isinstance(key.constant, str):
+                yield key.constant, value
+
+    def entries(self) -> Iterator[tuple[str, Value]]:
+        """Yield the entries of every mapping in this value, at any depth."""
+        for part in self.walk():
+            if part.kind is Kind.MAPPING:
+                yield from part.items()
+
+    def get(self, key: str) -> Value | None:
+        """Look up a key of a mapping."""
+        return dict(self.items()).get(key)
+
+    def texts(self) -> frozenset[str]:
+        """Collect every string in this value, at any depth."""
+        return frozenset(v.constant for v in self.walk() if isinstance(v.constant, str))
+
+    @property
+    def receiver(self) -> Value:
+        """The object of a method."""
+        return self.parts[0] if self.kind is Kind.METHOD else OTHER
+
+    @property
+    def label(self) -> str:
+        """The name of the collection, empty if it is not known."""
+        return min(self.names) if len(self.names) == 1 else ""
+
+
+NameScope: TypeAlias = ChainMap[str, Value]
+"""Names with their values, in a scope and in those around it."""
+
+
+class Function(NamedTuple):
+    """A function of the file, and the scope around it."""
+
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    scope: NameScope
+
+
+OTHER = Value(Kind.OTHER)
+ANY_COLLECTION = Value(Kind.COLLECTION, complete=False)
+
+
+# --- code
+
 
 class Handler(NamedTuple):
-    """An `except` clause or `contextlib.suppress()`.
+    """An `except` clause that raises no error itself, or `contextlib.suppress()`.
 
-    `catches` has the last parts of the class names, and is empty for a bare `except`. `raises` says
-    whether the handler raises an error itself.
+    `catches` has the last parts of the class names, and is empty for a bare `except`.
     """
 
     node: Node
     catches: frozenset[str]
-    raises: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +206,7 @@ class CodeCall:
     @property
     def receiver(self) -> Value:
         """The object whose method is called."""
-        return self.callee.parts[0] if self.callee.kind is Kind.METHOD else OTHER
+        return self.callee.receiver
 
     @property
     def method(self) -> str:
@@ -90,7 +231,7 @@ class CodeCall:
     @property
     def is_backfill(self) -> bool:
         """Whether this calls `ctx.backfill()`."""
-        return is_backfill(self.callee)
+        return self.on(Kind.CONTEXT) and self.method == "backfill"
 
     def on(self, *kinds: Kind) -> bool:
         """Whether this calls a method of one of these kinds."""
@@ -109,130 +250,15 @@ class Import(NamedTuple):
     level: int = 0
 
 
-class Reference(NamedTuple):
-    """Names of collections in the code; without `complete`, others are computed at run time."""
-
-    names: frozenset[str]
-    complete: bool
-    direction: Direction | None
-
-
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file does: the calls at import, in up() and in down(), each in order."""
+    """What a file does: the calls at import, in up() and in down(), each in order.
+
+    `references` are the collections that the code names, with the function that names them.
+    """
 
     at_import: tuple[CodeCall, ...]
     up: tuple[CodeCall, ...]
     down: tuple[CodeCall, ...]
     imports: tuple[Import, ...]
-    references: tuple[Reference, ...]
-
-
-def is_backfill(callee: Value) -> bool:
-    """Whether a value is `ctx.backfill`."""
-    is_method = callee.kind is Kind.METHOD and callee.parts[0].kind is Kind.CONTEXT
-    return is_method and callee.name == "backfill"
-
-
-# --- results of calls
-
-_RESULTS = {
-    (Kind.COLLECTION, "find"): Kind.CURSOR,
-    (Kind.COLLECTION, "aggregate"): Kind.CURSOR,
-    (Kind.DATABASE, "get_collection"): Kind.COLLECTION,
-    (Kind.DATABASE, "create_collection"): Kind.COLLECTION,
-    (Kind.CLIENT, "get_database"): Kind.DATABASE,
-    (Kind.CLIENT, "get_default_database"): Kind.DATABASE,
-    (Kind.CLIENT, "start_session"): Kind.SESSION,
-    (Kind.SESSION, "start_transaction"): Kind.TRANSACTION,
-    (Kind.SESSION, "bind"): Kind.BINDING,
-}
-
-
-def result_of(call: CodeCall) -> Value:
-    """Evaluate a call."""
-    if call.on(Kind.CURSOR):
-        return _from_cursor(call)
-    if call.method:
-        return _from_method(call)
-    if call.path.endswith("MongoClient"):
-        return Value(Kind.CLIENT, call.node, call.path, parts=call.given)
-    if call.path:
-        return Value(Kind.MADE, call.node, call.path, parts=(call.callee, *call.given))
-    parts = (*call.callee.parts, *call.given)
-    return Value(Kind.OTHER, call.node, call.callee.name, parts=parts)
-
-
-def _from_cursor(call: CodeCall) -> Value:
-    if call.method == "limit":
-        return replace(call.receiver, constant=True)
-    if call.method in SAME_CURSOR:
-        return call.receiver
-    if call.method == "to_list":
-        return Value(Kind.MADE, call.node, "list", parts=(call.receiver,))
-    return Value(Kind.OTHER, call.node, call.method)
-
-
-def _from_method(call: CodeCall) -> Value:
-    if call.method == "with_options" and call.on(Kind.COLLECTION, Kind.DATABASE):
-        return call.receiver
-    kind = _RESULTS.get((call.receiver.kind, call.method), Kind.OTHER)
-    if kind is Kind.COLLECTION:
-        return collection_in(call.receiver, call.argument(0, "name") or OTHER, call.node)
-    if kind is Kind.CURSOR:
-        limit = call.keywords.get("limit")
-        bounded = limit is not None and limit.constant != 0
-        return Value(kind, call.node, call.method, bounded, parts=(call.receiver,))
-    # Without parts: a document from a collection does not contain the filter that selected it.
-    return Value(kind, call.node, call.method)
-
-
-# --- collections that a call names
-
-_NAMING = {
-    (Kind.DATABASE, "create_collection"): "name",
-    (Kind.DATABASE, "drop_collection"): "name_or_collection",
-    (Kind.DATABASE, "validate_collection"): "name_or_collection",
-    (Kind.COLLECTION, "rename"): "new_name",
-    (Kind.CONTEXT, "backfill"): "collection",
-}
-"""Methods whose first argument names a collection, with the name of that argument."""
-
-_NAMING_STAGES = words("$lookup $graphLookup $unionWith $out $merge")
-
-
-def collections_of(call: CodeCall) -> Iterator[Value]:
-    """Yield the values that name further collections which a call uses."""
-    which = (call.receiver.kind, call.method)
-    if which in _NAMING:
-        yield call.argument(0, _NAMING[which]) or OTHER
-    elif which == (Kind.CLIENT, "bulk_write"):
-        yield OTHER
-    elif which == (Kind.DATABASE, "command"):
-        yield from _of_command(call)
-    elif call.method == "aggregate":
-        yield from _of_pipeline(call.argument(0, "pipeline") or OTHER)
-
-
-def _of_command(call: CodeCall) -> Iterator[Value]:
-    command = call.argument(0, "command") or OTHER
-    if command.kind is Kind.MAPPING and command.parts:
-        yield command.parts[0]
-    elif command.kind is not Kind.CONSTANT:
-        yield OTHER
-    elif len(call.args) > 1:
-        yield call.args[1]
-
-
-def _of_pipeline(pipeline: Value) -> Iterator[Value]:
-    is_list = pipeline.kind is Kind.SEQUENCE
-    if not is_list or any(part.kind is not Kind.MAPPING for part in pipeline.parts):
-        yield OTHER
-    for stage, body in pipeline.entries():
-        if stage in _NAMING_STAGES:
-            named = body.get("into") or body.get("from") or body.get("coll")
-            if named is not None:
-                # A target in another database is a mapping of `db` and `coll`.
-                yield named.get("coll") or named
-            elif body.kind is not Kind.MAPPING:
-                yield body
+    references: tuple[tuple[Direction | None, Value], ...]

@@ -4,45 +4,74 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import describe, parse, read_content
+from flask_migrate_mongo.files.parsing import describe, parse, read_content, suppressions_in
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
 
 from .checking import ParsedMigration
-from .findings import Finding, LintReport
 from .reading import read
 from .rules import BY_CODE, REMOVED, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rule
-from .source_text import SourceText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
     from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
+    from .checking import Hit
+
+# --- what lint reports
+
 
 @dataclass(frozen=True, slots=True)
-class Collections:
-    """The collections that a migration's code names.
+class Finding:
+    """A place in a file that breaks a rule, with the message and the advice for it.
 
-    Without `complete` there may be others, whose names the code computes at run time.
+    Lines and columns begin with 1. `source` is the text of the line. `suppressed` is the reason in
+    the comment that suppresses the finding.
     """
 
-    names: frozenset[str]
-    complete: bool
+    rule: Rule
+    path: Path
+    line: int
+    column: int
+    end_line: int
+    message: str
+    help: str
+    function: str | None = None
+    source: str = ""
+    suppressed: str | None = None
+
+    @property
+    def shown_path(self) -> Path:
+        """The path to show: relative for a file below the current folder."""
+        here = Path.cwd()
+        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
 
 
-def named_collections(content: bytes, *directions: Direction) -> Collections:
-    """Find the collections that up() and down(), or only one of them, name.
+_WEIGHTS = {"info": 1, "warning": 2, "error": 3, "never": 4}
 
-    Executes nothing. `content` must be a file that lint can parse.
-    """
-    wanted = {None, *directions}
-    references = read(ast.parse(content)).references
-    found = [each for each in references if not directions or each.direction in wanted]
-    names = frozenset[str]().union(*(reference.names for reference in found))
-    return Collections(names, all(reference.complete for reference in found))
+
+@dataclass(frozen=True, slots=True)
+class LintReport:
+    """The findings in a number of files, and those that comments suppress."""
+
+    files: int
+    findings: tuple[Finding, ...]
+    suppressed: tuple[Finding, ...] = ()
+
+    def count(self, severity: str) -> int:
+        """Count the findings of severity "error", "warning" or "info"."""
+        return sum(finding.rule.severity.value == severity for finding in self.findings)
+
+    def fails(self, least: str) -> bool:
+        """Whether a finding has at least this severity; no finding is as severe as "never"."""
+        return any(_WEIGHTS[f.rule.severity.value] >= _WEIGHTS[least] for f in self.findings)
+
+
+# --- linting
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +110,13 @@ class Linter:
         content = read_content(path)
         tree = parse(path, content)
         file = describe(path, content, tree)
-        text = SourceText(path, content, tree)
-        findings: list[Finding] = []
-        used: list[Suppression] = []
-        for finding in self._findings(ParsedMigration(file, tree, read(tree), self.is_own), text):
-            comment = text.suppression_of(finding)
-            if comment is None:
-                findings.append(finding)
-            else:
-                used.append(comment)
-                findings.append(replace(finding, suppressed=comment.reason))
-        unused = (comment for comment in text.suppressions if comment not in used)
+        comments = tuple(suppressions_in(content))
+        text = SourceText(path, content.splitlines(), tree, comments)
+        migration = ParsedMigration(file, tree, read(tree), self.is_own)
+        found = [(each, text.suppression_of(each)) for each in self._findings(migration, text)]
+        findings = (replace(each, suppressed=by.reason) if by else each for each, by in found)
+        used = [by for _, by in found]
+        unused = (comment for comment in comments if comment not in used)
         return file, [*findings, *self._without_effect(text, unused)]
 
     def _findings(self, migration: ParsedMigration, text: SourceText) -> Iterator[Finding]:
@@ -130,3 +155,148 @@ def _problem(comment: Suppression) -> tuple[str, str]:
 def _unusable(path: Path, problem: SourceError) -> Finding:
     rule, line = BY_CODE[UNREADABLE], problem.line or 1
     return Finding(rule, path, line, 1, line, problem.problem, rule.help())
+
+
+# --- the text of a file
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """The text and the syntax tree of a file, and every comment that is meant to suppress findings."""
+
+    path: Path
+    lines: list[bytes]
+    tree: ast.Module
+    suppressions: tuple[Suppression, ...]
+
+    def finding(self, rule: Rule, hit: Hit) -> Finding:
+        """Make a finding of a hit."""
+        node = hit.node
+        line, offset = (node.lineno, node.col_offset) if node else (1, 0)
+        return Finding(
+            rule=rule,
+            path=self.path,
+            line=line,
+            column=self._column(line, offset),
+            end_line=(node.end_lineno if node else None) or line,
+            message=hit.message,
+            help=rule.help(hit.collection),
+            function=hit.function,
+            source=self._shown(line),
+        )
+
+    def finding_at(self, comment: Suppression, rule: Rule, message: str) -> Finding:
+        """Make a finding about a comment."""
+        line = comment.line
+        column = self._column(line, self._line(line).find(b"#"))
+        shown = self._shown(line)
+        return Finding(rule, self.path, line, column, line, message, rule.help(), source=shown)
+
+    def suppression_of(self, finding: Finding) -> Suppression | None:
+        """Find the comment with a reason that suppresses a finding."""
+        for comment in self.suppressions:
+            matches = comment.code == finding.rule.code and comment.reason
+            if matches and finding.line in self._covered(comment.line):
+                return comment
+        return None
+
+    def _covered(self, line: int) -> range:
+        """Find the lines of the statement that a comment is on, or above.
+
+        A comment above the first statement covers the whole file.
+        """
+        around = [lines for lines in self._statements if line in lines]
+        own_line = self._line(line).lstrip().startswith(b"#")
+        if not own_line or any(map(self._is_simple, around)):
+            return min(around, key=len, default=range(0))
+        below = [lines for lines in self._statements if lines.start > line]
+        if below == self._statements:
+            return range(1, len(self.lines) + 1)
+        first = min((lines.start for lines in below), default=0)
+        return range(line, max((each.stop for each in below if each.start == first), default=0))
+
+    def _is_simple(self, lines: range) -> bool:
+        """Whether a statement of several lines contains no other statement."""
+        within = [each for each in self._statements if each.start in lines and each != lines]
+        return len(lines) > 1 and not within
+
+    @cached_property
+    def _statements(self) -> list[range]:
+        """The lines of every statement, with its decorators."""
+        nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.stmt))
+        return [range(_start(node), (node.end_lineno or node.lineno) + 1) for node in nodes]
+
+    def _line(self, number: int) -> bytes:
+        return self.lines[number - 1] if number <= len(self.lines) else b""
+
+    def _shown(self, line: int) -> str:
+        return self._line(line).decode("utf-8", "replace").strip()
+
+    def _column(self, line: int, offset: int) -> int:
+        # The syntax tree counts bytes of UTF-8, people and editors count characters.
+        return len(self._line(line)[:offset].decode("utf-8", "replace")) + 1
+
+
+def _start(node: ast.stmt) -> int:
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+# --- what else is known of an application and its files
+
+
+@dataclass(frozen=True, slots=True)
+class Collections:
+    """The collections that a migration's code names.
+
+    Without `complete` there may be others, whose names the code computes at run time.
+    """
+
+    names: frozenset[str]
+    complete: bool
+
+
+def named_collections(content: bytes, *directions: Direction) -> Collections:
+    """Find the collections that up() and down(), or only one of them, name.
+
+    Executes nothing. `content` must be a file that lint can parse.
+    """
+    wanted = {None, *directions}
+    references = read(ast.parse(content)).references
+    found = [each for where, each in references if not directions or where in wanted]
+    names = frozenset[str]().union(*(collection.names for collection in found))
+    return Collections(names, all(collection.complete for collection in found))
+
+
+_PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", ".git")
+"""A project's top folder contains one of these."""
+
+
+def owned_by(import_name: str, root: Path) -> Callable[[str], bool]:
+    """Make a function that says whether a top-level module belongs to an application.
+
+    Its own are its package, and modules beside it or above. They are found by file names: nothing is imported.
+    """
+    folders = _up_to_project(root.resolve())
+    places = (*folders, *(folder / "src" for folder in folders))
+
+    @cache
+    def is_own(module: str) -> bool:
+        own = module == import_name.partition(".")[0]
+        return own or any(_has(folder, module) for folder in places)
+
+    return is_own
+
+
+def _up_to_project(root: Path) -> tuple[Path, ...]:
+    """List the folders from the application's up to its project's, or to its parent without one."""
+    folders = (root, *root.parents)
+    for height, folder in enumerate(folders, 1):
+        if any((folder / name).exists() for name in _PROJECT_FILES):
+            return folders[:height]
+    return folders[:2]
+
+
+def _has(folder: Path, module: str) -> bool:
+    package = folder / module
+    return (folder / f"{module}.py").is_file() or (package.is_dir() and any(package.glob("*.py")))

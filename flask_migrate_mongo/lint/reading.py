@@ -8,39 +8,37 @@ from __future__ import annotations
 
 import ast
 import builtins
+from collections import ChainMap
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.values import Direction
 
-from .facts import (
-    CodeCall,
-    Facts,
-    Handler,
-    Import,
-    Place,
-    Reference,
-    collections_of,
-    is_backfill,
-    result_of,
-)
-from .values import (
+from .evaluation import (
     MOST_CHOICES,
-    OTHER,
-    Kind,
-    NameScope,
-    Value,
+    attribute,
     choice,
     collection_in,
+    collections_of,
     cursor_of,
     element,
     element_at,
-    member,
-    method_of,
-    texts_of,
+    result_of,
 )
-from .vocabulary import WRITES
+from .facts import (
+    ANY_COLLECTION,
+    OTHER,
+    CodeCall,
+    Facts,
+    Function,
+    Handler,
+    Import,
+    Kind,
+    NameScope,
+    Place,
+    Value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,8 +67,8 @@ class _Reader(ast.NodeVisitor):
     def __init__(self) -> None:
         self.calls: list[CodeCall] = []
         self.imports: list[Import] = []
-        self.references: list[Reference] = []
-        self._module = self._scope = NameScope()
+        self.references: list[tuple[Direction | None, Value]] = []
+        self._module = self._scope = ChainMap[str, Value]()
         self._place = Place()
         self._followed: list[ast.AST] = []
         self._returned: list[Value] = []
@@ -80,10 +78,10 @@ class _Reader(ast.NodeVisitor):
     def enter(self, direction: Direction) -> list[CodeCall]:
         """Follow up() or down(). Returns its calls."""
         self.calls = []
-        function = self._module.find(direction.value)
-        if function is not None and function.kind is Kind.FUNCTION:
+        function = self._module.get(direction.value, OTHER).function
+        if function is not None:
             self._place, self._opened, self._budget = Place(direction), False, _BUDGET
-            self._follow(function)
+            self._follow(function, (), {})
         return self.calls
 
     def run(self, body: Iterable[ast.stmt]) -> None:
@@ -92,10 +90,10 @@ class _Reader(ast.NodeVisitor):
             try:
                 self.visit(statement)
             except RecursionError:
-                self._refer(OTHER)
+                self._refer()
 
     def generic_visit(self, node: ast.AST) -> Value:
-        return Value(Kind.OTHER, node, parts=tuple(self._children(node)))
+        return Value(Kind.OTHER, parts=tuple(self._children(node)))
 
     def _children(self, node: ast.AST) -> Iterator[Value]:
         for child in ast.iter_child_nodes(node):
@@ -109,7 +107,7 @@ class _Reader(ast.NodeVisitor):
     def _eval(self, node: ast.expr) -> Value:
         self._budget -= 1
         if self._budget < 0:
-            self._refer(OTHER)
+            self._refer()
             return OTHER
         value: Value = self.visit(node)
         return value
@@ -117,7 +115,7 @@ class _Reader(ast.NodeVisitor):
     @contextmanager
     def _inside(self, place: Place, scope: NameScope | None = None) -> Iterator[None]:
         outer = self._place, self._scope
-        self._place, self._scope = place, scope or self._scope
+        self._place, self._scope = place, self._scope if scope is None else scope
         try:
             yield
         finally:
@@ -132,29 +130,29 @@ class _Reader(ast.NodeVisitor):
         defaults = (*node.args.defaults, *filter(None, node.args.kw_defaults))
         for expression in (*node.decorator_list, *defaults):
             self._eval(expression)
-        self._scope.names[node.name] = Value(Kind.FUNCTION, node, node.name, scope=self._scope)
+        self._scope[node.name] = Value(Kind.FUNCTION, function=Function(node, self._scope))
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         for expression in (*node.bases, *node.decorator_list):
             self._eval(expression)
-        with self._inside(self._place, NameScope(self._scope)):
+        with self._inside(self._place, self._scope.new_child()):
             self.run(node.body)
-        self._scope.names[node.name] = Value(Kind.OTHER, node, node.name)
+        self._scope[node.name] = Value(Kind.OTHER, node.name)
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
             self.imports.append(Import(node, alias.name))
             bound = alias.asname or alias.name.partition(".")[0]
             path = alias.name if alias.asname else bound
-            self._scope.names[bound] = Value(Kind.NAMED, node, path)
+            self._scope[bound] = Value(Kind.NAMED, path)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         for alias in node.names:
             path = f"{node.module}.{alias.name}" if node.module else alias.name
             self.imports.append(Import(node, path, node.level))
-            self._scope.names[alias.asname or alias.name] = Value(Kind.NAMED, node, path)
+            self._scope[alias.asname or alias.name] = Value(Kind.NAMED, path)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         value = self._eval(node.value)
@@ -206,14 +204,16 @@ class _Reader(ast.NodeVisitor):
             elif value.kind is Kind.BINDING:
                 place = replace(place, bound=True)
             elif value.kind is Kind.MADE and value.name == "contextlib.suppress":
-                place = replace(place, handlers=(*place.handlers, _suppressing(item, value)))
+                names = (part.name.rpartition(".")[2] for part in value.parts[1:])
+                handler = Handler(item.context_expr, frozenset(names))
+                place = replace(place, handlers=(*place.handlers, handler))
         with self._inside(place):
             self.run(node.body)
 
     visit_AsyncWith = visit_With
 
     def visit_Try(self, node: ast.Try) -> None:
-        handlers = (*self._place.handlers, *map(_handler, node.handlers))
+        handlers = (*self._place.handlers, *_swallowing(node.handlers))
         with self._inside(replace(self._place, handlers=handlers)):
             self.run(node.body)
         for handler in node.handlers:
@@ -224,7 +224,7 @@ class _Reader(ast.NodeVisitor):
 
     def _bind(self, target: ast.expr, value: Value) -> None:
         if isinstance(target, ast.Name):
-            self._scope.names[target.id] = value
+            self._scope[target.id] = value
         elif isinstance(target, ast.Starred):
             self._bind(target.value, value)
         elif isinstance(target, ast.Tuple | ast.List):
@@ -246,26 +246,24 @@ class _Reader(ast.NodeVisitor):
         # The values of known keys stay in place; an added value has no known key.
         keyed, rest = value.parts[: len(value.keys)], value.parts[len(value.keys) :]
         parts = (*keyed, *(*rest, *added)[-MOST_CHOICES:])
-        self._scope.names[target.id] = replace(value, parts=parts)
+        self._scope[target.id] = replace(value, parts=parts)
 
     # --- expressions
 
     def visit_Constant(self, node: ast.Constant) -> Value:
-        return Value(Kind.CONSTANT, node, constant=node.value)
+        return Value(Kind.CONSTANT, constant=node.value)
 
     def visit_Name(self, node: ast.Name) -> Value:
-        found = self._scope.find(node.id)
-        if found is not None:
-            return found
-        return Value(Kind.NAMED if node.id in _BUILT_IN else Kind.OTHER, node, node.id)
+        unknown = Value(Kind.NAMED if node.id in _BUILT_IN else Kind.OTHER, node.id)
+        return self._scope.get(node.id, unknown)
 
     def visit_Dict(self, node: ast.Dict) -> Value:
         keys = tuple(OTHER if key is None else self._eval(key) for key in node.keys)
         parts = tuple(self._eval(value) for value in node.values)
-        return Value(Kind.MAPPING, node, keys=keys, parts=parts)
+        return Value(Kind.MAPPING, keys=keys, parts=parts)
 
     def visit_List(self, node: ast.List | ast.Tuple | ast.Set) -> Value:
-        return Value(Kind.SEQUENCE, node, parts=tuple(self._eval(each) for each in node.elts))
+        return Value(Kind.SEQUENCE, parts=tuple(self._eval(each) for each in node.elts))
 
     visit_Tuple = visit_Set = visit_List
 
@@ -282,54 +280,44 @@ class _Reader(ast.NodeVisitor):
         return value
 
     def visit_Lambda(self, node: ast.Lambda) -> Value:
-        return Value(Kind.FUNCTION, node, scope=self._scope)
+        return Value(Kind.FUNCTION, function=Function(node, self._scope))
 
-    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> Value:
-        return self._comprehension(node, node.generators, [node.elt])
-
-    visit_SetComp = visit_GeneratorExp = visit_ListComp
-
-    def visit_DictComp(self, node: ast.DictComp) -> Value:
-        return self._comprehension(node, node.generators, [node.key, node.value])
-
-    def _comprehension(
-        self, node: ast.expr, generators: Iterable[ast.comprehension], made: Iterable[ast.expr]
+    def visit_ListComp(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
     ) -> Value:
-        with self._inside(self._place, NameScope(self._scope)):
-            cursor = self._loop(generators)
+        made = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        cursor: Value | None = None
+        with self._inside(self._place, self._scope.new_child()):
+            for part in node.generators:
+                over = self._eval(part.iter)
+                cursor = cursor or cursor_of(over)
+                self._bind(part.target, element(over))
+                self._place = self._in_loop(over)
+                for test in part.ifs:
+                    self._eval(test)
             parts = tuple(self._eval(each) for each in made)
         if cursor is None:
-            return Value(Kind.SEQUENCE, node, parts=parts)
+            return Value(Kind.SEQUENCE, parts=parts)
         if isinstance(node, ast.GeneratorExp):
-            return Value(Kind.OTHER, node, parts=(cursor, *parts))
-        callee = Value(Kind.NAMED, node, "list")
+            return Value(Kind.OTHER, parts=(cursor, *parts))
+        callee = Value(Kind.NAMED, "list")
         self.calls.append(CodeCall(node, callee, self._place, (cursor,)))
-        return Value(Kind.MADE, node, "list", parts=(cursor, *parts))
+        return Value(Kind.MADE, "list", parts=(cursor, *parts))
 
-    def _loop(self, generators: Iterable[ast.comprehension]) -> Value | None:
-        """Enter the loops of a comprehension. Returns the cursor that one of them reads."""
-        cursor: Value | None = None
-        for part in generators:
-            over = self._eval(part.iter)
-            cursor = cursor or cursor_of(over)
-            self._bind(part.target, element(over))
-            self._place = self._in_loop(over)
-            for test in part.ifs:
-                self._eval(test)
-        return cursor
+    visit_SetComp = visit_GeneratorExp = visit_DictComp = visit_ListComp
 
     def visit_Subscript(self, node: ast.Subscript) -> Value:
         base, index = self._eval(node.value), self._eval(node.slice)
         if base.kind is Kind.CLIENT:
-            return Value(Kind.DATABASE, node)
+            return Value(Kind.DATABASE)
         if base.kind in {Kind.DATABASE, Kind.COLLECTION}:
-            return collection_in(base, index, node)
+            return collection_in(base, index)
         if base.kind is Kind.CURSOR and isinstance(node.slice, ast.Slice):
-            return replace(base, node=node, constant=True)
-        return element_at(base, index) or Value(Kind.OTHER, node, parts=(base, index))
+            return replace(base, constant=True)
+        return element_at(base, index) or Value(Kind.OTHER, parts=(base, index))
 
     def visit_Attribute(self, node: ast.Attribute) -> Value:
-        return _attribute(self._eval(node.value), node.attr, node)
+        return attribute(self._eval(node.value), node.attr)
 
     # --- calls
 
@@ -339,62 +327,62 @@ class _Reader(ast.NodeVisitor):
         keywords = {k.arg: self._eval(k.value) for k in node.keywords if k.arg is not None}
         spread = [self._eval(arg.value) for arg in node.args if isinstance(arg, ast.Starred)]
         spread += [self._eval(keyword.value) for keyword in node.keywords if keyword.arg is None]
-        if callee.kind is Kind.FUNCTION:
-            return self._follow(callee, args, keywords)
-        if any(value.kind is Kind.FUNCTION for value in (*args, *keywords.values())):
-            args, keywords = self._follow_callbacks(callee, args, keywords)
-        place = replace(self._place, opened=True) if self._opened else self._place
-        call = CodeCall(node, callee, place, tuple(args), keywords, complete=not spread)
+        if callee.function is not None:
+            return self._follow(callee.function, args, keywords)
+        call = CodeCall(node, callee, self._place, tuple(args), keywords, complete=not spread)
+        if any(value.function is not None for value in call.given):
+            call = self._follow_callbacks(call)
+        if self._opened:
+            call = replace(call, place=replace(self._place, opened=True))
         self.calls.append(call)
         self._note(call)
         if isinstance(node.func, ast.Attribute) and node.func.attr in {"append", "extend", "add"}:
-            self._extend(node.func.value, args)
+            self._extend(node.func.value, call.args)
         if call.path == "getattr" and len(args) > 1:
-            return _getattr(args[0], args[1], node)
+            return _getattr(*call.args[:2])
         made = result_of(call)
         return replace(made, parts=(*made.parts, *spread)) if spread else made
 
-    def _follow_callbacks(
-        self, callee: Value, args: list[Value], keywords: dict[str, Value]
-    ) -> tuple[list[Value], dict[str, Value]]:
-        """Follow functions of the file that are passed to a function which calls them."""
-        in_transaction = callee.kind is Kind.METHOD and callee.name == "with_transaction"
+    def _follow_callbacks(self, call: CodeCall) -> CodeCall:
+        """Follow functions of the file that a call passes on, and add what they return."""
+        in_transaction = call.method == "with_transaction"
         first = (Value(Kind.SESSION),) if in_transaction else ()
         place = replace(
             self._place,
-            loops=(*self._place.loops, *filter(cursor_of, args)),
+            loops=(*self._place.loops, *filter(cursor_of, call.args)),
             opened=self._place.opened or in_transaction,
-            backfill=self._place.backfill or is_backfill(callee),
+            backfill=self._place.backfill or call.is_backfill,
         )
 
         def followed(value: Value) -> Value:
-            if value.kind is not Kind.FUNCTION:
+            if value.function is None:
                 return value
-            return replace(value, parts=(self._follow(value, first),))
+            return replace(value, parts=(self._follow(value.function, first, {}),))
 
         with self._inside(place):
-            return [followed(v) for v in args], {k: followed(v) for k, v in keywords.items()}
+            args = tuple(map(followed, call.args))
+            keywords = {name: followed(value) for name, value in call.keywords.items()}
+        return replace(call, args=args, keywords=keywords)
 
     def _follow(
-        self,
-        function: Value,
-        args: Sequence[Value] = (),
-        keywords: Mapping[str, Value] | None = None,
+        self, function: Function, args: Sequence[Value], keywords: Mapping[str, Value]
     ) -> Value:
         """Visit the body of a function of this file. Returns what it returns."""
         node = function.node
-        if node in self._followed or not isinstance(
-            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-        ):
+        if node in self._followed:
             return OTHER
-        scope = NameScope(function.scope)
-        scope.names.update(_parameters(node.args, args, keywords or {}))
+        scope = function.scope.new_child(dict(_parameters(node.args, args, keywords)))
+        place = self._place
+        body: list[ast.stmt]
+        if isinstance(node, ast.Lambda):
+            body = [ast.Return(node.body)]
+        else:
+            place, body = replace(place, function=node.name), node.body
         outer, self._returned = self._returned, []
         self._followed.append(node)
-        place = replace(self._place, function=function.name or self._place.function)
         try:
             with self._inside(place, scope):
-                self.run([ast.Return(node.body)] if isinstance(node, ast.Lambda) else node.body)
+                self.run(body)
             return choice(self._returned)
         finally:
             self._followed.pop()
@@ -409,42 +397,24 @@ class _Reader(ast.NodeVisitor):
                 self._opened = True
             elif call.method in {"commit_transaction", "abort_transaction"}:
                 self._opened = False
-        for which in collections_of(call):
-            names, complete = texts_of(which)
-            if which.kind is not Kind.COLLECTION:
-                self.references.append(Reference(names, complete, call.place.direction))
-        for value in (call.callee, *call.given):
-            used = value.parts[0] if value.kind is Kind.METHOD else value
-            if used.kind is Kind.COLLECTION:
-                self._refer(used)
+        named = (name for name in collections_of(call) if name.kind is not Kind.COLLECTION)
+        used = (v.receiver if v.kind is Kind.METHOD else v for v in (call.callee, *call.given))
+        for value in (*(collection_in(OTHER, name) for name in named), *used):
+            if value.kind is Kind.COLLECTION:
+                self._refer(value)
         # A function of another file that gets the database may use any collection.
         elsewhere = not call.method and call.path not in _BUILT_IN
         if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in call.given):
-            self._refer(OTHER)
+            self._refer()
 
-    def _refer(self, value: Value) -> None:
-        complete = value.kind is Kind.COLLECTION and value.complete
-        self.references.append(Reference(value.names, complete, self._place.direction))
-
-
-# --- values
+    def _refer(self, collection: Value = ANY_COLLECTION) -> None:
+        self.references.append((self._place.direction, collection))
 
 
-def _attribute(base: Value, name: str, node: ast.expr) -> Value:
-    found = member(base, name, node)
-    if found is not None:
-        return found
-    if name in WRITES:
-        return method_of(Value(Kind.COLLECTION, node, complete=False), name, node)
-    if base.kind is Kind.NAMED:
-        return Value(Kind.NAMED, node, f"{base.name}.{name}")
-    return Value(Kind.OTHER, node, name, parts=(base,))
-
-
-def _getattr(base: Value, name: Value, node: ast.expr) -> Value:
+def _getattr(base: Value, name: Value) -> Value:
     if isinstance(name.constant, str):
-        return _attribute(base, name.constant, node)
-    return collection_in(base, name, node) if base.kind is Kind.DATABASE else OTHER
+        return attribute(base, name.constant)
+    return collection_in(base, name) if base.kind is Kind.DATABASE else OTHER
 
 
 # --- syntax
@@ -460,16 +430,13 @@ def _name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def _handler(node: ast.ExceptHandler) -> Handler:
-    kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
-    names = frozenset(_name(kind) for kind in kinds if kind is not None)
-    raises = any(isinstance(inner, ast.Raise) for part in node.body for inner in ast.walk(part))
-    return Handler(node, names, raises)
-
-
-def _suppressing(item: ast.withitem, value: Value) -> Handler:
-    names = frozenset(part.name.rpartition(".")[2] for part in value.parts[1:])
-    return Handler(item.context_expr, names, raises=False)
+def _swallowing(handlers: Iterable[ast.ExceptHandler]) -> Iterator[Handler]:
+    """Describe the `except` clauses that raise no error themselves."""
+    for node in handlers:
+        kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        names = frozenset(_name(kind) for kind in kinds if kind is not None)
+        if not any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
+            yield Handler(node, names)
 
 
 _BY_NAME = {"db": Value(Kind.DATABASE), "ctx": Value(Kind.CONTEXT)}
@@ -482,11 +449,13 @@ def _parameters(
     """Yield the name and the value of each parameter."""
     positional = [parameter.arg for parameter in (*arguments.posonlyargs, *arguments.args)]
     keyword_only = [parameter.arg for parameter in arguments.kwonlyargs]
-    defaults = dict(zip(reversed(positional), reversed(arguments.defaults), strict=False))
-    defaults |= {name: d for name, d in zip(keyword_only, arguments.kw_defaults, strict=True) if d}
+    defaults = (
+        *zip(reversed(positional), reversed(arguments.defaults), strict=False),
+        *zip(keyword_only, arguments.kw_defaults, strict=True),
+    )
     constants = {
-        name: Value(Kind.CONSTANT, default, constant=default.value)
-        for name, default in defaults.items()
+        name: Value(Kind.CONSTANT, constant=default.value)
+        for name, default in defaults
         if isinstance(default, ast.Constant)
     }
     given = {**constants, **dict(zip(positional, args, strict=False)), **keywords}

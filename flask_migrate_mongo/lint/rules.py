@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.errors import InvalidRequestError
 
-from . import code_checks, data_checks, transaction_checks
+from . import code_checks, data_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -82,7 +82,7 @@ RULES: tuple[Rule, ...] = (
          "Change the documents on the server in one statement, or send the writes in batches.",
          'db.{collection}.update_many(TO_DO, [{"$set": {"email": {"$toLower": "$email"}}}])\n'
          'ctx.backfill("{collection}", change, where=TO_DO)'),
-    Rule("MM006", "A transaction cannot do this", transaction_checks.refused_in_transaction,
+    Rule("MM006", "A transaction cannot do this", code_checks.refused_in_transaction,
          "Move it to a migration of its own, without `transactional = True`.",
          'idempotent = True\n\n\ndef up(db):\n    db.{collection}.create_index("email")', _ERROR),
     Rule("MM007", "A unique index without a check for duplicates", data_checks.unchecked_unique_index,
@@ -96,10 +96,10 @@ RULES: tuple[Rule, ...] = (
          "Keep a copy until nobody needs it: rename instead of dropping, or copy first.",
          'db.{collection}.aggregate([{"$out": "{collection}_before"}])\n'
          'db.{collection}.update_many({"old": {"$exists": True}}, {"$rename": {"old": "old_before"}})'),
-    Rule("MM009", "The migration starts a transaction itself", transaction_checks.manual_transaction,
+    Rule("MM009", "The migration starts a transaction itself", code_checks.manual_transaction,
          "Let the runner start it: then the data and the record are committed together.",
          "transactional = True"),
-    Rule("MM010", "A statement without the session of its transaction", transaction_checks.missing_session,
+    Rule("MM010", "A statement without the session of its transaction", code_checks.missing_session,
          "Pass the session. It is better to let the runner start the transaction: then no statement needs a session.",
          "db.{collection}.update_many(TO_DO, CHANGE, session=session)", _ERROR),
     Rule("MM011", "The migration creates a client", code_checks.own_client,
@@ -112,7 +112,7 @@ RULES: tuple[Rule, ...] = (
     Rule("MM013", "Work during the import of the file", code_checks.import_time_work,
          "Do it in up(): files are imported before the first migration of a run starts.",
          'def up(db):\n    rows = Path(__file__).with_name("_rows.json").read_text()'),
-    Rule("MM015", "Several writes that a crash can separate", transaction_checks.several_writes,
+    Rule("MM015", "Several writes that a crash can separate", code_checks.several_writes,
          "Make the migration transactional. Or let each write match only documents that still need it, "
          "and declare the migration idempotent.",
          "transactional = True\nidempotent = True  # if running it again does no harm"),
@@ -128,13 +128,13 @@ RULES: tuple[Rule, ...] = (
     Rule("MM022", "JavaScript on the server", code_checks.server_script,
          "Use an expression: it is faster, and works on servers where scripts are disabled.",
          'db.{collection}.count_documents({"$expr": {"$gt": ["$paid", "$price"]}})'),
-    Rule("MM023", "A backfill in a transaction", transaction_checks.backfill_in_transaction,
+    Rule("MM023", "A backfill in a transaction", code_checks.backfill_in_transaction,
          "Remove `transactional`: a backfill resumes where it stopped.",
          'idempotent = True\n\n\ndef up(db, ctx):\n    ctx.backfill("{collection}", CHANGE, where=TO_DO)', _ERROR),
-    Rule("MM024", "A caught error that aborts the transaction", transaction_checks.caught_in_transaction,
+    Rule("MM024", "A caught error that aborts the transaction", code_checks.caught_in_transaction,
          "Check first instead of catching the error, or use an upsert.",
          'db.{collection}.update_one({"_id": key}, {"$setOnInsert": document}, upsert=True)', _ERROR),
-    Rule("MM026", "A harmful write concern", transaction_checks.write_concern,
+    Rule("MM026", "A harmful write concern", code_checks.write_concern,
          "Remove it: the runner commits with a majority.",
          "db.{collection}.insert_one(document)", _ERROR),
     Rule("MM027", "A method that pymongo does not have", code_checks.unknown_method,

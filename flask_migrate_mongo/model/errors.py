@@ -1,14 +1,16 @@
 """The errors of the package, one class for each cause.
 
 A class has a `code`, a `title` (of the problem document), an `exit_code` and an `http_status`, its own or those of its
-base. An instance has facts, a message and a remedy.
+base. An instance has a message, a remedy, and the facts that its readers need.
 """
 
 from __future__ import annotations
 
 import re
+import traceback
 from typing import TYPE_CHECKING
 
+from .values import ErrorInfo
 from .wording import cli, render
 
 if TYPE_CHECKING:
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
     from .values import LockState, Survey
     from .wording import Wording
 
+TRACEBACK_LIMIT = 16_000
+"""Bytes of a traceback that are kept, so that a record stays far below MongoDB's 16 MB."""
+
 _VALUE_LIMIT = 200
+_CUT = b"\n ... cut ...\n"
 _SCHEME = r"mongodb(?:\+srv)?://"
 # Up to the last @: a password that should have been percent-encoded may hold any character.
 _URI_CREDENTIALS = rf"(?i)({_SCHEME})(?:(?!{_SCHEME})\S)*@"
@@ -73,12 +79,9 @@ class TooManyStepsError(InvalidRequestError):
     http_status = 409
 
     def __init__(self, steps: int, applied: int) -> None:
-        self.steps, self.applied = steps, applied
         count = "1 migration is" if applied == 1 else f"{applied} migrations are"
-        super().__init__(
-            f"{steps} migrations should be rolled back, but only {count} applied. Nothing was rolled back.",
-            f"To roll back every applied migration: [steps={applied}].",
-        )
+        self.message = f"{steps} migrations should be rolled back, but only {count} applied. Nothing was rolled back."
+        self.remedy = f"To roll back every applied migration: [steps={applied}]."
 
 
 # --- settings and connections
@@ -93,16 +96,13 @@ class ConfigurationError(MigrateError):
 class SettingError(ConfigurationError):
     code = "bad-setting"
     title = "A setting has a value that is not accepted."
+    remedy = "Change it in app.config or in the environment."
 
     def __init__(self, name: str, value: object, accepts: str) -> None:
-        self.name = name
         shown = redact(repr(value))
         if len(shown) > _VALUE_LIMIT:
             shown = f"{shown[:_VALUE_LIMIT]}..."
-        super().__init__(
-            f"{name} is {shown}, but it accepts {accepts}.",
-            "Change it in app.config or in the environment.",
-        )
+        self.message = f"{name} is {shown}, but it accepts {accepts}."
 
 
 class NoDatabaseError(ConfigurationError):
@@ -113,27 +113,10 @@ class NoDatabaseError(ConfigurationError):
 class NoFolderError(ConfigurationError):
     code = "no-folder"
     title = "The migrations folder does not exist."
+    remedy = "Create it with the first migration: [create NAME]. Or set MIGRATE_DIRECTORY (relative to the application's root path) to the folder of your migrations."
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        super().__init__(
-            f"The migrations folder {folder} does not exist.",
-            "Create it with the first migration: [create NAME]. Or set MIGRATE_DIRECTORY (relative to the application's root path) to the folder of your migrations.",
-        )
-
-
-class ConnectionFailedError(MigrateError):
-    code = "no-connection"
-    title = "The server cannot be reached, or the connection broke."
-    exit_code = 6
-    http_status = 503
-
-
-class AccessDeniedError(MigrateError):
-    code = "access-denied"
-    title = "The server refused the credentials, or they lack a right."
-    exit_code = 6
-    http_status = 503
+        self.message = f"The migrations folder {folder} does not exist."
 
 
 class DatabaseError(MigrateError):
@@ -141,12 +124,26 @@ class DatabaseError(MigrateError):
     title = "The server refused a command for another reason."
     exit_code = 6
     http_status = 503
+    remedy = "Its log may say more. Fix the cause, then run the command again."
+
+
+class ConnectionFailedError(DatabaseError):
+    code = "no-connection"
+    title = "The server cannot be reached, or the connection broke."
+    remedy = "Check that the server is running and that MONGO_URI is right."
+
+
+class AccessDeniedError(DatabaseError):
+    code = "access-denied"
+    title = "The server refused the credentials, or they lack a right."
+    remedy = "Check user, password and authSource in MONGO_URI, and that the user may read and write this database."
 
 
 class UnsupportedDriverError(MigrateError):
     code = "unsupported-driver"
     title = "The installed pymongo lacks a function that confines transactional steps."
     exit_code = 6
+    remedy = "Install a version of pymongo that docs/compatibility.md lists."
 
 
 # --- files
@@ -163,7 +160,8 @@ class SourceError(MigrateError):
     ) -> None:
         self.path, self.problem, self.line = path, problem, line
         where = f"{path}:{line}" if line else str(path)
-        super().__init__(f"{where}: {problem}", remedy)
+        self.message = f"{where}: {problem}"
+        self.remedy = remedy
 
 
 class SeveralSourceErrors(MigrateError):  # noqa: N818  (it is several)
@@ -174,7 +172,7 @@ class SeveralSourceErrors(MigrateError):  # noqa: N818  (it is several)
 
     def __init__(self, problems: Sequence[SourceError]) -> None:
         self.problems = tuple(problems)
-        super().__init__(f"{len(problems)} problems in the migrations folder:")
+        self.message = f"{len(problems)} problems in the migrations folder:"
 
     def explain(self, wording: Wording) -> str:
         """Name every problem, so that all can be fixed at once."""
@@ -186,12 +184,9 @@ class DuplicateVersionError(SourceError):
     title = "Two files have the same number."
 
     def __init__(self, version: int, paths: Sequence[Path]) -> None:
-        self.version = version
         names = " and ".join(path.name for path in paths)
-        super().__init__(
-            paths[0].parent,
-            f"{names} have the same number, {version}. Give the file that is not applied anywhere the next free number.",
-        )
+        problem = f"{names} have the same number, {version}. Give the file that is not applied anywhere the next free number."
+        super().__init__(paths[0].parent, problem)
 
 
 class ImportFailedError(SourceError):
@@ -217,37 +212,30 @@ class RefusedError(MigrateError):
 class NotReversibleError(RefusedError):
     code = "not-reversible"
     title = "A migration has no down()."
+    remedy = "Write a down() in that file, or write a new migration that reverses this one."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
-        self.version = version
-        super().__init__(
-            f"{version} ({name}) cannot be rolled back: {path.name} has no down(). Nothing was rolled back.",
-            "Write a down() in that file, or write a new migration that reverses this one.",
-        )
+        self.message = f"{version} ({name}) cannot be rolled back: {path.name} has no down(). Nothing was rolled back."
 
 
 class MissingFileError(RefusedError):
     code = "missing-file"
     title = "The file of an applied migration is missing, so it cannot be rolled back."
+    remedy = "Restore the file (from version control, or from the branch it was applied from), then try again."
 
     def __init__(self, version: int, name: str) -> None:
-        self.version = version
-        super().__init__(
-            f"{version} ({name}) is applied, but its file is missing. Nothing was rolled back.",
-            "Restore the file (from version control, or from the branch it was applied from), then try again.",
+        self.message = (
+            f"{version} ({name}) is applied, but its file is missing. Nothing was rolled back."
         )
 
 
 class DriftError(RefusedError):
     code = "drift"
     title = "The file of an applied migration has changed."
+    remedy = "Restore the applied version of the file, or roll back with the file as it is now: [down allow_drift=True]."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
-        self.version = version
-        super().__init__(
-            f"{version} ({name}) has changed since it was applied: {path.name} may no longer reverse it. Nothing was rolled back.",
-            "Restore the applied version of the file, or roll back with the file as it is now: [down allow_drift=True].",
-        )
+        self.message = f"{version} ({name}) has changed since it was applied: {path.name} may no longer reverse it. Nothing was rolled back."
 
 
 class OutOfOrderError(RefusedError):
@@ -255,25 +243,19 @@ class OutOfOrderError(RefusedError):
     title = (
         "A pending version is below the highest applied one, and MIGRATE_OUT_OF_ORDER refuses that."
     )
+    remedy = 'Give these files higher numbers, or set MIGRATE_OUT_OF_ORDER = "allow".'
 
     def __init__(self, versions: Sequence[int], highest: int) -> None:
-        self.versions = tuple(versions)
-        super().__init__(
-            f"Pending below the highest applied version {highest}: {_listed(versions)}. Nothing was run.",
-            'Give these files higher numbers, or set MIGRATE_OUT_OF_ORDER = "allow".',
-        )
+        self.message = f"Pending below the highest applied version {highest}: {_listed(versions)}. Nothing was run."
 
 
 class TransactionsUnsupportedError(RefusedError):
     code = "no-transactions"
     title = "A migration needs a transaction, and the server has none."
+    remedy = 'Use a replica set (a single node is enough), or set MIGRATE_TRANSACTIONS = "preferred" to run them without.'
 
     def __init__(self, versions: Sequence[int], reason: str) -> None:
-        self.versions = tuple(versions)
-        super().__init__(
-            f"These migrations need a transaction, and the server has none ({reason}): {_listed(versions)}. Nothing was run.",
-            'Use a replica set (a single node is enough), or set MIGRATE_TRANSACTIONS = "preferred" to run them without.',
-        )
+        self.message = f"These migrations need a transaction, and the server has none ({reason}): {_listed(versions)}. Nothing was run."
 
 
 class InterruptedRefusedError(RefusedError):
@@ -281,11 +263,10 @@ class InterruptedRefusedError(RefusedError):
     title = "A migration without a transaction was interrupted, and MIGRATE_INTERRUPTED refuses to run it again."
 
     def __init__(self, versions: Sequence[int]) -> None:
-        self.versions = tuple(versions)
-        super().__init__(
-            f"Interrupted half-way and not safe to repeat: {_listed(versions)}. Nothing was run.",
-            f"Look at the data, then record whether the migration is applied: [resolve {versions[0]} applied=True|False reason=TEXT].",
+        self.message = (
+            f"Interrupted half-way and not safe to repeat: {_listed(versions)}. Nothing was run."
         )
+        self.remedy = f"Look at the data, then record whether the migration is applied: [resolve {versions[0]} applied=True|False reason=TEXT]."
 
 
 class HalfBackfilledError(RefusedError):
@@ -293,11 +274,8 @@ class HalfBackfilledError(RefusedError):
     title = "The file of a migration changed after a part of its backfill was done."
 
     def __init__(self, version: int, command: str) -> None:
-        self.version = version
-        super().__init__(
-            f"{version} changed half-way through its backfill: the earlier version of the file has changed a part of the documents. Nothing was run.",
-            f"Restore the file, or continue with the file as it is now: [{command} allow_drift=True]. If it is safe to begin again at the first document: [resolve {version} applied=False reason=TEXT].",
-        )
+        self.message = f"{version} changed half-way through its backfill: the earlier version of the file has changed a part of the documents. Nothing was run."
+        self.remedy = f"Restore the file, or continue with the file as it is now: [{command} allow_drift=True]. If it is safe to begin again at the first document: [resolve {version} applied=False reason=TEXT]."
 
 
 class NotResolvableError(RefusedError):
@@ -310,10 +288,8 @@ class DryRunTooLongError(RefusedError):
     title = "The limit of a dry run is longer than the server's limit of a transaction."
 
     def __init__(self, seconds: float, allowed: float) -> None:
-        super().__init__(
-            f"A dry run of {seconds:g} s is one transaction, and this server ends transactions after {allowed:g} s.",
-            f"Set a shorter limit: [dry_run_limit={allowed / 2:g}].",
-        )
+        self.message = f"A dry run of {seconds:g} s is one transaction, and this server ends transactions after {allowed:g} s."
+        self.remedy = f"Set a shorter limit: [dry_run_limit={allowed / 2:g}]."
 
 
 class ScratchTakenError(RefusedError):
@@ -321,15 +297,16 @@ class ScratchTakenError(RefusedError):
     title = "The scratch database of a rehearsal exists already."
 
     def __init__(self, name: str, marker: Mapping[str, object] | None) -> None:
-        self.name = name
         if marker is None:
             owner = "No rehearsal created it, so it is left as it is."
-            remedy = "Set MIGRATE_REHEARSAL_DATABASE to the name of a database that does not exist."
+            self.remedy = (
+                "Set MIGRATE_REHEARSAL_DATABASE to the name of a database that does not exist."
+            )
         else:
             since = marker["createdAt"]
             owner = f"A rehearsal of {marker['of']} on {marker.get('host')}, pid {marker.get('pid')}, created it at {since:%Y-%m-%d %H:%M:%S} UTC."
-            remedy = "Wait until that rehearsal ends, or set another MIGRATE_REHEARSAL_DATABASE. A database that a killed rehearsal left is removed when it is an hour old."
-        super().__init__(f"The database {name} exists already. {owner}", remedy)
+            self.remedy = "Wait until that rehearsal ends, or set another MIGRATE_REHEARSAL_DATABASE. A database that a killed rehearsal left is removed when it is an hour old."
+        self.message = f"The database {name} exists already. {owner}"
 
 
 class RehearsalUnsupportedError(RefusedError):
@@ -347,13 +324,11 @@ class LockHeldError(MigrateError):
     title = "Another process holds the lock."
     exit_code = 3
     http_status = 409
+    remedy = "Wait for it: [wait=SECONDS]. If that process is dead: [force-unlock confirm=True]."
 
     def __init__(self, lock: LockState) -> None:
         self.lock = lock
-        super().__init__(
-            f"{lock.holder} ({lock.reason}) holds the lock since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}. The lock expires at {_clock(lock.expires_at)} unless it is renewed.",
-            "Wait for it: [wait=SECONDS]. If that process is dead: [force-unlock confirm=True].",
-        )
+        self.message = f"{lock.holder} ({lock.reason}) holds the lock since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}. The lock expires at {_clock(lock.expires_at)} unless it is renewed."
 
 
 class LeaseLostError(MigrateError):
@@ -361,26 +336,23 @@ class LeaseLostError(MigrateError):
     title = "A run lost the lock. It starts, commits and records nothing more."
     exit_code = 3
     http_status = 409
+    remedy = "See what is applied now: [status]."
 
     def __init__(self, why: str) -> None:
-        super().__init__(
-            f"This run lost the lock: {why}. It stopped, and committed and recorded nothing more.",
-            "See what is applied now: [status].",
+        self.message = (
+            f"This run lost the lock: {why}. It stopped, and committed and recorded nothing more."
         )
 
 
-class NotConfirmedError(MigrateError):
+class NotConfirmedError(InvalidRequestError):
     code = "not-confirmed"
     title = "A forced release of the lock was not confirmed."
-    exit_code = 2
     http_status = 409
+    remedy = "If you know that it is dead: [force-unlock confirm=True]."
 
     def __init__(self, lock: LockState) -> None:
         age = int((lock.seen_at - lock.locked_at).total_seconds())
-        super().__init__(
-            f"{lock.holder} (host {lock.host}, pid {lock.pid}) holds the lock for {age} s: {lock.reason}, last heartbeat {_clock(lock.heartbeat_at)}. If that process still runs, two runs could change the data at once. Nothing was released.",
-            "If you know that it is dead: [force-unlock confirm=True].",
-        )
+        self.message = f"{lock.holder} (host {lock.host}, pid {lock.pid}) holds the lock for {age} s: {lock.reason}, last heartbeat {_clock(lock.heartbeat_at)}. If that process still runs, two runs could change the data at once. Nothing was released."
 
 
 class NoRunError(MigrateError):
@@ -405,17 +377,18 @@ class StepError(MigrateError):
 class EscapesTransactionError(StepError):
     code = "escapes-transaction"
     title = "A transactional migration tried to write outside its transaction."
+    remedy = "Its writes would not be part of the transaction, and would stay after a rollback. Remove this, or delete `transactional = True` if the migration needs no transaction."
 
 
 class EscapesRehearsalError(StepError):
     code = "escapes-rehearsal"
     title = "A migration tried to write outside the scratch database of its rehearsal."
+    remedy = (
+        "Use the `db` that up() and down() receive, not a handle or a client of the application."
+    )
 
     def __init__(self, what: str, home: str) -> None:
-        super().__init__(
-            f"The migration tried to {what}, but a rehearsal writes to {home} alone. The command was not sent.",
-            "Use the `db` that up() and down() receive, not a handle or a client of the application.",
-        )
+        self.message = f"The migration tried to {what}, but a rehearsal writes to {home} alone. The command was not sent."
 
 
 class TransactionAbortedError(StepError):
@@ -446,6 +419,8 @@ class OutcomeNotRecordedError(MigrateError):
 class OutcomeUnknownError(MigrateError):
     code = "outcome-unknown"
     title = "The server did not reply to a commit, and the record could not be read."
+    message = "The commit was sent, but the server did not reply whether it took effect. Data and record agree either way."
+    remedy = "Once the server answers, see whether the migration is applied: [status]."
 
 
 class RunStoppedError(MigrateError):
@@ -459,13 +434,10 @@ class MigrationFailedError(MigrateError):
 
     def __init__(self, versions: Sequence[int], direction: str, *, dry_run: bool = False) -> None:
         self.versions = tuple(versions)
-        listed = _listed(versions)
-        super().__init__(
-            f"Would fail: {listed}. Nothing was changed."
-            if dry_run
-            else f"Failed: {listed}. The steps that succeeded are kept.",
-            f"Fix the cause, then run [{direction}] again.",
-        )
+        self.message = f"Failed: {_listed(versions)}. The steps that succeeded are kept."
+        if dry_run:
+            self.message = f"Would fail: {_listed(versions)}. Nothing was changed."
+        self.remedy = f"Fix the cause, then run [{direction}] again."
 
 
 class NotReadyError(MigrateError):
@@ -476,13 +448,15 @@ class NotReadyError(MigrateError):
     http_status = 503
 
     def __init__(self, survey: Survey | None = None, startup_failure: str | None = None) -> None:
-        if survey is None:
-            super().__init__("Not ready.", "Send a token with the scope `read` to see why.")
-            return
-        groups = {"pending": survey.pending, "running": survey.running, "failed": survey.failed}
-        waiting = ", ".join(f"{len(found)} {state}" for state, found in groups.items() if found)
-        cause = f" The start-up failed: {startup_failure.rstrip('.')}." if startup_failure else ""
-        super().__init__(f"Not ready: {waiting}.{cause}", "Apply what is pending: [up].")
+        self.message = "Not ready."
+        self.remedy = "Send a token with the scope `read` to see why."
+        if survey is not None:
+            states = {"pending": survey.pending, "running": survey.running, "failed": survey.failed}
+            waiting = ", ".join(f"{len(found)} {state}" for state, found in states.items() if found)
+            self.message = f"Not ready: {waiting}."
+            self.remedy = "Apply what is pending: [up]."
+        if startup_failure:
+            self.message += f" The start-up failed: {startup_failure.rstrip('.')}."
 
 
 # --- the REST API
@@ -502,13 +476,11 @@ class UnauthenticatedError(MigrateError):
     title = "The request has no token, or an unknown one."
     exit_code = 2
     http_status = 401
+    remedy = "Send a token that MIGRATE_API_TOKEN names: `Authorization: Bearer TOKEN`."
 
     def __init__(self, *, wrong: bool = False) -> None:
         self.wrong = wrong
-        super().__init__(
-            "The token is unknown." if wrong else "The request has no token.",
-            "Send a token that MIGRATE_API_TOKEN names: `Authorization: Bearer TOKEN`.",
-        )
+        self.message = "The token is unknown." if wrong else "The request has no token."
 
 
 class ForbiddenError(MigrateError):
@@ -525,71 +497,58 @@ class CreateDisabledError(ForbiddenError):
     remedy = 'Set MIGRATE_API_CREATE = True to allow it, or run [create "add user index"].'
 
 
-class UnknownPathError(MigrateError):
+class UnknownPathError(InvalidRequestError):
     code = "not-found"
     title = "The path does not exist."
-    exit_code = 2
     http_status = 404
     message = "This path does not exist."
     remedy = "openapi.json lists the paths."
 
 
-class UnknownRunError(MigrateError):
+class UnknownRunError(InvalidRequestError):
     code = "unknown-run"
     title = "No run has this name."
-    exit_code = 2
     http_status = 404
+    remedy = "The history of the migrations keeps what a run did: [history]."
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(
-            f"There is no run {run_id}, or its document has expired.",
-            "The history of the migrations keeps what a run did: [history].",
-        )
+        self.message = f"There is no run {run_id}, or its document has expired."
 
 
-class UnknownVersionError(MigrateError):
+class UnknownVersionError(InvalidRequestError):
     code = "unknown-version"
     title = "The history has no record of this version."
-    exit_code = 2
     http_status = 404
+    remedy = "See the versions: [status]."
 
     def __init__(self, version: str) -> None:
-        super().__init__(
-            f"The history has no record of {version[:_VALUE_LIMIT]!r}.",
-            "See the versions: [status].",
-        )
+        self.message = f"The history has no record of {version[:_VALUE_LIMIT]!r}."
 
 
-class MethodNotAllowedError(MigrateError):
+class MethodNotAllowedError(InvalidRequestError):
     code = "method-not-allowed"
     title = "The path does not support the method."
-    exit_code = 2
     http_status = 405
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self.allowed = tuple(sorted(allowed))
-        super().__init__(
-            "This path does not support this method.", f"Use {' or '.join(self.allowed)}."
-        )
+        self.message = "This path does not support this method."
+        self.remedy = f"Use {' or '.join(self.allowed)}."
 
 
-class BodyTooLargeError(MigrateError):
+class BodyTooLargeError(InvalidRequestError):
     code = "body-too-large"
     title = "The body of the request is too long, or its length is not given."
-    exit_code = 2
     http_status = 413
+    remedy = "Send a shorter body, not in chunks."
 
     def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"The body has more than {limit} bytes, or no Content-Length.",
-            "Send a shorter body, not in chunks.",
-        )
+        self.message = f"The body has more than {limit} bytes, or no Content-Length."
 
 
-class NotJsonError(MigrateError):
+class NotJsonError(InvalidRequestError):
     code = "not-json"
     title = "The body of the request is not declared as JSON."
-    exit_code = 2
     http_status = 415
     message = "The body is not declared as JSON."
     remedy = "Send the header `Content-Type: application/json`."
@@ -617,9 +576,40 @@ def message_of(exc: BaseException) -> str:
         return f"<no message: its __str__() raised {type(failure).__name__}>"
 
 
+def capture(exc: BaseException) -> ErrorInfo:
+    """Convert an exception and its causes to the form that is recorded.
+
+    Message and traceback are bounded to TRACEBACK_LIMIT bytes each.
+    """
+    return ErrorInfo(
+        type=type(exc).__qualname__,
+        message=_bounded(message_of(exc)),
+        traceback=_bounded(redact(_trace(exc))),
+    )
+
+
 def _listed(versions: Sequence[int]) -> str:
     return ", ".join(map(str, versions))
 
 
 def _clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _trace(exc: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Exception:  # noqa: BLE001  (a SyntaxError of odd parts, say, cannot be formatted)
+        frames = "".join(traceback.format_tb(exc.__traceback__))
+        return f"{frames}{type(exc).__qualname__}: {message_of(exc)}\n"
+
+
+def _bounded(text: str) -> str:
+    # Both ends matter: a chained traceback begins with the first cause and ends with the last.
+    raw = text.encode("utf-8", "backslashreplace")
+    if len(raw) <= TRACEBACK_LIMIT:
+        return raw.decode()
+    tail = int((TRACEBACK_LIMIT - len(_CUT)) * 3 / 4)
+    head = TRACEBACK_LIMIT - len(_CUT) - tail
+    # "ignore" drops the halves of a character that was cut in two.
+    return (raw[:head] + _CUT + raw[-tail:]).decode("utf-8", "ignore")

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-HIDDEN = "***"
-
 
 @dataclass(frozen=True, slots=True)
 class Mask:
@@ -30,7 +28,7 @@ class Mask:
         """Hide the value of the field at this path, or what is hidden within it."""
         plain = path.lower().replace('"', "")
         if plain in self.names or not self.names.isdisjoint(plain.split(".")):
-            return HIDDEN
+            return "***"
         if isinstance(value, Mapping):
             return {key: self(f"{path}.{key}", inner) for key, inner in value.items()}
         if isinstance(value, list):

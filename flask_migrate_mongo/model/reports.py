@@ -1,6 +1,6 @@
-"""The outcomes of steps, runs, dry runs and backfills.
+"""The outcomes of steps, runs, dry runs and backfills, and the limits of a dry run.
 
-They are apart from those since what only looks needs none of them.
+They are apart from the values since what only looks needs none of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
     from .errors import MigrateError
     from .values import ErrorInfo, Step
+
+DRY_RUN_SECONDS = 30.0
+"""Default limit of a dry run: half of the time that a server allows a transaction, which is 60 s by default."""
+
+LONGEST_DRY_RUN = 3600.0
+"""Seconds: for servers that are configured to allow longer transactions."""
+
+SAMPLES, MOST_SAMPLES = 2, 20
+"""The default and the highest number of documents that a dry run shows of each step, before and after."""
 
 
 @dataclass(frozen=True, slots=True)

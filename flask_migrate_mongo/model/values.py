@@ -96,11 +96,8 @@ class ErrorInfo:
             return None
         if not isinstance(stored, Mapping):
             return cls(type="Error", message=str(stored))
-        return cls(
-            type=str(stored.get("type") or "Error"),
-            message=str(stored.get("message") or ""),
-            traceback=stored.get("traceback"),
-        )
+        kind, message = str(stored.get("type") or "Error"), str(stored.get("message") or "")
+        return cls(kind, message, stored.get("traceback"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +130,8 @@ class Column:
 
     `path` is its place in the stored document. `read` makes the value of what is stored there; without it the
     stored value is the value. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
-    `history`, None for none. With `in_status`, the JSON of `status` shows it for applied migrations; with
-    `in_status_table`, its table does.
+    `history`, None for none. With `in_status`, the JSON of `status` shows it for applied migrations; with `in_table`,
+    its table does.
     """
 
     path: str
@@ -142,7 +139,7 @@ class Column:
     shown: str | None = None
     heading: str | None = None
     in_status: bool = False
-    in_status_table: bool = False
+    in_table: bool = False
 
 
 def _text(stored: object) -> str:
@@ -170,27 +167,14 @@ class Record:
     status: Annotated[Status, Column("status", Status, "status", "Status")]
     applied_at: Annotated[
         datetime | None,
-        Column(
-            "appliedAt",
-            shown="appliedAt",
-            heading="Applied at (UTC)",
-            in_status=True,
-            in_status_table=True,
-        ),
+        Column("appliedAt", None, "appliedAt", "Applied at (UTC)", in_status=True, in_table=True),
     ] = None
     rolled_back_at: Annotated[
-        datetime | None,
-        Column("rolledBackAt", shown="rolledBackAt", heading="Rolled back at (UTC)"),
+        datetime | None, Column("rolledBackAt", None, "rolledBackAt", "Rolled back at (UTC)")
     ] = None
     execution_ms: Annotated[
         int | None,
-        Column(
-            "executionTime",
-            shown="executionTime",
-            heading="Took",
-            in_status=True,
-            in_status_table=True,
-        ),
+        Column("executionTime", None, "executionTime", "Took", in_status=True, in_table=True),
     ] = None
     error: Annotated[ErrorInfo | None, Column("error", ErrorInfo.read, "error")] = None
     reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False
@@ -205,6 +189,7 @@ class Record:
     holder: Annotated[str | None, Column("metadata.holder")] = None
     started_at: Annotated[datetime | None, Column("metadata.startedAt")] = None
     session: Annotated[bytes | None, Column("metadata.session")] = None
+    backfill_session: Annotated[bytes | None, Column("metadata.backfillSession")] = None
     backfilled_by: Annotated[str | None, Column("metadata.checkpoint.checksum")] = None
     progress: Annotated[Progress | None, Column("metadata.progress", Progress.read)] = None
 
@@ -306,7 +291,8 @@ class Entry:
     @property
     def name(self) -> str:
         """The name in the file, or, when that is gone, the one that was recorded."""
-        return self.file.name if self.file else self.record.name if self.record else ""
+        known = self.file or self.record
+        return known.name if known else ""
 
     @property
     def missing(self) -> bool:
@@ -316,9 +302,8 @@ class Entry:
     @property
     def reversible(self) -> bool:
         """Whether down() exists: as the file says, or, when that is gone, as it was recorded."""
-        return (
-            self.file.reversible if self.file else self.record.reversible if self.record else False
-        )
+        known = self.file or self.record
+        return known is not None and known.reversible
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,14 +376,8 @@ class Actor:
         cls, reason: str, *, app_version: str | None = None, run_id: str | None = None
     ) -> Actor:
         """Describe this process, for a new run."""
-        return cls(
-            run_id=run_id or uuid.uuid4().hex,
-            host=platform.node(),
-            pid=os.getpid(),
-            user=_user(),
-            reason=reason,
-            app_version=app_version,
-        )
+        run_id = run_id or uuid.uuid4().hex
+        return cls(run_id, platform.node(), os.getpid(), _user(), reason, app_version)
 
     @property
     def label(self) -> str:

@@ -1,7 +1,8 @@
 """What a reader types next, in the words of the interface that shows it.
 
 A remedy names commands and options in brackets: `[down allow_drift=True]`, or an option alone, `[steps=4]`. Each
-wording renders them in its own terms, so that no error below the interfaces knows any of them.
+wording renders them in its own terms, so that no error below the interfaces knows any of them. The text of an
+exception in Python has those of the command line, which has every command.
 """
 
 from __future__ import annotations
@@ -57,12 +58,6 @@ def rest(command: Invocation) -> str:
     flags = {"True": "true", "False": "false"}
     query = "&".join(f"{camel_case(n)}={flags.get(v, v)}" for n, v in command.options)
     return _ENDPOINTS.get(command.name, "") + (f"?{query}" if query else "")
-
-
-def python(command: Invocation) -> str:
-    """Render `migrate.down(allow_drift=True)`."""
-    given = ", ".join((*command.arguments, *(f"{n}={v}" for n, v in command.options)))
-    return f"migrate.{command.name.replace('-', '_')}({given})" if command.name else given
 
 
 def render(remedy: str, wording: Wording) -> str:

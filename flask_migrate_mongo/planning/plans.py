@@ -1,9 +1,10 @@
-"""Decides, from files, history and request alone, what would run and in which order."""
+"""Decides what would run and in which order, from files and history as the `Inspector` reads them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.errors import (
     DriftError,
@@ -15,14 +16,14 @@ from flask_migrate_mongo.model.errors import (
     OutOfOrderError,
     TooManyStepsError,
     TransactionsUnsupportedError,
+    UnknownVersionError,
 )
 from flask_migrate_mongo.model.values import (
     Direction,
     Entry,
-    MigrationFile,
     Plan,
-    Record,
     Status,
+    StatusReport,
     Step,
     Survey,
 )
@@ -30,7 +31,11 @@ from flask_migrate_mongo.model.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from flask_migrate_mongo.model.values import History
+    from flask_migrate_mongo.driver.server import Server
+    from flask_migrate_mongo.files.folder import Discovery, Folder
+    from flask_migrate_mongo.model.values import Event, History, LockState, MigrationFile, Record
+    from flask_migrate_mongo.store.history import MigrationHistory
+    from flask_migrate_mongo.store.lease import Lease
 
 _UNDONE = frozenset({Status.PENDING, Status.ROLLED_BACK})
 
@@ -45,41 +50,15 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class UpTarget:
-    """The target of `up`: everything pending is applied."""
+class Target:
+    """What a plan leads to: everything pending applied, or the last `steps` migrations rolled back."""
 
-    allow_drift: bool = False
-
-    @property
-    def direction(self) -> Direction:
-        """The direction of its steps."""
-        return Direction.UP
-
-    def plan(self, files: Sequence[MigrationFile], history: History, policy: Policy) -> Plan:
-        """Plan it; see `plan_up`."""
-        return plan_up(files, history, policy=policy, allow_drift=self.allow_drift)
-
-
-@dataclass(frozen=True, slots=True)
-class DownTarget:
-    """The target of `down`: the last `steps` applied migrations are rolled back."""
-
+    direction: Direction
     steps: int = 1
     allow_drift: bool = False
 
-    @property
-    def direction(self) -> Direction:
-        """The direction of its steps."""
-        return Direction.DOWN
 
-    def plan(self, files: Sequence[MigrationFile], history: History, policy: Policy) -> Plan:  # noqa: ARG002
-        """Plan it; see `plan_down`."""
-        return plan_down(files, history, steps=self.steps, allow_drift=self.allow_drift)
-
-
-Target: TypeAlias = UpTarget | DownTarget
-
-EVERYTHING_PENDING = UpTarget()
+EVERYTHING_PENDING = Target(Direction.UP)
 
 
 def pending(files: Iterable[MigrationFile], history: History) -> tuple[MigrationFile, ...]:
@@ -150,7 +129,7 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
         raise TransactionsUnsupportedError(versions, reason)
     listed = ", ".join(map(str, versions))
     note = f"Run without a transaction, since this server has none ({reason}): {listed}."
-    return Plan(plan.direction, plan.steps, (*plan.warnings, note))
+    return replace(plan, warnings=(*plan.warnings, note))
 
 
 def survey(files: Sequence[MigrationFile], history: History) -> Survey:
@@ -162,12 +141,17 @@ def survey(files: Sequence[MigrationFile], history: History) -> Survey:
         for record in history.records
         if record.version not in known and record.status not in _UNDONE
     ]
+    by_status: defaultdict[Status, list[Entry]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda entry: entry.version):
+        status = entry.record.status if entry.record else Status.PENDING
+        by_status[Status.PENDING if status in _UNDONE else status].append(entry)
     order = {record.version: place for place, record in enumerate(history.applied)}
+    by_status[Status.COMPLETED].sort(key=lambda entry: order[entry.version])
     return Survey(
-        applied=_pick(entries, _applied_now, lambda entry: order[entry.version]),
-        pending=_pick(entries, _pending_now),
-        failed=_pick(entries, lambda entry: _has_status(entry, Status.FAILED)),
-        running=_pick(entries, lambda entry: _has_status(entry, Status.RUNNING)),
+        applied=tuple(by_status[Status.COMPLETED]),
+        pending=tuple(by_status[Status.PENDING]),
+        failed=tuple(by_status[Status.FAILED]),
+        running=tuple(by_status[Status.RUNNING]),
     )
 
 
@@ -179,13 +163,9 @@ def page(
         msg = f"limit is {limit} and skip is {skip}, but limit starts at 1 and skip at 0."
         raise InvalidRequestError(msg, "Show the newest records: [limit=50 skip=0].")
     wanted = [record for record in records if status is None or record.status is status]
-    wanted.sort(key=_last_change, reverse=True)
+    wanted.sort(key=lambda r: (r.updated_at.timestamp() if r.updated_at else 0.0, r.order))
+    wanted.reverse()
     return tuple(wanted[skip : skip + limit])
-
-
-def _last_change(record: Record) -> tuple[float, tuple[int, int, float, int]]:
-    changed = record.updated_at.timestamp() if record.updated_at else 0.0
-    return (changed, record.order)
 
 
 def _check_backfills(
@@ -193,8 +173,7 @@ def _check_backfills(
 ) -> None:
     for file in files:
         record = history.by_version.get(file.version)
-        begun_with = record.backfilled_by if record is not None else None
-        if begun_with is not None and begun_with != file.checksum:
+        if record is not None and record.backfilled_by not in (None, file.checksum):
             raise HalfBackfilledError(file.version, direction.value)
 
 
@@ -247,31 +226,82 @@ def _drifted(file: MigrationFile, record: Record) -> bool:
 
 def _entry(file: MigrationFile, history: History) -> Entry:
     record = history.by_version.get(file.version)
-    applied = record is not None and record.is_applied
-    return Entry(
-        file.version,
-        file,
-        record,
-        drifted=applied and record is not None and _drifted(file, record),
-        out_of_order=not applied and file.version < history.highest_applied,
-    )
+    if record is not None and record.is_applied:
+        return Entry(file.version, file, record, drifted=_drifted(file, record))
+    out_of_order = file.version < history.highest_applied
+    return Entry(file.version, file, record, out_of_order=out_of_order)
 
 
-def _has_status(entry: Entry, status: Status) -> bool:
-    return entry.record is not None and entry.record.status is status
+@dataclass(frozen=True, slots=True)
+class ProjectState:
+    """The files and the history of a project, as they were read."""
+
+    found: Discovery
+    history: History
 
 
-def _applied_now(entry: Entry) -> bool:
-    return _has_status(entry, Status.COMPLETED)
+@dataclass(frozen=True, slots=True)
+class Inspector:
+    """Answers what is applied, what is pending and who holds the lock, for one folder and one database."""
 
+    folder: Folder
+    server: Server
+    history: MigrationHistory
+    lease: Lease
+    policy: Policy
 
-def _pending_now(entry: Entry) -> bool:
-    return entry.record is None or entry.record.status in _UNDONE
+    def status(self) -> StatusReport:
+        """Report what is applied, pending, failed and running, and who holds the lock."""
+        return self._report(self.look())
 
+    def plan(self, target: Target = EVERYTHING_PENDING) -> tuple[Plan, StatusReport]:
+        """Plan a target, and report the status. Raises what would refuse the plan."""
+        state = self.look(target)
+        return self.plan_of(target, state), self._report(state)
 
-def _pick(
-    entries: Iterable[Entry],
-    wanted: Callable[[Entry], bool],
-    key: Callable[[Entry], int] = lambda entry: entry.version,
-) -> tuple[Entry, ...]:
-    return tuple(sorted(filter(wanted, entries), key=key))
+    def look(
+        self, target: Target = EVERYTHING_PENDING, history: History | None = None
+    ) -> ProjectState:
+        """Read the history, unless it is given, and then the files.
+
+        An applied file that has not changed is not parsed, unless the target would roll it back.
+        """
+        history = self.history.load() if history is None else history
+        to_roll_back = target.steps if target.direction is Direction.DOWN else 0
+        kept = history.applied[: max(0, len(history.applied) - to_roll_back)]
+        return ProjectState(self.folder.discover({r.version: r for r in kept}), history)
+
+    def plan_of(self, target: Target, state: ProjectState) -> Plan:
+        """Plan a target from what was read. Raises what refuses the plan."""
+        files, history, drift = state.found.files, state.history, target.allow_drift
+        if target.direction is Direction.UP:
+            plan = plan_up(files, history, self.policy, allow_drift=drift)
+        else:
+            plan = plan_down(files, history, steps=target.steps, allow_drift=drift)
+        return check_transactions(plan, self.policy, lambda: self.server.transactions_lacking)
+
+    def records(
+        self, *, limit: int = 50, skip: int = 0, status: Status | None = None
+    ) -> tuple[Record, ...]:
+        """Read one page of the history, the last change first. Raises InvalidRequestError."""
+        return page(self.history.load().records, limit=limit, skip=skip, status=status)
+
+    def events(self, version: int | None = None) -> tuple[Event, ...]:
+        """Read the event log of one version, or of everything and the lock, the oldest first.
+
+        Raises UnknownVersionError.
+        """
+        events = self.history.events(version)
+        if version is None:
+            return tuple(sorted((*events, *self.lease.events()), key=lambda event: event.at))
+        if not events:
+            raise UnknownVersionError(str(version))
+        return events
+
+    def lock(self) -> LockState | None:
+        """Read who holds the lock."""
+        return self.lease.inspect()
+
+    def _report(self, state: ProjectState) -> StatusReport:
+        found = survey(state.found.files, state.history)
+        return StatusReport(found, self.lease.inspect(), state.found.ignored)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.server import translated
-from flask_migrate_mongo.files import read_content
-from flask_migrate_mongo.lint import named_collections
+from flask_migrate_mongo.files.parsing import read_content
+from flask_migrate_mongo.lint.linter import named_collections
 from flask_migrate_mongo.model.values import Direction
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flask_migrate_mongo.driver.server import Server
-    from flask_migrate_mongo.lint import Finding, Linter
+    from flask_migrate_mongo.lint.linter import Finding, Linter
     from flask_migrate_mongo.model.values import Plan, StatusReport, Step
 
-    from .inspector import Inspector
+    from .plans import Inspector
 
 
 @dataclass(frozen=True, slots=True)

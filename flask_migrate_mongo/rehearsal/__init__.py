@@ -4,10 +4,8 @@ Exports `Rehearsal`, its options, and the values of its report. It is given a ru
 scratch database; it may use every layer below, and no interface.
 """
 
-from .estimation import Estimate
-from .rehearsal import Rehearsal
-from .results import Attempt, MigrationRehearsal, RehearsalReport
-from .sandbox import SAMPLE, RehearsalOptions
+from .rehearsal import SAMPLE, Rehearsal, RehearsalOptions
+from .results import Attempt, Estimate, MigrationRehearsal, RehearsalReport
 
 __all__ = [
     "SAMPLE",

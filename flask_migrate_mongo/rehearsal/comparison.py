@@ -7,7 +7,6 @@ again comes last. Types do: 12 is not 12.0.
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,16 +16,15 @@ from bson import json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
+from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.driver.server import Document
-from flask_migrate_mongo.model.masking import NOTHING_MASKED
+from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from pymongo.database import Database
-
-    from flask_migrate_mongo.model.masking import Mask
 
 RAW = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
 """Documents as the server sends them, with nothing converted."""
@@ -41,6 +39,7 @@ SHOWN = 5
 """How many differences are shown."""
 
 _SHOWN_LENGTH = 80
+_CANONICAL, _RELAXED = json_util.CANONICAL_JSON_OPTIONS, json_util.RELAXED_JSON_OPTIONS
 # The server fills these in, so it makes no difference whether they are given.
 _DEFAULT_OPTIONS: tuple[tuple[str, object], ...] = (
     ("validator", {}),
@@ -48,17 +47,21 @@ _DEFAULT_OPTIONS: tuple[tuple[str, object], ...] = (
     ("validationAction", "error"),
     ("changeStreamPreAndPostImages", {"enabled": False}),
 )
-
-
-class _Missing:
-    """The value of a field that does not exist."""
+_NUMBERED_TYPES = (
+    *("double", "string", "object", "array", "binData", "undefined", "objectId", "bool"),
+    *("date", "null", "regex", "dbPointer", "javascript", "symbol", "javascriptWithScope"),
+    *("int", "timestamp", "long", "decimal"),
+)
+# The types of BSON by number, with the names that `$type` has for them.
+_TYPES = {**dict(enumerate(_NUMBERED_TYPES, start=1)), 127: "maxKey", 255: "minKey"}
 
 
 class _Digest(bytes):
     """The digest of a document that is not kept."""
 
 
-MISSING = _Missing()
+MISSING = object()
+"""The value of a field that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,66 +84,51 @@ class Differences:
     first: tuple[Difference, ...] = ()
     total: int = 0
 
-    @classmethod
-    def of(cls, found: Iterator[Difference]) -> Differences:
-        """Keep the first differences and count all."""
-        first = tuple(islice(found, SHOWN))
-        return cls(first, len(first) + sum(1 for _ in found))
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionState:
-    """The state of a collection: its options and each index, and the BSON or the digest of each document."""
-
-    parts: Mapping[str, Document]
-    documents: Mapping[bytes, bytes]
-
 
 @dataclass(slots=True)
 class Snapshot:
     """The state of a database at one moment, without the collections to skip.
 
-    `check` raises to stop what takes long. `budget` is how many more bytes of documents can be kept.
+    `check` raises to stop what takes long. `budget` is how many more bytes of documents can be kept. For each
+    collection, `parts` has its options and indexes, and `documents` the BSON or the digest of each document.
     """
 
     database: Database[Document]
     skip: frozenset[str]
     check: Callable[[], None]
     budget: int = KEPT_BYTES
-    collections: dict[str, CollectionState] = field(default_factory=dict)
+    parts: dict[str, dict[str, Document]] = field(default_factory=dict)
+    documents: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
 
-    def take(self) -> Snapshot:
-        """Add every collection as it is now."""
-        for info in listed(self.database, self.skip).values():
-            self._add(info)
+    def take(self, only: str | None = None) -> Snapshot:
+        """Add every collection as it is now, or only one that was created after the snapshot was taken."""
+        for name, info in listed(self.database, self.skip).items():
+            if only in {None, name}:
+                self.parts[name] = _parts(self.database, info)
+                self.documents[name] = {key: self._kept(raw) for key, raw in self._read(info)}
         return self
-
-    def add(self, name: str) -> None:
-        """Add a collection that was created after the snapshot was taken."""
-        self._add(listed(self.database, self.skip)[name])
-
-    def _add(self, info: Document) -> None:
-        documents = {key: self._kept(bytes(raw.raw)) for key, raw in self._documents(info)}
-        self.collections[info["name"]] = CollectionState(_parts(self.database, info), documents)
 
     def compare(self, mask: Mask = NOTHING_MASKED) -> Differences:
         """Find how the database now differs from this snapshot."""
-        return Differences.of(self._differences(mask))
+        found = self._differences(mask)
+        first = tuple(islice(found, SHOWN))
+        return Differences(first, len(first) + sum(1 for _ in found))
 
-    def _documents(self, info: Document) -> Iterator[tuple[bytes, RawBSONDocument]]:
+    def _read(self, info: Document) -> Iterator[tuple[bytes, bytes]]:
         """Read the documents, each with its key, which differs for equal `_id`s in a time series."""
         # The documents of a view belong to the collections that it shows.
         if info["type"] == "view":
             return
         seen: set[bytes] = set()
-        own = self.database.with_options(codec_options=RAW, read_preference=ReadPreference.PRIMARY)
-        for raw in own[info["name"]].find({}):
+        # The latest state, even if the application reads what a majority has only.
+        own = self.database.with_options(RAW, ReadPreference.PRIMARY, None, ReadConcern("local"))
+        for document in own[info["name"]].find({}):
             self.check()
-            key = identity(raw)
+            key = identity(document)
             while key in seen:
                 key += b"+"
             seen.add(key)
-            yield key, raw
+            yield key, bytes(document.raw)
 
     def _kept(self, raw: bytes) -> bytes:
         self.budget -= len(raw)
@@ -148,33 +136,29 @@ class Snapshot:
 
     def _differences(self, mask: Mask) -> Iterator[Difference]:
         now = listed(self.database, self.skip)
-        for name in sorted(self.collections.keys() | now.keys()):
-            state = self.collections.get(name)
-            if state is None:
-                yield Difference(name, "collection", "not there", "there")
-            elif name not in now:
-                yield Difference(name, "collection", "there", "gone")
-            else:
-                before, after = state.parts, _parts(self.database, now[name])
-                for what in sorted(before.keys() | after.keys()):
-                    yield from _changed(name, what, before.get(what), after.get(what))
-                yield from self._changed_documents(now[name], dict(state.documents), mask)
+        for name in sorted(self.parts.keys() | now.keys()):
+            before, info = self.parts.get(name), now.get(name)
+            if before is None or info is None:
+                yield from _changed(name, "collection", before, info)
+                continue
+            after = _parts(self.database, info)
+            for what in sorted(before.keys() | after.keys()):
+                yield from _changed(name, what, before.get(what), after.get(what))
+            yield from self._changed_documents(info, mask)
 
-    def _changed_documents(
-        self, info: Document, before: dict[bytes, bytes], mask: Mask
-    ) -> Iterator[Difference]:
+    def _changed_documents(self, info: Document, mask: Mask) -> Iterator[Difference]:
         name = info["name"]
-        for key, raw in self._documents(info):
-            old, new = before.pop(key, None), bytes(raw.raw)
+        before = dict(self.documents[name])
+        for key, new in self._read(info):
+            old = before.pop(key, None)
+            if old == (_digest(new) if isinstance(old, _Digest) else new):
+                continue
+            what = _document(key, mask)
             if isinstance(old, _Digest):
-                if old != _digest(new):
-                    what = _document(key, mask)
-                    yield Difference(name, what, "unknown (too large to keep)", "changed")
-            elif old != new:
+                yield Difference(name, what, "unknown (too large to keep)", "changed")
+            else:
                 known = None if old is None else _decoded(old)
-                yield from _changed(
-                    name, _document(key, mask), known, _decoded(new), mask, "field "
-                )
+                yield from _changed(name, what, known, _decoded(new), "field ", mask)
         for key in before:
             yield Difference(name, _document(key, mask), "there", "gone")
 
@@ -197,10 +181,6 @@ def indexes(database: Database[Document], info: Document) -> list[Document]:
 def identity(raw: RawBSONDocument) -> bytes:
     """Encode the `_id` of a document, with its type, as BSON."""
     return bson.encode({"_id": raw.get("_id")}, codec_options=EXACT)
-
-
-def _document(key: bytes, mask: Mask) -> str:
-    return f"document {shown_value(_decoded(key.rstrip(b'+'))['_id'], '_id', mask)}"
 
 
 def _parts(database: Database[Document], info: Document) -> dict[str, Document]:
@@ -226,8 +206,8 @@ def _changed(
     what: str,
     before: Document | None,
     after: Document | None,
-    mask: Mask = NOTHING_MASKED,
     kind: str = "",
+    mask: Mask = NOTHING_MASKED,
 ) -> Iterator[Difference]:
     if before is None:
         yield Difference(collection, what, "not there", "there")
@@ -250,26 +230,18 @@ def different(
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for position, pair in enumerate(zip(before, after, strict=True)):
             yield from different(*pair, f"{path}.{position}")
-    elif _canonical(before) != _canonical(after):
+    elif MISSING in (before, after) or _canonical(before) != _canonical(after):
         yield path, before, after
 
 
-def _canonical(value: object) -> bytes:
-    """Encode a value so that equal values have equal bytes."""
-    return b"" if value is MISSING else bson.encode({"": _sorted(value)}, codec_options=EXACT)
-
-
-def _sorted(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(each) for each in value]
-    # There are several values that are NaN, and they mean the same.
-    return math.nan if isinstance(value, float) and math.isnan(value) else value
+def _canonical(value: object) -> str:
+    """Encode a value with its types so that equal values have equal text, also those that are NaN."""
+    return json_util.dumps(value, json_options=_CANONICAL, sort_keys=True)
 
 
 def _digest(raw: bytes) -> _Digest:
-    return _Digest(hashlib.blake2b(_canonical(_decoded(raw)), digest_size=16).digest())
+    text = _canonical(_decoded(raw)).encode()
+    return _Digest(hashlib.blake2b(text, digest_size=16).digest())
 
 
 def _decoded(raw: bytes) -> Document:
@@ -278,35 +250,24 @@ def _decoded(raw: bytes) -> Document:
 
 # --- showing
 
-_TYPES = dict(
-    enumerate(
-        (
-            *("double", "string", "object", "array", "binData", "undefined", "objectId", "bool"),
-            *("date", "null", "regex", "dbPointer", "javascript", "symbol", "javascriptWithScope"),
-            *("int", "timestamp", "long", "decimal"),
-        ),
-        start=1,
-    )
-) | {127: "maxKey", 255: "minKey"}
-"""The types of BSON by number, with the names that `$type` has for them."""
-
 
 def shown_value(value: object, path: str = "", mask: Mask = NOTHING_MASKED) -> str:
     """Show a value, shortened, with its type; the mask hides that of a secret field."""
     if value is MISSING:
         return "not there"
-    masked: object = mask(path, value)
-    text = masked if isinstance(masked, str) and masked is not value else _json(masked)
+    text: object = mask(path, value)
+    if text is value or not isinstance(text, str):
+        text = json_util.dumps(text, json_options=_RELAXED, ensure_ascii=False)
     if len(text) > _SHOWN_LENGTH:
         text = f"{text[:_SHOWN_LENGTH]}..."
     return f"{text} ({type_name(value)})"
+
+
+def _document(key: bytes, mask: Mask) -> str:
+    return f"document {shown_value(_decoded(key.rstrip(b'+'))['_id'], '_id', mask)}"
 
 
 def type_name(value: object) -> str:
     """Name the type of a value as `$type` does."""
     # After the length, of four bytes, a document begins with the type of its first field.
     return _TYPES[bson.encode({"": value}, codec_options=EXACT)[4]]
-
-
-def _json(value: object) -> str:
-    return json_util.dumps(value, json_options=json_util.RELAXED_JSON_OPTIONS, ensure_ascii=False)

@@ -14,32 +14,31 @@ from dataclasses import dataclass, field
 
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.driver.commands import BY_FULL_NAME, Command, namespaces, written_by
-from flask_migrate_mongo.driver.listener import outside_transaction
+from flask_migrate_mongo.driver.commands import (
+    BY_FULL_NAME,
+    Command,
+    namespaces,
+    outside_transaction,
+    written_by,
+)
 from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
-from .estimation import CommandTimes
+from .results import CommandTimes
 
 EVERYTHING = "*"
 """Means every collection, among the names that a command touches."""
 
-_READS = frozenset(
-    {
-        *("aggregate", "collStats", "count", "dataSize", "dbStats", "distinct", "find"),
-        *("getMore", "listCollections", "listIndexes"),
-    }
-)
+_ENDING = frozenset({"commitTransaction", "abortTransaction"})
+_QUERIES = frozenset({"aggregate", "count", "distinct", "find", "getMore"})
+_READS = _QUERIES | {"collStats", "dataSize", "dbStats", "listCollections", "listIndexes"}
 # These take longer with more documents; the others, for example drop and collMod, do not.
-_GROWING = frozenset(
-    {
-        *("aggregate", "bulkWrite", "count", "createIndexes", "delete", "distinct", "find"),
-        *("findAndModify", "getMore", "insert", "mapReduce", "update"),
-    }
+_GROWING = _QUERIES.union(
+    ("bulkWrite", "createIndexes", "delete", "findAndModify", "insert", "mapReduce", "update")
 )
 # These change nothing that persists: handshakes, sessions, the state of the server.
 _HARMLESS = frozenset(
     {
-        *("abortTransaction", "authenticate", "buildInfo", "commitTransaction"),
+        *(*_ENDING, "authenticate", "buildInfo"),
         *("connectionStatus", "currentOp", "endSessions", "explain", "getCmdLineOpts"),
         *("getParameter", "hello", "hostInfo", "isMaster", "ismaster", "isdbgrid"),
         *("killCursors", "killSessions", "listCommands", "listDatabases", "logout"),
@@ -55,16 +54,14 @@ _ACCOUNTS = (
 _SYSTEM = frozenset({"admin", "config", "local"})
 _WRITE_CONFLICT = 112
 
-CopyCollections = Callable[[frozenset[str]], bool]
-"""Copies collections, or EVERYTHING, into the scratch database, and returns whether there was one to copy."""
-
 
 @dataclass(slots=True)
 class Activity:
     """What one call of `up()` or `down()` did, as its commands show it.
 
     `began` is when the first command was sent. `excluded` are seconds that are not the migration's own: spent to copy,
-    or in a transaction that runs again.
+    or in a transaction that runs again. `open` are the sessions whose transaction in the scratch database was neither
+    committed nor aborted.
     """
 
     began: float | None = None
@@ -73,27 +70,30 @@ class Activity:
     elsewhere: set[str] = field(default_factory=set)
     excluded: float = 0.0
     times: CommandTimes = field(default_factory=CommandTimes)
+    open: set[bytes] = field(default_factory=set)
 
 
 class SandboxGuard:
     """A command listener that keeps migrations inside the database `home`.
 
-    `ours` names the collections there that belong to this package.
+    `ours` names the collections there that belong to this package. `copy` copies collections, or EVERYTHING, there
+    and returns whether there was one to copy.
     """
 
-    def __init__(self, home: str, ours: frozenset[str], copy: CopyCollections) -> None:
+    def __init__(
+        self, home: str, ours: frozenset[str], copy: Callable[[frozenset[str]], bool]
+    ) -> None:
         self.activity = Activity()
         self._home = home
         self._ours = ours
         self._copy = copy
         self._copying = threading.RLock()
         self._sent: dict[int, float] = {}
-        self._open: set[bytes] = set()
 
     @property
     def open_transactions(self) -> tuple[bytes, ...]:
         """The sessions of transactions that were neither committed nor aborted."""
-        return tuple(self._open)
+        return tuple(self.activity.open)
 
     def sending(self, command: Command) -> None:
         """Refuse a write to another database, and copy the collections that the command names."""
@@ -102,7 +102,7 @@ class SandboxGuard:
             error = EscapesRehearsalError(what, self._home)
             self.activity.escapes.append(error)
             raise error
-        if command.database == self._home or command.name in BY_FULL_NAME:
+        if self._is_home(command):
             self._copy_named(command)
         elif command.name in _READS and command.database not in _SYSTEM:
             self.activity.elsewhere.add(_target(command))
@@ -122,18 +122,20 @@ class SandboxGuard:
             times.keyed += took
             times.statements += statements
 
+    def _is_home(self, command: Command) -> bool:
+        return command.database == self._home or command.name in BY_FULL_NAME
+
     def _note_transaction(self, command: Command) -> None:
         session = command.session_id
-        if command.document.get("autocommit") is not False or not isinstance(session, bytes):
+        if not isinstance(session, bytes):
             return
-        if command.name in {"commitTransaction", "abortTransaction"}:
-            self._open.discard(bytes(session))
-        else:
-            self._open.add(bytes(session))
+        if command.document.get("autocommit") is not False or command.name in _ENDING:
+            self.activity.open.discard(bytes(session))
+        elif self._is_home(command):
+            self.activity.open.add(bytes(session))
 
     def _copy_named(self, command: Command) -> None:
-        names = named_collections(command) - self._ours
-        if not names:
+        if not (names := named_collections(command) - self._ours):
             return
         activity, began = self.activity, time.monotonic()
         activity.began = activity.began or began

@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.driver.listener import (
+from flask_migrate_mongo.driver.commands import (
     check_listener_support,
     listening_everywhere,
     without_listeners,
 )
-from flask_migrate_mongo.driver.server import translated
+from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.engine.options import Observer, Options
+from flask_migrate_mongo.engine.runner import Runner
+from flask_migrate_mongo.files.folder import Discovery, Folder
 from flask_migrate_mongo.model.errors import (
     InvalidRequestError,
+    LeaseLostError,
     RehearsalUnsupportedError,
     RunStoppedError,
+    capture,
 )
-from flask_migrate_mongo.model.masking import NOTHING_MASKED
-from flask_migrate_mongo.model.values import Actor
-from flask_migrate_mongo.planning.plans import pending
+from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
+from flask_migrate_mongo.model.values import Actor, Direction
+from flask_migrate_mongo.planning.plans import Target, pending
 
-from .estimation import estimate
-from .results import MigrationRehearsal, RehearsalReport
-from .sandbox import SAMPLE, RehearsalOptions, Sandbox
-from .scratch import ScratchDatabase, name_for, remove_leftovers
+from .comparison import Snapshot
+from .guard import EVERYTHING, Activity, SandboxGuard
+from .results import (
+    Attempt,
+    CopiedCollection,
+    MigrationRehearsal,
+    RehearsalReport,
+    estimate,
+    warnings_of,
+)
+from .scratch import MARKER, RENEW_SECONDS, ScratchDatabase, name_for, remove_leftovers, sibling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flask_migrate_mongo.driver.server import Server
-    from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.masking import Mask
-    from flask_migrate_mongo.model.values import History, MigrationFile
+    from flask_migrate_mongo.model.values import History, MigrationFile, Record
 
-    from .estimation import Timing
-    from .sandbox import MakeRunner
+MakeRunner = Callable[[Server, Folder], Runner]
+"""Makes a runner whose migrations see `ctx.rehearsal`."""
 
-    Timings = Mapping[int, Sequence[Timing]]
+SAMPLE = 1_000
+"""How many documents of each collection are copied by default."""
 
 TRIAL_SHARE = 4
 """The trial, which finds the collections and gives a second timing, uses a quarter of the sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsalOptions:
+    """How to rehearse.
+
+    Without `versions`, everything pending; `sample` None copies all documents; `collections` None copies those that
+    the migrations touch. `on_phase` receives what is done between the steps, as text.
+    """
+
+    versions: tuple[int, ...] = ()
+    sample: int | None = SAMPLE
+    collections: tuple[str, ...] | None = None
+    observer: Observer = field(default_factory=Observer)
+    on_phase: Callable[[str], object] = lambda _: None
+
 
 DEFAULTS = RehearsalOptions()
 
@@ -88,13 +115,15 @@ class Rehearsal:
         check_listener_support()
         seen = runner.look()
         files = choose(seen.found.files, seen.history, options.versions)
-        removed = remove_leftovers(runner.server, self.name)
+        removed, warnings = remove_leftovers(runner.server, self.name)
         if not files:
-            return RehearsalReport(removed=removed)
+            return RehearsalReport(removed=removed, warnings=warnings)
         with runner.switch.installed(), runner.server.spare() as real:
             report = self._run_in_scratch(real, files, options)
             lock = runner.lease.inspect()
-        return replace(report, lock=lock if lock and lock.is_live else None, removed=removed)
+        warnings += report.warnings
+        lock = lock if lock and lock.is_live else None
+        return replace(report, lock=lock, removed=removed, warnings=warnings)
 
     def _run_in_scratch(
         self, real: Server, files: tuple[MigrationFile, ...], options: RehearsalOptions
@@ -102,89 +131,163 @@ class Rehearsal:
         actor, check = Actor.current("rehearse"), self.runner.switch.check
         name = self.name or name_for(real.database.name, actor.run_id)
         scratch = ScratchDatabase(real, name, actor, self.ours, check)
-        _check_known(options.collections or (), scratch)
+        for each in options.collections or ():
+            if each not in scratch.available:
+                raise InvalidRequestError(
+                    f"There is no collection {each!r} to copy.",
+                    "Without [collections=NAMES], the collections that the migrations touch are copied.",
+                )
         scratch.create()
-        sandbox = Sandbox(self.runner, self.make_runner, scratch, self.ours, options)
+        sandbox = Sandbox(self, scratch, options)
         # Until the database is dropped: a migration may leave a thread that still writes.
         with listening_everywhere(sandbox.guard):
             try:
-                trials = _try_out(sandbox, files, options)
+                finding = f"Finding the collections to copy, on {sandbox.limit} documents of each"
+                options.on_phase(finding)
+                sandbox.copy(frozenset(options.collections or ()))
+                trials = sandbox.rehearse(files)
                 sandbox.restart()
-                migrations = self._rehearse(sandbox, files, trials)
+                done = sandbox.rehearse(files)
                 check()
             except RunStoppedError as exc:
-                raise _stopped(name) from exc
+                raise RunStoppedError(
+                    f"The rehearsal was stopped. It wrote only to its scratch database {name}, which was dropped.",
+                    "Rehearse again: [rehearse].",
+                ) from exc
             finally:
                 not_dropped = sandbox.drop()
-        warnings = (not_dropped,) if not_dropped else ()
+        migrations = tuple(
+            replace(each, estimate=estimate(trial.timed, each.timed))
+            for each, trial in zip(done, trials, strict=True)
+        )
+        warnings = (*warnings_of(migrations, sandbox.copied), *not_dropped)
         return RehearsalReport(name, migrations, tuple(sandbox.copied.values()), warnings=warnings)
 
-    def _rehearse(
-        self, sandbox: Sandbox, files: tuple[MigrationFile, ...], trials: Timings
-    ) -> tuple[MigrationRehearsal, ...]:
+
+@dataclass(frozen=True, slots=True)
+class _SelectedFiles(Folder):
+    """A folder in which only some migrations are found, as they were parsed before the rehearsal began."""
+
+    files: tuple[MigrationFile, ...] = ()
+
+    def discover(self, _trusted: Mapping[int, Record] = {}) -> Discovery:
+        """Find the selected migrations."""
+        return Discovery(self.files, ())
+
+
+class Sandbox:
+    """Runs migrations in the scratch database, one step at a time, and copies what they touch.
+
+    `limit` is how many documents of a collection are copied: a part of the sample, until `restart`.
+    """
+
+    def __init__(
+        self, rehearsal: Rehearsal, scratch: ScratchDatabase, options: RehearsalOptions
+    ) -> None:
+        self.copied: dict[str, CopiedCollection] = {}
+        self._skip = rehearsal.ours | {MARKER}
+        self.guard = SandboxGuard(scratch.database.name, self._skip, self.copy)
+        self._rehearsal = rehearsal
+        self._scratch = scratch
+        self._options = options
+        self._check = rehearsal.runner.switch.check
+        self.limit: int | None = max(1, (options.sample or SAMPLE) // TRIAL_SHARE)
+        self._snapshot: Snapshot | None = None
+
+    @without_listeners()
+    def restart(self) -> None:
+        """Remove everything, and copy again what was copied before, with the full sample."""
+        names = frozenset(self.copied)
+        self._end_transactions()
+        self._scratch.clear()
+        self.copied.clear()
+        self.limit, self._snapshot = self._options.sample, None
+        self.copy(names)
+
+    def rehearse(self, files: tuple[MigrationFile, ...]) -> tuple[MigrationRehearsal, ...]:
         """Rehearse each migration after those before it, until an attempt raises an error."""
         done: list[MigrationRehearsal] = []
-        for count, file in enumerate(files, start=1):
-            done.append(self._rehearse_last(sandbox, files[:count], trials.get(file.version, ())))
+        for count in range(1, len(files) + 1):
+            done.append(self._rehearse_last(files[:count]))
             if done[-1].raised:
                 break
         return (*done, *map(MigrationRehearsal, files[len(done) :]))
 
-    def _rehearse_last(
-        self, sandbox: Sandbox, files: tuple[MigrationFile, ...], trials: Sequence[Timing]
-    ) -> MigrationRehearsal:
-        before = sandbox.snapshot()
-        done = MigrationRehearsal(files[-1], up := sandbox.up(files))
-        timings = [up.timing]
-        if done.file.reversible and not up.error:
-            done = replace(done, down=sandbox.down(files))
-            if not done.raised:
-                with translated(), without_listeners():
-                    differences = before.compare(self.mask)
-                again = sandbox.up(files)
-                done = replace(done, differences=differences, again=again)
-                timings.append(again.timing)
-        return done if done.raised else replace(done, estimate=estimate(trials, timings))
+    @without_listeners()
+    def drop(self) -> tuple[str, ...]:
+        """Drop the scratch database; a failure becomes a warning."""
+        self._end_transactions()
+        return self._scratch.drop()
 
+    def copy(self, names: frozenset[str]) -> bool:
+        """Copy those of these collections that are not copied yet, and those that a view among them shows.
 
-def _try_out(
-    sandbox: Sandbox, files: tuple[MigrationFile, ...], options: RehearsalOptions
-) -> Timings:
-    """Run the migrations on a part of the sample, to find the collections and to time each `up()`."""
-    sandbox.limit = max(1, (options.sample or SAMPLE) // TRIAL_SHARE)
-    options.on_phase(f"Finding the collections to copy, on {sandbox.limit} documents of each")
-    sandbox.copy(frozenset(options.collections or ()))
-    timings: dict[int, Sequence[Timing]] = {}
-    for count, file in enumerate(files, start=1):
-        timings[file.version] = _time_last(sandbox, files[:count])
-        if not timings[file.version]:
-            break
-    return timings
+        Returns whether there was one to copy.
+        """
+        self._scratch.renew_mark(RENEW_SECONDS)
+        available = self._scratch.available
+        shown = (each for name in names for each in self._scratch.shown_by(name))
+        wanted = set(available) if EVERYTHING in names else available.keys() & names.union(shown)
+        if self._options.collections is not None:
+            wanted &= set(self._options.collections)
+        new = wanted - self.copied.keys()
+        for name in sorted(new):
+            with translated(), without_listeners():
+                copied = self.copied[name] = self._scratch.copy(name, self.limit)
+                if self._snapshot is not None:
+                    # Copied during an `up()`: its `down()` has to restore this collection too.
+                    self._snapshot.take(name)
+            count = f"{copied.documents} of {copied.of} documents"
+            self._options.on_phase(f"Copied {name}: {count}")
+        return bool(new)
 
+    def _rehearse_last(self, files: tuple[MigrationFile, ...]) -> MigrationRehearsal:
+        """Rehearse the last of these files; those before it are applied already."""
+        before = self._snapshot = Snapshot(self._scratch.database, self._skip, self._check)
+        with translated(), without_listeners():
+            before.take()
+        done = MigrationRehearsal(files[-1], self._attempt(Target(Direction.UP), files))
+        if done.raised or not done.file.reversible:
+            return done
+        done = replace(done, down=self._attempt(Target(Direction.DOWN), files))
+        if done.raised:
+            return done
+        with translated(), without_listeners():
+            differences = before.compare(self._rehearsal.mask)
+        return replace(
+            done, differences=differences, again=self._attempt(Target(Direction.UP), files)
+        )
 
-def _time_last(sandbox: Sandbox, files: tuple[MigrationFile, ...]) -> tuple[Timing, ...]:
-    """Time the last `up()`, twice if it can be rolled back; an empty tuple if it fails."""
-    first = sandbox.up(files)
-    if first.error:
-        return ()
-    if not files[-1].reversible or sandbox.down(files).error:
-        return (first.timing,)
-    second = sandbox.up(files)
-    return () if second.error else (first.timing, second.timing)
+    def _attempt(self, target: Target, files: tuple[MigrationFile, ...]) -> Attempt:
+        """Apply or roll back the last of these files."""
+        self._check()
+        with without_listeners():
+            self._scratch.renew_mark()
+        real = self._rehearsal.runner
+        # The application's own client, so that a transaction includes the application's global handle.
+        home = sibling(real.server.database, self._scratch.database.name)
+        runner = self._rehearsal.make_runner(Server(home), _SelectedFiles(real.folder.path, files))
+        report = runner.run(target, Options(observer=self._options.observer))
+        # Nobody else uses this history and this lock: if they are lost, the migration dropped them.
+        if report.error and not isinstance(report.error, LeaseLostError):
+            raise report.error
+        (outcome,) = report.outcomes
+        left_open = self._end_transactions()
+        activity, self.guard.activity = self.guard.activity, Activity()
+        error = outcome.error
+        # A refused write counts even if the migration caught the error, or a thread of its own ran into it.
+        if error is None and activity.escapes:
+            error = capture(activity.escapes[0])
+        took_ms = max(0, (outcome.took_ms or 0) - round(activity.excluded * 1000))
+        touched, elsewhere = frozenset(activity.touched), frozenset(activity.elsewhere)
+        copied = dict(self.copied)
+        return Attempt(took_ms, error, touched, elsewhere, activity.times, copied, left_open)
 
-
-def _check_known(names: Sequence[str], scratch: ScratchDatabase) -> None:
-    for name in names:
-        if name not in scratch.available:
-            msg = f"There is no collection {name!r} to copy."
-            remedy = (
-                "Without [collections=NAMES], the collections that the migrations touch are copied."
-            )
-            raise InvalidRequestError(msg, remedy)
-
-
-def _stopped(name: str) -> RunStoppedError:
-    return RunStoppedError(
-        f"The rehearsal was stopped. It wrote only to its scratch database {name}, which was dropped.",
-        "Rehearse again: [rehearse].",
-    )
+    @without_listeners()
+    def _end_transactions(self) -> bool:
+        """End what a migration left open, for which all else would wait; return whether there was something."""
+        left = self.guard.open_transactions
+        for session in left:
+            self._scratch.real.kill_session(session)
+        self.guard.activity.open.difference_update(left)
+        return bool(left)

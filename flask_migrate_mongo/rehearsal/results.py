@@ -1,32 +1,136 @@
-"""The report of a rehearsal."""
+"""The report of a rehearsal, with an estimate of how long each migration takes on all documents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import geometric_mean
 from typing import TYPE_CHECKING
 
 from .comparison import Differences
-from .estimation import Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
     from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
-    from .estimation import Estimate
-    from .scratch import CopiedCollection
+MARGIN = 1.5
+"""The factor by which two equal runs differ, at least: no range is narrower."""
+
+_GROWTH = 1.5
+"""A larger sample that takes this many times as many statements takes them for each document."""
+
+_SHORTEST = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedCollection:
+    """A collection in the scratch database: how many documents were copied, and how many there are.
+
+    `ttl_indexes` names its TTL indexes, which expire nothing there. `refused` documents are missing because its
+    validator refused them.
+    """
+
+    name: str
+    documents: int
+    of: int
+    ttl_indexes: tuple[str, ...] = ()
+    refused: int = 0
+
+    @property
+    def factor(self) -> float:
+        """How many times as many there are."""
+        return self.of / self.documents if self.documents else 1.0
+
+
+@dataclass(slots=True)
+class CommandTimes:
+    """The time that commands took, in seconds, as they are added up.
+
+    `fixed` is the part of those that take no longer with more documents; `keyed` the part of the `statements` for
+    single documents.
+    """
+
+    by_collection: dict[str, float] = field(default_factory=dict)
+    fixed: float = 0.0
+    keyed: float = 0.0
+    statements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of `up()` or `down()`.
+    """One call of `up()` or `down()`, and what was `copied` by then, by name.
 
     `touched` names the collections that its commands named, `elsewhere` those that it read in other databases.
+    `left_open` says that it left a transaction open.
     """
 
     took_ms: int
     error: ErrorInfo | None = None
     touched: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
-    timing: Timing = field(default_factory=Timing)
+    times: CommandTimes = field(default_factory=CommandTimes)
+    copied: Mapping[str, CopiedCollection] = field(default_factory=dict)
+    left_open: bool = False
+
+    @property
+    def sampled(self) -> tuple[CopiedCollection, ...]:
+        """The collections with copied documents that it spent time on."""
+        found = (self.copied.get(name) for name in self.times.by_collection)
+        return tuple(each for each in found if each and each.documents)
+
+    @property
+    def factor(self) -> float:
+        """How many times as much there is to do for all documents.
+
+        The factor of each collection counts by the time that was spent on it.
+        """
+        factors = {each.name: each.factor for each in self.sampled}
+        # A collection that the migration makes grows like those that it is made of.
+        largest = max(factors.values(), default=1.0)
+        spent = self.times.by_collection
+        weighted = sum(factors.get(name, largest) * seconds for name, seconds in spent.items())
+        return weighted / sum(spent.values()) if weighted else largest
+
+    def extrapolated(self, *, loops: bool) -> float:
+        """Extrapolate to all documents, in seconds; `loops` says that each one takes a statement of its own."""
+        fixed = self.times.fixed + (0.0 if loops else self.times.keyed)
+        growing = max(0.0, self.took_ms / 1000 - fixed)
+        return max(_SHORTEST, fixed + growing * self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How long a migration takes on all documents, in seconds: about `seconds`, from `low` to `high`.
+
+    `extrapolated` is False if all documents were copied, so that the time is a measured one.
+    """
+
+    documents: int
+    seconds: float
+    low: float
+    high: float
+    extrapolated: bool = True
+
+
+def estimate(trials: Sequence[Attempt], attempts: Sequence[Attempt]) -> Estimate | None:
+    """Estimate from calls of `up()` on the sample, and from trials on a part of it.
+
+    None without attempts, or if no command named a collection that has documents.
+    """
+    if not attempts or not attempts[0].sampled:
+        return None
+    first = attempts[0]
+    documents = sum(each.of for each in first.sampled)
+    if first.factor == 1:
+        took = [attempt.took_ms / 1000 for attempt in attempts]
+        return Estimate(documents, min(took), min(took), max(took), extrapolated=False)
+    loops = not trials or first.times.statements > trials[0].times.statements * _GROWTH
+    # The first trial does not count if there is a second: much is done once, and then for the first time.
+    counted = [*attempts, *(trials[1:] or trials)]
+    found = [attempt.extrapolated(loops=loops) for attempt in counted]
+    seconds = geometric_mean(found)
+    low, high = min(*found, seconds / MARGIN), max(*found, seconds * MARGIN)
+    return Estimate(documents, seconds, low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +158,11 @@ class MigrationRehearsal:
         return any(attempt.error for attempt in self.attempts)
 
     @property
+    def timed(self) -> tuple[Attempt, ...]:
+        """The calls of `up()`; none if an attempt raised an error."""
+        return () if self.raised else tuple(filter(None, (self.up, self.again)))
+
+    @property
     def failed(self) -> bool:
         """Whether an attempt raised an error, or `down()` does not undo `up()`."""
         return self.raised or self.differences.total > 0
@@ -72,6 +181,30 @@ class MigrationRehearsal:
     def elsewhere(self) -> tuple[str, ...]:
         """The collections of other databases that were read."""
         return tuple(sorted(frozenset[str]().union(*(each.elsewhere for each in self.attempts))))
+
+
+def warnings_of(
+    rehearsed: Iterable[MigrationRehearsal], copied: Mapping[str, CopiedCollection]
+) -> Iterator[str]:
+    """Warn of documents and TTL indexes that are not in the copy as they are, and of open transactions."""
+    for each in copied.values():
+        if each.refused:
+            yield (
+                f"{each.refused} documents of {each.name} were not copied: its validator refuses them, and this "
+                "user may not bypass it (bypassDocumentValidation)."
+            )
+    for migration in rehearsed:
+        version, attempts = migration.file.version, migration.attempts
+        if any(attempt.left_open for attempt in attempts):
+            yield f"{version} left a transaction open. It was ended, and its changes were rolled back."
+        touched = frozenset[str]().union(*(attempt.touched for attempt in attempts))
+        for name in sorted(touched & copied.keys() if migration.failed else ()):
+            if names := copied[name].ttl_indexes:
+                yield (
+                    f"{version} has a problem, and uses {name}. In the copy of {name}, "
+                    f"expireAfterSeconds of {', '.join(names)} is so long that nothing expires. "
+                    "An error or a difference in expireAfterSeconds does not occur in a real run."
+                )
 
 
 @dataclass(frozen=True, slots=True)

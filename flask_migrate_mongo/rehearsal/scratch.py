@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo import timeout
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.commands import read_by
@@ -15,12 +16,14 @@ from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
 
 from .comparison import RAW, identity, indexes, listed
+from .results import CopiedCollection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from bson.raw_bson import RawBSONDocument
+    from pymongo.collection import Collection
     from pymongo.database import Database
 
     from flask_migrate_mongo.driver.server import Document
@@ -30,28 +33,23 @@ MARKER = "_rehearsal"
 """The collection that says which rehearsal a scratch database belongs to; it is created first."""
 
 LEFTOVER_AFTER = timedelta(hours=1)
+RENEW_SECONDS = 60
+DROP_SECONDS = 10
+"""How long a drop may take, also if it has to wait for a transaction."""
+
 NAME_LIMIT = 63
 """The longest name of a database, in bytes."""
-
-NEVER = 2**31 - 1
-"""Seconds after which the documents of a TTL index expire: none may expire during a rehearsal."""
 
 _SEPARATOR = "_rehearsal_"
 _ID_LENGTH = 8
 _MARKER_ID = "marker"
-_BATCH_DOCUMENTS = 1_000
-_BATCH_BYTES = 16_000_000
+_BATCH_BYTES = 4_000_000
+_DAY_SECONDS = 86_400
+_MOST_SECONDS = 2**31 - 1
+_NOT_ALLOWED = frozenset({13, 8000})
+_INVALID_DOCUMENT = 121
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CopiedCollection:
-    """A collection in the scratch database: how many documents were copied, and how many there are."""
-
-    name: str
-    documents: int
-    of: int
 
 
 def name_for(database: str, run_id: str) -> str:
@@ -66,6 +64,14 @@ def prefix_for(database: str) -> str:
     return f"{database.encode()[:length].decode(errors='ignore')}{_SEPARATOR}"
 
 
+def longest_expiry(now: datetime) -> int:
+    """Choose an `expireAfterSeconds` after which nothing expires during a rehearsal.
+
+    The server refuses one that reaches back before 1970. A day is left, in case that its clock is behind.
+    """
+    return min(int(now.timestamp()) - _DAY_SECONDS, _MOST_SECONDS)
+
+
 def sibling(like: Database[Document], name: str) -> Database[Document]:
     """Make a handle of another database of the client, with the same options."""
     return like.client.get_database(
@@ -74,7 +80,7 @@ def sibling(like: Database[Document], name: str) -> Database[Document]:
 
 
 class ScratchDatabase:
-    """The scratch database of one rehearsal, and the real database that its samples come from.
+    """The scratch database of one rehearsal, and the `real` database that its samples come from.
 
     `skip` names the collections that are never copied. `check` raises to stop what takes long.
     """
@@ -83,59 +89,64 @@ class ScratchDatabase:
         self, real: Server, name: str, actor: Actor, skip: frozenset[str], check: Callable[[], None]
     ) -> None:
         self.database = sibling(real.database, name)
-        self._real = real
+        self.real = real
         self._actor = actor
         self._check = check
+        self._renewed = time.monotonic()
+        self._may_bypass = True
         with translated():
             self.available = listed(real.database, skip)
 
     def create(self) -> None:
         """Create the database by marking it. Raises ScratchTakenError if it exists already."""
         name = self.database.name
-        if name == self._real.database.name:
+        if name == self.real.database.name:
             accepts = "another database than the application's"
             raise SettingError("MIGRATE_REHEARSAL_DATABASE", name, accepts)
         with translated():
             marker = _marker(self.database)
-            if marker is not None or self.database.list_collection_names():
+            # The server leaves this one behind if the last view was dropped, and not the database.
+            left = {"system.views"}
+            if marker is not None or set(self.database.list_collection_names()) - left:
                 raise ScratchTakenError(name, marker)
             try:
                 self.database[MARKER].insert_one(self._mark())
             except DuplicateKeyError as exc:  # Another rehearsal was faster.
                 raise ScratchTakenError(name, _marker(self.database)) from exc
 
-    def remark(self) -> None:
-        """Restore the marker if a migration dropped it."""
+    def renew_mark(self, after: float = 0) -> None:
+        """Mark the rehearsal as alive, unless that was done in the last `after` seconds.
+
+        It also restores a mark that a migration dropped.
+        """
+        if time.monotonic() - self._renewed < after:
+            return
+        self._renewed = time.monotonic()
         mark = self._mark()
+        now = {"aliveAt": mark.pop("aliveAt")}
         with translated():
             self.database[MARKER].update_one(
-                {"_id": mark.pop("_id")}, {"$setOnInsert": mark}, upsert=True
+                {"_id": mark.pop("_id")}, {"$set": now, "$setOnInsert": mark}, upsert=True
             )
 
-    def clear(self, sessions: Iterable[bytes]) -> None:
-        """Remove all collections, after ending these sessions."""
+    def clear(self) -> None:
+        """Remove all collections."""
         with translated():
-            self._drop(sessions)
-        self.remark()
+            _drop(self.database)
+        self.renew_mark()
 
-    def drop(self, sessions: Iterable[bytes]) -> str | None:
-        """End these sessions, then drop the database; a failure becomes a warning."""
+    def drop(self) -> tuple[str, ...]:
+        """Drop the database; a failure becomes a warning."""
         try:
-            self._drop(sessions)
+            _drop(self.database)
         except PyMongoError as exc:
             warning = (
                 f"The scratch database {self.database.name} could not be dropped: {redact(str(exc))} "
                 "The next rehearsal removes it when it is an hour old."
             )
             _log.warning("%s", warning)
-            return warning
-        return None
-
-    def _drop(self, sessions: Iterable[bytes]) -> None:
-        # A drop would wait for their transactions.
-        for session in sessions:
-            self._real.kill_session(session)
-        self.database.client.drop_database(self.database)
+            return (warning,)
+        return ()
 
     def shown_by(self, name: str) -> Iterator[str]:
         """Yield the collections that a view shows, at any depth."""
@@ -155,60 +166,114 @@ class ScratchDatabase:
             self.database.command({"create": name, **options})
             if info["type"] == "view":
                 return CopiedCollection(name, 0, 0)
-            count = self._real.database[name].estimated_document_count()
-            copied = self._copy_documents(name, limit if limit is None or limit < count else None)
-            self._copy_indexes(info)
-        return CopiedCollection(name, copied, max(count, copied))
+            count = self.real.database[name].estimated_document_count()
+            source = self.real.database.with_options(codec_options=RAW)[name]
+            target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
+            copied = refused = 0
+            for batch in _batches(source, limit if limit and limit < count else None):
+                self._check()
+                self.renew_mark(RENEW_SECONDS)
+                inserted = self._insert(target[name], batch, validated="validator" in options)
+                copied += inserted
+                refused += len(batch) - inserted
+            ttl_indexes = self._copy_indexes(info)
+        return CopiedCollection(name, copied, max(count, copied), ttl_indexes, refused)
 
-    def _copy_documents(self, name: str, limit: int | None) -> int:
-        raw = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
-        copied = 0
-        for batch in _batches(_sample(self._real.database, name, limit)):
-            self._check()
-            # Documents that a validator would refuse exist all the same.
-            raw[name].insert_many(batch, ordered=False, bypass_document_validation=True)
-            copied += len(batch)
-        return copied
+    def _insert(
+        self,
+        collection: Collection[RawBSONDocument],
+        batch: Sequence[RawBSONDocument],
+        *,
+        validated: bool,
+    ) -> int:
+        """Insert documents and return how many; the validator refuses some if the user may not bypass it."""
+        if validated and self._may_bypass:
+            try:
+                # Documents that a validator would refuse exist all the same.
+                collection.insert_many(batch, ordered=False, bypass_document_validation=True)
+                return len(batch)
+            except OperationFailure as exc:
+                if exc.code not in _NOT_ALLOWED:
+                    raise
+                self._may_bypass = False
+        try:
+            collection.insert_many(batch, ordered=False)
+        except BulkWriteError as exc:
+            failed = exc.details["writeErrors"]
+            if any(each["code"] != _INVALID_DOCUMENT for each in failed):
+                raise
+            return len(batch) - len(failed)
+        return len(batch)
 
-    def _copy_indexes(self, info: Document) -> None:
-        found = indexes(self._real.database, info)
+    def _copy_indexes(self, info: Document) -> tuple[str, ...]:
+        """Copy the indexes, and return those whose documents would expire during the rehearsal."""
+        found = indexes(self.real.database, info)
         copied = [i for i in found if i["name"] != "_id_" and not i.get("clustered")]
-        for index in copied:
-            if "expireAfterSeconds" in index:
-                index["expireAfterSeconds"] = NEVER
+        expiring = [index for index in copied if "expireAfterSeconds" in index]
+        for index in expiring:
+            index["expireAfterSeconds"] = longest_expiry(self.real.now())
         self._check()
         if copied:
             self.database.command({"createIndexes": info["name"], "indexes": copied})
+        return tuple(index["name"] for index in expiring)
 
     def _mark(self) -> Document:
+        now = self.real.now()
         return {
             "_id": _MARKER_ID,
-            "of": self._real.database.name,
-            "createdAt": self._real.now(),
+            "of": self.real.database.name,
+            "createdAt": now,
+            "aliveAt": now,
             "runId": self._actor.run_id,
             "host": self._actor.host,
             "pid": self._actor.pid,
         }
 
 
-def remove_leftovers(real: Server, also: str | None) -> tuple[str, ...]:
-    """Drop the databases that crashed rehearsals of this database left over an hour ago; return their names.
+def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Drop the databases of crashed rehearsals of this database that were alive over an hour ago.
 
-    It drops only databases with our marker for this very database. `also` is a name that a setting gives.
+    Returns their names, and a warning for each that could not be dropped. It drops only databases with our marker
+    for this very database. `also` is a name that a setting gives.
     """
-    now, client = real.now(), real.database.client
-    prefix = prefix_for(real.database.name)
+    now, of = real.now(), real.database.name
+    prefix = prefix_for(of)
+    removed, warnings = list[str](), list[str]()
     with translated():
-        names = [n for n in client.list_database_names() if n.startswith(prefix) or n == also]
-        old = [n for n in names if _is_leftover(sibling(real.database, n), real.database.name, now)]
-        for name in old:
-            client.drop_database(name)
-    return tuple(old)
+        names = real.database.client.list_database_names()
+    for name in names:
+        try:
+            database = real.database.client[name]
+            if (name.startswith(prefix) or name == also) and _is_leftover(database, of, now):
+                _drop(database)
+                removed.append(name)
+        except PyMongoError as exc:
+            warnings.append(
+                f"The database {name} of a crashed rehearsal could not be dropped: {redact(str(exc))} "
+                "Drop it as a user who may do that."
+            )
+    return tuple(removed), tuple(warnings)
+
+
+def _drop(database: Database[Document]) -> None:
+    # Without a limit it would wait as long as a transaction of another process is open.
+    with timeout(DROP_SECONDS):
+        try:
+            database.client.drop_database(database)
+        except OperationFailure as exc:
+            if exc.code not in _NOT_ALLOWED:
+                raise
+            # The last collection takes the database with it. Until then, the mark says whose it is.
+            for name in (*listed(database, frozenset({MARKER})), MARKER):
+                database.drop_collection(name)
 
 
 def _is_leftover(database: Database[Document], of: str, now: datetime) -> bool:
     marker = _marker(database)
-    return marker is not None and marker["of"] == of and now - marker["createdAt"] > LEFTOVER_AFTER
+    if marker is None or marker["of"] != of:
+        return False
+    alive: datetime = marker["aliveAt" if "aliveAt" in marker else "createdAt"]
+    return now - alive > LEFTOVER_AFTER
 
 
 def _marker(database: Database[Document]) -> Document | None:
@@ -216,29 +281,24 @@ def _marker(database: Database[Document]) -> Document | None:
     return found if found and {"of", "createdAt"} <= found.keys() else None
 
 
-def _sample(
-    database: Database[Document], name: str, limit: int | None
-) -> Iterator[RawBSONDocument]:
-    collection = database.with_options(codec_options=RAW)[name]
-    if limit is None:
-        yield from collection.find({})
-        return
-    seen: set[bytes] = set()
-    for document in collection.aggregate([{"$sample": {"size": limit}}], allowDiskUse=True):
-        # MongoDB may return a document twice.
-        if (key := identity(document)) not in seen:
-            seen.add(key)
-            yield document
-
-
-def _batches(documents: Iterable[RawBSONDocument]) -> Iterator[list[RawBSONDocument]]:
+def _batches(
+    collection: Collection[RawBSONDocument], limit: int | None
+) -> Iterator[list[RawBSONDocument]]:
+    """Read all documents, or a sample of them, in batches of a few megabytes."""
+    sample = [{"$sample": {"size": limit}}]
+    found = collection.aggregate(sample, allowDiskUse=True) if limit else collection.find({})
     batch: list[RawBSONDocument] = []
-    size = 0
-    for document in documents:
-        if batch and (len(batch) == _BATCH_DOCUMENTS or size + len(document.raw) > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
+    seen, size = set[bytes](), 0
+    for document in found:
+        # MongoDB may return a document of a sample twice.
+        if limit:
+            if (key := identity(document)) in seen:
+                continue
+            seen.add(key)
         batch.append(document)
         size += len(document.raw)
+        if size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
     if batch:
         yield batch

@@ -8,13 +8,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
-from flask_migrate_mongo.lint import BY_CODE, RULES, Severity
+from flask_migrate_mongo.lint.rules import BY_CODE, RULES, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from flask_migrate_mongo.lint import Finding, LintReport, Rule
+    from flask_migrate_mongo.lint.linter import Finding, LintReport
+    from flask_migrate_mongo.lint.rules import Rule
 
 Json: TypeAlias = "Mapping[str, object]"
 
@@ -88,12 +89,9 @@ def _results(findings: list[Finding]) -> Iterator[Json]:
     for finding in findings:
         same = (finding.rule.code, finding.path.name, finding.source)
         seen[same] += 1
-        yield _result(finding, _fingerprint(*same, str(seen[same])))
-
-
-def _fingerprint(*parts: str) -> str:
-    """Hash the rule, the file, the text of the line, and its count: stable when lines move."""
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+        # Stable when lines move: of the rule, the file, the text of the line, and its count.
+        parts = "\0".join((*same, str(seen[same]))).encode("utf-8", "replace")
+        yield _result(finding, hashlib.sha256(parts).hexdigest()[:32])
 
 
 def _result(finding: Finding, fingerprint: str) -> Json:

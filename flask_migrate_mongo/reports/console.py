@@ -1,101 +1,130 @@
-"""Where reports are printed: with colours on a terminal, in plain aligned columns in a pipe."""
+"""Prints reports: with colours on a terminal, in plain aligned columns in a pipe. Also the words that they share.
+
+What is printed cannot control a terminal: the console escapes all that is not printable.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
+import unicodedata
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
-from .cells import Cell, Text, padded, plain, width
+from flask_migrate_mongo.model.values import Direction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from .terminal import Bar, Terminal
+    from flask_migrate_mongo.model.values import ErrorInfo, Progress
+
+    from .terminal import Terminal
 
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """Variables with which rich takes a pipe for a terminal."""
 
+SECOND = 1_000
+"""Milliseconds."""
+
+STYLES = {
+    "applied": "green",
+    "completed": "green",
+    "pending": "yellow",
+    "running": "cyan",
+    "failed": "bold red",
+    "unknown": "bold red",
+    "rolled-back": "magenta",
+    "not-run": "dim",
+    "error": "bold red",
+    "warning": "yellow",
+    "info": "cyan",
+}
+
+NOTHING_TO_DO = {
+    Direction.UP: "Nothing to do: every migration is applied.",
+    Direction.DOWN: "Nothing to do: no migration is applied.",
+}
+
+
+class Text(NamedTuple):
+    """A piece of text, and how a terminal shows it."""
+
+    plain: str
+    style: str = ""
+
+
+Cell = str | Text
+
+
+# --- streams
+
 
 class _Stream:
-    """A stream that escapes the characters which its encoding lacks."""
+    """A stream that escapes the characters which its encoding lacks, and ignores some errors."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *ignored: type[Exception]) -> None:
         self._stream = stream
+        self._ignored = ignored
+        self.encoding = stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
-        known = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
-        return self._stream.write(known.decode(self._stream.encoding or "utf-8"))
+        known = text.encode(self.encoding, "backslashreplace")
+        with contextlib.suppress(*self._ignored):
+            return self._stream.write(known.decode(self.encoding))
+        return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(*self._ignored):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (what the stream has)
         return getattr(self._stream, name)
 
 
-class _MaybeUnread(_Stream):
-    """A stream whose reader may close it: that must not end a run."""
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            return super().write(text)
-        return 0
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
-
-
 class Console:
-    """A stream to print on."""
+    """A stream to print on. `screen` is the terminal that a person looks at, if any."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._terminal = _terminal(stream)
+        self._terminal: Terminal | None = None
+        self.encoding = stream.encoding
+        is_seen = bool(stream.isatty())
+        if is_seen or any(map(os.environ.get, _FORCED)):
+            from .terminal import Terminal  # noqa: PLC0415  (a pipe needs no rich)
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether a person looks at it, rather than a program."""
-        return self._terminal is not None and self._terminal.is_seen
+            self._terminal = Terminal(cast("TextIO", stream), is_seen=is_seen)
+        self.screen = self._terminal if is_seen else None
 
-    @property
-    def encoding(self) -> str:
-        """The encoding of the stream."""
-        return self._stream.encoding or "utf-8"
+    def say(self, *parts: Cell) -> None:
+        """Print one line, made of these parts."""
+        self._print([_safe(part) for part in parts])
 
-    def say(self, *parts: Text) -> None:
-        """Print a line, or lines, made of these parts."""
-        if self._terminal is None:
-            self._write(["".join(part.plain for part in parts)])
-        else:
-            self._terminal.say(parts)
+    def say_lines(self, text: str, style: str = "") -> None:
+        """Print a text of several lines."""
+        self._print([Text("\n".join(map(printable, text.split("\n"))), style)])
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Print lines as they are, for a program."""
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         """Print a table where it fits a terminal, else plain columns, which are never cut."""
-        cells = list(rows)
-        if not cells:
+        cells = [tuple(map(_safe, row)) for row in (headers, *rows)]
+        if len(cells) == 1:
             return
-        texts = [tuple(map(plain, row)) for row in (headers, *cells)]
-        widths = [max(map(width, column)) for column in zip(*texts, strict=True)]
+        widths = [max(width(cell.plain) for cell in column) for column in zip(*cells, strict=True)]
         if self._terminal is None:
-            self._write("".join(map(padded, row, widths)).rstrip() for row in texts)
+            lines = [[cell.plain for cell in row] for row in cells]
+            self.write("".join(map(padded, line, widths)).rstrip() for line in lines)
         else:
-            self._terminal.table(headers, widths, cells)
+            self._terminal.table(widths, cells)
 
-    def spin(self, title: str) -> Callable[[], None]:
-        """Show that something runs, until the returned function is called."""
-        if self._terminal is None or not self._terminal.is_seen:
-            self.say(Text(f"{title} ..."))
-            return lambda: None
-        return self._terminal.spin(title)
-
-    def bar(self, title: str) -> Bar:
-        """Show on a terminal how far something is."""
-        assert self._terminal is not None  # noqa: S101  (asked only of a terminal)
-        return self._terminal.bar(title)
-
-    def _write(self, lines: Iterable[str]) -> None:
-        self._stream.write("".join(f"{line}\n" for line in lines))
-        self._stream.flush()
+    def _print(self, parts: Sequence[Text]) -> None:
+        if self._terminal is None:
+            self.write(["".join(part.plain for part in parts)])
+        else:
+            self._terminal.say(parts)
 
 
 def out() -> Console:
@@ -105,13 +134,87 @@ def out() -> Console:
 
 def err() -> Console:
     """Make the console for progress, warnings and errors."""
-    return Console(_MaybeUnread(sys.stderr))
+    # Its reader may close it: that must not end a run.
+    return Console(_Stream(sys.stderr, OSError))
 
 
-def _terminal(stream: _Stream) -> Terminal | None:
-    is_seen = bool(stream.isatty())
-    if not is_seen and not any(map(os.environ.get, _FORCED)):
-        return None
-    from .terminal import Terminal  # noqa: PLC0415  (a pipe needs no rich)
+def error(exc: Exception) -> None:
+    """Print the error that ended a command."""
+    err().say_lines(f"Error: {exc}", "bold red")
 
-    return Terminal(cast("TextIO", stream), is_seen=is_seen)
+
+# --- characters
+
+
+def printable(text: str) -> str:
+    """Put the text on one line, and escape everything that could control a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _safe(cell: Cell) -> Text:
+    plain, style = (cell, "") if isinstance(cell, str) else cell
+    return Text(printable(plain), style)
+
+
+def width(text: str) -> int:
+    """Count the columns that a terminal needs for a text."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def padded(text: str, columns: int) -> str:
+    """Make the text as wide as its column, and add the gap after it."""
+    return text + " " * (columns - width(text) + 2)
+
+
+# --- words
+
+
+def coloured(state: str) -> Text:
+    """Colour a state."""
+    return Text(state, STYLES.get(state, ""))
+
+
+def took(ms: int | None) -> str:
+    """Format a duration; blank if there is none."""
+    if ms is None:
+        return ""
+    return f"{ms} ms" if ms < SECOND else f"{ms / SECOND:.2f} s"
+
+
+def count(number: int) -> str:
+    """Count migrations in words."""
+    return "1 migration" if number == 1 else f"{number} migrations"
+
+
+def brief(info: ErrorInfo) -> str:
+    """Describe an error without its traceback."""
+    return f"{info.type}: {info.message}"
+
+
+def how_far(progress: Progress) -> str:
+    """Describe how far a backfill is, how fast it is, and how long it still takes."""
+    total = "" if progress.total is None else f" of about {progress.total:,}"
+    rate = "" if progress.per_second is None else f", {progress.per_second:,.0f} a second"
+    left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
+    return f"{progress.collection}: {progress.done:,}{total}{rate}{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def failure(console: Console, title: str, info: ErrorInfo) -> None:
+    """Print an error with its traceback, where it has one."""
+    if info.traceback:
+        console.say_lines(info.traceback.rstrip(), "dim")
+    console.say_lines(f"{title}: {brief(info)}", "red")

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import words
-from .cells import Text
-from .console import Console, err, out
+from .console import Console, Text, count, err, failure, out, took
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from flask_migrate_mongo.rehearsal import (
-        Attempt,
-        Estimate,
-        MigrationRehearsal,
-        RehearsalReport,
-    )
+    from flask_migrate_mongo.rehearsal import Attempt, Estimate, MigrationRehearsal, RehearsalReport
 
-    from .cells import Cell
+    from .console import Cell
 
 _MINUTE = 60
 _HEADERS = ("Version", "Name", "Up", "Down undoes it", "Up again", "On all documents")
@@ -33,14 +26,14 @@ def rehearsal(report: RehearsalReport) -> None:
     """Print the result of each migration, the changes that its `down()` did not reverse, and an estimate."""
     console, notes = out(), err()
     for text in _warnings(report):
-        words.say(notes, f"Warning: {words.printable(text)}", "yellow")
+        notes.say(Text(f"Warning: {text}", "yellow"))
     if not report.migrations:
-        words.say(console, "Nothing to rehearse: no migration is pending.")
+        console.say("Nothing to rehearse: no migration is pending.")
         return
     console.table(_HEADERS, map(_row, report.migrations))
     for migration in report.migrations:
         _problems(console, notes, migration)
-    words.say(console, f"Rehearsed on {_samples(report)}.")
+    console.say(f"Rehearsed on {_samples(report)}.")
     _verdict(console, report)
 
 
@@ -65,7 +58,7 @@ def _row(migration: MigrationRehearsal) -> Sequence[Cell]:
     file = migration.file
     return (
         str(file.version),
-        words.printable(file.name),
+        file.name,
         _attempt(migration.up),
         _UNDOES[migration.undoes] if file.reversible else Text("irreversible", "yellow"),
         _attempt(migration.again),
@@ -76,7 +69,7 @@ def _row(migration: MigrationRehearsal) -> Sequence[Cell]:
 def _attempt(attempt: Attempt | None) -> Cell:
     if attempt is None:
         return ""
-    return Text("failed", "bold red") if attempt.error else words.took(attempt.took_ms)
+    return Text("failed", "bold red") if attempt.error else took(attempt.took_ms)
 
 
 def _estimate(estimate: Estimate | None) -> str:
@@ -101,35 +94,30 @@ def _problems(console: Console, notes: Console, migration: MigrationRehearsal) -
     attempts = {"up": migration.up, "down": migration.down, "second up": migration.again}
     for name, attempt in attempts.items():
         if attempt and attempt.error:
-            words.failure(notes, f"{version} {name} failed", attempt.error)
+            failure(notes, f"{version} {name} failed", attempt.error)
     if differences.total:
-        words.say(console, f"{version}: down() does not undo up(). Differences that remain:", "red")
+        console.say(Text(f"{version}: down() does not undo up(). Differences that remain:", "red"))
         for difference in differences.first:
-            words.say(console, f"  {words.printable(str(difference))}")
+            console.say(f"  {difference}")
         if differences.total > len(differences.first):
-            words.say(console, f"  and {differences.total - len(differences.first):,} more")
+            console.say(f"  and {differences.total - len(differences.first):,} more")
 
 
 def _samples(report: RehearsalReport) -> str:
-    copied = [
-        f"{c.documents:,} of {c.of:,} of {words.printable(c.name)}" for c in report.copied if c.of
-    ]
+    copied = [f"{c.documents:,} of {c.of:,} of {c.name}" for c in report.copied if c.of]
     return f"documents: {', '.join(copied)}" if copied else "no documents"
 
 
 def _verdict(console: Console, report: RehearsalReport) -> None:
     if report.irreversible:
-        words.say(console, f"Cannot be rolled back: {_versions(report.irreversible)}.", "yellow")
+        console.say(Text(f"Cannot be rolled back: {_versions(report.irreversible)}.", "yellow"))
     if not report.failures:
-        rehearsed = words.count(len(report.migrations))
-        words.say(console, f"{rehearsed} rehearsed: no problem found.", "green")
+        console.say(Text(f"{count(len(report.migrations))} rehearsed: no problem found.", "green"))
         return
-    words.say(
-        console,
-        f"Problems found in {_versions(report.failures)}. The application's database is unchanged.\n"
-        "Fix the migration, then rehearse again: flask db-migrate rehearse",
-        "red",
-    )
+    problems = f"Problems found in {_versions(report.failures)}."
+    console.say(Text(f"{problems} The application's database is unchanged.", "red"))
+    again = "Fix the migration, then rehearse again: flask db-migrate rehearse"
+    console.say(Text(again, "red"))
 
 
 def _versions(migrations: Iterable[MigrationRehearsal]) -> str:

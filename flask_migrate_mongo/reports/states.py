@@ -1,180 +1,254 @@
-"""The status, the history, the event log and the lock, as text."""
+"""What is recorded and what is planned, as text: status, history, events, the lock, the plan, lint findings."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone
+from itertools import groupby
+from textwrap import indent
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.model.values import COLUMNS, Status
+from flask_migrate_mongo.model.values import COLUMNS, Direction, Status
 
-from . import words
-from .console import out
+from .console import (
+    NOTHING_TO_DO,
+    STYLES,
+    Console,
+    Text,
+    brief,
+    coloured,
+    count,
+    err,
+    how_far,
+    out,
+    took,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
-    from flask_migrate_mongo.model.values import (
-        Entry,
-        Event,
-        LockState,
-        Record,
-        StatusReport,
-        Survey,
-    )
+    from flask_migrate_mongo.lint.linter import Finding, LintReport
+    from flask_migrate_mongo.model.values import Entry, Event, LockState, Record, StatusReport
+    from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 
-    from .cells import Cell, Text
+    from .console import Cell
 
     Row = Sequence[Cell]
 
 
 _HISTORY = [(column.heading, name) for name, column in COLUMNS.items() if column.heading]
-_STATUS = [(h, name) for h, name in _HISTORY if COLUMNS[name].in_status_table]
+_STATUS = [(h, name) for h, name in _HISTORY if COLUMNS[name].in_table]
+
+
+# --- status
 
 
 def status(report: StatusReport) -> None:
     """Print every version with its state, then the totals and the lock."""
     survey, console = report.survey, out()
-    rows = [
-        *_status_rows(survey.applied, words.state("applied")),
-        *_status_rows(survey.running, words.state("running")),
-        *_status_rows(survey.failed, words.state("failed")),
-        *_status_rows(survey.pending, words.state("pending")),
-    ]
+    found = {
+        "applied": survey.applied,
+        "running": survey.running,
+        "failed": survey.failed,
+        "pending": survey.pending,
+    }
+    rows = [_status_row(entry, state) for state, entries in found.items() for entry in entries]
     headings = [heading for heading, _ in _STATUS]
     console.table(("Version", "Name", "State", *headings, "Notes"), rows)
     for entry in survey.failed:
         if entry.record and entry.record.error:
-            words.say(console, words.summary(f"{entry.version} failed", entry.record.error), "red")
-    words.say(console, f"{words.count(survey.total)}: {_totals(survey)}.")
+            console.say_lines(f"{entry.version} failed: {brief(entry.record.error)}", "red")
+    shown = ("applied", "pending", "failed", *(("running",) if survey.running else ()))
+    totals = ", ".join(f"{len(found[state])} {state}" for state in shown)
+    console.say(f"{count(survey.total)}: {totals}.")
     if not rows:
-        words.say(console, 'Make the first one: flask db-migrate create "add user index"')
+        console.say('Make the first one: flask db-migrate create "add user index"')
     if report.ignored:
-        names = ", ".join(map(words.printable, report.ignored))
-        words.say(console, f"Ignored, because they do not end in .py: {names}.")
+        console.say(f"Ignored, because they do not end in .py: {', '.join(report.ignored)}.")
     if report.lock is not None:
         lock(report.lock)
 
 
+def _status_row(entry: Entry, state: str) -> Row:
+    applied = entry.record if entry.record is not None and entry.record.is_applied else None
+    return (
+        str(entry.version),
+        entry.name,
+        coloured(state),
+        *(_cell(applied, field) if applied else "" for _, field in _STATUS),
+        ", ".join(_notes(entry, entry.record)),
+    )
+
+
+def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
+    notes = {
+        "changed since": entry.drifted,
+        "file missing": entry.missing,
+        "out of order": entry.out_of_order,
+        "interrupted": record is not None and record.interrupted,
+        "not reversible": not entry.reversible,
+    }
+    yield from (note for note, holds in notes.items() if holds)
+    if record is not None and record.progress is not None:
+        yield f"backfill of {how_far(record.progress)}"
+
+
+# --- what is recorded
+
+
 def records(page: Sequence[Record]) -> None:
     """Print a page of the history."""
-    console = out()
     if not page:
-        words.say(console, "Nothing is recorded.")
-        return
-    console.table([heading for heading, _ in _HISTORY], map(_record_row, page))
+        out().say("Nothing is recorded.")
+    rows = ([_cell(record, field) for _, field in _HISTORY] for record in page)
+    out().table([heading for heading, _ in _HISTORY], rows)
+
+
+def _cell(record: Record, field: str) -> Cell:
+    value = getattr(record, field)
+    if isinstance(value, Status):
+        return coloured(value.value)
+    if isinstance(value, datetime):
+        return _when(value)
+    if field == "execution_ms":
+        return took(value)
+    return "" if value is None else str(value)
+
+
+def _when(at: datetime) -> str:
+    """Format a time in UTC."""
+    # A third of what strftime takes, for thousands.
+    return at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def events(log: Sequence[Event]) -> None:
     """Print an event log, the oldest first."""
-    console = out()
     if not log:
-        words.say(console, "Nothing has happened yet.")
-        return
-    headers = ("At (UTC)", "Version", "Event", "By", "Took", "Details")
-    console.table(headers, map(_event_row, log))
+        out().say("Nothing has happened yet.")
+    out().table(("At (UTC)", "Version", "Event", "By", "Took", "Details"), map(_event_row, log))
+
+
+def _event_row(event: Event) -> Row:
+    shown = ("direction", "applied", "reason", "of", "ofRun")
+    details = ", ".join(f"{key} {event.details[key]}" for key in shown if key in event.details)
+    return (
+        _when(event.at),
+        "lock" if event.version is None else str(event.version),
+        coloured(event.kind),
+        str(event.details.get("by", "")),
+        took(event.details.get("executionTime")),
+        brief(event.error) if event.error else details,
+    )
+
+
+# --- the lock and its run
 
 
 def lock(state: LockState | None) -> None:
     """Print who holds the lock."""
     console = out()
     if state is None:
-        words.say(console, "The lock is free.")
+        console.say("The lock is free.")
         return
     what = "is held" if state.is_live else "was left"
-    words.say(
-        console,
-        f"The lock {what} by {words.printable(state.holder)} ({words.printable(state.reason)}), since "
-        f"{words.when(state.locked_at)} UTC, last heartbeat {words.when(state.heartbeat_at)} UTC.",
+    console.say(
+        f"The lock {what} by {state.holder} ({state.reason}), since {_when(state.locked_at)} UTC, "
+        f"last heartbeat {_when(state.heartbeat_at)} UTC."
     )
     if state.is_live:
         remedy = "If that process is dead: flask db-migrate force-unlock --confirm"
-        words.say(
-            console, f"It ends at {words.when(state.expires_at)} UTC unless renewed. {remedy}"
-        )
+        console.say(f"It ends at {_when(state.expires_at)} UTC unless renewed. {remedy}")
     else:
-        words.say(
-            console,
-            f"It expired at {words.when(state.expires_at)} UTC. The next run takes it over.",
-        )
+        console.say(f"It expired at {_when(state.expires_at)} UTC. The next run takes it over.")
 
 
 def unlocked(state: LockState | None) -> None:
     """Print whose lock was released by force."""
     if state is None:
-        words.say(out(), "Nothing to do: the lock is free.")
+        out().say("Nothing to do: the lock is free.")
     else:
-        whose = f"{words.printable(state.holder)} ({words.printable(state.reason)})"
-        words.say(out(), f"Released the lock of {whose}.")
+        out().say(f"Released the lock of {state.holder} ({state.reason}).")
 
 
 def asked(record: Record) -> None:
     """Print which migration's backfill got a request."""
-    name = f"{record.version} {words.printable(record.name)}"
-    words.say(out(), f"Request sent to {name}. It takes effect after the current batch.")
+    request = f"Request sent to {record.version} {record.name}."
+    out().say(f"{request} It takes effect after the current batch.")
 
 
-def _totals(survey: Survey) -> str:
-    counts = {"applied": survey.applied, "pending": survey.pending, "failed": survey.failed}
-    if survey.running:
-        counts["running"] = survey.running
-    return ", ".join(f"{len(found)} {state}" for state, found in counts.items())
+# --- the plan, and lint
 
 
-def _status_rows(entries: Iterable[Entry], state: Text) -> Iterable[Row]:
-    for entry in entries:
-        applied = entry.record if entry.record is not None and entry.record.is_applied else None
-        yield (
-            str(entry.version),
-            words.printable(entry.name),
-            state,
-            *(_cell(applied, field) if applied else "" for _, field in _STATUS),
-            ", ".join(_notes(entry, entry.record)),
-        )
+def plan(found: Preview) -> None:
+    """Print the plan of `up`, with its warnings, drift and missing files."""
+    console, survey = out(), found.status.survey
+    for warning in found.plan.warnings:
+        err().say(Text(f"Warning: {warning}", "yellow"))
+    if found.planned:
+        console.say("Would run, in this order:")
+        headers = ("Version", "Name", "How", "Undo", "Notes", "Collections")
+        console.table(headers, map(_step_row, found.planned))
+    else:
+        console.say(NOTHING_TO_DO[Direction.UP])
+    for step in found.planned:
+        for finding in step.findings:
+            _finding(console, finding, finding.shown_path)
+    for entry in survey.drifted:
+        console.say(Text(f"Changed since it was applied: {entry.version} {entry.name}.", "yellow"))
+    for entry in survey.missing:
+        gone = f"Applied, and its file is missing: {entry.version} {entry.name}."
+        console.say(Text(gone, "yellow"))
+    if found.status.lock is not None:
+        lock(found.status.lock)
+    if found.planned:
+        console.say("See what they do to the data: flask db-migrate up --dry-run")
 
 
-def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
-    if entry.drifted:
-        yield "changed since"
-    if entry.missing:
-        yield "file missing"
-    if entry.out_of_order:
-        yield "out of order"
-    if record is not None and record.interrupted:
-        yield "interrupted"
-    if not entry.reversible:
-        yield "not reversible"
-    if record is not None and record.progress is not None:
-        yield f"backfill of {words.how_far(record.progress)}"
-
-
-def _record_row(record: Record) -> Row:
-    return [_cell(record, field) for _, field in _HISTORY]
-
-
-def _cell(record: Record, field: str) -> Cell:
-    value = getattr(record, field)
-    if isinstance(value, Status):
-        return words.state(value.value)
-    if isinstance(value, datetime):
-        return words.when(value)
-    if field == "execution_ms":
-        return words.took(value)
-    return "" if value is None else words.printable(str(value))
-
-
-def _event_row(event: Event) -> Row:
+def _step_row(planned: PlannedStep) -> Row:
+    step = planned.step
+    notes = {"out of order": step.out_of_order, "interrupted": step.interrupted}
+    named = [
+        f"{name} ({'new' if documents is None else f'{documents:,}'})"
+        for name, documents in planned.collections.items()
+    ]
     return (
-        words.when(event.at),
-        "lock" if event.version is None else str(event.version),
-        words.state(event.kind),
-        words.printable(str(event.details.get("by", ""))),
-        words.took(event.details.get("executionTime")),
-        words.printable(_remark(event)),
+        str(step.version),
+        step.file.name,
+        "in a transaction" if step.file.transactional else "plain",
+        "reversible" if step.file.reversible else "not reversible",
+        ", ".join(note for note, holds in notes.items() if holds),
+        ", ".join([*named, *([] if planned.complete else ["others"])]),
     )
 
 
-def _remark(event: Event) -> str:
-    if event.error:
-        return f"{event.error.type}: {event.error.message}"
-    shown = ("direction", "applied", "reason", "of", "ofRun")
-    return ", ".join(f"{key} {event.details[key]}" for key in shown if key in event.details)
+def lint(report: LintReport) -> None:
+    """Print what lint found, file by file, and how to do better where a rule is met first."""
+    console, explained = out(), set[str]()
+    for path, found in groupby(report.findings, key=lambda finding: finding.shown_path):
+        for finding in found:
+            _finding(console, finding, path)
+            if finding.rule.code not in explained:
+                explained.add(finding.rule.code)
+                console.say_lines(indent(finding.help, "    "), "dim")
+        console.say("")
+    console.say(_found(report))
+
+
+def _finding(console: Console, finding: Finding, path: Path) -> None:
+    rule = finding.rule
+    console.say(
+        f"{path}:{finding.line}:{finding.column}: ",
+        Text(rule.code, STYLES[rule.severity.value]),
+        f" {finding.message} [{rule.severity.value}]",
+    )
+
+
+def _found(report: LintReport) -> str:
+    where = f"in {count(report.files)}"
+    suppressed = f" {len(report.suppressed)} suppressed by comments." if report.suppressed else ""
+    if not report.findings:
+        return f"Nothing found {where}.{suppressed}"
+    kinds = (("error", "errors"), ("warning", "warnings"), ("info", "hints"))
+    counts = ((report.count(one), one, many) for one, many in kinds)
+    shown = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
+    return f"Found {where}: {shown}.{suppressed}"

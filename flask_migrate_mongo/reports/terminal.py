@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text as RichText
 
-from .cells import Cell, Text, padded, styled
+from .console import Text, padded, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,34 +23,30 @@ _UNLIMITED = 1_000_000
 _FREE_TEXT = frozenset({"Name", "Details"})
 
 
-class Bar:
+class Bar(Progress):
     """How far something is, drawn until it is stopped."""
 
     def __init__(self, console: Console, title: str) -> None:
-        self._progress = Progress(
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[text]}", markup=False),
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task(title, text="")
-        self._progress.start()
+        self._shown = self.add_task(printable(title), text="")
+        self.start()
 
     def show(self, done: int, total: int | None, text: str) -> None:
         """Draw it again."""
-        self._progress.update(self._task, completed=done, total=total, text=text)
-
-    def stop(self) -> None:
-        """Remove it from the screen."""
-        self._progress.stop()
+        self.update(self._shown, completed=done, total=total, text=printable(text))
 
 
 class Terminal:
     """A stream that shows colours; `is_seen` says whether a person looks at it."""
 
     def __init__(self, stream: TextIO, *, is_seen: bool) -> None:
-        self.is_seen = is_seen
+        self._is_seen = is_seen
         # Never wrapped: in a pipe the next program reads it by line, and a terminal wraps by itself.
         self._console = Console(file=stream, markup=False, soft_wrap=True)
 
@@ -58,27 +54,23 @@ class Terminal:
         """Print a line, or lines, made of these parts."""
         self._console.print(RichText.assemble(*parts))
 
-    def table(
-        self, headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[Cell]]
-    ) -> None:
-        """Print a table if the terminal is wide enough, else plain columns."""
-        table = _boxed(headers, widths, rows)
+    def table(self, widths: Sequence[int], rows: Sequence[Sequence[Text]]) -> None:
+        """Print a table, headers first, if the terminal is wide enough; else plain columns."""
+        table = _boxed(widths, rows)
         unlimited = self._console.options.update(max_width=_UNLIMITED)
         fits = Measurement.get(self._console, unlimited, table).minimum <= self._console.width
-        if self.is_seen and fits:
+        if self._is_seen and fits:
             self._console.print(table, soft_wrap=False)
             return
-        for row in (headers, *rows):
-            cells = zip(map(styled, row), widths, strict=True)
-            line = RichText.assemble(
-                *(Text(padded(cell.plain, width), cell.style) for cell, width in cells)
-            )
+        for row in rows:
+            cells = zip(row, widths, strict=True)
+            line = RichText.assemble(*(Text(padded(c.plain, width), c.style) for c, width in cells))
             line.rstrip()
             self._console.print(line)
 
     def spin(self, title: str) -> Callable[[], None]:
         """Show that something runs, until the returned function is called."""
-        spinner = self._console.status(RichText(title))
+        spinner = self._console.status(RichText(printable(title)))
         spinner.start()
         return spinner.stop
 
@@ -87,10 +79,11 @@ class Terminal:
         return Bar(self._console, title)
 
 
-def _boxed(headers: Sequence[str], widths: Sequence[int], rows: Sequence[Sequence[Cell]]) -> Table:
+def _boxed(widths: Sequence[int], rows: Sequence[Sequence[Text]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    headers, *others = rows
     for header, width in zip(headers, widths, strict=True):
-        table.add_column(header, min_width=None if header in _FREE_TEXT else width)
-    for row in rows:
-        table.add_row(*(RichText(*styled(cell)) for cell in row))
+        table.add_column(header.plain, min_width=None if header.plain in _FREE_TEXT else width)
+    for row in others:
+        table.add_row(*(RichText(*cell) for cell in row))
     return table

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import math
 import random
 import threading
 import time
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -24,12 +25,15 @@ from flask_migrate_mongo.model.errors import (
     NotConfirmedError,
 )
 from flask_migrate_mongo.model.values import Actor, Event, LockState
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
+
+_T = TypeVar("_T")
 
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
@@ -37,6 +41,12 @@ LOCK_ID = ObjectId(b"migrate-lock")
 BEATS_PER_TTL = 3
 RECENT_SECONDS = 1
 """How long ago the server has confirmed the lease at most when a step starts under it."""
+
+AWAY_SECONDS = 60
+"""How long a server may be away: an election takes about 12 s."""
+
+RETRY_SECONDS = 0.25
+"""The pause between two tries while the server is away."""
 
 EVENTS_KEPT = 100
 
@@ -54,9 +64,9 @@ class Lease:
         ttl: float,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._server = server
-        self._locks = server.collection(collection)
-        self._ttl = ttl
+        self.server = server
+        self.locks = server.collection(collection)
+        self.ttl = ttl
         self._sleep = sleep
 
     @contextlib.contextmanager
@@ -69,17 +79,28 @@ class Lease:
             grant = self._acquire_within(actor, wait)
         except ConnectionFailedError:
             # It may be taken although the reply was lost: release it, so that no run waits until it expires.
-            _free(self._locks, actor, self._ttl, datetime.now(timezone.utc))
+            self._free(actor)
             raise
         try:
             with grant.beating():
                 yield grant
         finally:
-            grant.release()
+            self._free(actor)
+
+    def _free(self, actor: Actor) -> None:
+        update = {"$set": {"locked": False}, "$currentDate": {"updatedAt": True}}
+        try:
+            with translated():
+                self.locks.update_one(_held_by(actor.run_id), update)
+        except MigrateError as exc:
+            # Not raised: it would mask how the run itself ended.
+            _log.warning(
+                "The lock was not released and ends by itself in at most %g s: %s", self.ttl, exc
+            )
 
     def inspect(self) -> LockState | None:
         """Read who holds the lock, live or expired; None when nobody does."""
-        seen = self._look()
+        seen = self.server.read_with_time(self.locks, {"_id": LOCK_ID})
         return _state(*seen) if seen and seen[0].get("locked") else None
 
     def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
@@ -101,8 +122,8 @@ class Lease:
             "ofRun": seen.run_id,
         }
         with translated():
-            self._locks.update_one(
-                {"_id": LOCK_ID, "locked": True, "runId": seen.run_id},
+            self.locks.update_one(
+                _held_by(seen.run_id),
                 {
                     "$set": {"locked": False, "updatedAt": seen.seen_at},
                     "$inc": {"fence": 1},
@@ -114,7 +135,7 @@ class Lease:
     def events(self) -> tuple[Event, ...]:
         """Read the forced releases, the oldest first."""
         with translated():
-            found = self._locks.find_one({"_id": LOCK_ID}, {"events": 1}) or {}
+            found = self.locks.find_one({"_id": LOCK_ID}, {"events": 1}) or {}
         return tuple(
             Event(e["event"], e["at"], version=None, details={"by": e["by"], "of": e["of"]})
             for e in found.get("events", ())
@@ -134,15 +155,15 @@ class Lease:
 
     def _acquire(self, actor: Actor) -> Grant:
         asked_at = elapsed()
-        now = self._server.now()
+        now = self.server.now()
         taken = self._take(actor, now)
         if taken is None:
             # Asked and not guessed: it is ours after all if the server took it and its reply was lost.
-            taken, now = self._look() or ({}, now)
+            seen = self.server.read_with_time(self.locks, {"_id": LOCK_ID})
+            taken, now = seen or ({}, now)
             if taken.get("runId") != actor.run_id or not taken.get("locked"):
                 raise LockHeldError(_state(taken, now))
-        renewal = Renewal(asked_at, taken["lockedAt"])
-        return Grant(self._server, self._locks, actor, taken["fence"], self._ttl, renewal)
+        return Grant(self, actor, taken["fence"], Renewal(asked_at, taken["lockedAt"]))
 
     def _take(self, actor: Actor, now: datetime) -> Document | None:
         """Take the lock if it is free or expired; None if it is held, or the reply was lost.
@@ -150,26 +171,31 @@ class Lease:
         Expiry is compared with the server's own time as a plain date, since `$expr`, and with it
         `$$NOW`, is refused in the filter of an upsert.
         """
-        moments = dict.fromkeys(("lockedAt", "heartbeatAt", "updatedAt"), now)
-        expires = {"expiresAt": now + timedelta(seconds=self._ttl)}
+        held = {
+            "locked": True,
+            "lockedBy": actor.label,
+            "reason": actor.reason,
+            "host": actor.host,
+            "pid": actor.pid,
+            "runId": actor.run_id,
+            "lockedAt": now,
+            **self.renewal_fields(now),
+        }
         with translated():
             try:
-                return self._locks.find_one_and_update(
+                return self.locks.find_one_and_update(
                     {"_id": LOCK_ID, "$or": [{"locked": False}, {"expiresAt": {"$lte": now}}]},
-                    {
-                        "$set": {**_holder(actor), **moments, **expires},
-                        "$inc": {"fence": 1},
-                        "$setOnInsert": {"createdAt": now},
-                    },
+                    {"$set": held, "$inc": {"fence": 1}, "$setOnInsert": {"createdAt": now}},
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
             except DuplicateKeyError:
                 return None
 
-    def _look(self) -> tuple[Document, datetime] | None:
-        """Read the lock, held or free, and the server's time; None if there never was a lock."""
-        return self._server.read_with_time(self._locks, {"_id": LOCK_ID})
+    def renewal_fields(self, now: datetime) -> Document:
+        """Build the fields of a lock that is taken or renewed."""
+        expires = now + timedelta(seconds=self.ttl)
+        return {"heartbeatAt": now, "expiresAt": expires, "updatedAt": now}
 
 
 class Renewal(NamedTuple):
@@ -182,64 +208,46 @@ class Renewal(NamedTuple):
 class Grant:
     """A lease that is held, until it is released, lost or forced away."""
 
-    def __init__(
-        self,
-        server: Server,
-        locks: Collection[Document],
-        actor: Actor,
-        fence: int,
-        ttl: float,
-        renewal: Renewal,
-    ) -> None:
+    def __init__(self, lease: Lease, actor: Actor, fence: int, renewal: Renewal) -> None:
         self.actor = actor
         self.fence = fence
         self.failed_beats = 0
-        self._server = server
-        self._locks = locks
-        self._ttl = ttl
+        self._lease = lease
         self._renewal = renewal
         self._lost: str | None = None
+        self._session: ClientSession | None = None
         self._done = threading.Event()
         self._mutex = threading.Lock()
 
     @property
     def deadline(self) -> float:
         """When the lease ends unless renewed, on the clock of `elapsed`."""
-        with self._mutex:
-            return self._renewal.asked_at + self._ttl
+        return self._renewal.asked_at + self._lease.ttl
 
-    def now(self) -> datetime:
-        """Estimate the server's time: as of the last renewal, plus the time since."""
-        with self._mutex:
-            return self._renewal.server_time + timedelta(seconds=elapsed() - self._renewal.asked_at)
-
-    def ensure(self) -> None:
-        """Raise LeaseLostError unless the lease is still held.
+    def ensure(self) -> datetime:
+        """Raise LeaseLostError unless the lease is still held; else estimate the server's time.
 
         The server is asked only when the time is up without a renewal. That alone loses nothing:
         as long as no other run has taken the lease, a late renewal still succeeds.
         """
-        if self._lost is None and elapsed() >= self.deadline:
-            self._renew_late()
+        now = elapsed()
+        if self._lost is None and now >= self.deadline:
+            try:
+                self._renew()
+            except MigrateError as exc:
+                # Unless the renewal has found out why.
+                reason = f"it could not be renewed for {self._lease.ttl:g} s ({exc})"
+                self._lost = self._lost or reason
         if self._lost is not None:
             raise LeaseLostError(self._lost)
+        last = self._renewal
+        return last.server_time + timedelta(seconds=now - last.asked_at)
 
-    def ensure_recent(self) -> None:
-        """Raise LeaseLostError unless the server has confirmed the lease within the last second."""
-        with self._mutex:
-            age = elapsed() - self._renewal.asked_at
-        if age > RECENT_SECONDS:
+    def ensure_recent(self) -> datetime:
+        """Like `ensure`, and ask the server if its last confirmation is older than RECENT_SECONDS."""
+        if elapsed() - self._renewal.asked_at > RECENT_SECONDS:
             self.verify()
-        else:
-            self.ensure()
-
-    def _renew_late(self) -> None:
-        try:
-            self.renew()
-        except LeaseLostError:
-            pass  # It is known to be lost by now, and why.
-        except MigrateError as exc:
-            self._lost = f"it could not be renewed for {self._ttl:g} s ({exc})"
+        return self.ensure()
 
     def verify(self) -> None:
         """Ask the server whether the lease is still ours, and renew it. Raises LeaseLostError.
@@ -248,41 +256,58 @@ class Grant:
         """
         self.ensure()
         try:
-            self.renew()
+            self._renew()
         except ConnectionFailedError as exc:
             _log.warning("The lease could not be verified: %s", exc)
         self.ensure()
 
+    @contextlib.contextmanager
+    def guarding(self, session: ClientSession | None) -> Iterator[None]:
+        """Kill the session if the lease is lost inside the block."""
+        self._session = session
+        try:
+            yield
+        finally:
+            self._session = None
+
+    def outlast(self, action: Callable[[], _T], *, give_up: float = math.inf) -> _T:
+        """Repeat an action while the server is away, until the lease would end, or `give_up`.
+
+        Raises the last ConnectionFailedError. `give_up` is on the clock of `elapsed`.
+        """
+        while True:
+            try:
+                return action()
+            except ConnectionFailedError as exc:
+                if elapsed() >= min(self.deadline, give_up):
+                    raise
+                _log.warning("Trying again: %s", exc)
+                time.sleep(RETRY_SECONDS)
+
     def raise_fence(self, above: int) -> None:
         """Lift the fence over that of records from before the lock document was deleted."""
-        with translated():
-            self._locks.update_one(self._mine, {"$set": {"fence": above + 1}})
+        self._set(self._lease.locks, {"fence": above + 1})
         self.fence = above + 1
 
-    def renew(self) -> None:
-        """Renew the lease once. Raises LeaseLostError when it is no longer ours."""
+    def _renew(self) -> None:
         # In an empty context: it must not join the session that a step has bound to this one.
-        contextvars.Context().run(self._renew, self._server, self._locks)
+        contextvars.Context().run(self._renew_on, self._lease.server)
 
-    def _renew(self, server: Server, locks: Collection[Document]) -> None:
+    def _renew_on(self, server: Server) -> None:
+        locks = server.collection(self._lease.locks.name)
         asked_at = elapsed()
         now = server.now()
-        fields = {
-            "heartbeatAt": now,
-            "expiresAt": now + timedelta(seconds=self._ttl),
-            "updatedAt": now,
-        }
-        with translated():
-            renewed = locks.update_one(self._mine, {"$set": fields}).matched_count
-        if not renewed:
-            self._lost = "another run took it over, or it was released by force"
-            raise LeaseLostError(self._lost)
+        self._set(locks, self._lease.renewal_fields(now))
         with self._mutex:
             self._renewal = max(self._renewal, Renewal(asked_at, now))
 
-    def release(self) -> None:
-        """Let the lease go, if it is still ours; a failure is logged and leaves it to expire."""
-        _free(self._locks, self.actor, self._ttl, self.now())
+    def _set(self, locks: Collection[Document], fields: Document) -> None:
+        """Set fields of the lock. Raises LeaseLostError if it is no longer ours."""
+        with translated():
+            held = locks.update_one(_held_by(self.actor.run_id), {"$set": fields}).matched_count
+        if not held:
+            self._lost = "another run took it over, or it was released by force"
+            raise LeaseLostError(self._lost)
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -301,52 +326,31 @@ class Grant:
             self._done.set()
             thread.join(timeout=1)
 
-    @property
-    def _mine(self) -> Document:
-        return _held_by(self.actor)
-
     def _beat(self) -> None:
-        with self._server.spare() as server:
-            self._beat_through(server, server.collection(self._locks.name))
+        interval = pause = self._lease.ttl / BEATS_PER_TTL
+        with self._lease.server.spare() as server:
+            while not self._done.wait(pause):
+                try:
+                    self._renew_on(server)
+                    pause = interval
+                except LeaseLostError as exc:
+                    _log.error("%s", exc)
+                    self._end_own_statement(server)
+                    return
+                except Exception as exc:  # noqa: BLE001  (whatever it is, the next beat may succeed)
+                    self.failed_beats += 1
+                    pause = interval / BEATS_PER_TTL
+                    _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
 
-    def _beat_through(self, server: Server, locks: Collection[Document]) -> None:
-        interval = self._ttl / BEATS_PER_TTL
-        pause = interval
-        while not self._done.wait(pause):
-            try:
-                self._renew(server, locks)
-                pause = interval
-            except LeaseLostError as exc:
-                _log.error("%s", exc)
-                return
-            except Exception as exc:  # noqa: BLE001  (whatever it is, the next beat may succeed)
-                self.failed_beats += 1
-                pause = interval / BEATS_PER_TTL
-                _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
-
-
-def _holder(actor: Actor) -> Document:
-    return {
-        "locked": True,
-        "lockedBy": actor.label,
-        "reason": actor.reason,
-        "host": actor.host,
-        "pid": actor.pid,
-        "runId": actor.run_id,
-    }
+    def _end_own_statement(self, server: Server) -> None:
+        """End what the step has in flight, so that it does not run beside the next run."""
+        session = self._session
+        if session is not None:
+            server.kill_session(session.session_id["id"])
 
 
-def _held_by(actor: Actor) -> Document:
-    return {"_id": LOCK_ID, "locked": True, "runId": actor.run_id}
-
-
-def _free(locks: Collection[Document], actor: Actor, ttl: float, at: datetime) -> None:
-    try:
-        with translated():
-            locks.update_one(_held_by(actor), {"$set": {"locked": False, "updatedAt": at}})
-    except MigrateError as exc:
-        # Not raised: it would mask how the run itself ended.
-        _log.warning("The lock was not released and ends by itself in at most %g s: %s", ttl, exc)
+def _held_by(run_id: str) -> Document:
+    return {"_id": LOCK_ID, "locked": True, "runId": run_id}
 
 
 def _state(found: Document, now: datetime) -> LockState:

@@ -1,25 +1,24 @@
-"""How a record is read, and how each event of a migration changes it."""
+"""One record: how it is read, and how the run that claims it for a step changes it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from flask_migrate_mongo.model.values import (
-    COLUMNS,
-    Column,
-    Direction,
-    ErrorInfo,
-    Event,
-    Record,
-    Status,
-)
+from pymongo.errors import DuplicateKeyError
+from pymongo.read_concern import ReadConcern
+
+from flask_migrate_mongo.driver.server import Document, translated
+from flask_migrate_mongo.model.errors import LeaseLostError
+from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Event, Record, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from flask_migrate_mongo.driver.server import Document
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+
     from flask_migrate_mongo.model.values import Actor, Step
 
 EVENTS_KEPT = 400
@@ -28,7 +27,7 @@ EVENTS_KEPT = 400
 PROJECTION: Document = {"_id": 0, **dict.fromkeys((c.path for c in COLUMNS.values()), 1)}
 """What is read of a record: all but its events and other long parts."""
 
-_NO_BACKFILL = dict.fromkeys(("metadata.checkpoint", "metadata.progress", "metadata.request"), "")
+NO_BACKFILL = dict.fromkeys(("metadata.checkpoint", "metadata.progress", "metadata.request"), "")
 """What a migration that ended, well or by hand, no longer needs of its backfills."""
 
 
@@ -37,13 +36,11 @@ _NO_BACKFILL = dict.fromkeys(("metadata.checkpoint", "metadata.progress", "metad
 
 def read(document: Document) -> Record:
     """Read a record as it is stored, by this package or by another tool."""
-    values: dict[str, Any] = {name: _value(document, col) for name, col in COLUMNS.items()}
+    values: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
+        stored = value_at(document, column.path)
+        values[name] = stored if column.read is None else column.read(stored)
     return Record(**values)
-
-
-def _value(document: Document, column: Column) -> object:
-    stored = value_at(document, column.path)
-    return stored if column.read is None else column.read(stored)
 
 
 def value_at(document: Document, path: str) -> Any:  # noqa: ANN401  (whatever is stored)
@@ -70,17 +67,9 @@ def read_events(document: Document) -> Iterable[Event]:
 # --- changing
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run as the history knows it: who acts, under which fence, as which batch."""
-
-    actor: Actor
-    fence: int
-    batch: int
-
-    def event(self, kind: str, at: datetime, **details: object) -> Document:
-        """Build the part of an update that appends an event to the event log."""
-        return push(self.actor, kind, at, **details)
+def paths(**values: object) -> Document:
+    """Build a document of stored paths from values by the names of a record's fields."""
+    return {COLUMNS[name].path: value for name, value in values.items()}
 
 
 def push(actor: Actor, kind: str, at: datetime, **details: object) -> Document:
@@ -89,157 +78,156 @@ def push(actor: Actor, kind: str, at: datetime, **details: object) -> Document:
     return {"$push": {"metadata.events": {"$each": [event], "$slice": -EVENTS_KEPT}}}
 
 
-def paths(**values: object) -> Document:
-    """Build a document of stored paths from values by the names of a record's fields."""
-    return {COLUMNS[name].path: value for name, value in values.items()}
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as the history knows it: who acts, under which fence, as which batch."""
+
+    actor: Actor
+    fence: int
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
-class RecordUpdate:
-    """One atomic change of one record: which record, in which state, and the update.
+class Claim:
+    """The record of a step, for the run that claims it.
 
-    `target` is the state that it leads to.
+    Every change is conditional on the record being claimed by that run, and a claim gives way only to
+    a higher fence: a run that lost the lease changes nothing, and gets LeaseLostError. A change may be
+    tried again: one that succeeded without a reply is recognised. `ranges` holds the checkpoints of a
+    backfill with several workers.
     """
 
-    condition: Document
-    update: Document
-    target: Status
+    records: Collection[Document]
+    ranges: Collection[Document]
+    step: Step
+    run: Run
 
+    @property
+    def condition(self) -> Document:
+        """The condition that only a record matches which the run has claimed and not ended."""
+        return self._in_state(Status.RUNNING)
 
-def claimed_by(step: Step, run: Run) -> Document:
-    """Build the condition that only a record matches which this run has claimed and not ended."""
-    return paths(version=str(step.version), run_id=run.actor.run_id, status=Status.RUNNING.value)
+    def event(self, kind: str, at: datetime, **details: object) -> Document:
+        """Build the part of an update that appends an event of the run to the event log."""
+        return push(self.run.actor, kind, at, **details)
 
+    def start(self, *, position: int, at: datetime, session: ClientSession | None) -> None:
+        """Claim the record, which a new migration does not have yet, and mark it as running.
 
-def start(
-    step: Step, run: Run, *, position: int, at: datetime, session: bytes | None
-) -> RecordUpdate:
-    """Claim the record of a step and mark it as running.
+        A record with a fence that is not lower, or that is running or ended meanwhile, does not match.
+        `session` is the one that the step runs in: the next run kills it if this one crashes.
+        """
+        actor, fence, direction = self.run.actor, self.run.fence, self.step.direction
+        values = {
+            **paths(
+                status=Status.RUNNING.value,
+                run_id=actor.run_id,
+                fence=fence,
+                direction=direction.value,
+                holder=actor.label,
+                started_at=at,
+                session=session.session_id["id"] if session else None,
+                backfill_session=None,
+                error=None,
+                updated_at=at,
+            ),
+            "metadata.host": actor.host,
+            "metadata.pid": actor.pid,
+            "metadata.user": actor.user,
+            "metadata.appVersion": actor.app_version,
+            "metadata.request": None,
+        }
+        ready: object = Status.COMPLETED.value
+        if direction is Direction.UP:
+            values |= self._described(position)
+            ready = {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+        fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
+        event = self.event("started", at, direction=direction.value)
+        self._change(
+            paths(version=str(self.step.version), status=ready, fence={"$not": {"$gte": fence}}),
+            {"$set": values, "$setOnInsert": fresh, **event},
+            Status.RUNNING,
+            upsert=direction is Direction.UP,
+        )
 
-    A record with a fence that is not lower, or that is running or ended meanwhile, does not match.
-    """
-    values = {
-        **paths(
-            status=Status.RUNNING.value,
-            run_id=run.actor.run_id,
-            fence=run.fence,
-            direction=step.direction.value,
-            holder=run.actor.label,
-            started_at=at,
-            session=session,
-            error=None,
-            updated_at=at,
-        ),
-        "metadata.host": run.actor.host,
-        "metadata.pid": run.actor.pid,
-        "metadata.user": run.actor.user,
-        "metadata.appVersion": run.actor.app_version,
-        "metadata.request": None,
-    }
-    ready: object = Status.COMPLETED.value
-    if step.direction is Direction.UP:
-        values |= _described(step, run, position)
-        ready = {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
-    fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
-    return RecordUpdate(
-        paths(version=str(step.version), status=ready, fence={"$not": {"$gte": run.fence}}),
-        {
-            "$set": values,
-            "$setOnInsert": fresh,
-            **run.event("started", at, direction=step.direction.value),
-        },
-        Status.RUNNING,
-    )
+    def _described(self, position: int) -> Document:
+        """Build what an `up` records of the file; a `down` leaves it as it was applied."""
+        file = self.step.file
+        return {
+            **paths(
+                name=file.name,
+                description=file.description,
+                reversible=file.reversible,
+                checksum=file.checksum,
+                batch=self.run.batch,
+                position=position,
+            ),
+            "metadata.outOfOrder": self.step.out_of_order,
+            "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.suppressions],
+        }
 
+    def complete(self, *, took_ms: int, at: datetime, session: ClientSession | None = None) -> None:
+        """Mark the step as successful; with a session, in its transaction."""
+        if self.step.direction is Direction.UP:
+            kind, values = "completed", paths(applied_at=at, interrupted=False)
+        else:
+            kind, values = "rolled-back", paths(rolled_back_at=at)
+        values |= paths(status=self._success.value, execution_ms=took_ms, updated_at=at)
+        direction = self.step.direction.value
+        event = self.event(kind, at, direction=direction, executionTime=took_ms)
+        update = {"$set": values, "$unset": NO_BACKFILL, **event}
+        self._change(self.condition, update, self._success, session=session)
 
-def _described(step: Step, run: Run, position: int) -> Document:
-    """Build what an `up` records of the file; a `down` leaves it as it was applied."""
-    file = step.file
-    return {
-        **paths(
-            name=file.name,
-            description=file.description,
-            reversible=file.reversible,
-            checksum=file.checksum,
-            batch=run.batch,
-            position=position,
-        ),
-        "metadata.outOfOrder": step.out_of_order,
-        "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.suppressions],
-    }
+    def fail(self, error: ErrorInfo, *, took_ms: int, at: datetime) -> None:
+        """Mark the step as failed. If `down()` fails, the migration stays marked as applied."""
+        details = {"error": asdict(error), "executionTime": took_ms}
+        event = self.event("failed", at, direction=self.step.direction.value, **details)
+        target, values = Status.FAILED, details
+        if self.step.direction is Direction.DOWN:
+            target, values = Status.COMPLETED, {}
+        update = {"$set": {**values, **paths(status=target.value, updated_at=at)}, **event}
+        self._change(self.condition, update, target)
 
+    def is_completed(self) -> bool:
+        """Whether the success of the step is recorded on a majority of the servers."""
+        majority = self.records.with_options(read_concern=ReadConcern("majority"))
+        return self._has_reached(self._success, majority)
 
-def complete(step: Step, run: Run, *, took_ms: int, at: datetime) -> RecordUpdate:
-    """Mark a step as successful: the migration is applied, or rolled back."""
-    if step.direction is Direction.UP:
-        kind, target = "completed", Status.COMPLETED
-        values = paths(applied_at=at, interrupted=False)
-    else:
-        kind, target = "rolled-back", Status.ROLLED_BACK
-        values = paths(rolled_back_at=at)
-    values |= paths(status=target.value, execution_ms=took_ms, updated_at=at)
-    event = run.event(kind, at, direction=step.direction.value, executionTime=took_ms)
-    update = {"$set": values, "$unset": _NO_BACKFILL, **event}
-    return RecordUpdate(claimed_by(step, run), update, target)
+    @property
+    def _success(self) -> Status:
+        return Status.COMPLETED if self.step.direction is Direction.UP else Status.ROLLED_BACK
 
+    def _change(
+        self,
+        condition: Document,
+        update: Document,
+        target: Status,
+        *,
+        upsert: bool = False,
+        session: ClientSession | None = None,
+    ) -> None:
+        """Change the record, if it matches the condition, in one atomic update to the target."""
+        # mongomock refuses the argument `session`, even None.
+        options: dict[str, Any] = {"session": session} if session else {}
+        with translated():
+            try:
+                made = self.records.update_one(condition, update, upsert=upsert, **options)
+                changed = made.matched_count > 0 or made.upserted_id is not None
+            except DuplicateKeyError:
+                # The upsert found a record of this version whose state did not match.
+                changed = False
+        if changed:
+            return
+        # Without a transaction, an earlier try may have made the change although its reply was lost.
+        if session is not None or not self._has_reached(target, self.records):
+            raise LeaseLostError(
+                f"another run has taken over {self.step.version}, or its record is gone from the history"
+            )
 
-def fail(step: Step, run: Run, error: ErrorInfo, *, took_ms: int, at: datetime) -> RecordUpdate:
-    """Mark a step as failed. If `down()` fails, the migration stays marked as applied."""
-    details = {"error": asdict(error), "executionTime": took_ms}
-    event = run.event("failed", at, direction=step.direction.value, **details)
-    target, values = Status.FAILED, details
-    if step.direction is Direction.DOWN:
-        target, values = Status.COMPLETED, {}
-    update = {"$set": {**values, **paths(status=target.value, updated_at=at)}, **event}
-    return RecordUpdate(claimed_by(step, run), update, target)
+    def _has_reached(self, status: Status, collection: Collection[Document]) -> bool:
+        with translated():
+            return collection.find_one(self._in_state(status), {"_id": 1}) is not None
 
-
-def interrupt(dead: Record, run: Run, at: datetime) -> RecordUpdate:
-    """Mark a record left `running` by a crashed run as interrupted.
-
-    An interrupted `up()` counts as failed; after an interrupted `down()` the migration stays applied.
-    """
-    undoing = dead.direction is Direction.DOWN
-    error = {"type": "Interrupted", "message": _last_seen(dead), "traceback": None}
-    target = Status.COMPLETED if undoing else Status.FAILED
-    values = paths(
-        status=target.value,
-        error=None if undoing else error,
-        interrupted=not undoing,
-        updated_at=at,
-    )
-    details = {"direction": dead.direction.value, "error": error, "ofRun": dead.run_id}
-    return RecordUpdate(
-        paths(version=str(dead.version), status=Status.RUNNING.value, run_id=dead.run_id),
-        {"$set": values, **run.event("interrupted", at, **details)},
-        target,
-    )
-
-
-def _last_seen(dead: Record) -> str:
-    started = f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC" if dead.started_at else "an unknown time"
-    holder = dead.holder or "an unknown process"
-    return (
-        f"run {dead.run_id} by {holder}, started at {started}, ended without recording an outcome"
-    )
-
-
-def resolve(record: Record, run: Run, *, applied: bool, reason: str, at: datetime) -> RecordUpdate:
-    """Set by hand whether a migration is applied; the reason goes into its event log."""
-    target = Status.COMPLETED if applied else Status.PENDING
-    values = paths(
-        status=target.value,
-        applied_at=at if applied else None,
-        error=None,
-        batch=run.batch if applied else record.batch,
-        interrupted=False,
-        run_id=run.actor.run_id,
-        fence=run.fence,
-        updated_at=at,
-    )
-    event = run.event("resolved", at, applied=applied, reason=reason)
-    return RecordUpdate(
-        paths(version=str(record.version), status=record.status.value),
-        {"$set": values, "$unset": _NO_BACKFILL, **event},
-        target,
-    )
+    def _in_state(self, status: Status) -> Document:
+        version, run_id = str(self.step.version), self.run.actor.run_id
+        return paths(version=version, run_id=run_id, status=status.value)

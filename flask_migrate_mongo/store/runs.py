@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -25,6 +25,9 @@ SILENT_SECONDS = 360
 
 More than a request may wait for the lock, since a run that waits writes nothing.
 """
+
+_NOW = {"$currentDate": {"updatedAt": True}}
+"""The part of an update that sets the time of the last write, by the server's clock."""
 
 
 class RunState(str, Enum):
@@ -63,7 +66,7 @@ class StoredRun:
     report: Document | None = None
     error: Document | None = None
     cancel_requested: bool = False
-    events: tuple[Document, ...] = field(default=())
+    events: tuple[Document, ...] = ()
 
 
 class RunStore:
@@ -103,14 +106,10 @@ class RunStore:
         `detached` says whether it outlives the web server.
         """
         condition = {"_id": run_id, "state": RunState.QUEUED.value, "project": project}
-        change = {
-            "state": RunState.RUNNING.value,
-            "detached": detached,
-            "updatedAt": self._server.now(),
-        }
+        claimed = {"state": RunState.RUNNING.value, "detached": detached}
         with translated():
             found = self._runs.find_one_and_update(
-                condition, {"$set": change}, return_document=ReturnDocument.AFTER
+                condition, {"$set": claimed, **_NOW}, return_document=ReturnDocument.AFTER
             )
         return None if found is None else _stored(found)
 
@@ -124,20 +123,21 @@ class RunStore:
 
         `holder` finds the run that holds the lock. A run that does not hold it and is silent is lost.
         """
+        run = self._read(run_id)
+        if run.state.is_over:
+            return run
+        silent = self._server.now() - run.updated_at
+        if silent < timedelta(seconds=SILENT_SECONDS) or holder() == run_id:
+            return run
+        self.note(run_id, "lost", unless_over=True, state=RunState.LOST.value, current=None)
+        return self._read(run_id)
+
+    def _read(self, run_id: str) -> StoredRun:
         with translated():
             found = self._runs.find_one({"_id": run_id})
         if found is None:
             raise UnknownRunError(run_id)
-        run = _stored(found)
-        return run if run.state.is_over else self._unless_lost(run, holder)
-
-    def _unless_lost(self, run: StoredRun, holder: Callable[[], str | None]) -> StoredRun:
-        silent = self._server.now() - run.updated_at
-        if silent < timedelta(seconds=SILENT_SECONDS) or holder() == run.run_id:
-            return run
-        self.note(run.run_id, "lost", unless_over=True, state=RunState.LOST.value, current=None)
-        with translated():
-            return _stored(self._runs.find_one({"_id": run.run_id}) or {})
+        return _stored(found)
 
     def note(self, run_id: str, event: str, *, unless_over: bool = False, **fields: object) -> None:
         """Set fields of a run, and append an event with them."""
@@ -145,25 +145,19 @@ class RunStore:
         condition: Document = {"_id": run_id}
         if unless_over:
             condition["state"] = {"$in": [RunState.QUEUED.value, RunState.RUNNING.value]}
-        changed = {
-            key: value for key, value in fields.items() if key in {"state", "current", "step"}
+        shown: Document = {
+            key: fields[key] for key in ("state", "current", "step") if key in fields
         }
-        entry = {"event": event, "at": now, **changed}
+        entry = {"event": event, "at": now, **shown}
         stored = {key: value for key, value in fields.items() if key != "step"}
+        update = {"$set": {**stored, "updatedAt": now}, "$push": {"events": entry}}
         with translated():
-            self._runs.update_one(
-                condition,
-                {
-                    "$set": {**stored, "updatedAt": now},
-                    "$push": {"events": entry},
-                },
-            )
+            self._runs.update_one(condition, update)
 
     def touch(self, run_id: str, current: Document) -> None:
         """Set the progress of the current step, without an event."""
-        now = self._server.now()
         with translated():
-            self._runs.update_one({"_id": run_id}, {"$set": {"current": current, "updatedAt": now}})
+            self._runs.update_one({"_id": run_id}, {"$set": {"current": current}, **_NOW})
 
     def cancel(self, run_id: str) -> None:
         """Request a run to stop. Raises UnknownRunError."""

@@ -1,12 +1,12 @@
-"""Makes the linter of an application, and the preview that shows its findings."""
+"""Makes the linter of an application."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files import Folder
-from flask_migrate_mongo.lint import BY_CODE, REMOVED, Linter, LintReport, Ownership, chosen
+from flask_migrate_mongo.lint.linter import Linter, owned_by
+from flask_migrate_mongo.lint.rules import BY_CODE, REMOVED, chosen
 from flask_migrate_mongo.model.errors import SettingError
 
 if TYPE_CHECKING:
@@ -15,23 +15,15 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.state import AppState
 
 
-def lint(
-    state: AppState, files: Sequence[str], *, select: Sequence[str], ignore: Sequence[str]
-) -> LintReport:
-    """Lint files; it needs no database.
+def linter(state: AppState, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Linter:
+    """Make a linter with the rules that a call selects and ignores, and the settings ignore.
 
     Raises InvalidRequestError, and SettingError for a rule in the settings that does not exist.
     """
-    paths = Folder(state.settings.directory).choose(files)
-    return linter(state, select, ignore).lint(paths)
-
-
-def linter(state: AppState, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Linter:
-    """Make a linter with the rules that a call selects and ignores, and the settings ignore."""
     usual = state.settings.lint_ignore or ()
     if set(usual) - BY_CODE.keys() - REMOVED:
         accepts = f"codes of these rules: {', '.join(BY_CODE)}"
         raise SettingError("MIGRATE_LINT_IGNORE", usual, accepts)
     rules = chosen(select, (*ignore, *(() if select else usual)))
-    is_own = Ownership.of(state.app.import_name, Path(state.app.root_path))
+    is_own = owned_by(state.app.import_name, Path(state.app.root_path))
     return Linter(is_own, rules)

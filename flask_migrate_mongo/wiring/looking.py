@@ -1,14 +1,13 @@
-"""Makes what looks at an application's migrations and creates files."""
+"""Makes what looks at an application's migrations and runs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.mongomock import server_of
-from flask_migrate_mongo.files import Folder
-from flask_migrate_mongo.planning.inspector import Inspector
-from flask_migrate_mongo.planning.plans import Policy
+from flask_migrate_mongo.driver.server import server_of
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.planning.plans import Inspector, Policy
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 from flask_migrate_mongo.store.runs import RunStore
@@ -23,7 +22,7 @@ def inspector(state: AppState) -> Inspector:
     settings = state.settings
     server = server_of(database_of(state))
     return Inspector(
-        folder(state),
+        Folder(settings.directory),
         server,
         MigrationHistory(server, settings.collection),
         Lease(server, settings.lock_collection, ttl=settings.lock_ttl),
@@ -34,11 +33,6 @@ def inspector(state: AppState) -> Inspector:
 def runs(state: AppState) -> RunStore:
     """Make the store of asynchronous runs, on the client of this process."""
     return RunStore(server_of(database_of(state)), state.settings.run_collection)
-
-
-def folder(state: AppState) -> Folder:
-    """Make the folder of the application's migrations."""
-    return Folder(state.settings.directory)
 
 
 def policy(settings: Settings) -> Policy:

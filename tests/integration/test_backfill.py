@@ -16,7 +16,7 @@ from flask_migrate_mongo.backfill import BackfillOptions, DryRunBackfill, Execut
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.driver.transactions import transaction
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.model.reports import RunReport

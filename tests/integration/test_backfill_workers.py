@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.test_backfill import VERSION, counts, up, values
-from tests.project import ROOT
+from tests.project import PYTHON_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,7 +265,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, str]]:
             n_workers=2,
             threads_per_worker=1,
             dashboard_address=None,
-            env={"DIE": died, "PYTHONPATH": str(ROOT)},
+            env={"DIE": died, "PYTHONPATH": PYTHON_PATH},
         ) as cluster,
     ):
         yield cluster.scheduler_address, died

@@ -11,10 +11,10 @@ import pytest
 from pymongo import MongoClient
 
 from benchmarks import floor, measuring, projects, replay
-from benchmarks.environments import ROOT
 from benchmarks.floor import Floor
 from benchmarks.measuring import Competitor, FailedError, Run
 from benchmarks.peers import Document, Installed, Site
+from tests.project import PYTHON_PATH
 from tests.server.launcher import TestServer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def server() -> Iterator[TestServer]:
 
 @pytest.fixture
 def below(server: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Floor]:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", PYTHON_PATH)
     installed = Installed(floor.PEER, Path(sys.executable).parent, {})
     site = Site(tmp_path, server.port, "floor", COUNT)
     with MongoClient[Document](site.uri, retryWrites=False) as client:

@@ -21,8 +21,7 @@ from werkzeug.local import LocalProxy
 from flask_migrate_mongo import MigrateError, MongoMigrate, database
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.mongomock import MongomockServer, server_of
-from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.driver.server import MongomockServer, Server, server_of
 from flask_migrate_mongo.model.errors import ConfigurationError, NoDatabaseError, SettingError
 from flask_migrate_mongo.model.values import Actor
 from tests.conftest import APPNAME, uri_with

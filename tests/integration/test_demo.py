@@ -20,10 +20,10 @@ from pymongo import MongoClient
 import example_app
 from example_app import data, embedded
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.files import Folder
+from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.errors import NotReversibleError
 from tests.conftest import uri_with
-from tests.project import ROOT
+from tests.project import PYTHON_PATH, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,7 +232,7 @@ def start_elsewhere(folder: Path) -> subprocess.Popen[str]:
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PYTHON_PATH},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EAGER = {
     "flask_migrate_mongo",
     "flask_migrate_mongo.engine",
-    "flask_migrate_mongo.engine.context",
+    "flask_migrate_mongo.engine.options",
     "flask_migrate_mongo.extension",
     "flask_migrate_mongo.interfaces",
     "flask_migrate_mongo.interfaces.cli",
@@ -130,7 +130,7 @@ def test_a_command_that_looks_imports_what_it_needs_and_in_a_pipe_no_rich(
 ) -> None:
     app(project)
     modules = flask(project, "db-migrate", "status")
-    assert {"pymongo", "flask_migrate_mongo.planning.inspector"} <= modules
+    assert {"pymongo", "flask_migrate_mongo.planning.plans"} <= modules
     assert of(modules, "rich") == set()
     only_to_run = ("backfill", "engine.runner", "lint", "rehearsal")
     assert modules & {f"flask_migrate_mongo.{folder}" for folder in only_to_run} == set()

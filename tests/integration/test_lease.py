@@ -14,7 +14,7 @@ import time_machine
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.model.errors import LeaseLostError, LockHeldError, NotConfirmedError
 from flask_migrate_mongo.model.values import Actor
-from flask_migrate_mongo.process.clock import elapsed
+from flask_migrate_mongo.process import elapsed
 from flask_migrate_mongo.store.lease import LOCK_ID, Lease
 from tests.conftest import APPNAME, uri_with
 

@@ -10,8 +10,8 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, MongoClient, UpdateOne, monitoring
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from flask_migrate_mongo.driver import listener
-from flask_migrate_mongo.driver.listener import (
+from flask_migrate_mongo.driver import commands
+from flask_migrate_mongo.driver.commands import (
     listening,
     listening_everywhere,
     outside_transaction,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Db = Database[dict[str, Any]]
 
-NAMES = list(listener.PATCHES.names)
+NAMES = list(commands.PATCHES.names)
 ORIGINALS = [vars(owner)[name] for owner, name in NAMES]
 
 
@@ -127,7 +127,7 @@ def test_a_command_that_fails_has_no_reply_and_its_error_is_the_server_s(db: Db)
         db.command("nonsense")
     assert recorder.sent == [("nonsense", None)]
     assert recorder.replies == []
-    assert not listener._sent
+    assert not commands._sent
 
 
 def test_only_a_listener_of_the_whole_process_sees_the_commands_of_another_thread(db: Db) -> None:

@@ -448,7 +448,7 @@ def test_a_record_says_of_a_second_run_what_it_said_of_the_first(project: Projec
 def said(project: Project, version: int) -> dict[str, Any]:
     """Return what a record says of its step, but for what each step has of its own."""
     own = {"_id", "version", "createdAt", "rolledBackAt", "appliedAt", "updatedAt", "executionTime"}
-    own |= {"checksum", "position", "startedAt", "runId", "fence", "events"}
+    own |= {"checksum", "position", "startedAt", "runId", "fence", "events", "session"}
     record = project.record(version)
     flat = {**record.pop("metadata"), **record}
     return {name: value for name, value in flat.items() if name not in own and value is not None}
@@ -606,7 +606,7 @@ def test_a_step_whose_start_the_server_refuses_is_not_run(project: Project) -> N
 
 def start(runner: Runner, step: Step, run: Run) -> None:
     at = datetime.now(timezone.utc)
-    runner.history.mark_started(step, run, position=0, at=at, session=None)
+    runner.history.claim(step, run).start(position=0, at=at, session=None)
 
 
 @pytest.mark.parametrize("rolled_back", [False, True], ids=["new", "rolled back"])
@@ -674,6 +674,23 @@ def test_a_migration_that_is_applied_or_running_is_not_started(
     with pytest.raises(LeaseLostError, match="taken over 1"):
         start(runner, Step(file, Direction.UP), later)
     assert project.statuses() == {1: status}
+
+
+def test_a_run_that_lost_its_lease_marks_nothing_of_another_run_as_interrupted(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.write_inserts(1)
+    runner = project.runner(MIGRATE_LOCK_TTL=2)
+    (file,) = runner.folder.discover().files
+    other = Run(Actor.current("another"), fence=0, batch=1)
+    with runner.lease.hold(runner._actor("a test")) as grant:
+        project.db.migration_locks.update_one({}, {"$set": {"runId": other.actor.run_id}})
+        start(runner, Step(file, Direction.UP), other)
+        while "another run took it over" not in caplog.text:
+            time.sleep(0.01)
+        with pytest.raises(LeaseLostError):
+            runner._settle(grant)
+    assert project.statuses() == {1: "running"}
 
 
 def test_a_step_whose_lease_was_taken_meanwhile_records_no_success(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 from bson import Int64
 from flask import Flask
 from pymongo import MongoClient
+from pymongo.monitoring import CommandListener
 
 from example_app import data
 from flask_migrate_mongo import MongoMigrate
@@ -32,16 +34,26 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Actor
 from flask_migrate_mongo.rehearsal import MigrationRehearsal, RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot
-from flask_migrate_mongo.rehearsal.scratch import MARKER, ScratchDatabase, prefix_for
-from flask_migrate_mongo.wiring import rehearsing
+from flask_migrate_mongo.rehearsal.scratch import (
+    MARKER,
+    ScratchDatabase,
+    prefix_for,
+)
+from flask_migrate_mongo.wiring import running
 from tests.conftest import APPNAME, uri_with
 from tests.project import ROOT, Project
+from tests.server.lossy_proxy import LossyProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from pymongo.database import Database
+    from pymongo.monitoring import (
+        CommandFailedEvent,
+        CommandStartedEvent,
+        CommandSucceededEvent,
+    )
 
     Db = Database[dict[str, Any]]
 
@@ -73,7 +85,7 @@ def rehearse(project: Project, *args: Any, settings: Any = None, **options: Any)
     """Rehearse in this process."""
     app = project.app(**(settings or {}))
     with app.app_context():
-        return rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions(*args, **options))
+        return running.rehearsal(app_state.of(app)).run(RehearsalOptions(*args, **options))
 
 
 def one(project: Project, *args: Any, **options: Any) -> MigrationRehearsal:
@@ -103,6 +115,12 @@ def scratches(db: Db) -> list[str]:
     """The scratch databases that there are of a database."""
     prefix = prefix_for(db.name)
     return [name for name in db.client.list_database_names() if name.startswith(prefix)]
+
+
+def a_scratch(db: Db, name: str) -> ScratchDatabase:
+    """Name a scratch database of a database, which is not created yet."""
+    actor, full = Actor.current("rehearse"), f"{prefix_for(db.name)}{name}"
+    return ScratchDatabase(Server(db), full, actor, frozenset(), lambda: None)
 
 
 def until(condition: Any, seconds: float = 20) -> None:
@@ -357,7 +375,7 @@ def test_the_example_passes_on_the_real_airports(tmp_path: Path, db: Db, mongo_u
         app = Flask("demo", root_path=str(ROOT / "example_app"))
         MongoMigrate(app, client[db.name])
         with app.app_context():
-            report = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
+            report = running.rehearsal(app_state.of(app)).run(RehearsalOptions())
         assert client[db.name].list_collection_names() == ["airports"]
     assert not report.failures
     assert [p.file.name for p in report.irreversible] == ["Archive local airfields"]
@@ -481,7 +499,7 @@ def test_a_copy_has_the_options_indexes_and_views_of_the_real_one(
             assert found["age_1"]["partialFilterExpression"] == {"age": {"$exists": True}}
             assert (found["moment"]["unique"], found["moment"]["key"]) == (True, [("at", -1)])
             # Nothing expires between two looks.
-            assert found["born_1"]["expireAfterSeconds"] == 2**31 - 1
+            assert found["born_1"]["expireAfterSeconds"] > 10**9
 
         def down(db): pass
         """,
@@ -490,6 +508,54 @@ def test_a_copy_has_the_options_indexes_and_views_of_the_real_one(
     errors = [a.error for p in report.migrations for a in p.attempts if a.error]
     assert errors == []
     assert not report.failures, [p.differences for p in report.failures]
+
+
+class SentCommands(CommandListener):
+    """Keeps the commands that were sent."""
+
+    def __init__(self) -> None:
+        self.commands: list[dict[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.commands.append(dict(event.command))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Ignored."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Ignored."""
+
+
+def test_a_copied_ttl_index_expires_nothing_and_does_not_reach_back_before_1970(
+    db: Db, mongo_uri: str
+) -> None:
+    db.people.create_index("born", expireAfterSeconds=60)
+    db.people.insert_one({"_id": 1, "born": datetime(1970, 1, 3, tzinfo=timezone.utc)})
+    sent = SentCommands()
+    with MongoClient[dict[str, Any]](mongo_uri, event_listeners=[sent]) as client:
+        assert a_scratch(client[db.name], "ttl").copy("people", None).ttl_indexes == ("born_1",)
+    ((index,),) = [command["indexes"] for command in sent.commands if "createIndexes" in command]
+    oldest = datetime.now(timezone.utc) - timedelta(seconds=index["expireAfterSeconds"])
+    # The server refuses an earlier time with code 67.
+    assert (
+        datetime(1970, 1, 1, tzinfo=timezone.utc)
+        < oldest
+        < datetime(1970, 1, 3, tzinfo=timezone.utc)
+    )
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_problem_of_a_collection_with_a_ttl_says_that_the_copy_has_another_one(
+    project: Project, people: Db, *, fails: bool
+) -> None:
+    people.people.create_index("born", expireAfterSeconds=60)
+    project.write(
+        "1_active", WELL.partition("def down")[0] + "def down(db): pass\n" if fails else WELL
+    )
+    warnings = rehearse(project).warnings
+    assert len(warnings) == fails
+    if fails:
+        assert "In the copy of people, expireAfterSeconds of born_1 is so long" in warnings[0]
 
 
 @pytest.mark.parametrize("transactional", [False, True])
@@ -570,6 +636,16 @@ def test_of_documents_that_are_too_large_to_keep_it_is_known_that_they_differ(pe
     people.people.update_one({"_id": 3}, {"$set": {"age": 3.0}})
     (found,) = before.compare().first
     assert str(found) == "people document 3 (int): unknown (too large to keep) → changed"
+
+
+def test_the_latest_state_is_compared_even_if_the_application_reads_that_of_a_majority(
+    people: Db, mongo_uri: str
+) -> None:
+    sent = SentCommands()
+    uri = uri_with(mongo_uri, people.name, "readConcernLevel=majority")
+    with MongoClient[dict[str, Any]](uri, event_listeners=[sent]) as client:
+        Snapshot(client[people.name], frozenset(), lambda: None).take()
+    assert [c["readConcern"]["level"] for c in sent.commands if "find" in c] == ["local"]
 
 
 def test_a_document_as_long_as_a_digest_is_compared_like_any_other(db: Db) -> None:
@@ -747,31 +823,69 @@ def test_a_signal_in_the_middle_of_copying_stops_it_too(
     assert scratches(people) == []
 
 
+@pytest.fixture
+def kept_sessions() -> Iterator[None]:
+    """Sessions that migrations keep beyond their end are ended afterwards."""
+    builtins.__dict__["_sessions_of_this_test"] = []
+    yield
+    for session in builtins.__dict__.pop("_sessions_of_this_test"):
+        session.end_session()
+
+
+LEFT_OPEN = """
+kept = __import__("builtins").__dict__["_sessions_of_this_test"]
+
+def leave_open(db):
+    session = db.client.start_session()
+    kept.append(session)
+    session.start_transaction()
+    db.people.update_one({"_id": 1}, {"$set": {"x": 1}}, session=session)
+"""
+
+
+@pytest.mark.usefixtures("kept_sessions")
 def test_a_transaction_that_a_migration_leaves_open_holds_up_nothing(
     project: Project, people: Db
 ) -> None:
-    project.write(
-        "1_open",
-        """
-        kept = __import__("builtins").__dict__.setdefault("_sessions_of_this_test", [])
+    fails = "def up(db):\n    leave_open(db)\n    raise ValueError('left open')\n"
+    project.write("1_open", f"{LEFT_OPEN}\n{fails}")
+    began = time.monotonic()
+    (done,) = rehearse(project).migrations
+    assert done.failed
+    assert time.monotonic() - began < 15
+    assert scratches(people) == []
 
-        def up(db):
-            session = db.client.start_session()
-            kept.append(session)
-            session.start_transaction()
-            db.people.update_one({"_id": 1}, {"$set": {"x": 1}}, session=session)
-            raise ValueError("left open")
-        """,
+
+@pytest.mark.usefixtures("kept_sessions")
+def test_the_next_attempt_does_not_wait_for_a_transaction_that_was_left_open(
+    project: Project, people: Db
+) -> None:
+    down = "    db.people.update_one({'_id': 1}, {'$unset': {'x': ''}})"
+    project.write(
+        "1_open", f"{LEFT_OPEN}\ndef up(db):\n    leave_open(db)\ndef down(db):\n{down}\n"
     )
     began = time.monotonic()
-    try:
-        (done,) = rehearse(project).migrations
-    finally:
-        for session in builtins.__dict__.pop("_sessions_of_this_test", []):
-            session.end_session()
-    assert done.failed
-    assert time.monotonic() - began < 30
+    report = rehearse(project)
+    assert time.monotonic() - began < 15
+    assert not report.failures
+    assert report.warnings == (
+        "1 left a transaction open. It was ended, and its changes were rolled back.",
+    )
     assert scratches(people) == []
+
+
+def test_a_drop_waits_only_so_long_for_a_transaction_of_another_process(
+    people: Db, admin: MongoClient[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_migrate_mongo.rehearsal.scratch.DROP_SECONDS", 1)
+    scratch = a_scratch(people, "busy")
+    scratch.create()
+    scratch.copy("people", None)
+    with admin.start_session() as session, session.start_transaction():
+        admin[scratch.database.name].people.delete_one({"_id": 1}, session=session)
+        began = time.monotonic()
+        assert "could not be dropped" in str(scratch.drop())
+        assert time.monotonic() - began < 5
 
 
 def test_the_mark_comes_back_when_a_migration_drops_it(project: Project, people: Db) -> None:
@@ -806,7 +920,40 @@ def test_what_a_killed_rehearsal_leaves_is_removed_by_one_that_comes_an_hour_lat
 def age(db: Db, name: str, **changes: Any) -> None:
     """Make a scratch database two hours old, or differ otherwise."""
     old = datetime.now(timezone.utc) - timedelta(hours=2)
-    db.client[name][MARKER].update_one({}, {"$set": {"createdAt": old, **changes}})
+    fields = {"createdAt": old, "aliveAt": old, **changes}
+    db.client[name][MARKER].update_one({}, {"$set": fields})
+
+
+def test_a_rehearsal_of_over_an_hour_that_is_alive_is_no_leftover(
+    project: Project, people: Db
+) -> None:
+    project.write("1_active", WELL)
+    scratch = a_scratch(people, "long")
+    scratch.create()
+    age(people, scratch.database.name)
+    scratch.renew_mark()
+    assert rehearse(project).removed == ()
+    assert scratches(people) == [scratch.database.name]
+    scratch.drop()
+
+
+def test_the_mark_is_renewed_at_each_attempt_and_while_documents_are_copied(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[datetime] = []
+    monkeypatch.setattr(builtins, "seen_by_this_test", seen, raising=False)
+    look = f"seen_by_this_test.append(db.get_collection({MARKER!r}).find_one()['aliveAt'])"
+    project.write("1_looks", f"def up(db):\n    {look}\ndef down(db):\n    {look}\n")
+    assert not rehearse(project).failures
+    assert len(set(seen)) == len(seen) == 6
+    monkeypatch.setattr("flask_migrate_mongo.rehearsal.scratch.RENEW_SECONDS", 0)
+    scratch = a_scratch(people, "long")
+    scratch.create()
+    age(people, scratch.database.name)
+    scratch.copy("people", None)
+    mark = scratch.database[MARKER].find_one()
+    assert mark is not None
+    assert mark["aliveAt"] - mark["createdAt"] > timedelta(hours=1)
 
 
 def test_what_bears_no_mark_or_that_of_another_database_is_no_leftover(
@@ -833,6 +980,17 @@ def test_a_database_that_is_not_ours_is_neither_written_to_nor_dropped(
     assert content(people.client[name]).keys() == {"diary"}
 
 
+def test_a_database_in_which_mongodb_kept_the_list_of_views_alone_is_taken(
+    people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server of the tests drops it with the last view.
+    monkeypatch.setattr(people.__class__, "list_collection_names", lambda _: ["system.views"])
+    scratch = a_scratch(people, "named")
+    scratch.create()
+    monkeypatch.undo()
+    assert scratches(people) == [scratch.database.name]
+
+
 def test_the_database_of_a_rehearsal_that_is_under_way_is_not_taken(
     project: Project, people: Db
 ) -> None:
@@ -853,18 +1011,12 @@ def test_the_database_of_a_rehearsal_that_is_under_way_is_not_taken(
 def test_of_two_rehearsals_that_create_the_same_database_at_once_one_is_refused(
     people: Db, failpoint: Any
 ) -> None:
-    name, actor = f"{prefix_for(people.name)}named", Actor.current("rehearse")
     failpoint("insert", times=2, blockConnection=True, blockTimeMS=500)
     with ThreadPoolExecutor(2) as pool:
-        both = [
-            pool.submit(
-                ScratchDatabase(Server(people), name, actor, frozenset(), lambda: None).create
-            )
-            for _ in range(2)
-        ]
+        both = [pool.submit(a_scratch(people, "named").create) for _ in range(2)]
     (refused,) = filter(None, [each.exception() for each in both])
     assert isinstance(refused, ScratchTakenError)
-    assert f"pid {actor.pid}" in str(refused)
+    assert f"pid {os.getpid()}" in str(refused)
 
 
 def test_the_application_s_own_database_is_refused_as_scratch_database(
@@ -886,7 +1038,7 @@ def test_a_long_name_of_a_database_leaves_room_for_the_scratch_one(
     app = project.app(mongo=long)
     try:
         with app.app_context():
-            report = rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
+            report = running.rehearsal(app_state.of(app)).run(RehearsalOptions())
         assert report.database is not None
         assert len(report.database) == 63
         assert not report.failures
@@ -919,7 +1071,7 @@ def test_it_is_refused_on_mongomock(project: Project) -> None:
 
     app = project.app(mongo=mongomock.MongoClient().shop)
     with app.app_context(), pytest.raises(RehearsalUnsupportedError, match="no server"):
-        rehearsing.rehearsal(app_state.of(app)).run(RehearsalOptions())
+        running.rehearsal(app_state.of(app)).run(RehearsalOptions())
 
 
 def test_a_pool_of_one_connection_is_enough(tmp_path: Path, people: Db, mongo_uri: str) -> None:
@@ -947,7 +1099,7 @@ def test_the_failure_to_drop_is_said_and_masks_nothing(
     project: Project, people: Db, failpoint: Any
 ) -> None:
     project.write("1_active", WELL)
-    failpoint("dropDatabase", times=5, skip=1, errorCode=13)
+    failpoint("dropDatabase", "drop", times=5, skip=1, errorCode=13)
     report = rehearse(project)
     assert not report.failures
     (warning,) = report.warnings
@@ -964,8 +1116,84 @@ def test_a_user_who_may_not_write_to_other_databases_is_told_so(
         rehearse(project)
 
 
+@pytest.fixture
+def sent() -> list[dict[str, Any]]:
+    """The commands that a user with readWriteAnyDatabase alone sent."""
+    return []
+
+
+@pytest.fixture
+def read_write_any_database(
+    tmp_path: Path, db: Db, mongo_uri: str, sent: list[dict[str, Any]]
+) -> Iterator[Project]:
+    """A project of the usual user of Atlas, who may neither drop databases nor bypass validators."""
+
+    def forbids(command: dict[str, Any]) -> bool:
+        sent.append(command)
+        refused = {"dropDatabase", "collMod"}
+        return next(iter(command)) in refused or command.get("bypassDocumentValidation") is True
+
+    port = int(mongo_uri.split("/")[2].rpartition(":")[2])
+    with LossyProxy(port) as proxy:
+        proxy.forbids = forbids
+        uri = f"mongodb://127.0.0.1:{proxy.port}/{db.name}?directConnection=true"
+        with MongoClient[dict[str, Any]](uri) as client:
+            yield Project(tmp_path, client[db.name], uri)
+
+
+def test_a_user_who_may_not_drop_databases_drops_the_collections_the_mark_last(
+    read_write_any_database: Project, people: Db, sent: list[dict[str, Any]]
+) -> None:
+    people.create_collection("names", viewOn="people", pipeline=[])
+    project = read_write_any_database
+    project.write("1_active", f"{WELL}    db.names.find_one()\n")
+    report = rehearse(project)
+    assert not report.failures
+    assert report.warnings == ()
+    assert scratches(people) == []
+    dropped = [command["drop"] for command in sent if "drop" in command]
+    assert dropped[-1] == MARKER
+    assert dropped.count(MARKER) == 2
+    assert {"names", "people"} < set(dropped)
+
+
+def test_a_validator_is_bypassed_only_where_there_is_one_and_the_user_may(
+    read_write_any_database: Project, people: Db, sent: list[dict[str, Any]]
+) -> None:
+    people.command("collMod", "people", validator={"age": {"$gte": 5}})
+    people.cities.insert_one({"_id": 1})
+    project = read_write_any_database
+    project.write("1_active", f"{WELL}    db.cities.find_one()\n")
+    report = rehearse(project)
+    assert not report.failures
+    invalid = people.people.count_documents({"age": {"$lt": 5}})
+    copied = {each.name: each.documents for each in report.copied}
+    assert copied == {"cities": 1, "people": 200 - invalid}
+    (warning,) = report.warnings
+    assert f"{invalid} documents of people were not copied: its validator refuses them" in warning
+    assert scratches(people) == []
+    assert [c["insert"] for c in sent if c.get("bypassDocumentValidation")] == ["people"]
+
+
+def test_a_leftover_that_cannot_be_removed_is_a_warning(
+    project: Project, people: Db, failpoint: Any
+) -> None:
+    project.write("1_active", WELL)
+    scratch = a_scratch(people, "left")
+    scratch.create()
+    age(people, scratch.database.name)
+    failpoint("dropDatabase", "drop", times=2, errorCode=13)
+    report = rehearse(project)
+    assert not report.failures
+    assert report.removed == ()
+    (warning,) = report.warnings
+    assert f"The database {scratch.database.name} of a crashed rehearsal could not be" in warning
+    assert scratches(people) == [scratch.database.name]
+    assert rehearse(project).removed == (scratch.database.name,)
+
+
 def test_afterwards_the_driver_is_as_it_was(project: Project, people: Db) -> None:
-    from flask_migrate_mongo.driver import listener as wire  # noqa: PLC0415
+    from flask_migrate_mongo.driver import commands as wire  # noqa: PLC0415
 
     before = [vars(owner)[name] for owner, name in wire.PATCHES.names]
     project.write("1_active", WELL)

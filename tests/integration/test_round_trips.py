@@ -221,9 +221,10 @@ def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
             _, run = other._settle(grant)
             (file,) = other.folder.discover().files
             step = Step(file, Direction.UP)
-            at = grant.now()
-            other.history.mark_started(step, run, position=0, at=at, session=None)
-            other.history.mark_completed(step, run, took_ms=1, at=at)
+            at = grant.ensure()
+            claim = other.history.claim(step, run)
+            claim.start(position=0, at=at, session=None)
+            claim.complete(took_ms=1, at=at)
         report = waiting.result(timeout=60)
     assert (report.outcomes, report.error) == ((), None)
     assert project.db.done.count_documents({}) == 0
@@ -259,7 +260,7 @@ def test_an_index_serves_every_command_that_looks_for_something(
     runner.up()
     with runner.lease.hold(runner._actor("a test")):
         runner.force_unlock(confirmed=True)
-    ours = [c for c in commands.sent if next(iter(c.values())) in OURS]
+    ours = [c for c in commands.sent if str(next(iter(c.values()))) in OURS]
     looked_for = [condition for command in ours for condition in filters(command)]
     assert len(looked_for) > 20
     assert (

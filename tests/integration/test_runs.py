@@ -17,7 +17,7 @@ import pytest
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.driver.server import Server
-from flask_migrate_mongo.interfaces.rest import async_runs, new_process
+from flask_migrate_mongo.interfaces.rest import async_runs
 from flask_migrate_mongo.model.errors import MissingFileError, UnknownRunError
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.store.runs import RunState, RunStore, StoredRun
@@ -277,7 +277,7 @@ def test_a_process_that_loads_no_such_application_is_replaced_by_a_thread(
 def test_a_process_that_is_too_slow_is_replaced_by_a_thread_and_runs_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(new_process, "START_SECONDS", 0.5)
+    monkeypatch.setattr(async_runs, "START_SECONDS", 0.5)
     app = project.root / "app.py"
     app.write_text("import time\ntime.sleep(60)\n" + app.read_text())
     project.write_inserts(FIRST)

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from flask_migrate_mongo.lint import BY_CODE, RULES
+from flask_migrate_mongo.lint.rules import BY_CODE, RULES
 
 if TYPE_CHECKING:
     from click.testing import Result

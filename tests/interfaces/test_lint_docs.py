@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo.lint import BY_CODE, RULES, Linter, Rule
+from flask_migrate_mongo.lint.linter import Linter
+from flask_migrate_mongo.lint.rules import BY_CODE, RULES, Rule
 from tests.project import ROOT
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.files import Folder
+from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.interfaces.rest import blueprint, routes
 from flask_migrate_mongo.model.errors import ConfigurationError
 from flask_migrate_mongo.model.values import Actor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.interfaces.rest.new_process import import_path
+from flask_migrate_mongo.interfaces.rest.async_runs import import_path
 from tests.integration.test_lease import until
 from tests.integration.test_runs import FIRST, SECOND, gate, importable
 from tests.interfaces.test_rest import PREFIX, READ, RUN, api

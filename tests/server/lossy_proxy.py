@@ -1,4 +1,4 @@
-"""A proxy that lets the server run a command, and then loses the answer."""
+"""A proxy that lets the server run a command and then loses the answer, or refuses a command itself."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bson
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 OP_MSG = 2013
@@ -38,6 +39,8 @@ class LossyProxy:
         self._seen = 0
         self.lost: list[str] = []
         self.commands: list[str] = []
+        self.forbids: Callable[[dict[str, Any]], bool] = lambda _: False
+        """Which commands are refused as if the user had no right to them."""
         self.port: int = self._listener.getsockname()[1]
 
     def lose(self, *, skip: int, times: int = 1) -> None:
@@ -78,9 +81,13 @@ class LossyProxy:
                 threading.Thread(target=_pump, args=arguments, daemon=True).start()
 
     def _forward_command(
-        self, message: bytes, server: socket.socket, losing: threading.Event
+        self, message: bytes, server: socket.socket, client: socket.socket, losing: threading.Event
     ) -> None:
-        name = _command(message)
+        command = _command(message)
+        if command is not None and self.forbids(command):
+            client.sendall(_refusal(message))
+            return
+        name = None if command is None else str(next(iter(command)))
         with self._mutex:
             if name is not None and name not in QUIET:
                 self.commands.append(name)
@@ -91,7 +98,9 @@ class LossyProxy:
         server.sendall(message)
 
 
-def _forward_answer(message: bytes, client: socket.socket, losing: threading.Event) -> None:
+def _forward_answer(
+    message: bytes, client: socket.socket, _: socket.socket, losing: threading.Event
+) -> None:
     if losing.is_set():
         raise EOFError
     client.sendall(message)
@@ -106,7 +115,7 @@ def _pump(
     assert callable(forward)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            forward(_message(source), target, losing)
+            forward(_message(source), target, source, losing)
     for end in (source, target):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
@@ -129,12 +138,20 @@ def _exactly(source: socket.socket, wanted: int) -> bytes:
     return bytes(received)
 
 
-def _command(message: bytes) -> str | None:
-    """Return the command's name: the first key of the body section of an OP_MSG."""
+def _command(message: bytes) -> dict[str, Any] | None:
+    """Return the body section of an OP_MSG, whose first key is the command's name."""
     if HEADER.unpack_from(message)[3] != OP_MSG:
         return None
     at = HEADER.size + 4
     while message[at] == 1:  # A section of documents may come before the body.
         at += 1 + struct.unpack_from("<i", message, at + 1)[0]
     length = struct.unpack_from("<i", message, at + 1)[0]
-    return str(next(iter(bson.decode(message[at + 1 : at + 1 + length]))))
+    found: dict[str, Any] = bson.decode(message[at + 1 : at + 1 + length])
+    return found
+
+
+def _refusal(message: bytes) -> bytes:
+    """Answer that the user may not run this command."""
+    error = {"ok": 0.0, "code": 13, "codeName": "Unauthorized", "errmsg": "not authorized"}
+    body = bytes(5) + bson.encode(error)
+    return HEADER.pack(HEADER.size + len(body), 0, HEADER.unpack_from(message)[1], OP_MSG) + body

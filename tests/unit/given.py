@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from flask_migrate_mongo.files import describe, read_content
+from flask_migrate_mongo.files.parsing import describe, read_content
 from flask_migrate_mongo.model.reports import (
     Effects,
     NotExecuted,

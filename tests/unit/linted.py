@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import dedent, indent
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.lint import Finding, Linter, LintReport
+from flask_migrate_mongo.lint.linter import Finding, Linter, LintReport
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ import pytest
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.cli import db_migrate
 from flask_migrate_mongo.interfaces.schemas import document as dumped
-from flask_migrate_mongo.lint.findings import Finding, LintReport
+from flask_migrate_mongo.lint.linter import Finding, LintReport
 from flask_migrate_mongo.lint.rules import BY_CODE
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
@@ -35,8 +35,7 @@ from flask_migrate_mongo.planning.plans import survey
 from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
-from flask_migrate_mongo.rehearsal.estimation import Estimate
-from flask_migrate_mongo.rehearsal.scratch import CopiedCollection
+from flask_migrate_mongo.rehearsal.results import CopiedCollection, Estimate
 from flask_migrate_mongo.store.records import read
 from flask_migrate_mongo.store.runs import RunState, StoredRun
 

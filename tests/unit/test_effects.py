@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from flask_migrate_mongo.driver.commands import Command, namespaces
-from flask_migrate_mongo.dry_run.budget import Budget, EndOfStep
+from flask_migrate_mongo.dry_run.decisions import (
+    DECISIONS,
+    Decision,
+    Statement,
+    operation_of,
+    statements,
+)
+from flask_migrate_mongo.dry_run.effects import Budget
+from flask_migrate_mongo.dry_run.operations import EndOfStep
 from flask_migrate_mongo.model.reports import Effects
 
 
@@ -80,6 +88,66 @@ def test_a_budget_ends_with_its_time() -> None:
 )
 def test_the_collections_of_a_command_are_found(document: dict[str, Any], named: set[str]) -> None:
     assert namespaces(Command("shop", document)) == named
+
+
+@pytest.mark.parametrize(
+    ("document", "decision"),
+    [
+        ({"insert": "a", "documents": []}, Decision.EXECUTE),
+        ({"aggregate": "a", "pipeline": [{"$match": {}}]}, Decision.EXECUTE),
+        ({"aggregate": "a", "pipeline": [{"drop": 1}]}, Decision.EXECUTE),
+        ({"aggregate": "a", "pipeline": [{"$collStats": {}}]}, Decision.READ_COLLECTION),
+        ({"aggregate": "a", "pipeline": [{"$match": {}}, {"$out": "b"}]}, Decision.REPORT),
+        ({"create": "a"}, Decision.CREATE),
+        ({"createIndexes": "a", "indexes": []}, Decision.BUILD),
+        ({"dropSearchIndex": "a"}, Decision.REPORT_ONLY),
+        ({"compact": "a"}, None),
+    ],
+)
+def test_one_table_says_what_a_dry_run_does_with_a_command(
+    document: dict[str, Any], decision: Decision | None
+) -> None:
+    assert DECISIONS.get(operation_of(Command("shop", document))) is decision
+
+
+@pytest.mark.parametrize(
+    ("document", "found"),
+    [
+        ({"insert": "a", "documents": [{"q": 1}]}, Statement("shop.a", {"q": 1})),
+        (
+            {"update": "a", "updates": [{"q": {"x": 1}, "u": [], "sort": {"n": 1}}]},
+            Statement("shop.a", None, {"x": 1}, many=False, options={"sort": {"n": 1}}),
+        ),
+        (
+            {"update": "a", "updates": [{"q": {}, "u": [], "multi": True}], "let": {"v": 1}},
+            Statement("shop.a", None, {}, many=True, options={"let": {"v": 1}}),
+        ),
+        ({"delete": "a", "deletes": [{"q": {}, "limit": 0}]}, Statement("shop.a", many=True)),
+        ({"delete": "a", "deletes": [{"q": {}, "limit": 1}]}, Statement("shop.a", many=False)),
+        (
+            {"findAndModify": "a", "query": {"x": 1}, "remove": True},
+            Statement("shop.a", None, {"x": 1}),
+        ),
+        (
+            {
+                "bulkWrite": 1,
+                "nsInfo": [{"ns": "other.b"}],
+                "ops": [{"insert": 0, "document": {"x": 1}}],
+            },
+            Statement("other.b", {"x": 1}),
+        ),
+        (
+            {
+                "bulkWrite": 1,
+                "nsInfo": [{"ns": "other.b"}],
+                "ops": [{"delete": 0, "filter": {}, "multi": True}],
+            },
+            Statement("other.b", many=True),
+        ),
+    ],
+)
+def test_the_writes_of_a_command_are_found(document: dict[str, Any], found: Statement) -> None:
+    assert list(statements(Command("shop", document))) == [found]
 
 
 def test_effects_add_up() -> None:

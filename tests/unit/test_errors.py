@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.captured import TRACEBACK_LIMIT, capture
 from flask_migrate_mongo.model.errors import (
+    TRACEBACK_LIMIT,
     MigrateError,
+    capture,
     message_of,
     redact,
 )
-from flask_migrate_mongo.model.wording import cli, python, rest
+from flask_migrate_mongo.model.wording import cli, rest
 
 from .given import a_lock
 
@@ -102,7 +103,6 @@ def test_each_interface_words_the_remedy_in_its_own_terms() -> None:
     drift = errors.DriftError(7, "change", FILE)
     assert drift.explain(cli) == str(drift)
     assert drift.explain(rest).endswith("as it is now: `POST down?allowDrift=true`.")
-    assert drift.explain(python).endswith("as it is now: `migrate.down(allow_drift=True)`.")
 
 
 def test_several_bad_files_are_named_in_one_message() -> None:

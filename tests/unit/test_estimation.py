@@ -6,22 +6,32 @@ from typing import Any
 
 import pytest
 
-from flask_migrate_mongo.rehearsal.estimation import (
+from flask_migrate_mongo.rehearsal.results import (
     MARGIN,
+    Attempt,
     CommandTimes,
+    CopiedCollection,
     Estimate,
-    SampleSize,
-    Timing,
     estimate,
 )
 
 ALL = 28_000
 
 
-def took(seconds: float, copied: int = 1_000, **more: Any) -> Timing:
+def took(seconds: float, copied: int = 1_000, **more: Any) -> Attempt:
     """Return a run on a sample of the airports, all of whose time went into them."""
     times = CommandTimes(**{"by_collection": {"airports": seconds}, **more})
-    return Timing(seconds, times, {"airports": SampleSize(copied, ALL)})
+    return an_attempt(seconds, times, CopiedCollection("airports", copied, ALL))
+
+
+def an_attempt(
+    seconds: float, times: CommandTimes | None = None, *copied: CopiedCollection
+) -> Attempt:
+    return Attempt(
+        round(seconds * 1000),
+        times=times or CommandTimes(),
+        copied={each.name: each for each in copied},
+    )
 
 
 def figures(found: Estimate) -> tuple[float, float, float]:
@@ -79,9 +89,9 @@ def test_commands_for_single_documents_grow_only_if_there_are_more_of_them_in_a_
 
 
 def test_each_collection_grows_by_its_own_factor() -> None:
-    sizes = {"airports": SampleSize(1_000, 28_000), "countries": SampleSize(200, 200)}
+    copied = CopiedCollection("airports", 1_000, 28_000), CopiedCollection("countries", 200, 200)
     spent = {"airports": 0.1, "countries": 0.3}
-    found = estimate([], [Timing(0.4, CommandTimes(spent), sizes)])
+    found = estimate([], [an_attempt(0.4, CommandTimes(spent), *copied)])
     assert found is not None
     assert found.documents == 28_200
     assert found.seconds == pytest.approx(0.1 * 28 + 0.3)
@@ -101,12 +111,12 @@ def test_nothing_is_extrapolated_when_the_sample_was_all_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "timing",
+    "attempt",
     [
-        Timing(0.5),
-        Timing(0.5, CommandTimes({"new": 0.5})),
-        Timing(0.5, CommandTimes({"empty": 0.5}), {"empty": SampleSize(0, 0)}),
+        an_attempt(0.5),
+        an_attempt(0.5, CommandTimes({"new": 0.5})),
+        an_attempt(0.5, CommandTimes({"empty": 0.5}), CopiedCollection("empty", 0, 0)),
     ],
 )
-def test_there_is_no_estimate_if_no_documents_were_touched(timing: Timing) -> None:
-    assert estimate([], [timing]) is None
+def test_there_is_no_estimate_if_no_documents_were_touched(attempt: Attempt) -> None:
+    assert estimate([], [attempt]) is None

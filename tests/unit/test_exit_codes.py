@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo.interfaces import exit_codes
+from flask_migrate_mongo.interfaces.cli.running import exit_code
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.errors import MigrateError
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
@@ -98,16 +98,16 @@ def ended(state: StepState, error: Exception | None = None) -> RunReport:
 
 
 def test_a_run_that_did_everything_exits_with_zero() -> None:
-    assert exit_codes.of_run(ended(StepState.APPLIED)) == exit_codes.DONE == 0
+    assert exit_code(ended(StepState.APPLIED)) == 0
 
 
 def test_a_run_with_nothing_to_do_exits_with_zero() -> None:
-    assert exit_codes.of_run(RunReport(Direction.UP, (), executed=True)) == 0
+    assert exit_code(RunReport(Direction.UP, (), executed=True)) == 0
 
 
 def test_a_failed_step_exits_with_one_whatever_else_ended_the_run() -> None:
-    assert exit_codes.of_run(ended(StepState.FAILED)) == 1
-    assert exit_codes.of_run(ended(StepState.FAILED, errors.LeaseLostError("why"))) == 1
+    assert exit_code(ended(StepState.FAILED)) == 1
+    assert exit_code(ended(StepState.FAILED, errors.LeaseLostError("why"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_failed_step_exits_with_one_whatever_else_ended_the_run() -> None:
     ],
 )
 def test_what_ended_a_run_gives_its_exit_code(error: Exception, code: int) -> None:
-    assert exit_codes.of_run(ended(StepState.NOT_RUN, error)) == code
+    assert exit_code(ended(StepState.NOT_RUN, error)) == code
 
 
 def test_the_failure_of_a_run_names_the_failed_migrations_and_what_is_kept() -> None:
@@ -131,11 +131,6 @@ def test_the_failure_of_a_run_names_the_failed_migrations_and_what_is_kept() -> 
     tried = a_dry_run().failure
     assert tried is not None
     assert tried.message == "Would fail: 1. Nothing was changed."
-
-
-def test_a_check_exits_with_four_unless_it_passed() -> None:
-    assert exit_codes.of_check(passed=True) == 0
-    assert exit_codes.of_check(passed=False) == 4
 
 
 def test_a_survey_is_clean_when_everything_is_applied_as_it_is() -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flask_migrate_mongo.files import Discovery, Folder, call, checksum, load
-from flask_migrate_mongo.files.names import highest_version
+from flask_migrate_mongo.files.folder import Discovery, Folder
+from flask_migrate_mongo.files.loading import call, load
+from flask_migrate_mongo.files.parsing import checksum, highest_version
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DuplicateVersionError,

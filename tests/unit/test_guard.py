@@ -161,6 +161,18 @@ def test_transactions_are_open_until_they_are_committed_or_aborted() -> None:
     assert guard.open_transactions == (b"3",)
 
 
+def test_a_session_that_is_used_otherwise_or_elsewhere_is_none_of_an_open_transaction() -> None:
+    guard = SandboxGuard(HOME, frozenset(), copy=lambda _: False)
+    first, second, third = ({"lsid": {"id": session}} for session in (b"1", b"2", b"3"))
+    guard.sending(a_command(HOME, find="a", autocommit=False, **first))
+    guard.sending(a_command(REAL, find="a", **first))
+    guard.sending(a_command(REAL, find="a", autocommit=False, **second))
+    guard.sending(
+        a_command("admin", bulkWrite=1, nsInfo=[{"ns": f"{HOME}.a"}], autocommit=False, **third)
+    )
+    assert guard.open_transactions == (b"3",)
+
+
 def test_our_own_collections_are_neither_copied_nor_timed() -> None:
     asked: list[str] = []
 

@@ -12,21 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.files import Folder, suppressions
-from flask_migrate_mongo.lint import (
-    BY_CODE,
-    REMOVED,
-    RULES,
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.files.parsing import suppressions_in
+from flask_migrate_mongo.lint import reading
+from flask_migrate_mongo.lint.checking import ParsedMigration
+from flask_migrate_mongo.lint.linter import (
     Collections,
     Linter,
     LintReport,
-    Ownership,
-    Severity,
-    chosen,
     named_collections,
-    reading,
+    owned_by,
 )
-from flask_migrate_mongo.lint.checking import ParsedMigration
+from flask_migrate_mongo.lint.rules import BY_CODE, REMOVED, RULES, Severity, chosen
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import Direction, Suppression
 
@@ -238,12 +235,12 @@ def test_a_comment_or_a_setting_may_still_name_a_removed_rule(tmp_path: Path, co
 
 
 def test_a_string_that_looks_like_a_comment_is_none() -> None:
-    assert suppressions.read(b"x = '# migrate: allow MM001 because'\n") == ()
+    assert tuple(suppressions_in(b"x = '# migrate: allow MM001 because'\n")) == ()
 
 
 def test_a_comment_outside_the_encoding_of_the_file_leaves_the_comments_before_it() -> None:
     first = b"x = 1  # migrate: allow MM001 because it is shown\n"
-    found = suppressions.read(first + b"\n\n# \xe9\n" + first)
+    found = tuple(suppressions_in(first + b"\n\n# \xe9\n" + first))
     # Until Python 3.11 the tokenizer ends at such a comment.
     assert found[0] == Suppression("MM001", "it is shown", 1)
     assert len(found) == (1 if sys.version_info < (3, 12) else 2)
@@ -340,7 +337,7 @@ def test_the_modules_of_the_application_are_known_by_their_files(tmp_path: Path)
         "data/a.csv",
     ):
         (project / name).touch()
-    is_own = Ownership.of("shop.web", project / "shop" / "deep")
+    is_own = owned_by("shop.web", project / "shop" / "deep")
     own = {"shop", "models", "config", "tools"}
     others = {"bson", "data", "outside", "pyproject", "web"}
     for _ in ("looked up", "remembered"):
@@ -351,7 +348,7 @@ def test_without_a_project_the_search_ends_at_the_parent(tmp_path: Path) -> None
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("far.py", "a/near.py", "a/b/here.py"):
         (tmp_path / name).touch()
-    is_own = Ownership.of("app", tmp_path / "a" / "b")
+    is_own = owned_by("app", tmp_path / "a" / "b")
     assert [name for name in ("far", "near", "here", "app") if is_own(name)] == [
         "near",
         "here",

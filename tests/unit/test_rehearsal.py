@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import pytest
 
-from flask_migrate_mongo.interfaces import exit_codes
+from flask_migrate_mongo.interfaces.cli.rehearsing import exit_code
 from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.model.values import ErrorInfo
 from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
 from flask_migrate_mongo.rehearsal.rehearsal import choose
-from flask_migrate_mongo.rehearsal.scratch import NAME_LIMIT, name_for, prefix_for
+from flask_migrate_mongo.rehearsal.scratch import NAME_LIMIT, longest_expiry, name_for, prefix_for
 
 from .given import a_file, a_record, recorded
 
@@ -47,6 +49,14 @@ def test_a_scratch_database_is_named_after_the_real_one_within_the_limit(name: s
     assert len(found.encode()) <= NAME_LIMIT
 
 
+@pytest.mark.parametrize(("year", "oldest"), [(2026, 1970), (2040, 1971)])
+def test_the_longest_expiry_does_not_reach_back_before_1970(year: int, oldest: int) -> None:
+    now = datetime(year, 1, 1, tzinfo=timezone.utc)
+    seconds = longest_expiry(now)
+    assert datetime.fromtimestamp(now.timestamp() - seconds, timezone.utc).year == oldest
+    assert seconds < 2**31
+
+
 @pytest.mark.parametrize(
     ("migration", "failed", "undoes"),
     [
@@ -79,4 +89,4 @@ def test_an_attempt_that_raises_or_a_difference_that_remains_is_a_failure(
 def test_the_exit_code_is_that_of_a_failure_before_that_of_a_check(
     migrations: tuple[MigrationRehearsal, ...], fail_on: tuple[str, ...], code: int
 ) -> None:
-    assert exit_codes.of_rehearsal(RehearsalReport(migrations=migrations), fail_on) == code
+    assert exit_code(RehearsalReport(migrations=migrations), fail_on) == code

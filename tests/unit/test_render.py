@@ -17,7 +17,7 @@ from flask_migrate_mongo.model.errors import LeaseLostError, LockHeldError
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict, not_run
 from flask_migrate_mongo.model.values import Direction, ErrorInfo, Event, Status, StatusReport
 from flask_migrate_mongo.planning.plans import survey
-from flask_migrate_mongo.reports import runs, states, words
+from flask_migrate_mongo.reports import console, runs, states
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
@@ -135,7 +135,7 @@ def odd(name: str) -> dict[str, Callable[[], None]]:
         "unlocked": lambda: states.unlocked(lock),
         "run": lambda: runs.run(a_run(failed, warnings=(name,), error=LeaseLostError(name))),
         "dry run": lambda: runs.run(a_dry_run(name)),
-        "error": lambda: words.error(ValueError(name)),
+        "error": lambda: console.error(ValueError(name)),
         "started": start,
         "ended": lambda: progress.ended(failed),
     }
@@ -175,7 +175,7 @@ def test_what_could_steer_a_terminal_is_written_out(
 
 @given(st.text(st.characters()))
 def test_what_is_printable_is_one_line_of_nothing_but_visible_characters(text: str) -> None:
-    assert words.printable(text).isprintable()
+    assert console.printable(text).isprintable()
 
 
 def test_a_name_of_two_lines_takes_one_row(streams: Streams) -> None:
@@ -259,7 +259,7 @@ def test_progress_that_nobody_can_read_any_more_ends_nothing(
     progress = runs.ProgressReporter()
     progress.started(APPLIED.step)
     progress.ended(APPLIED)
-    words.error(ValueError("x"))
+    console.error(ValueError("x"))
 
 
 # --- status
@@ -513,8 +513,8 @@ def test_the_table_is_left_out_on_a_terminal_that_showed_the_progress(streams: S
 
 def test_an_error_keeps_its_lines_and_goes_to_stderr(streams: Streams) -> None:
     streams.open()
-    words.error(LockHeldError(a_lock()))
-    words.error(ValueError("one\n  two"))
+    console.error(LockHeldError(a_lock()))
+    console.error(ValueError("one\n  two"))
     assert streams.out == ""
     assert streams.err == f"Error: {LockHeldError(a_lock())}\nError: one\n  two\n"
 

@@ -11,7 +11,9 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.mongo_client import MongoClient
 
-from flask_migrate_mongo.lint import BY_CODE, RULES, Linter, Ownership, vocabulary
+from flask_migrate_mongo.lint import facts
+from flask_migrate_mongo.lint.linter import Linter, owned_by
+from flask_migrate_mongo.lint.rules import BY_CODE, RULES
 from tests.project import ROOT
 
 from .linted import DOWN, HEAD, NAME, confined, found, plain, up
@@ -346,8 +348,8 @@ def public(kind: type) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "methods", "others"),
     [
-        (Collection, vocabulary.COLLECTION_METHODS, {*vocabulary.PROPERTIES, "database"}),
-        (Database, vocabulary.DATABASE_METHODS, {*vocabulary.PROPERTIES, "client"}),
+        (Collection, facts.COLLECTION_METHODS, {*facts.PROPERTIES, "database"}),
+        (Database, facts.DATABASE_METHODS, {*facts.PROPERTIES, "client"}),
     ],
 )
 def test_every_method_of_pymongo_is_known(
@@ -358,7 +360,7 @@ def test_every_method_of_pymongo_is_known(
 
 
 def test_the_methods_of_a_client_are_methods() -> None:
-    assert public(MongoClient) >= vocabulary.CLIENT_METHODS
+    assert public(MongoClient) >= facts.CLIENT_METHODS
 
 
 # --- the example
@@ -366,6 +368,6 @@ def test_the_methods_of_a_client_are_methods() -> None:
 
 def test_the_example_has_no_findings() -> None:
     files = sorted((ROOT / "example_app" / "migrations").glob("*.py"))
-    report = Linter(Ownership.of("example_app", ROOT / "example_app")).lint(files)
+    report = Linter(owned_by("example_app", ROOT / "example_app")).lint(files)
     assert len(files) == report.files > 4
     assert report.findings == ()

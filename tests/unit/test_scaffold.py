@@ -17,8 +17,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flask_migrate_mongo.files import Folder, load
-from flask_migrate_mongo.files.names import next_version, slugify
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.files.loading import load
+from flask_migrate_mongo.files.parsing import next_version, slugify
 from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError
 from flask_migrate_mongo.model.values import Direction, Step

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flask_migrate_mongo.model.errors import RunStoppedError
-from flask_migrate_mongo.process.signals import SIGNALS, Stopped, StopSwitch
+from flask_migrate_mongo.process import SIGNALS, Stopped, StopSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def test_a_signal_stops_a_migrations_code_at_once(number: signal.Signals) -> Non
         with pytest.raises(Stopped, match=number.name), switch.interruptible():  # noqa: PT012
             send(number)
             pytest.fail("continued")
-        assert switch.is_requested
+        assert switch.requested_by
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -53,7 +53,7 @@ def test_outside_of_it_a_signal_takes_effect_before_the_next_step(number: signal
     switch = StopSwitch()
     with switch.installed():
         send(number)
-        assert switch.is_requested
+        assert switch.requested_by
         with pytest.raises(RunStoppedError, match=f"Stopped by {number.name}.*`flask db-migrate"):
             switch.check()
 
@@ -96,7 +96,7 @@ def test_without_a_signal_nothing_is_stopped() -> None:
     switch = StopSwitch()
     with switch.installed(), switch.interruptible():
         switch.check()
-    assert not switch.is_requested
+    assert not switch.requested_by
 
 
 def test_the_applications_handlers_are_restored_even_after_an_error() -> None:
@@ -125,7 +125,7 @@ def test_a_signal_after_the_run_is_the_applications_again() -> None:
     with switch.installed():
         pass
     send(signal.SIGTERM)
-    assert (got, switch.is_requested) == ([signal.SIGTERM], False)
+    assert (got, switch.requested_by) == ([signal.SIGTERM], None)
 
 
 def test_a_switch_in_another_thread_leaves_the_signals_alone() -> None:

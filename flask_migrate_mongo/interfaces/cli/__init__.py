@@ -27,24 +27,22 @@ _MODULES: Mapping[str, str] = {
     "rehearse": "rehearsing",
     "up": "running",
     "down": "running",
-    "pause": "requesting",
-    "resume": "requesting",
-    "cancel": "requesting",
-    "force-unlock": "repairing",
-    "resolve": "repairing",
+    "pause": "running",
+    "resume": "running",
+    "cancel": "running",
+    "force-unlock": "running",
+    "resolve": "running",
     "run-async": "queued",
 }
 """The commands, each with the module that it is in, under its name with `_` in place of `-`."""
-
-_HIDDEN = frozenset({"run-async"})
-"""Commands that the package starts itself."""
 
 
 class _LazyGroup(AppGroup):
     """Imports a command when it is called, and turns every error into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (Click's signature)
-        return [name for name in _MODULES if name not in _HIDDEN]
+        # Without the command that the package starts itself.
+        return [name for name in _MODULES if name != "run-async"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _MODULES:

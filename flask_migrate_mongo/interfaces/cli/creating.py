@@ -10,11 +10,11 @@ from flask_migrate_mongo.files.scaffold import Scaffold
 from .output import as_json, command, show
 
 
-@command()
+@command
 @click.argument("name")
 @click.option("--transactional", is_flag=True, help="Create one that runs in a transaction.")
 @as_json
-def create(name: str, *, transactional: bool, as_json: bool) -> None:
+def create(name: str, *, transactional: bool) -> None:
     """Create a migration file called NAME and print its path.
 
     Its number follows both the newest file and today's date. Next, write its up() and down().
@@ -23,5 +23,4 @@ def create(name: str, *, transactional: bool, as_json: bool) -> None:
     """
     settings = app_state.current().settings
     scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
-    path = scaffold.create(name, transactional=transactional)
-    show("create", click.echo, path, as_json=as_json)
+    show("create", click.echo, scaffold.create(name, transactional=transactional))

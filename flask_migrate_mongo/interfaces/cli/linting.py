@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.interfaces import exit_codes
-from flask_migrate_mongo.reports import code_scanning, plans
-from flask_migrate_mongo.wiring import linting
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.reports import code_scanning, states
+from flask_migrate_mongo.reports.console import out
+from flask_migrate_mongo.wiring.linting import linter
 
-from .output import command, json_format, print_document, print_json
+from .output import CHECK_FAILED, command, note_format, print_json, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flask_migrate_mongo.lint import LintReport
+    from flask_migrate_mongo.lint.linter import LintReport
 
 
 def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tupl
     return tuple(codes)
 
 
-@command()
+@command
 @click.argument("files", nargs=-1)
 @click.option(
     "--format",
@@ -36,7 +37,7 @@ def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tupl
     default="text",
     show_default=True,
     is_eager=True,
-    callback=json_format,
+    callback=note_format,
     help="For people, for programs, for GitHub's annotations, for code scanning.",
 )
 @click.option(
@@ -56,10 +57,7 @@ def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tupl
     show_default=True,
     help="Exit with 4 if a finding has this severity or a higher one.",
 )
-@click.pass_context
 def lint(
-    ctx: click.Context,
-    /,
     *,
     files: tuple[str, ...],
     layout: str,
@@ -71,12 +69,12 @@ def lint(
 
     FILES are paths or versions; without them all migrations are checked. It needs no database.
     """
-    show: dict[str, Callable[[LintReport], None]] = {
-        "text": plans.lint,
-        "json": lambda report: print_document("lint", report),
-        "github": lambda report: plans.lines(code_scanning.github(report)),
+    text: dict[str, Callable[[LintReport], None]] = {
+        "github": lambda report: out().write(code_scanning.github(report)),
         "sarif": lambda report: print_json(code_scanning.sarif(report)),
     }
-    report = linting.lint(app_state.current(), files, select=select, ignore=ignore)
-    show[layout](report)
-    ctx.exit(exit_codes.of_check(passed=not report.fails(fail_on)))
+    found = app_state.current()
+    paths = Folder(found.settings.directory).choose(files)
+    report = linter(found, select, ignore).lint(paths)
+    exit_code = CHECK_FAILED if report.fails(fail_on) else 0
+    show("lint", text.get(layout, states.lint), report, exit_code=exit_code)

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import click
 
-from flask_migrate_mongo.interfaces import exit_codes
 from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.reports import states
 from flask_migrate_mongo.wiring.looking import inspector
 
-from .output import as_json, command, refuse, show, state
+from .output import CHECK_FAILED, as_json, command, refuse, show, state
 
 
-@command()
+@command
 @as_json
 @click.option(
     "--check",
     is_flag=True,
     help="Exit with 4 unless every migration is applied and unchanged.",
 )
-@click.pass_context
-def status(ctx: click.Context, *, as_json: bool, check: bool) -> None:
+def status(*, check: bool) -> None:
     """Show what is applied, pending and failed, and the lock.
 
     Executes no migration's code and takes no lock.
     """
     report = inspector(state()).status()
-    show("status", states.status, report, as_json=as_json)
-    ctx.exit(exit_codes.of_check(passed=report.survey.is_clean or not check))
+    passed = report.survey.is_clean or not check
+    show("status", states.status, report, exit_code=0 if passed else CHECK_FAILED)
 
 
-_STATUSES = ("pending", "running", "completed", "failed", "rolled-back")
-
-
-@command()
+@command
 @click.argument("version", type=int, required=False)
 @click.option(
     "--limit", type=int, default=50, show_default=True, metavar="N", help="Show at most N."
@@ -41,11 +36,13 @@ _STATUSES = ("pending", "running", "completed", "failed", "rolled-back")
 @click.option(
     "--skip", type=int, default=0, show_default=True, metavar="N", help="Leave out the newest N."
 )
-@click.option("--status", type=click.Choice(_STATUSES), help="Only those in this state.")
+@click.option(
+    "--status", type=click.Choice([s.value for s in Status]), help="Only those in this state."
+)
 @click.option("--events", is_flag=True, help="Show everything that happened, the oldest first.")
 @as_json
 def history(
-    version: int | None, *, limit: int, skip: int, status: str | None, events: bool, as_json: bool
+    version: int | None, *, limit: int, skip: int, status: str | None, events: bool
 ) -> None:
     """Show what is recorded, the newest first.
 
@@ -54,16 +51,15 @@ def history(
     look = inspector(state())
     if events or version is not None:
         refuse("limit", "skip", "status", because="choose records, not events")
-        log = look.events(version)
-        show("events", states.events, log, as_json=as_json)
+        show("events", states.events, look.events(version))
     else:
         wanted = None if status is None else Status(status)
         page = look.records(limit=limit, skip=skip, status=wanted)
-        show("history", states.records, page, as_json=as_json)
+        show("history", states.records, page)
 
 
-@command("lock-status")
+@command
 @as_json
-def lock_status(*, as_json: bool) -> None:
+def lock_status() -> None:
     """Show who holds the lock, since when and until when."""
-    show("lock-status", states.lock, inspector(state()).lock(), as_json=as_json)
+    show("lock-status", states.lock, inspector(state()).lock())

@@ -12,28 +12,28 @@ from werkzeug.utils import import_string
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
-from flask_migrate_mongo.process.exit import exit_promptly
-from flask_migrate_mongo.reports import words
+from flask_migrate_mongo.process import exit_promptly
+from flask_migrate_mongo.reports import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
 
+CHECK_FAILED = 4
+"""The exit code of a command that reports, rather than raises, what it found."""
+
 _JSON = "flask_migrate_mongo.json"
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., None]], click.Command]:
+def command(function: Callable[..., None]) -> click.Command:
     """Make a command that runs in the application's context."""
-
-    def decorate(function: Callable[..., None]) -> click.Command:
-        return click.command(name)(with_appcontext(function))
-
-    return decorate
+    return click.command(with_appcontext(function))
 
 
-def _json_wanted(ctx: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001  (Click calls it)
-    ctx.meta[_JSON] = value
+def note_format(ctx: click.Context, _: click.Parameter, value: _T) -> _T:
+    """Note whether the output is JSON, for results and for errors."""
+    ctx.meta[_JSON] = value in {True, "json"}
     return value
 
 
@@ -42,15 +42,10 @@ as_json = click.option(
     "as_json",
     is_flag=True,
     is_eager=True,
-    callback=_json_wanted,
+    expose_value=False,
+    callback=note_format,
     help="Print one JSON document instead of text.",
 )
-
-
-def json_format(ctx: click.Context, _: click.Parameter, value: str) -> str:
-    """Print errors as JSON, too, if the output is JSON."""
-    ctx.meta[_JSON] = value == "json"
-    return value
 
 
 def state() -> app_state.AppState:
@@ -68,26 +63,25 @@ def state() -> app_state.AppState:
 def refuse(*names: str, because: str) -> None:
     """Raise UsageError if one of these options was given."""
     ctx = click.get_current_context()
-    given = [n for n in names if _was_given(ctx, n)]
-    if given:
-        msg = f"--{given[0]} does not go with this: {', '.join(f'--{n}' for n in names)} {because}."
-        raise click.UsageError(msg, ctx)
+    for name in names:
+        if ctx.get_parameter_source(name.replace("-", "_")) is ParameterSource.COMMANDLINE:
+            listed = ", ".join(f"--{n}" for n in names)
+            msg = f"--{name} does not go with this: {listed} {because}."
+            raise click.UsageError(msg, ctx)
 
 
-def _was_given(ctx: click.Context, option: str) -> bool:
-    return ctx.get_parameter_source(option.replace("-", "_")) is ParameterSource.COMMANDLINE
-
-
-def show(name: str, text: Callable[[_T], None], what: _T, *, as_json: bool) -> None:
-    """Print a result as the JSON document of this name, or as text."""
-    if as_json:
-        print_document(name, what)
+def show(name: str, text: Callable[[_T], None], what: _T, *, exit_code: int = 0) -> None:
+    """Print a result as the JSON document of this name, or as text, and end the command."""
+    ctx = click.get_current_context()
+    if ctx.meta.get(_JSON):
+        _print_document(name, what)
     else:
         text(what)
+    if exit_code:
+        ctx.exit(exit_code)
 
 
-def print_document(name: str, value: object) -> None:
-    """Print the JSON document of this name, one of `schemas.DOCUMENTS`."""
+def _print_document(name: str, value: object) -> None:
     # Imported here, since text output need not wait for marshmallow.
     print_json(import_string("flask_migrate_mongo.interfaces.schemas.document")(name, value))
 
@@ -106,7 +100,7 @@ def fail(ctx: click.Context, exc: MigrateError | click.UsageError) -> NoReturn:
             raise exc
         exc = InvalidRequestError(exc.format_message())
     if ctx.meta.get(_JSON):
-        print_document("error", exc)
+        _print_document("error", exc)
     else:
-        words.error(exc)
+        console.error(exc)
     ctx.exit(exc.exit_code)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from flask_migrate_mongo.planning.preview import preview
-from flask_migrate_mongo.reports import plans
+from flask_migrate_mongo.reports import states
 from flask_migrate_mongo.wiring.linting import linter
 from flask_migrate_mongo.wiring.looking import inspector
 
 from .output import as_json, command, show, state
 
 
-@command()
+@command
 @as_json
-def plan(*, as_json: bool) -> None:
+def plan() -> None:
     """Show the plan of `up`, and what lint finds in it.
 
     Executes no migration's code, takes no lock and writes nothing.
     """
     found = state()
-    show("plan", plans.plan, preview(inspector(found), linter(found)), as_json=as_json)
+    show("plan", states.plan, preview(inspector(found), linter(found)))

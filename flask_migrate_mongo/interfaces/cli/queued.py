@@ -9,7 +9,7 @@ from flask_migrate_mongo.interfaces.rest import async_runs
 from .output import command, state
 
 
-@command()
+@command
 @click.argument("run_id")
 def run_async(run_id: str) -> None:
     """Carry out a queued run, unless another process or thread does."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from typing import TYPE_CHECKING
+
 import click
 
-from flask_migrate_mongo.interfaces import exit_codes
+from flask_migrate_mongo.model.errors import MigrateError
 from flask_migrate_mongo.rehearsal import RehearsalOptions
-from flask_migrate_mongo.reports import rehearsals
-from flask_migrate_mongo.wiring.rehearsing import rehearsal
+from flask_migrate_mongo.reports.rehearsals import rehearsal as text
+from flask_migrate_mongo.reports.runs import ProgressReporter
+from flask_migrate_mongo.wiring.running import rehearsal
 
-from .output import as_json, command, show, state
-from .progress import progress
+from .output import CHECK_FAILED, as_json, command, show, state
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from flask_migrate_mongo.rehearsal import RehearsalReport
 
 
 def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -22,7 +30,7 @@ def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | Non
     return int(value)
 
 
-@command()
+@command
 @click.argument("versions", type=int, nargs=-1, metavar="[VERSION]...")
 @click.option(
     "--sample",
@@ -44,16 +52,12 @@ def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | Non
     help="Exit with 4 if a migration has no down().",
 )
 @as_json
-@click.pass_context
 def rehearse(
-    ctx: click.Context,
-    /,
     *,
     versions: tuple[int, ...],
     sample: int | None,
     collections: str | None,
     fail_on: tuple[str, ...],
-    as_json: bool,
 ) -> None:
     """Run up, down and up again on samples, in a scratch database.
 
@@ -62,8 +66,14 @@ def rehearse(
     Without VERSION, everything pending.
     """
     named = None if collections is None else tuple(filter(None, collections.split(",")))
-    shown = progress()
+    shown = click.get_current_context().with_resource(closing(ProgressReporter()))
     options = RehearsalOptions(versions, sample, named, shown, shown.phase)
     report = rehearsal(state()).run(options)
-    show("rehearse", rehearsals.rehearsal, report, as_json=as_json)
-    ctx.exit(exit_codes.of_rehearsal(report, fail_on))
+    show("rehearse", text, report, exit_code=exit_code(report, fail_on))
+
+
+def exit_code(report: RehearsalReport, fail_on: Container[str]) -> int:
+    """Choose the exit code of `rehearse`: a failed migration goes before a failed check."""
+    if report.failures:
+        return MigrateError.exit_code
+    return CHECK_FAILED if report.irreversible and "irreversible" in fail_on else 0

@@ -1,19 +1,24 @@
-"""Commands that run migrations."""
+"""Commands that run migrations, that reach a running backfill, and that settle what a run left behind."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flask_migrate_mongo.engine.options import Options
-from flask_migrate_mongo.interfaces import exit_codes
-from flask_migrate_mongo.model.limits import DRY_RUN_SECONDS, LONGEST_DRY_RUN, MOST_SAMPLES, SAMPLES
-from flask_migrate_mongo.reports import runs
-from flask_migrate_mongo.wiring import running
+from flask_migrate_mongo.model.reports import (
+    DRY_RUN_SECONDS,
+    LONGEST_DRY_RUN,
+    MOST_SAMPLES,
+    SAMPLES,
+)
+from flask_migrate_mongo.model.values import Request
+from flask_migrate_mongo.reports import runs, states
+from flask_migrate_mongo.wiring.running import acting, runner
 
-from .output import as_json, command, refuse, show, state
-from .progress import progress
+from .output import CHECK_FAILED, as_json, command, refuse, show, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import RunReport
+
+
+# --- runs
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,27 +77,19 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@command()
+@command
 @_run_options
-@click.pass_context
-def up(
-    ctx: click.Context,
-    /,
-    *,
-    as_json: bool,
-    allow_drift: bool,
-    **options: Any,  # noqa: ANN401  (click's)
-) -> None:
+def up(*, allow_drift: bool, dry_run: bool, **options: Any) -> None:  # noqa: ANN401  (click's)
     """Apply every pending migration, the lowest number first.
 
     Stops at the first failure: what was applied before it stays applied. To run a failed
     migration again, fix it and run `up` again.
     """
-    report = _acting(options).up(_options(options), allow_drift=allow_drift)
-    _finish(ctx, report, as_json=as_json)
+    acting_runner, how = _begin(options, dry_run=dry_run)
+    _finish(acting_runner.up(how, allow_drift=allow_drift))
 
 
-@command()
+@command
 @_run_options
 @click.option(
     "--steps",
@@ -99,35 +99,97 @@ def up(
     metavar="N",
     help="How many migrations to roll back.",
 )
-@click.pass_context
-def down(
-    ctx: click.Context,
-    /,
-    *,
-    as_json: bool,
-    steps: int,
-    allow_drift: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def down(*, steps: int, allow_drift: bool, dry_run: bool, **options: Any) -> None:  # noqa: ANN401
     """Roll back the last applied migration, or the last N.
 
     In reverse order of application. Refused as a whole if one of them cannot be rolled back.
     """
-    report = _acting(options).down(_options(options), steps=steps, allow_drift=allow_drift)
-    _finish(ctx, report, as_json=as_json)
+    acting_runner, how = _begin(options, dry_run=dry_run)
+    _finish(acting_runner.down(how, steps=steps, allow_drift=allow_drift))
 
 
-def _acting(options: dict[str, Any]) -> Runner | DryRunner:
-    dry_run = options.pop("dry_run")
+def _begin(options: dict[str, Any], *, dry_run: bool) -> tuple[Runner | DryRunner, Options]:
     if not dry_run:
         refuse("samples", "dry-run-limit", because="need --dry-run")
-    return running.acting(state(), dry_run=dry_run)
+    made = acting(state(), dry_run=dry_run)
+    observer = click.get_current_context().with_resource(closing(runs.ProgressReporter()))
+    return made, Options(observer=observer, **options)
 
 
-def _options(options: dict[str, Any]) -> Options:
-    return Options(observer=progress(), **options)
+def _finish(report: RunReport) -> None:
+    show("up", runs.run, report, exit_code=exit_code(report))
 
 
-def _finish(ctx: click.Context, report: RunReport, *, as_json: bool) -> None:
-    show("up", runs.run, report, as_json=as_json)
-    ctx.exit(exit_codes.of_run(report))
+def exit_code(report: RunReport) -> int:
+    """Choose the exit code of `up` and of `down`.
+
+    A dry run that could execute no step is a check that found something.
+    """
+    if report.failure:
+        return report.failure.exit_code
+    return CHECK_FAILED if report.executed_nothing else 0
+
+
+# --- a running backfill
+
+
+@command
+@as_json
+def pause() -> None:
+    """Pause the running backfill after its current batch.
+
+    Its run keeps the lock until `resume` or `cancel`.
+    """
+    _ask(Request.PAUSE)
+
+
+@command
+@as_json
+def resume() -> None:
+    """Resume a paused backfill.
+
+    To continue an interrupted one, run `up` or `down` again.
+    """
+    _ask(Request.RESUME)
+
+
+@command
+@as_json
+def cancel() -> None:
+    """Stop the running backfill after its current batch.
+
+    Its changes are kept. The next `up` or `down` continues from there.
+    """
+    _ask(Request.CANCEL)
+
+
+def _ask(request: Request) -> None:
+    show(request.value, states.asked, runner(state()).request(request))
+
+
+# --- what a run left behind
+
+
+@command
+@click.option("--confirm", is_flag=True, help="Confirm that the process that holds it is dead.")
+@as_json
+def force_unlock(*, confirm: bool) -> None:
+    """Release the lock of another process.
+
+    Without --confirm it shows the holder. The lock of a crashed process expires by itself.
+    """
+    show("force-unlock", states.unlocked, runner(state()).force_unlock(confirmed=confirm))
+
+
+@command
+@click.argument("version", type=int)
+@click.option("--applied/--not-applied", "applied", required=True, help="Its true state.")
+@click.option("--reason", required=True, help="How you know; it is stored in the event log.")
+@as_json
+def resolve(version: int, *, applied: bool, reason: str) -> None:
+    """Set whether VERSION is applied, after a look at the data.
+
+    For a migration that was interrupted half-way, or whose record is known to be wrong.
+    """
+    record = runner(state()).resolve(version, applied=applied, reason=reason)
+    show("resolve", states.records, (record,))

@@ -7,12 +7,11 @@ and every layer below.
 
 from __future__ import annotations
 
-from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, request
 from werkzeug.exceptions import default_exceptions
-from werkzeug.utils import import_string
 
 from flask_migrate_mongo.state import KEY
 
@@ -25,32 +24,27 @@ if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
 
 
-class _Lazy:
-    """A function that is imported when it is called first, as Flask's documentation shows for views."""
+def _lazy(module: str, name: str) -> Callable[..., Any]:
+    """Make a function that imports what it calls, as Flask's documentation shows for views."""
 
-    def __init__(self, name: str) -> None:
-        self.__module__, self.__name__ = f"{__name__}.{name}".rsplit(".", 1)
+    def call(*args: object, **kwargs: object) -> Any:  # noqa: ANN401  (of the function)
+        return getattr(import_module(f"{__name__}.{module}"), name)(*args, **kwargs)
 
-    @cached_property
-    def _function(self) -> Callable[..., Any]:
-        found: Callable[..., Any] = import_string(f"{self.__module__}.{self.__name__}")
-        return found
-
-    def __call__(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401  (of the function)
-        return self._function(*args, **kwargs)
+    call.__module__, call.__name__ = f"{__name__}.{module}", name
+    return call
 
 
 def _blueprint() -> Blueprint:
     made = Blueprint(KEY, __name__, url_prefix="/api/migrations")
     for route in ROUTES:
-        view = _Lazy(f"views.{route.view}")
+        view = _lazy("views", route.action.replace("-", "_"))
         for rule in {route.path, route.path.rstrip("/")}:
             made.add_url_rule(
                 rule, route.action, view, methods=[route.method], provide_automatic_options=False
             )
-    made.before_request(_Lazy("entrance.enter"))
+    made.before_request(_lazy("access", "enter"))
     # For every code, or else the application's own handler of a code would come first.
-    explain = _Lazy("answers.explain")
+    explain = _lazy("answers", "explain")
     made.register_error_handler(Exception, explain)
     for code in default_exceptions:
         made.register_error_handler(code, explain)
@@ -61,12 +55,11 @@ def _blueprint() -> Blueprint:
 def _answer_strays(state: BlueprintSetupState) -> None:
     """Answer to paths under the prefix without a view: a blueprint's own handlers do not see them."""
     prefix = state.url_prefix or ""
-    stray = _Lazy("entrance.stray")
+    stray = _lazy("answers", "stray")
 
     def answer_stray() -> Response | None:
-        if request.routing_exception is None:
-            return None
-        if request.path != prefix and not request.path.startswith(f"{prefix}/"):
+        is_ours = request.path == prefix or request.path.startswith(f"{prefix}/")
+        if request.routing_exception is None or not is_ours:
             return None
         answer: Response | None = stray()
         return answer

@@ -1,4 +1,7 @@
-"""Who may use the API: callers with a token, and those that the application's own login admits."""
+"""Checks before a view runs: who may use the API, and what it is sent.
+
+Callers with a token may, and those that the application's own login admits.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,22 @@ from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.access import Authorize, Scope, Token, digest_of
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
+    BodyTooLargeError,
     ConfigurationError,
     ForbiddenError,
+    InvalidRequestError,
     MigrateError,
     UnauthenticatedError,
 )
 
+from .operations import OPERATIONS, NoQuery, query
 from .routes import ROUTES, Route
 
 if TYPE_CHECKING:
     from flask import Request
+
+BODY_LIMIT = 16_384
+"""Bytes: a name has at most a thousand characters, of at most twelve bytes each in JSON."""
 
 _BY_ACTION = {route.action: route for route in ROUTES}
 
@@ -40,30 +49,26 @@ class Gate:
         """
         if not self.tokens and self.authorize is None:
             raise ApiClosedError
-        given = _bearer(request)
-        granted = self._scope_of(given)
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        has_token = kind.lower() == "bearer"
+        granted = self._scope_of(given.strip() if has_token else "")
         if granted is not None:
             _check_scope(granted, scope)
         elif self.authorize is not None and _vouched(self.authorize(action, request)):
             _check_same_site(request)
         elif self.tokens:
-            raise UnauthenticatedError(wrong=given is not None)
+            raise UnauthenticatedError(wrong=has_token)
         else:
             msg = "The application does not let you do this. Log in as somebody who may."
             raise ForbiddenError(msg)
 
-    def _scope_of(self, given: str | None) -> Scope | None:
+    def _scope_of(self, given: str) -> Scope | None:
         # Every token is compared, in constant time, so that the time taken reveals nothing.
-        digest, found = digest_of(given or ""), None
+        digest, found = digest_of(given), None
         for token in self.tokens:
             if hmac.compare_digest(digest, token.digest):
                 found = token.scope
         return found
-
-
-def _bearer(request: Request) -> str | None:
-    kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    return given.strip() if kind.lower() == "bearer" else None
 
 
 def _check_scope(granted: Scope, needed: Scope) -> None:
@@ -114,3 +119,28 @@ def is_outsider() -> bool:
     except MigrateError:
         return True
     return False
+
+
+def enter() -> None:
+    """Check the access, the body and the parameters of a request. Raises MigrateError."""
+    route = current_route()
+    try:
+        gate().admit(route.action, route.scope, request)
+    except (UnauthenticatedError, ForbiddenError):
+        # A load balancer has no token; it sees `ready`, and nothing else.
+        if route.action != "health":
+            raise
+    _check_body(route)
+    # Views read the parameters that there are.
+    if OPERATIONS[route.action].parameters is NoQuery:
+        query(NoQuery, request)
+
+
+def _check_body(route: Route) -> None:
+    chunked = "Transfer-Encoding" in request.headers
+    if chunked or (request.content_length or 0) > BODY_LIMIT:
+        raise BodyTooLargeError(BODY_LIMIT)
+    # A parameter in a body would be ignored in silence, and `dryRun` must not be.
+    if request.content_length and route.action != "create":
+        msg = "This endpoint takes no body."
+        raise InvalidRequestError(msg, "Put parameters into the query string: [dry_run=True].")

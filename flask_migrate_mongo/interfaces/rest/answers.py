@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from flask import Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.model import wording
+from flask_migrate_mongo.model.access import Scope
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
     ForbiddenError,
@@ -19,9 +22,10 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     NotReadyError,
     UnauthenticatedError,
+    UnknownPathError,
 )
 
-from .access import current_route, is_outsider
+from .access import current_route, gate, is_outsider
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Document
@@ -29,10 +33,6 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 30
 """Longest Retry-After: a holder can release its lock long before it expires."""
 
-BAD_REQUEST = 400
-
-_JSON = "application/json"
-_PROBLEM = "application/problem+json"
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 _log = logging.getLogger("flask_migrate_mongo.rest")
@@ -52,18 +52,37 @@ def respond(document: Document, code: int = 200) -> Response:
     """Make a JSON answer."""
     # Not the application's own JSON provider, which may write times and names in its own way.
     text = json.dumps(document, default=str)
-    kind = _JSON if code < BAD_REQUEST else _PROBLEM
+    kind = "application/json" if code < HTTPStatus.BAD_REQUEST else "application/problem+json"
     return Response(text, code, HEADERS, content_type=kind)
 
 
 def explain(exc: Exception) -> Response:
     """Answer to an error with a problem document."""
     if isinstance(exc, HTTPException):
-        return _explain_foreign(exc)
-    error = _known(exc)
+        if exc.response is not None:
+            return cast("Response", exc.response)
+        # An `abort()` of the application's own hooks, or of Flask.
+        error: MigrateError = _HttpError(exc.code or 500, exc.name, exc.description or exc.name)
+        headers = {k: v for k, v in exc.get_headers() if k != "Content-Type"}
+    else:
+        error = _known(exc)
+        headers = _headers_of(error)
     response = answer("error", error, error.http_status)
-    response.headers.update(_headers_of(error))
+    response.headers.update(headers)
     return response
+
+
+def stray() -> Response | None:
+    """Answer to a request that no route matches, or whose method its path does not support."""
+    failure = request.routing_exception
+    if isinstance(failure, RequestRedirect):
+        return None
+    try:
+        gate().admit("status", Scope.READ, request)
+    except Exception as exc:  # noqa: BLE001  (whatever the application's `authorize` raises)
+        return explain(exc)
+    allowed = getattr(failure, "valid_methods", None)
+    return explain(MethodNotAllowedError(allowed) if allowed else UnknownPathError())
 
 
 class _HttpError(MigrateError):
@@ -77,16 +96,6 @@ class _HttpError(MigrateError):
     def type_uri(self) -> str:
         """The type of a problem that needs no more than its status."""
         return "about:blank"
-
-
-def _explain_foreign(exc: HTTPException) -> Response:
-    """Answer to an `abort()` of the application's own hooks, or of Flask."""
-    if exc.response is not None:
-        return cast("Response", exc.response)
-    code = exc.code or 500
-    response = answer("error", _HttpError(code, exc.name, exc.description or exc.name), code)
-    response.headers.update((k, v) for k, v in exc.get_headers() if k != "Content-Type")
-    return response
 
 
 def _known(exc: Exception) -> MigrateError:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import logging
+import os
+import subprocess
+import sys
+import sysconfig
 import threading
+import time
 import uuid
+from contextvars import Context
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.engine.options import DEFAULTS, Observer, Options
@@ -15,23 +23,31 @@ from flask_migrate_mongo.interfaces.schemas import document
 from flask_migrate_mongo.model.errors import MigrateError, NoRunError
 from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.model.wording import rest
-from flask_migrate_mongo.process.clock import elapsed
-from flask_migrate_mongo.process.signals import Stopped
+from flask_migrate_mongo.process import Stopped, elapsed
 from flask_migrate_mongo.store.runs import RunState
 from flask_migrate_mongo.wiring.looking import runs
 from flask_migrate_mongo.wiring.running import acting, runner
 
-from . import new_process
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
     from flask_migrate_mongo.model.values import Plan, Progress, Step
-    from flask_migrate_mongo.process.signals import StopSwitch
+    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.state import AppState
     from flask_migrate_mongo.store.runs import RunStore, StoredRun
+
+START_SECONDS = 15
+"""Seconds to import the application and claim the run; gunicorn ends a worker after 30."""
+
+POLL_SECONDS = 0.05
+_MAIN = ("__main__", "__mp_main__")
+_RELOADER = ("WERKZEUG_RUN_MAIN", "WERKZEUG_SERVER_FD")
 
 TOUCH_SECONDS = 1
 """Seconds between two writes of a backfill's progress."""
@@ -46,9 +62,11 @@ def start(state: AppState, direction: Direction, parameters: Document) -> str:
     """
     run_id, store = uuid.uuid4().hex, runs(state)
     store.create(run_id, direction, parameters, _project(state))
-    child = new_process.start(state, "run-async", run_id)
+    child = _start_process(state, run_id)
     if child is not None:
-        new_process.wait(child, lambda: not store.is_queued(run_id))
+        deadline = elapsed() + START_SECONDS
+        while store.is_queued(run_id) and child.poll() is None and elapsed() < deadline:
+            time.sleep(POLL_SECONDS)
     # Only one of the process and the thread can claim the run, however late the process is.
     run = claim(state, run_id, detached=False)
     if run is None:
@@ -64,8 +82,8 @@ def start(state: AppState, direction: Direction, parameters: Document) -> str:
         else "a new process could not load the application and its database",
     )
     # In its own context: without the request, and without a bound session.
-    context = contextvars.Context()
-    threading.Thread(target=context.run, args=(_in_thread, state, run), name="migrate-run").start()
+    arguments = (_in_thread, state, run)
+    threading.Thread(target=Context().run, args=arguments, name="migrate-run").start()
     return run_id
 
 
@@ -83,26 +101,25 @@ def cancel(state: AppState, run_id: str) -> None:
 
 def carry_out(state: AppState, run: StoredRun) -> None:
     """Execute a claimed run in an application context, and record its result."""
-    store, run_id, direction = runs(state), run.run_id, Direction(run.direction)
+    store, run_id = runs(state), run.run_id
+    dump = partial(document, wording=rest)
+
+    def end(ended: RunState, fields: Document) -> None:
+        store.note(run_id, ended.value, state=ended.value, **fields)
+
     try:
         acts = acting(state, dry_run=run.options["dry_run"])
         options = Options(run_id=run_id, observer=_Reporter(store, run_id, acts.switch))
-        report = call(acts, direction, run.options, options)
+        report = call(acts, Direction(run.direction), run.options, options)
     except MigrateError as exc:
-        store.note(
-            run_id, "refused", state=RunState.REFUSED.value, error=document("error", exc, rest)
-        )
-        return
+        end(RunState.REFUSED, {"error": dump("error", exc)})
     except BaseException as exc:
         error = MigrateError(f"The run ended with {type(exc).__name__}.")
-        store.note(
-            run_id, "failed", state=RunState.FAILED.value, error=document("error", error, rest)
-        )
+        end(RunState.FAILED, {"error": dump("error", error)})
         raise
-    state_now = _ended(report, cancelled=store.is_cancelled(run_id)).value
-    store.note(
-        run_id, state_now, state=state_now, current=None, report=document("up", report, rest)
-    )
+    else:
+        state_now = _ended(report, cancelled=store.is_cancelled(run_id))
+        end(state_now, {"current": None, "report": dump("up", report)})
 
 
 def call(
@@ -130,6 +147,77 @@ def _in_thread(state: AppState, run: StoredRun) -> None:
             carry_out(state, run)
     except BaseException:  # noqa: BLE001  (no caller is left; the log is)
         _log.exception("The run %s ended with an error", run.run_id)
+
+
+# --- the new process
+
+
+def _start_process(state: AppState, run_id: str) -> subprocess.Popen[bytes] | None:
+    """Start `flask db-migrate run-async`; None if the application's import path is not known.
+
+    The process has its own session, and of this process's descriptors only stdout and stderr.
+    """
+    path = import_path(state)
+    # uWSGI, mod_wsgi and frozen programs name themselves here.
+    is_python = Path(sys.executable or "").name.lower().startswith(("python", "pypy"))
+    if path is None or not is_python:
+        return None
+    try:
+        child = subprocess.Popen(  # noqa: S603  (the settings and this process say what runs)
+            [sys.executable, "-m", "flask", "--app", path, "db-migrate", "run-async", run_id],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+    # Without it the process would stay a zombie until this one ends.
+    threading.Thread(target=child.wait, name="migrate-reaper", daemon=True).start()
+    return child
+
+
+def import_path(state: AppState) -> str | None:
+    """Find the `flask --app` argument of this application; None if it is not known.
+
+    The settings come first, then a module with this very object, then Flask's command line, and last a
+    factory that Flask finds itself.
+    """
+    app = state.app
+    # Another process cannot repeat what a test's fixtures have configured.
+    if state.settings.app or app.testing:
+        return state.settings.app
+    module = sys.modules.get(app.import_name)
+    has_factory = module is not None and vars(module).keys() & {"create_app", "make_app"}
+    factory = _path_of(app.import_name) if has_factory else None
+    return next(_places(app), None) or state.app_option or os.environ.get("FLASK_APP") or factory
+
+
+def _places(app: Flask) -> Iterator[str]:
+    for name in (app.import_name, *tuple(sys.modules)):
+        module = sys.modules.get(name)
+        # A lazy module is a subclass, and loads when its names are read.
+        if type(module) is not ModuleType:
+            continue
+        path = _path_of(name)
+        yield from (f"{path}:{key}" for key, value in tuple(vars(module).items()) if value is app)
+
+
+def _path_of(name: str) -> str:
+    """Find what imports a module in another process: its name, or the file of the main program."""
+    main = getattr(sys.modules[name], "__file__", None)
+    return main if main and name in _MAIN else name
+
+
+def _environment() -> dict[str, str]:
+    """Copy this process's environment, without the reloader, and with its way to import modules."""
+    environ = {name: value for name, value in os.environ.items() if name not in _RELOADER}
+    # Without the interpreter's own folders: the new process may start another version of Python.
+    own = tuple(sysconfig.get_path(name) for name in ("stdlib", "platlib", "purelib"))
+    paths = [path or "." for path in sys.path if not path.startswith(own)]
+    return {**environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+# --- the progress
 
 
 class _Reporter(Observer):

@@ -2,80 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flask_migrate_mongo.model.access import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One endpoint: the action, the request that asks for it, the scope it needs, and what it does."""
+class Route(NamedTuple):
+    """One endpoint. Its view is the function of the action's name in `views`, with `_` in place of `-`."""
 
     action: str
-    method: str
     path: str
     scope: Scope
     summary: str
 
     @property
-    def view(self) -> str:
-        """The name of its function in `views`."""
-        return self.action.replace("-", "_")
+    def method(self) -> str:
+        """The method of its requests: only what reads is a GET."""
+        return "GET" if self.scope is Scope.READ else "POST"
 
 
 ROUTES = (
     Route(
-        "status",
-        "GET",
-        "/status",
-        Scope.READ,
-        "Show what is applied, pending and failed, and the lock.",
+        "status", "/status", Scope.READ, "Show what is applied, pending and failed, and the lock."
     ),
-    Route(
-        "up", "POST", "/up", Scope.RUN, "Apply every pending migration, the lowest number first."
-    ),
-    Route(
-        "down", "POST", "/down", Scope.RUN, "Roll back the last applied migration, or the last few."
-    ),
-    Route("run", "GET", "/runs/<run_id>", Scope.READ, "Show the progress of an asynchronous run."),
+    Route("up", "/up", Scope.RUN, "Apply every pending migration, the lowest number first."),
+    Route("down", "/down", Scope.RUN, "Roll back the last applied migration, or the last few."),
+    Route("run", "/runs/<run_id>", Scope.READ, "Show the progress of an asynchronous run."),
     Route(
         "run-events",
-        "GET",
         "/runs/<run_id>/events",
         Scope.READ,
         "Stream the progress of an asynchronous run as server-sent events.",
     ),
     Route(
         "run-cancel",
-        "POST",
         "/runs/<run_id>/cancel",
         Scope.RUN,
         "Request an asynchronous run to stop after the current batch or migration.",
     ),
-    Route("history", "GET", "/history", Scope.READ, "Show what is recorded, the newest first."),
+    Route("history", "/history", Scope.READ, "Show what is recorded, the newest first."),
     Route(
         "events",
-        "GET",
         "/history/<version>/events",
         Scope.READ,
         "Show the event log of one migration, the oldest first.",
     ),
-    Route("create", "POST", "/", Scope.ADMIN, "Create a new migration file."),
+    Route("create", "/", Scope.ADMIN, "Create a new migration file."),
     Route(
         "lock-status",
-        "GET",
         "/lock/status",
         Scope.READ,
         "Show who holds the lock, since when and until when.",
     ),
-    Route("lock-release", "POST", "/lock/release", Scope.ADMIN, "Release the lock of any holder."),
+    Route("lock-release", "/lock/release", Scope.ADMIN, "Release the lock of any holder."),
     Route(
         "health",
-        "GET",
         "/health",
         Scope.READ,
         "Show whether everything is applied; a caller without a token sees only that.",
     ),
-    Route("openapi", "GET", "/openapi.json", Scope.READ, "Describe this API."),
+    Route("openapi", "/openapi.json", Scope.READ, "Describe this API."),
 )
-"""The endpoints; the view of an action is the function of its name in `views`, with `_` in place of `-`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 from flask import Response, current_app, request, stream_with_context, url_for
@@ -16,14 +15,12 @@ from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.wiring.looking import inspector, runs
 from flask_migrate_mongo.wiring.running import acting, runner
 
-from . import async_runs, requests
+from . import async_runs, operations
 from .access import is_outsider
 from .answers import HEADERS, answer, document, respond
-from .openapi import openapi as describe
-from .routes import ROUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.store.runs import StoredRun
@@ -33,45 +30,38 @@ LONGEST_STREAM = 300
 
 KEEPALIVE_SECONDS = 15
 POLL_SECONDS = 0.5
-_STREAM = "text/event-stream"
 
 
 def status() -> Response:
     """Show what is applied, pending and failed, and the lock."""
-    _no_parameters()
     return answer("status", inspector(app_state.current()).status())
 
 
 def up() -> Response:
     """Apply every pending migration, the lowest number first."""
-    return _run(Direction.UP, requests.query(requests.UpQuery, request))
+    return _run(Direction.UP, operations.query(operations.UpQuery, request))
 
 
 def down() -> Response:
     """Roll back the last applied migrations."""
-    return _run(Direction.DOWN, requests.query(requests.DownQuery, request))
+    return _run(Direction.DOWN, operations.query(operations.DownQuery, request))
 
 
 def run(run_id: str) -> Response:
     """Show the progress of an asynchronous run."""
-    _no_parameters()
     return answer("run", _stored(run_id))
 
 
 def run_events(run_id: str) -> Response:
     """Stream the progress of a run as server-sent events, until it is over."""
-    _no_parameters()
-    received = request.headers.get("Last-Event-ID", "")
-    first = _stored(run_id)
-    stream = _event_stream(
-        first, partial(_stored, run_id), int(received) if received.isdecimal() else 0
-    )
-    return Response(stream_with_context(stream), headers=HEADERS, content_type=_STREAM)
+    last = request.headers.get("Last-Event-ID", "")
+    # Read before the stream begins, so that an unknown run is a problem document.
+    stream = _event_stream(_stored(run_id), int(last) if last.isdecimal() else 0)
+    return Response(stream_with_context(stream), headers=HEADERS, content_type="text/event-stream")
 
 
 def run_cancel(run_id: str) -> Response:
     """Request a run to stop after the current batch or migration."""
-    _no_parameters()
     if not _stored(run_id).state.is_over:
         async_runs.cancel(app_state.current(), run_id)
     return answer("run", _stored(run_id))
@@ -79,46 +69,41 @@ def run_cancel(run_id: str) -> Response:
 
 def history() -> Response:
     """Show what is recorded, the newest first."""
-    asked = requests.query(requests.HistoryQuery, request)
+    asked = operations.query(operations.HistoryQuery, request)
     return answer("history", inspector(app_state.current()).records(**asked))
 
 
 def events(version: str) -> Response:
     """Show everything that happened to one migration, the oldest first."""
-    _no_parameters()
-    if not requests.is_version(version):
+    if not operations.is_version(version):
         raise UnknownVersionError(version)
     return answer("events", inspector(app_state.current()).events(int(version)))
 
 
 def create() -> Response:
     """Create a new migration file."""
-    _no_parameters()
-    state = app_state.current()
-    if not (state.settings.api_create or current_app.debug):
+    settings = app_state.current().settings
+    if not (settings.api_create or current_app.debug):
         raise CreateDisabledError
-    asked = requests.body(requests.NewMigration, request)
-    settings = state.settings
+    asked = operations.body(operations.NewMigration, request)
     scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
     return answer("create", scaffold.create(**asked), 201)
 
 
 def lock_status() -> Response:
     """Show who holds the lock, since when and until when."""
-    _no_parameters()
     return answer("lock-status", inspector(app_state.current()).lock())
 
 
 def lock_release() -> Response:
     """Release the lock of any holder."""
-    asked = requests.query(requests.ReleaseQuery, request)
+    asked = operations.query(operations.ReleaseQuery, request)
     released = runner(app_state.current()).force_unlock(confirmed=asked["confirm"])
     return answer("force-unlock", released)
 
 
 def health() -> Response:
     """Show whether everything is applied; a caller without a token sees only that."""
-    _no_parameters()
     state = app_state.current()
     survey = inspector(state).status().survey
     if not survey.is_ready:
@@ -129,34 +114,25 @@ def health() -> Response:
 
 def openapi() -> Response:
     """Describe this API."""
-    _no_parameters()
     server = request.script_root + request.path.removesuffix("/openapi.json")
-    return respond(describe(server, ROUTES))
+    return respond(operations.openapi(server))
 
 
 def _run(direction: Direction, asked: Document) -> Response:
     """Run, and answer at the end; at once if the client prefers an asynchronous run."""
-    if _prefers_not_to_wait():
-        return _accept(direction, asked)
-    acts = acting(app_state.current(), dry_run=asked["dry_run"])
-    report = async_runs.call(acts, direction, asked)
+    state = app_state.current()
+    preferences = ",".join(request.headers.getlist("Prefer")).split(",")
+    if any(p.partition(";")[0].strip().lower() == "respond-async" for p in preferences):
+        run_id = async_runs.start(state, direction, asked)
+        response = answer("run", _stored(run_id), 202)
+        response.headers["Location"] = url_for(".run", run_id=run_id)
+        response.headers["Preference-Applied"] = "respond-async"
+        return response
+    report = async_runs.call(acting(state, dry_run=asked["dry_run"]), direction, asked)
     failure = report.failure
     if failure is None:
         return answer("up", report)
     return respond(document("error", failure) | document("up", report), failure.http_status)
-
-
-def _prefers_not_to_wait() -> bool:
-    preferences = ",".join(request.headers.getlist("Prefer")).split(",")
-    return any(p.partition(";")[0].strip().lower() == "respond-async" for p in preferences)
-
-
-def _accept(direction: Direction, asked: Document) -> Response:
-    run_id = async_runs.start(app_state.current(), direction, asked)
-    response = answer("run", _stored(run_id), 202)
-    response.headers["Location"] = url_for(".run", run_id=run_id)
-    response.headers["Preference-Applied"] = "respond-async"
-    return response
 
 
 def _stored(run_id: str) -> StoredRun:
@@ -170,7 +146,7 @@ def _stored(run_id: str) -> StoredRun:
     return runs(state).get(run_id, holder=holder)
 
 
-def _event_stream(run: StoredRun, look: Callable[[], StoredRun], received: int) -> Iterator[str]:
+def _event_stream(run: StoredRun, received: int) -> Iterator[str]:
     """Yield the events after the first `received` ones, until the run or the time of a stream ends."""
     silent_since = began = time.monotonic()
     while True:
@@ -184,8 +160,4 @@ def _event_stream(run: StoredRun, look: Callable[[], StoredRun], received: int) 
             silent_since = time.monotonic()
             yield ": still running\n\n"
         time.sleep(POLL_SECONDS)
-        run = look()
-
-
-def _no_parameters() -> None:
-    requests.query(requests.NoQuery, request)
+        run = _stored(run.run_id)

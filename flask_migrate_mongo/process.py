@@ -1,20 +1,28 @@
-"""Signals: a run that receives one stops where no write is left half done."""
+"""What concerns the process: the clock, signals, and a prompt exit of the command line."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.model.errors import RunStoppedError
+from .model.errors import RunStoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def elapsed() -> float:
+    """Read seconds on a clock that also advances while the machine is suspended, where there is one."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 class Stopped(BaseException):
@@ -35,12 +43,7 @@ class StopSwitch:
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
         self._interruptible = False
-        self._requested_by: str | None = None
-
-    @property
-    def is_requested(self) -> bool:
-        """Whether a stop was requested."""
-        return self._requested_by is not None
+        self.requested_by: str | None = None
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[StopSwitch]:
@@ -77,17 +80,17 @@ class StopSwitch:
 
     def request_stop(self, by: str) -> None:
         """Request a stop before the next step; `by` names what requests it."""
-        self._requested_by = by
+        self.requested_by = by
 
     def check_inside(self) -> None:
         """Raise Stopped if a stop was requested: for use inside a migration's code."""
-        if self._requested_by is not None:
-            raise Stopped(self._requested_by)
+        if self.requested_by is not None:
+            raise Stopped(self.requested_by)
 
     def check(self) -> None:
         """Raise RunStoppedError if a stop was requested: for use between steps."""
-        if self._requested_by is not None:
-            raise stopped(self._requested_by)
+        if self.requested_by is not None:
+            raise stopped(self.requested_by)
 
     def sleep(self, seconds: float) -> None:
         """Sleep until the time is up or a stop is requested. Raises RunStoppedError."""
@@ -97,14 +100,14 @@ class StopSwitch:
         self.check()
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        is_second = self._requested_by is not None and not self._interruptible
-        self._requested_by = signal.Signals(number).name
+        is_second = self.requested_by is not None and not self._interruptible
+        self.requested_by = signal.Signals(number).name
         if is_second:
             raise KeyboardInterrupt
         if self._interruptible:
             # Only once: a signal during the clean-up after this one counts as the second.
             self._interruptible = False
-            raise Stopped(self._requested_by)
+            raise Stopped(self.requested_by)
 
 
 def stopped(by: str) -> RunStoppedError:
@@ -113,3 +116,22 @@ def stopped(by: str) -> RunStoppedError:
         f"Stopped by {by}. Migrations that were applied stay applied; the others are pending.",
         "Continue: [up].",
     )
+
+
+def exit_promptly() -> None:
+    """Register an exit handler that saves the wait for pymongo's monitor threads.
+
+    pymongo's own handler waits for them, and they sleep for up to half a second. Of two exit
+    handlers the one that was registered later runs first, so call this after pymongo was imported.
+    All exit handlers of the application still run, with clients that work.
+    """
+    atexit.register(_forget_threads)
+
+
+def _forget_threads() -> None:
+    # Safe without the wait: they are daemon threads, which Python stops at any point, and they hold
+    # nothing, since a monitor only reads the server's state. Private, because no public name
+    # shortens the wait. If a pymongo lacks the name, the process ends half a second later.
+    executors = getattr(sys.modules.get("pymongo.periodic_executor"), "_EXECUTORS", None)
+    if isinstance(executors, set):
+        executors.clear()

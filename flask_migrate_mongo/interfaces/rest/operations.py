@@ -1,0 +1,318 @@
+"""What each operation of the REST API accepts and answers, and its description in OpenAPI 3.1.
+
+`query` and `body` read parameters and bodies.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from marshmallow import RAISE, Schema, ValidationError, fields, missing, validate
+from webargs.flaskparser import FlaskParser
+
+from flask_migrate_mongo.interfaces import schemas
+from flask_migrate_mongo.interfaces.schemas import VERSION
+from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
+from flask_migrate_mongo.model.reports import LONGEST_DRY_RUN, MOST_SAMPLES
+from flask_migrate_mongo.model.values import Status
+from flask_migrate_mongo.model.wording import camel_case
+
+from .routes import ROUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Request
+
+    from flask_migrate_mongo.driver.server import Document
+
+    from .routes import Route
+
+RUN_ID = r"[0-9a-f]{32}"
+MOST_RECORDS = 1_000
+MOST_SKIPPED = 1_000_000_000
+MOST_STEPS = 10_000
+LONGEST_WAIT = 300
+"""Seconds: a waiting request occupies a worker of the web server."""
+
+# --- parameters and bodies
+
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,9}")
+
+
+class _JsonFlag(fields.Boolean):
+    """A boolean of JSON: 1 and "true" are none."""
+
+    def _deserialize(self, value: object, *_: object, **__: object) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class _Whole(fields.Integer):
+    """Digits of ASCII: int() would accept blanks, underscores and other scripts too."""
+
+    def _validated(self, value: object) -> int:
+        if not isinstance(value, str) or not _WHOLE.fullmatch(value):
+            raise self.make_error("invalid", input=value)
+        return int(value)
+
+
+def _flag(description: str) -> fields.Boolean:
+    """Make a parameter that is `true` or `false`, in this spelling alone."""
+    about = {"description": description}
+    return fields.Boolean(truthy={"true"}, falsy={"false"}, load_default=False, metadata=about)
+
+
+def _whole(least: int, most: float, description: str, default: object = missing) -> _Whole:
+    bounds, about = validate.Range(least, most), {"description": description}
+    return _Whole(validate=bounds, metadata=about, load_default=default)
+
+
+class NoQuery(Schema):
+    """No parameters."""
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Spell the parameter in camelCase."""
+        field_obj.data_key = camel_case(field_name)
+
+
+class UpQuery(NoQuery):
+    """How `up` runs."""
+
+    dry_run = _flag(
+        "Execute everything in a transaction that is rolled back, and report the effects."
+    )
+    dry_run_limit = _whole(1, LONGEST_DRY_RUN, "With `dryRun`: stop after this many seconds.")
+    samples = _whole(0, MOST_SAMPLES, "With `dryRun`: show this many documents of each migration.")
+    continue_on_error = _flag("Continue with the next migration when one fails.")
+    wait = _whole(0, LONGEST_WAIT, "Seconds to wait for a lock that another process holds.")
+    allow_drift = _flag("Use the file as it is now, even if it has changed.")
+
+
+class DownQuery(UpQuery):
+    """How `down` runs."""
+
+    steps = _whole(1, MOST_STEPS, "How many migrations to roll back.", default=1)
+
+
+class HistoryQuery(NoQuery):
+    """Which records."""
+
+    limit = _whole(1, MOST_RECORDS, "Show at most this many records.", default=50)
+    skip = _whole(0, MOST_SKIPPED, "Leave out this many of the newest records.", default=0)
+    status = fields.Enum(Status, by_value=True)
+
+
+class ReleaseQuery(NoQuery):
+    """Whether the release is confirmed."""
+
+    confirm = _flag("Confirm that the process that holds the lock is dead.")
+
+
+class NewMigration(Schema):
+    """The name of a new migration."""
+
+    name = fields.String(
+        required=True,
+        validate=[validate.Length(1, 1_000), validate.Regexp(r"[\s\S]*\S")],
+    )
+    transactional = _JsonFlag(load_default=False)
+
+
+def is_version(text: str) -> bool:
+    """Whether the text can be a version at all."""
+    return re.fullmatch(VERSION, text) is not None
+
+
+def query(schema: type[Schema], request: Request) -> dict[str, Any]:
+    """Read the parameters in the query string. Raises InvalidRequestError."""
+    found: dict[str, Any] = _PARSER.parse(schema(), request, location="query")
+    return found
+
+
+def body(schema: type[Schema], request: Request) -> dict[str, Any]:
+    """Read the fields of a JSON body. Raises NotJsonError or InvalidRequestError."""
+    found: dict[str, Any] = _PARSER.parse(schema(), request, location="json")
+    return found
+
+
+class _Parser(FlaskParser):
+    """Refuses unknown parameters, and raises errors of ours instead of aborting."""
+
+    def load_querystring(self, req: Request, schema: Schema) -> object:
+        twice = [name for name, given in req.args.lists() if len(given) > 1]
+        if twice:
+            msg = f"{twice[0][:50]!r} is given more than once."
+            raise InvalidRequestError(msg, "Give each parameter once.")
+        return super().load_querystring(req, schema)
+
+    def load_json(self, req: Request, schema: Schema) -> object:  # noqa: ARG002
+        if not req.is_json:
+            raise NotJsonError
+        try:
+            return json.loads(req.get_data())
+        # Besides bad syntax: bytes of no encoding, a number of too many digits, too many brackets.
+        except (ValueError, RecursionError) as exc:
+            msg = "The body is not valid JSON."
+            raise InvalidRequestError(msg, 'Send an object: {"name": "add user index"}.') from exc
+
+    def handle_error(  # webargs' signature
+        self,
+        error: ValidationError,
+        req: Request,  # noqa: ARG002
+        schema: Schema,
+        **_: object,
+    ) -> NoReturn:
+        known = [field.data_key or name for name, field in schema.fields.items()]
+        remedy = f"Accepted: {', '.join(known)}." if known else "Leave the parameters out."
+        raise InvalidRequestError("; ".join(_lines(error.messages)), remedy) from error
+
+
+_PARSER = _Parser(unknown=RAISE)
+
+
+def _lines(messages: object, name: str = "") -> Iterator[str]:
+    """Yield each message of marshmallow's tree, with the name of its field."""
+    if isinstance(messages, dict):
+        for key, below in messages.items():
+            yield from _lines(below, str(key)[:50])
+    elif isinstance(messages, list):
+        yield f"{name!r}: {' '.join(map(str, messages))}"
+
+
+# --- the description
+
+
+class Operation(NamedTuple):
+    """What an endpoint accepts and answers; `refuses` says whether it can answer 409."""
+
+    document: type[Schema]
+    parameters: type[Schema] = NoQuery
+    body: type[Schema] | None = None
+    refuses: bool = False
+
+
+OPERATIONS = {
+    "status": Operation(schemas.StatusDocument, refuses=True),
+    "up": Operation(schemas.RunDocument, UpQuery, refuses=True),
+    "down": Operation(schemas.RunDocument, DownQuery, refuses=True),
+    "run": Operation(schemas.StoredRunDocument),
+    "run-events": Operation(schemas.StoredRunDocument),
+    "run-cancel": Operation(schemas.StoredRunDocument),
+    "history": Operation(schemas.HistoryDocument, HistoryQuery),
+    "events": Operation(schemas.EventsDocument),
+    "create": Operation(schemas.CreatedDocument, body=NewMigration),
+    "lock-status": Operation(schemas.LockStatusDocument),
+    "lock-release": Operation(schemas.ReleasedDocument, ReleaseQuery, refuses=True),
+    "health": Operation(schemas.HealthDocument, refuses=True),
+    "openapi": Operation(schemas.OpenApiDocument),
+}
+"""The operations, by the action of the route."""
+
+_DEFERRABLE = {"up", "down"}
+_PROBLEMS = {
+    400: "The request cannot be understood.",
+    401: "There is no token, or an unknown one.",
+    403: "This is not allowed.",
+    404: "Nothing is recorded of it.",
+    409: "The lock is held, or the request could do harm.",
+    413: "The body is too long.",
+    415: "The body is not declared as JSON.",
+    500: "A migration failed, or the configuration is wrong.",
+    503: "The database does not answer, or not everything is applied.",
+}
+_TEXT = {"type": "string"}
+_SERVER_SENT_EVENT = {
+    "type": "object",
+    "properties": dict.fromkeys(("id", "event", "data"), _TEXT),
+    "required": ["id", "event", "data"],
+}
+
+
+def openapi(server: str) -> Document:
+    """Describe the API that is found under the path `server`."""
+    spec = APISpec(
+        title="Flask-Migrate-Mongo",
+        version="1",
+        openapi_version="3.1.0",
+        info={"description": "The migrations of an application's database."},
+        plugins=[MarshmallowPlugin(schema_name_resolver=_component)],
+        servers=[{"url": server or "/"}],
+        security=[{"token": []}],
+    )
+    spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
+    for route in ROUTES:
+        path = route.path.replace("<", "{").replace(">", "}")
+        spec.path(path=path, operations={route.method.lower(): _operation(route)})
+    return spec.to_dict()
+
+
+def _component(schema: type[Schema] | Schema | str) -> str:
+    kind = schema if isinstance(schema, type) else type(schema)
+    return kind.__name__.strip("_").removesuffix("Document")
+
+
+def _operation(route: Route) -> Document:
+    described = OPERATIONS[route.action]
+    operation: Document = {
+        "operationId": route.action,
+        "summary": route.summary,
+        "description": f"Needs the scope `{route.scope.value}`.",
+        "parameters": _parameters(route, described),
+        "responses": _responses(route, described),
+    }
+    if described.body:
+        content = {"application/json": {"schema": described.body()}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if route.action == "health":
+        operation["security"] = [{}, {"token": []}]
+    return operation
+
+
+def _parameters(route: Route, described: Operation) -> list[Document]:
+    found: list[Document] = [{"in": "query", "schema": described.parameters()}]
+    for name, pattern in (("version", VERSION), ("run_id", RUN_ID)):
+        if f"<{name}>" in route.path:
+            schema = {**_TEXT, "pattern": f"^{pattern}$"}
+            found.append({"in": "path", "name": name, "required": True, "schema": schema})
+    if route.action in _DEFERRABLE:
+        # An example, not an enumeration: a server ignores preferences that it does not know (RFC 7240).
+        preference = {**_TEXT, "examples": ["respond-async"]}
+        found.append({"in": "header", "name": "Prefer", "schema": preference})
+    return found
+
+
+def _responses(route: Route, described: Operation) -> Document:
+    done = _answer("Done.", described.document())
+    if route.action == "run-events":
+        done = _answer("Done.", _SERVER_SENT_EVENT, "text/event-stream")
+    responses = {"201" if route.action == "create" else "200": done}
+    if route.action in _DEFERRABLE:
+        accepted = "The run continues in the background; Location is its address."
+        responses["202"] = _answer(accepted, schemas.StoredRunDocument(), header="Location")
+    possible = {
+        404: "<" in route.path,
+        409: described.refuses,
+        413: route.method == "POST",
+        415: described.body is not None,
+    }
+    for code, why in _PROBLEMS.items():
+        if possible.get(code, True):
+            header = {401: "WWW-Authenticate"}.get(code)
+            problem = schemas.ProblemDocument()
+            responses[str(code)] = _answer(why, problem, "application/problem+json", header=header)
+    return responses
+
+
+def _answer(
+    description: str, schema: object, kind: str = "application/json", *, header: str | None = None
+) -> Document:
+    answer: Document = {"description": description, "content": {kind: {"schema": schema}}}
+    if header:
+        answer["headers"] = {header: {"required": True, "schema": _TEXT}}
+    return answer
