@@ -15,6 +15,8 @@ from tests.server.replay import RECORDED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("unwatched")
+
 RIGHTS: dict[str, dict[str, int]] = json.loads((RECORDED / "rights.json").read_text("utf-8"))
 ROLES = list(RIGHTS["find"])
 REFUSED = 13

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Client = MongoClient[dict[str, Any]]
     Statement = Callable[[Database[dict[str, Any]], ClientSession], object]
 
+pytestmark = pytest.mark.usefixtures("unwatched")
+
 INTERRUPTED, LIFETIME_EXCEEDED, NOT_WRITABLE_PRIMARY, STEPPED_DOWN = 11601, 290, 10107, 11602
 MANY = 10_000
 LONG: dict[str, Statement] = {

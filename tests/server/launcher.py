@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 START_SECONDS = 30
-SWITCHES = (
-    # In a transaction with another read concern than "local", `create` and `createIndexes` are
-    # refused (72), and with "snapshot" the reading of a capped collection is (246). On when
-    # `driver/transactions.py` asks for "local" and no longer for "snapshot".
-    "read_concern",
-    # An index is refused (67) if its `expireAfterSeconds` reaches back before 1970. On when a
-    # rehearsal no longer disarms TTL indexes with 2147483647.
-    "ttl_range",
-)
-"""What a mongod does and the package does not stand yet: answers that are corrected on request."""
 _DAEMON = Path(__file__).with_name("strict_server.py")
 
 
@@ -37,7 +27,7 @@ class TestServer:
 
     `lifetime` is how long a transaction may last, in seconds, and `majority` how long a write
     concern of `w: majority` takes, in milliseconds. With `durable`, an acknowledged write survives a
-    kill. `switches` are those of SWITCHES that are on.
+    kill.
     """
 
     __test__ = False
@@ -48,7 +38,6 @@ class TestServer:
         lifetime: float = 60,
         majority: float = 2,
         durable: bool = False,
-        switches: tuple[str, ...] = (),
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mongo-"))
         self.port = _free_port()
@@ -56,7 +45,6 @@ class TestServer:
         self._settings = {
             "STRICT_TXN_LIFETIME": str(lifetime),
             "STRICT_MAJORITY_MS": str(majority),
-            "STRICT_SWITCHES": ",".join(switches),
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -3,8 +3,8 @@
 
     python strict_server.py --port P --storage-path DIR [any flag of the daemon]
 
-STRICT_TXN_LIFETIME is mongod's transactionLifetimeLimitSeconds (default 60), STRICT_MAJORITY_MS how
-long a majority takes (default 2), STRICT_SWITCHES the corrections that are made only on request.
+STRICT_TXN_LIFETIME is mongod's transactionLifetimeLimitSeconds (default 60), and STRICT_MAJORITY_MS
+how long a majority takes (default 2).
 
 This file imports SecantusDB, which is licensed under GPL-2.0-only, and so is under that licence
 itself. It is run as a process of its own, imported by nothing and not part of the wheel. Each

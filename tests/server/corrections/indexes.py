@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from secantus import commands, storage
 
 from .patching import (
-    SWITCHES,
     answer_to,
     is_view,
     options_of,
@@ -220,7 +219,7 @@ def _check_ttl(specification, seconds):
         _cannot_create("TTL indexes are single-field indexes, compound indexes do not support TTL")
     if seconds < 0:
         _cannot_create("TTL index 'expireAfterSeconds' option cannot be less than 0")
-    if "ttl_range" in SWITCHES and seconds > time.time():
+    if seconds > time.time():
         _cannot_create("TTL index 'expireAfterSeconds' option must be within an acceptable range")
 
 

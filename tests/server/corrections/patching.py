@@ -4,12 +4,8 @@
 from __future__ import annotations
 
 import functools
-import os
 
 from secantus import commands
-
-SWITCHES = frozenset(filter(None, os.environ.get("STRICT_SWITCHES", "").split(",")))
-"""The corrections that are made only on request: see `launcher.SWITCHES`."""
 
 
 def replacement(owner, name):

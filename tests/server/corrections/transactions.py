@@ -15,7 +15,6 @@ from secantus.transactions import TRANSIENT_LABEL, TxnState
 from . import indexes
 from .operations import current_operation
 from .patching import (
-    SWITCHES,
     Refused,
     add,
     answer_to,
@@ -87,9 +86,7 @@ def _refused(name, doc, ctx, transaction, facts):
     database, level = ctx.db_name, facts.level
     if database in ("config", "local"):
         return unsupported(f"Cannot run command against the '{database}' database in a transaction")
-    local_only = (name in DEFINITIONS and "read_concern" in SWITCHES) or (
-        name == "killSessions" and doc.get("startTransaction")
-    )
+    local_only = name in DEFINITIONS or (name == "killSessions" and doc.get("startTransaction"))
     if local_only and level != "local":
         message = f"Command {name} does not support {{ readConcern: {{ level: {level!r} }} }}"
         return refusal(72, "InvalidOptions", f"{message} in a transaction")
@@ -107,7 +104,7 @@ def _unavailable(name, doc, ctx, transaction, level):
         return None
     message = None
     capped = options_of(ctx, collection).get("capped")
-    if capped and level == "snapshot" and "read_concern" in SWITCHES:
+    if capped and level == "snapshot":
         message = "Reading from capped collections with readConcern snapshot is not supported"
     elif transaction.handle is not None and storage.collection_exists(ctx.db_name, collection):
         with storage.use_user_transaction(transaction.handle):
