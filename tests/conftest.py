@@ -66,6 +66,13 @@ def _conforms(request: pytest.FixtureRequest) -> Iterator[None]:
     assert request.config.stash[CONFORMANCE].findings() == []
 
 
+@pytest.fixture(scope="module")
+def unwatched(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a module send what mongod refuses, because it tests how the server answers."""
+    with request.config.stash[CONFORMANCE].suspended():
+        yield
+
+
 @pytest.fixture(scope="session")
 def mongo_uri() -> Iterator[str]:
     """A server for all tests: that of MONGO_TEST_URI, a real replica set, or one of our own."""

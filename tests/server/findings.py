@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,8 +23,20 @@ class Conformance:
         self._folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         self._seen: dict[Path, int] = {}
         self._patch = pytest.MonkeyPatch()
+        self._watch()
+
+    def _watch(self) -> None:
         self._patch.setenv(FOLDER, str(self._folder))
         watch(self._patch.setattr)
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Do not watch for a while."""
+        self._patch.undo()
+        try:
+            yield
+        finally:
+            self._watch()
 
     def stop(self) -> None:
         """End the watch."""

@@ -11,29 +11,49 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pymongo import MongoClient
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 START_SECONDS = 30
+SWITCHES = (
+    # `count` is refused (323) if the client declares the strict API. On when `plan` sends none:
+    # test_deployments.py, test_a_client_with_strict_api_version_1.
+    "strict_count",
+)
+"""What a mongod does and the package does not stand yet: answers that are corrected on request."""
 _DAEMON = Path(__file__).with_name("strict_server.py")
 
 
 class TestServer:
     """One server on a port and a folder of its own; `flags` are the daemon's.
 
-    `lifetime` is how long a transaction may last, in seconds. With `durable`, an acknowledged write
-    survives a kill.
+    `lifetime` is how long a transaction may last, in seconds, and `majority` how long a write
+    concern of `w: majority` takes, in milliseconds. With `durable`, an acknowledged write survives a
+    kill. `switches` are those of SWITCHES that are on.
     """
 
     __test__ = False
 
-    def __init__(self, *flags: str, lifetime: float = 60, durable: bool = False) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        lifetime: float = 60,
+        majority: float = 2,
+        durable: bool = False,
+        switches: tuple[str, ...] = (),
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mongo-"))
         self.port = _free_port()
         self._flags = (*flags, *(["--sync-on-commit"] if durable else []))
-        self._lifetime = lifetime
+        self._settings = {
+            "STRICT_TXN_LIFETIME": str(lifetime),
+            "STRICT_MAJORITY_MS": str(majority),
+            "STRICT_SWITCHES": ",".join(switches),
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,13 +70,27 @@ class TestServer:
             *("--storage-path", str(self.folder / "db"), "--log-level", "WARNING"),
             *("--enable-test-commands", *self._flags),
         ]
-        environ = {**os.environ, "STRICT_TXN_LIFETIME": str(self._lifetime)}
+        environ = {**os.environ, **self._settings}
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ
             )
         self._wait()
         return self
+
+    def require_auth(self) -> None:
+        """Start it again, so that only users who were created get in, each with the rights of its roles.
+
+        The server must be durable, or the users may be lost.
+        """
+        self.kill()
+        self._flags = (*self._flags, "--auth")
+        self.start()
+
+    def step_down(self, seconds: int = 12) -> None:
+        """Be no primary for a while, as during an election: what runs is ended, writes are refused."""
+        with MongoClient[Any](f"mongodb://127.0.0.1:{self.port}/?directConnection=true") as client:
+            client.admin.command("replSetStepDown", seconds, force=True)
 
     def kill(self) -> None:
         """End it with SIGKILL: SIGTERM would take two seconds."""
