@@ -225,6 +225,19 @@ class Server:
             seen = next(collection.aggregate([{"$match": query}, {"$limit": 1}, found]), None)
         return (seen["document"], seen["now"]) if seen else None
 
+    def estimated_count(self, name: str) -> int:
+        """Read how many documents a collection has, from its metadata: exact unless the server crashed."""
+        collection = self.database[name]
+        with translated():
+            try:
+                # The command `count` is refused to clients with a strict API version before MongoDB 6.0.
+                found = list(collection.aggregate([{"$collStats": {"count": {}}}]))
+            except (
+                errors.OperationFailure
+            ):  # Amazon DocumentDB lacks the stage, and a view has no count.
+                return collection.estimated_document_count()
+        return sum(shard["count"] for shard in found)
+
     def collection_options(self, name: str) -> Document:
         """Read the options that a collection was created with; empty if it does not exist."""
         with translated():
@@ -298,6 +311,10 @@ class MongomockServer(Server):
         with translated():
             found = collection.find_one(query)
         return (found, self.now()) if found else None
+
+    def estimated_count(self, name: str) -> int:
+        """Count the documents of a collection."""
+        return self.database[name].count_documents({})
 
     def collection_options(self, name: str) -> Document:  # noqa: ARG002
         """Give none: mongomock keeps no options."""

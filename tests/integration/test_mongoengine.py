@@ -26,7 +26,7 @@ def up(db):
     db.create_collection("badges")
     db.badges.create_index("number", unique=True)
     db.badges.insert_one({"number": 1})
-    mongoengine.connect(db.name, mongo_client_class=lambda *_, **__: db.client)
+    mongoengine.connect(db.name, uuidRepresentation="standard", mongo_client_class=lambda *_, **__: db.client)
     try:
         Person(email="ada@example.org").save()
     finally:
@@ -49,6 +49,7 @@ def test_a_transactional_migration_saves_a_document(project: Project, *, exists:
         project.db.people.insert_one({"email": "eve@example.org", "_cls": "Person"})
     project.write("1_people", MIGRATION)
     (trial,) = project.dry_runner().up().outcomes
+    assert trial.error is None, trial.error
     assert trial.trial is not None
     assert trial.trial.verdict is Verdict.SUCCEEDS
     assert "badges" not in project.db.list_collection_names()

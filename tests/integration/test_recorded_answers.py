@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.recorded.differences import DIFFERENCES
-from tests.server.launcher import SWITCHES, TestServer
+from tests.server.launcher import TestServer
 from tests.server.replay import Case, Replay, recorded_cases, recorded_index_table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def replica() -> Iterator[Replay]:
     """The server of MONGO_TEST_URI, or one of our own that answers all it can as mongod does."""
     with contextlib.ExitStack() as stack:
         uri = os.environ.get("MONGO_TEST_URI")
-        uri = uri or stack.enter_context(TestServer(switches=SWITCHES)).uri
+        uri = uri or stack.enter_context(TestServer()).uri
         yield stack.enter_context(contextlib.closing(Replay(uri)))
 
 

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 START_SECONDS = 30
-SWITCHES = (
-    # `count` is refused (323) if the client declares the strict API. On when `plan` sends none:
-    # test_deployments.py, test_a_client_with_strict_api_version_1.
-    "strict_count",
-)
-"""What a mongod does and the package does not stand yet: answers that are corrected on request."""
 _DAEMON = Path(__file__).with_name("strict_server.py")
 
 
@@ -33,7 +27,7 @@ class TestServer:
 
     `lifetime` is how long a transaction may last, in seconds, and `majority` how long a write
     concern of `w: majority` takes, in milliseconds. With `durable`, an acknowledged write survives a
-    kill. `switches` are those of SWITCHES that are on.
+    kill.
     """
 
     __test__ = False
@@ -44,7 +38,6 @@ class TestServer:
         lifetime: float = 60,
         majority: float = 2,
         durable: bool = False,
-        switches: tuple[str, ...] = (),
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mongo-"))
         self.port = _free_port()
@@ -52,7 +45,6 @@ class TestServer:
         self._settings = {
             "STRICT_TXN_LIFETIME": str(lifetime),
             "STRICT_MAJORITY_MS": str(majority),
-            "STRICT_SWITCHES": ",".join(switches),
         }
         self._process: subprocess.Popen[bytes] | None = None
 

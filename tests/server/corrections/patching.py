@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import functools
-import os
 
 from secantus import commands
 
-SWITCHES = frozenset(os.environ.get("STRICT_SWITCHES", "").split(","))
 """The corrections that are made only on request: see the launcher."""
 
 

@@ -13,11 +13,9 @@ from secantus.aggregate import AggregateError
 from secantus.expressions import ExpressionError, evaluate
 from secantus.update import UpdateError
 
-from .patching import SWITCHES, answer_to, is_view, options_of, refusal, refuse, replacement
+from .patching import answer_to, is_view, options_of, refusal, refuse, replacement
 
-OUTSIDE_API_1 = ("collStats", "renameCollection")
-if "strict_count" in SWITCHES:
-    OUTSIDE_API_1 = (*OUTSIDE_API_1, "count")
+OUTSIDE_API_1 = ("collStats", "count", "renameCollection")
 FIELDS = {
     "insert": {"insert", "documents", "ordered"},
     "update": {"update", "updates", "ordered", "let"},
