@@ -14,6 +14,7 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import (
     BulkWriteError,
+    ConnectionFailure,
     ExecutionTimeout,
     InvalidOperation,
     OperationFailure,
@@ -136,7 +137,7 @@ class BatchedCollection:
                 raise BackfillError(msg)
 
     def estimate(self) -> int | None:
-        """Estimate how many documents match; None if counting takes too long."""
+        """Estimate how many documents match; None if counting takes too long, or meets an election."""
         collection = self._collection
         try:
             if self.batched.where:
@@ -147,7 +148,7 @@ class BatchedCollection:
                 return sum(int(each["count"]) for each in stats)
             except (OperationFailure, NotImplementedError):  # Amazon DocumentDB, mongomock.
                 return collection.estimated_document_count()
-        except (ExecutionTimeout, NotImplementedError):
+        except (ConnectionFailure, ExecutionTimeout, NotImplementedError):
             return None
 
     def sample_ranges(self, wanted: int) -> list[IdRange]:

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
-from pymongo.errors import PyMongoError
-
-from flask_migrate_mongo.driver.server import is_passing
-from flask_migrate_mongo.driver.transactions import Transactions, is_transient
+from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Progress, Request
@@ -119,7 +116,7 @@ class BackfillJob(WorkerControl):
             self._step.lease.ensure()
             return action()
 
-        return self._transactions.repeat(held, self._step.log, _can_repeat)
+        return self._transactions.repeat(held, self._step.log)
 
     def _begin(self, session_id: bytes | None) -> StoredBackfill:
         self._documents.ensure_supported()
@@ -229,10 +226,6 @@ class BackfillJob(WorkerControl):
     def committed(self, checkpoint: Checkpoint) -> None:
         """Report the progress."""
         self._meter.report(self._meter.at(checkpoint.counts.scanned))
-
-
-def _can_repeat(exc: BaseException) -> bool:
-    return is_transient(exc) or (isinstance(exc, PyMongoError) and is_passing(exc))
 
 
 # --- progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.backfill import executors
 from flask_migrate_mongo.driver import transactions
 from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.model.errors import LeaseLostError
 from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
 
 if TYPE_CHECKING:
@@ -286,6 +288,27 @@ def test_an_election_while_the_workers_are_polled_is_waited_for(
     up(project, HOOK=arm)
     assert len(armed) == 4
     assert values(project) == [1] * PEOPLE
+
+
+def test_a_run_that_loses_its_lease_while_it_waits_repeats_nothing(
+    project: Project, failpoint: Failpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transactions, "RETRY_SECONDS", 10)
+    prepare(project, workers=2)
+    another = {"$set": {"runId": "another"}}
+    steal = threading.Timer(1, lambda: project.db.migration_locks.update_one({}, another))
+
+    def arm(doc: Any) -> None:
+        if doc["_id"] == PEOPLE - 1:
+            failpoint("delete", times=10_000, errorCode=11602)
+            steal.start()
+
+    began = time.monotonic()
+    report = project.runner(HOOK=arm, MIGRATE_LOCK_TTL=2).up()
+    assert time.monotonic() - began < 8
+    steal.join()
+    assert isinstance(report.error, LeaseLostError)
+    assert project.db["migrations.ranges"].count_documents({}) == 2
 
 
 # --- cursors
