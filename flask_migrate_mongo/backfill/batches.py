@@ -64,14 +64,13 @@ COUNT_MS = 1_000
 
 ERROR_LENGTH = 500
 
-MAX_WRITE_CONFLICTS = 3
-"""After as many conflicts a batch is halved: near the limits of its cache, a server reports them forever."""
+MAX_TRIES = 3
+"""A batch that met as many conflicts is halved: near the limit of its cache the server reports them forever."""
 
-_WRITE_CONFLICT = 112
-# WriteConflict, TransactionExceededLifetimeLimitSeconds, TransactionTooLargeForCache.
-_TOO_LARGE = frozenset({_WRITE_CONFLICT, 290, 388})
-# CursorNotFound, MaxTimeMSExpired (of all batches of a cursor together), QueryPlanKilled, CursorKilled, Interrupted.
-_LOST_CURSOR = frozenset({43, 50, 175, 237, 11601})
+# WriteConflict, NoSuchTransaction, TransactionExceededLifetimeLimitSeconds, TransactionTooLargeForCache.
+_TOO_LARGE = frozenset({112, 251, 290, 388})
+# CursorNotFound, MaxTimeMSExpired (for all batches of a cursor together), QueryPlanKilled, CursorKilled.
+_LOST_CURSOR = frozenset({43, 50, 175, 237})
 
 _ALL_IDS = IdRange()
 _RAW_IDS: CodecOptions[RawBSONDocument] = CodecOptions(
@@ -313,7 +312,7 @@ class WorkerControl:
 
     def fields_with(self, checkpoint: Checkpoint) -> DocumentView:
         """Build further fields that are written with a checkpoint."""
-        # The driver uses the session again: nobody may kill it once the range is done.
+        # Nothing is left to kill in the session of a range that is done.
         return {"session": None} if checkpoint.phase is Phase.DONE else {}
 
     def committed(self, checkpoint: Checkpoint) -> None:
@@ -392,13 +391,13 @@ class Worker:
         )
 
     def _write(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
-        is_divisible, conflicts = len(batch) > 1, count(1)
+        tries = count(1)
+
+        def is_too_large(exc: BaseException) -> bool:
+            return len(batch) > 1 and _failure(exc).get("code") in _TOO_LARGE
 
         def can_retry(exc: BaseException) -> bool:
-            is_conflict = is_divisible and _failure(exc).get("code") == _WRITE_CONFLICT
-            return is_transient(exc) and not (
-                is_conflict and next(conflicts) >= MAX_WRITE_CONFLICTS
-            )
+            return is_transient(exc) and not (is_too_large(exc) and next(tries) >= MAX_TRIES)
 
         try:
             after, request = self.transactions.repeat(
@@ -406,8 +405,7 @@ class Worker:
             )
         except (PyMongoError, MigrateError) as exc:
             _ensure_same_shard_key(exc)
-            is_too_large = is_divisible and _failure(exc).get("code") in _TOO_LARGE
-            if not is_too_large and not isinstance(exc, BulkWriteError):
+            if not is_too_large(exc) and not isinstance(exc, BulkWriteError):
                 raise
             return self._write_halves(batch, before, exc)
         self.control.committed(after)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.server import Document, translated
 from flask_migrate_mongo.model.errors import LeaseLostError
@@ -32,14 +31,10 @@ IDS: CodecOptions[Document] = CodecOptions(
 """Decodes an `_id` of any type into a value that encodes to the same bytes."""
 
 
-_MAJORITY = WriteConcern("majority", wtimeout=60_000)
-"""With a limit: without one, a write waits forever while too few members that hold data are up."""
-
-
 def with_exact_ids(collection: Collection[Document]) -> Collection[Document]:
     """Make a handle that decodes each `_id` so that it can be written back unchanged."""
     is_real = isinstance(collection, Collection)  # mongomock does not support these options.
-    return collection.with_options(IDS, write_concern=_MAJORITY) if is_real else collection
+    return collection.with_options(codec_options=IDS) if is_real else collection
 
 
 @dataclass(frozen=True, slots=True)

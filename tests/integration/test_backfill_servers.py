@@ -169,7 +169,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, code: int, most: int) -> list[int]:
     def refuse(*arguments: Any, **options: Any) -> tuple[int, int]:
         sizes.append(len(arguments[2]))
         if sizes[-1] > most:
-            labels = ["TransientTransactionError"] if code == 112 else []
+            labels = ["TransientTransactionError"] if code in {112, 251} else []
             raise OperationFailure("no", code, {"code": code, "errorLabels": labels})
         return bulk_update(*arguments, **options)
 
@@ -177,7 +177,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, code: int, most: int) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize(("code", "tries"), [(112, 3), (290, 1), (388, 1)])
+@pytest.mark.parametrize(("code", "tries"), [(112, 3), (251, 3), (290, 1), (388, 1)])
 def test_a_batch_that_is_too_large_for_the_server_is_halved(
     project: Project, monkeypatch: pytest.MonkeyPatch, code: int, tries: int
 ) -> None:
