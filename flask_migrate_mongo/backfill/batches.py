@@ -24,7 +24,13 @@ from pymongo.errors import (
 from flask_migrate_mongo.driver.server import is_passing, translated
 from flask_migrate_mongo.driver.transactions import Transactions, is_transient, transaction
 from flask_migrate_mongo.files.loading import PortableFunction
-from flask_migrate_mongo.model.errors import BackfillError, MigrateError, RejectedError, redact
+from flask_migrate_mongo.model.errors import (
+    BackfillError,
+    ConnectionFailedError,
+    MigrateError,
+    RejectedError,
+    redact,
+)
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.process import elapsed
@@ -137,17 +143,12 @@ class BatchedCollection:
 
     def estimate(self) -> int | None:
         """Estimate how many documents match; None if counting takes too long, or meets an election."""
-        collection = self._collection
+        where, collection = self.batched.where, self._collection
         try:
-            if self.batched.where:
-                return collection.count_documents(self.batched.where, maxTimeMS=COUNT_MS)
-            try:
-                # Not the command `count`, which servers before 6.0 refuse to a client with strict API version.
-                stats = collection.aggregate([{"$collStats": {"count": {}}}])
-                return sum(int(each["count"]) for each in stats)
-            except (OperationFailure, NotImplementedError):  # Amazon DocumentDB, mongomock.
-                return collection.estimated_document_count()
-        except (ConnectionFailure, ExecutionTimeout, NotImplementedError):
+            if where:
+                return collection.count_documents(where, maxTimeMS=COUNT_MS)
+            return self._server.estimated_count(collection.name)
+        except (ConnectionFailure, ExecutionTimeout, ConnectionFailedError, NotImplementedError):
             return None
 
     def sample_ranges(self, wanted: int) -> list[IdRange]:
