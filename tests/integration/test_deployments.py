@@ -207,5 +207,5 @@ def test_unacknowledged_writes_are_refused(tmp_path: Path, project: Project, adm
     folder.mkdir()
     deployment = filled(folder, admin, project.db.name, f"{project.uri}&w=0")
     done = deployment.project.run("up")
-    assert done.returncode == 2
+    assert done.returncode == 6
     assert "w=0" in done.stdout + done.stderr

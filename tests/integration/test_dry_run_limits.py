@@ -88,7 +88,7 @@ def trial(project: Project, **options: Any) -> Trial:
     [
         (THREAD, "A thread that the migration started used the database"),
         (OWN_SESSION, "The migration used a session of its own"),
-        (OWN_CLIENT, "The migration used another client than the application's"),
+        (OWN_CLIENT, "The migration used another client than that of its `db`"),
         (CAUGHT, "it continues after an error, which ended the transaction of the dry run"),
         (CAUGHT_AT_THE_END, "it continues after an error"),
     ],
