@@ -120,9 +120,7 @@ def guarded() -> Iterator[tuple[TestServer, Client]]:
     with TestServer(durable=True) as server:
         with Client(server.uri) as client:
             client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
-        server.kill()
-        server._flags += ("--auth",)
-        server.start()
+        server.require_auth()
         uri = server.uri.replace("mongodb://", f"mongodb://root:{PASSWORD}@")
         with Client(uri) as admin:
             yield server, admin
