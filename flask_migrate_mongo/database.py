@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -12,7 +13,7 @@ from pymongo.errors import ConfigurationError as NoDefaultDatabase
 from pymongo.errors import PyMongoError
 from werkzeug.local import LocalProxy
 
-from .driver.server import Document, translated
+from .driver.server import Document, Server, server_of, translated
 from .model.errors import ConfigurationError, NoDatabaseError, redact
 from .state import OwnClient
 
@@ -28,15 +29,57 @@ FIRST_CONTACT_SECONDS = 5
 def database_of(state: AppState) -> Database[Document]:
     """Find the database to migrate. Raises NoDatabaseError or ConfigurationError.
 
-    A Database that the application passed is used as it is. MIGRATE_DATABASE chooses another one of
-    a PyMongo, of a client, and of MONGO_URI.
+    With MIGRATE_MONGO_URI it is one of our own client, whatever the application passed. Otherwise a Database
+    that the application passed is used as it is; MIGRATE_DATABASE chooses another one of a PyMongo, of
+    a client, and of MONGO_URI.
     """
-    name = state.settings.database
-    if state.mongo is None:
-        own = _named(_own_client(state), name)
-        _wait_for_primary(own.client, state.settings.mongo_uri or "")
-        return own
-    given, called = _unwrapped(state.mongo), False
+    settings = state.settings
+    if settings.migrate_mongo_uri is None and state.mongo is not None:
+        database = _database_in(state.mongo, settings.database)
+    else:
+        client = _own_client(state)
+        database = _named(client, settings.database or _default_name(state, client))
+    # Compared by identity: mongomock makes a collection of every name that it does not know.
+    if database.write_concern.acknowledged is False:
+        msg = (
+            "The connection has w=0 (unacknowledged writes). MongoDB does not report errors of such writes, so "
+            "a failed migration would count as applied. Nothing was run. Remove w=0 from the "
+            "connection string, or from the write concern of the database that is passed to MongoMigrate."
+        )
+        raise ConfigurationError(msg)
+    return database
+
+
+def connected_server(state: AppState) -> Server:
+    """Make the server of the database to migrate. Raises ConnectionFailedError, and as `database_of` does.
+
+    Our own client waits for a primary here, without a command: not as long as later, unless its URI says how long.
+    """
+    database, own = database_of(state), state.own_client
+    if own is not None and own.client is database.client:
+        uri = state.settings.migrate_mongo_uri or state.settings.mongo_uri or ""
+        is_given = "serverselectiontimeoutms" in uri.lower()
+        with translated(), pymongo.timeout(None if is_given else FIRST_CONTACT_SECONDS):
+            _ = own.client.is_primary
+    return server_of(database)
+
+
+def _default_name(state: AppState, own: MongoClient[Document]) -> str | None:
+    """Find the name in our client's connection string, or else that of the application's database."""
+    with contextlib.suppress(NoDefaultDatabase):
+        return own.get_default_database().name
+    if state.mongo is not None:
+        return _database_in(state.mongo, None).name
+    if state.settings.mongo_uri is None:
+        return None
+    # Only its name is needed, so this client never connects.
+    with _connect("MONGO_URI", state.settings.mongo_uri, connect=False) as client:
+        return _named(client, None).name
+
+
+def _database_in(mongo: object, name: str | None) -> Database[Document]:
+    """Find the database in what the application passed, or another one of its client."""
+    given, called = _unwrapped(mongo), False
     # pymongo's own objects are callable too, though only to explain that they are not.
     if not _kinds(given) and callable(given):
         given, called = _unwrapped(given()), True
@@ -71,7 +114,9 @@ def _named(client: MongoClient[Document], name: str | None) -> Database[Document
 
 def _own_client(state: AppState) -> MongoClient[Document]:
     """Get this process's client; one that was made before a fork is not used after it."""
-    uri = state.settings.mongo_uri
+    settings = state.settings
+    key = "MIGRATE_MONGO_URI" if settings.migrate_mongo_uri else "MONGO_URI"
+    uri = settings.migrate_mongo_uri or settings.mongo_uri
     if uri is None:
         msg = (
             "There is no database to migrate. Set MONGO_URI in app.config or in the "
@@ -82,32 +127,25 @@ def _own_client(state: AppState) -> MongoClient[Document]:
     with state.mutex:
         own, pid = state.own_client, os.getpid()
         if own is None or own.pid != pid:
-            client = _connect(uri)
+            client = _connect(key, uri)
             # For runs from code, too: no command ends there, after which it would be closed.
             own = OwnClient(pid, client, weakref.finalize(state, _close_in, pid, client))
             state.own_client = own
         return own.client
 
 
-def _connect(uri: str) -> MongoClient[Document]:
-    """Make a client that connects when it is first used. Raises ConfigurationError."""
+def _connect(key: str, uri: str, *, connect: bool = True) -> MongoClient[Document]:
+    """Make a client from the connection string of a setting. Raises ConfigurationError."""
     try:
-        return MongoClient(uri)
+        return MongoClient(uri, connect=connect)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
         msg = (
-            f"MONGO_URI cannot be used: {redact(str(exc)).rstrip('.')}. Write it as "
+            f"{key} cannot be used: {redact(str(exc)).rstrip('.')}. Write it as "
             "mongodb://user:password@localhost:27017/shop, with special characters of user and "
             "password percent-encoded."
         )
         raise ConfigurationError(msg) from exc
-
-
-def _wait_for_primary(client: MongoClient[Document], uri: str) -> None:
-    """Wait for a primary, without a command: not as long as later, unless the URI says how long."""
-    is_given = "serverselectiontimeoutms" in uri.lower()
-    with translated(), pymongo.timeout(None if is_given else FIRST_CONTACT_SECONDS):
-        _ = client.is_primary
 
 
 def _close_in(pid: int, client: MongoClient[Document]) -> None:

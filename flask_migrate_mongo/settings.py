@@ -181,6 +181,14 @@ class Settings:
         default=None,
         in_repr=False,  # It holds a password.
     )
+    migrate_mongo_uri: str | None = _setting(
+        "The connection string for migrations alone, with a user of their own.",
+        _text,
+        "a MongoDB connection string",
+        default=None,
+        secret=True,
+        in_repr=False,
+    )
     database: str | None = _setting(
         "The database to migrate, if the connection string names none or another one.",
         _text,
@@ -322,7 +330,8 @@ class Settings:
 
 def key_of(field_name: str) -> str:
     """Build the key of a setting in `app.config` and in the environment."""
-    return "MONGO_URI" if field_name == "mongo_uri" else f"MIGRATE_{field_name.upper()}"
+    key = field_name.upper()
+    return key if field_name.endswith("mongo_uri") else f"MIGRATE_{key}"
 
 
 SETTINGS: Mapping[str, Setting] = {

@@ -103,7 +103,10 @@ def _check_client(client: object) -> None:
         raise started_by.refuse("A thread that the migration started used the database.")
     confinement = _confinement.get()
     if confinement is not None and client is not confinement.session.client:
-        raise confinement.refuse("The migration used another client than the application's.")
+        raise confinement.refuse(
+            "The migration used another client than that of its `db`. With MIGRATE_MONGO_URI, the "
+            "application's own client is another one."
+        )
 
 
 def _check_session(session: _MaybeSession) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cached_property
@@ -47,7 +48,10 @@ MAJORITY_SECONDS = 60
 
 _NOT_CONFIRMED = 64
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
-_ACCESS_CODES = frozenset({13, 18, 8000})
+_ACCESS_CODES = frozenset({13, 18})
+# Atlas' proxy answers with this code to whatever it refuses: a space quota, too.
+_ATLAS_ERROR = 8000
+_ATLAS_ACCESS = r"(?i)bad auth|authentication failed|not (?:allowed|authorized)"
 # Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
 # errors of the server's own, and conflicts with another write. From the error_codes.yml of mongod.
 _PASSING_CODES = frozenset(
@@ -368,9 +372,16 @@ def is_passing(exc: errors.PyMongoError) -> bool:
     return isinstance(exc, errors.ConnectionFailure) or _code(exc) in _PASSING_CODES
 
 
+def is_access_refused(exc: errors.PyMongoError) -> bool:
+    """Whether the credentials are wrong or lack a right."""
+    code = _code(exc)
+    of_atlas = code == _ATLAS_ERROR and re.search(_ATLAS_ACCESS, _detail(exc))
+    return code in _ACCESS_CODES or bool(of_atlas)
+
+
 def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
-    if _code(exc) in _ACCESS_CODES:
+    if is_access_refused(exc):
         return AccessDeniedError(f"The server refused access: {detail}.")
     if _code(exc) == _NOT_CONFIRMED:
         return ConnectionFailedError(
@@ -382,7 +393,7 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
         return ConfigurationError(
             f"The database cannot be used as configured: {detail}.",
-            "Check MONGO_URI, MIGRATE_DATABASE and the database that is passed to MongoMigrate.",
+            "Check MONGO_URI, MIGRATE_MONGO_URI, MIGRATE_DATABASE and the database that is passed to MongoMigrate.",
         )
     return DatabaseError(f"The server refused a command: {detail}.")
 

@@ -130,13 +130,13 @@ class DatabaseError(MigrateError):
 class ConnectionFailedError(DatabaseError):
     code = "no-connection"
     title = "The server cannot be reached, or the connection broke."
-    remedy = "Check that the server is running and that MONGO_URI is right."
+    remedy = "Check that the server is running and that MONGO_URI is right, or MIGRATE_MONGO_URI if it is set."
 
 
 class AccessDeniedError(DatabaseError):
     code = "access-denied"
     title = "The server refused the credentials, or they lack a right."
-    remedy = "Check user, password and authSource in MONGO_URI, and that the user may read and write this database."
+    remedy = "Check user, password and authSource in MONGO_URI (or MIGRATE_MONGO_URI, if it is set), and that the user may read and write this database."
 
 
 class UnsupportedDriverError(MigrateError):

@@ -120,9 +120,7 @@ def guarded() -> Iterator[tuple[TestServer, Client]]:
     with TestServer(durable=True) as server:
         with Client(server.uri) as client:
             client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
-        server.kill()
-        server._flags += ("--auth",)
-        server.start()
+        server.require_auth()
         uri = server.uri.replace("mongodb://", f"mongodb://root:{PASSWORD}@")
         with Client(uri) as admin:
             yield server, admin
@@ -206,7 +204,7 @@ def test_unacknowledged_writes_are_refused(tmp_path: Path, project: Project, adm
     folder.mkdir()
     deployment = filled(folder, admin, project.db.name, f"{project.uri}&w=0")
     done = deployment.project.run("up")
-    assert done.returncode == 2
+    assert done.returncode == 6
     assert "w=0" in done.stdout + done.stderr
 
 

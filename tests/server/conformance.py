@@ -2,7 +2,7 @@
 
 A violation is a command that mongod refuses, or that ends work of this very process. It is raised as the server's error
 and fails the test. A note is a command of this package (not of a test or a migration) that only some deployments accept:
-`EXPECTED_NOTES` lists them, so that a new one is seen.
+`EXPECTED_NOTES` lists them, so that a new one is seen. The sessions that a process uses are reported too.
 
 It looks at commands alone. What depends on the data of the server is the test server's to refuse.
 """
@@ -119,6 +119,8 @@ class Watch:
             self._report("violation", text, name)
             raise OperationFailure(text, code, {"ok": 0, "code": code, "errmsg": text})
         if session is not None and name not in WITHOUT_SESSION:
+            if session not in self._users:
+                self._report("session", session.hex(), name)
             self._users[session] = threading.get_ident()
 
     def _problem(

@@ -22,6 +22,7 @@ class Conformance:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         self._seen: dict[Path, int] = {}
+        self._unread: dict[bool, list[str]] = {True: [], False: []}
         self._patch = pytest.MonkeyPatch()
         self._watch()
 
@@ -45,7 +46,17 @@ class Conformance:
 
     def findings(self) -> list[str]:
         """Take the violations, and the notes that are not expected, since the last call."""
-        return sorted({line for line in self._lines() if _is_finding(line)})
+        return sorted({line for line in self._taken(sessions=False) if _is_finding(line)})
+
+    def sessions(self) -> list[bytes]:
+        """Take the ids of the sessions that were first used since the last call."""
+        return [bytes.fromhex(line.split("\t")[1]) for line in self._taken(sessions=True)]
+
+    def _taken(self, *, sessions: bool) -> list[str]:
+        for line in self._lines():
+            self._unread[line.startswith("session\t")].append(line)
+        found, self._unread[sessions] = self._unread[sessions], []
+        return found
 
     def _lines(self) -> Iterator[str]:
         for log in self._folder.iterdir():
