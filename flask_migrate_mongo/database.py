@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pymongo
 from pymongo import MongoClient
@@ -36,21 +36,22 @@ def database_of(state: AppState) -> Database[Document]:
         own = _named(_own_client(state), name)
         _wait_for_primary(own.client, state.settings.mongo_uri or "")
         return own
-    given, called = _unwrapped(state.mongo), False
+    given, source = _unwrapped(state.mongo), "MongoMigrate was given"
     # pymongo's own objects are callable too, though only to explain that they are not.
     if not _kinds(given) and callable(given):
-        given, called = _unwrapped(given()), True
-    if "Database" in _kinds(given):
-        return given  # type: ignore[no-any-return]
+        source = f"The callable that {source} returned"
+        given = _unwrapped(given())
     if _kinds(given):
-        client, database = given, None
+        client = database = given
     else:
         client, database = getattr(given, "cx", None), getattr(given, "db", None)
     has_client, has_database = "MongoClient" in _kinds(client), "Database" in _kinds(database)
     if has_client and (name or not has_database):
         return _named(client, name)
     if not has_database:
-        _refuse(given, called=called)
+        what = "None" if given is None else f"an object of type {type(given).__name__}"
+        msg = f"{source} {what}, which holds no database. Pass a PyMongo after its init_app(), a pymongo Database or MongoClient, a callable that returns one, or nothing and set MONGO_URI."
+        raise ConfigurationError(msg)
     return cast("Database[Document]", database)
 
 
@@ -62,10 +63,7 @@ def _named(client: MongoClient[Document], name: str | None) -> Database[Document
     try:
         return client.get_default_database()
     except NoDefaultDatabase as exc:
-        msg = (
-            "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set "
-            "MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
-        )
+        msg = "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
         raise NoDatabaseError(msg) from exc
 
 
@@ -73,11 +71,7 @@ def _own_client(state: AppState) -> MongoClient[Document]:
     """Get this process's client; one that was made before a fork is not used after it."""
     uri = state.settings.mongo_uri
     if uri is None:
-        msg = (
-            "There is no database to migrate. Set MONGO_URI in app.config or in the "
-            "environment (mongodb://localhost:27017/shop), or pass one: "
-            "MongoMigrate(app, mongo)."
-        )
+        msg = "There is no database to migrate. Set MONGO_URI in app.config or in the environment (mongodb://localhost:27017/shop), or pass one: MongoMigrate(app, mongo)."
         raise NoDatabaseError(msg)
     with state.mutex:
         own, pid = state.own_client, os.getpid()
@@ -95,11 +89,7 @@ def _connect(uri: str) -> MongoClient[Document]:
         return MongoClient(uri)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
-        msg = (
-            f"MONGO_URI cannot be used: {redact(str(exc)).rstrip('.')}. Write it as "
-            "mongodb://user:password@localhost:27017/shop, with special characters of user and "
-            "password percent-encoded."
-        )
+        msg = f"MONGO_URI cannot be used: {redact(str(exc)).rstrip('.')}. Write it as mongodb://user:password@localhost:27017/shop, with special characters of user and password percent-encoded."
         raise ConfigurationError(msg) from exc
 
 
@@ -131,15 +121,3 @@ def _kinds(given: object) -> set[str]:
         for kind in given.__class__.__mro__
         if kind.__module__.partition(".")[0] in {"pymongo", "mongomock"}
     }
-
-
-def _refuse(given: object, *, called: bool) -> NoReturn:
-    source = (
-        "The callable that MongoMigrate was given returned" if called else "MongoMigrate was given"
-    )
-    described = "None" if given is None else f"an object of type {type(given).__name__}"
-    msg = (
-        f"{source} {described}, which holds no database. Pass a PyMongo after its init_app(), a pymongo "
-        "Database or MongoClient, a callable that returns one, or nothing and set MONGO_URI."
-    )
-    raise ConfigurationError(msg)

@@ -39,14 +39,9 @@ class MongoMigrate:
     """
 
     def __init__(
-        self,
-        app: Flask | None = None,
-        mongo: object = None,
-        *,
-        authorize: Authorize | None = None,
+        self, app: Flask | None = None, mongo: object = None, *, authorize: Authorize | None = None
     ) -> None:
-        self._mongo = mongo
-        self._authorize = authorize
+        self._mongo, self._authorize = mongo, authorize
         if app is not None:
             self.init_app(app)
 
@@ -147,8 +142,5 @@ def _begin(
 def _callable(authorize: object) -> Authorize | None:
     if authorize is None or callable(authorize):
         return cast("Authorize | None", authorize)
-    msg = (
-        f"authorize is an object of type {type(authorize).__name__}. Pass a callable that takes "
-        "the name of an action and the request, and returns True or False."
-    )
+    msg = f"authorize is an object of type {type(authorize).__name__}. Pass a callable that takes the name of an action and the request, and returns True or False."
     raise ConfigurationError(msg)

@@ -72,9 +72,6 @@ def of(app: Flask | None) -> AppState:
     asked = current_app if app is None else app
     found = asked.extensions.get(KEY)
     if found is None:
-        msg = (
-            f"Flask-Migrate-Mongo is not set up for the application {asked.name!r}. Call "
-            "MongoMigrate(app), or migrate.init_app(app) in your create_app()."
-        )
+        msg = f"Flask-Migrate-Mongo is not set up for the application {asked.name!r}. Call MongoMigrate(app), or migrate.init_app(app) in your create_app()."
         raise ConfigurationError(msg)
     return found  # type: ignore[no-any-return]

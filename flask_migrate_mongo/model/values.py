@@ -6,11 +6,13 @@ import os
 import platform
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime  # noqa: TC003  (`get_type_hints` looks it up)
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+from .wording import camel_case
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,13 +117,8 @@ class Progress:
         """Read the progress as a record keeps it."""
         if not stored:
             return None
-        return cls(
-            collection=stored["collection"],
-            done=stored["done"],
-            total=stored.get("total"),
-            per_second=stored.get("perSecond"),
-            seconds_left=stored.get("secondsLeft"),
-        )
+        known: dict[str, Any] = {f.name: stored.get(camel_case(f.name)) for f in fields(cls)}
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
