@@ -55,7 +55,10 @@ class MongoMigrate:
         """
         state = app_state.AppState(app, config.read(app), self._mongo if mongo is None else mongo)
         state.authorize = _callable(self._authorize if authorize is None else authorize)
-        state.app_option = _app_option()
+        # None if this is not Flask's command line.
+        context = click.get_current_context(silent=True)
+        info = context.find_object(ScriptInfo) if context else None
+        state.app_option = info.app_import_path if info else None
         # Not a second time, for an application that is set up again.
         if state.settings.api and self.blueprint.name not in app.blueprints:
             app.register_blueprint(self.blueprint, url_prefix=state.settings.url_prefix)
@@ -120,13 +123,6 @@ class MongoMigrate:
         from .wiring import running  # noqa: PLC0415  (most processes run no migration)
 
         return running.runner(app_state.of(app))
-
-
-def _app_option() -> str | None:
-    """Read the value of `flask --app`; None if this is not Flask's command line."""
-    context = click.get_current_context(silent=True)
-    info = context.find_object(ScriptInfo) if context else None
-    return info.app_import_path if info else None
 
 
 def _begin(

@@ -82,7 +82,7 @@ def _collection(value: object) -> str:
     return name
 
 
-def _number(value: object, kind: type[float], least: float, most: float) -> float:
+def _number(kind: type[float], least: float, most: float, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, kind | int | str):
         raise TypeError
     number = kind(value)
@@ -128,15 +128,11 @@ def _one_of(accepted: Collection[str], value: object) -> str:
 _FLAG = (_flag, "true or false")
 _COLLECTION = (_collection, "the name of a collection")
 _PATH = (_path, "a path")
-_COUNT = (
-    partial(_number, kind=int, least=1, most=A_MILLION),
-    f"a whole number, from 1 to {A_MILLION}",
-)
+_COUNT = (partial(_number, int, 1, A_MILLION), f"a whole number, from 1 to {A_MILLION}")
 
 
 def _seconds(least: int) -> tuple[Callable[[object], float], str]:
-    parse = partial(_number, kind=float, least=least, most=A_YEAR)
-    return parse, f"a number of seconds, from {least} to {A_YEAR}"
+    return partial(_number, float, least, A_YEAR), f"a number of seconds, from {least} to {A_YEAR}"
 
 
 def _setting(
@@ -293,7 +289,7 @@ class Settings:
     backfill_workers: int = _setting("Threads of a backfill.", *_COUNT, default=1)
     backfill_max_per_second: float | None = _setting(
         "The most documents that a backfill changes in a second.",
-        partial(_number, kind=float, least=nextafter(0, 1), most=A_YEAR),
+        partial(_number, float, nextafter(0, 1), A_YEAR),
         f"a number above 0, up to {A_YEAR}",
         default=None,
     )

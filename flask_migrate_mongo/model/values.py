@@ -126,7 +126,7 @@ class Column:
     """How one field of a record is stored and shown.
 
     `path` is its place in the stored document. `read` makes the value of what is stored there; without it the
-    stored value is the value. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
+    stored value is the value. Where nothing is stored, the value is the field's default. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
     `history`, None for none. With `in_status`, the JSON of `status` shows it for applied migrations; with `in_table`,
     its table does.
     """
@@ -139,16 +139,8 @@ class Column:
     in_table: bool = False
 
 
-def _text(stored: object) -> str:
-    return str(stored or "")
-
-
-def _batch(stored: int | None) -> int | None:
+def _batch(stored: int) -> int | None:
     return stored or None  # another tool may store 0
-
-
-def _direction(stored: str | None) -> Direction:
-    return Direction(stored or Direction.UP.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +151,8 @@ class Record:
     """
 
     version: Annotated[int, Column("version", int, "version", "Version")]
-    name: Annotated[str, Column("name", _text, "name", "Name")] = ""
-    description: Annotated[str, Column("description", _text, "description")] = ""
+    name: Annotated[str, Column("name", str, "name", "Name")] = ""
+    description: Annotated[str, Column("description", str, "description")] = ""
     status: Annotated[Status, Column("status", Status, "status", "Status")]
     applied_at: Annotated[
         datetime | None,
@@ -177,7 +169,7 @@ class Record:
     reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False
     batch: Annotated[int | None, Column("batch", _batch, "batch", "Batch", in_status=True)] = None
     updated_at: Annotated[datetime | None, Column("updatedAt", shown="updatedAt")] = None
-    direction: Annotated[Direction, Column("metadata.direction", _direction)] = Direction.UP
+    direction: Annotated[Direction, Column("metadata.direction", Direction)] = Direction.UP
     position: Annotated[int | None, Column("metadata.position")] = None
     checksum: Annotated[str | None, Column("metadata.checksum")] = None
     run_id: Annotated[str | None, Column("metadata.runId")] = None
