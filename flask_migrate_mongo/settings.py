@@ -136,19 +136,20 @@ def _seconds(least: int) -> tuple[Callable[[object], float], str]:
 
 
 def _setting(
-    purpose: str,
-    parse: Callable[[Any], object],
-    accepts: str,
-    *,
-    default: _T,
-    secret: bool = False,
+    purpose: str, parse: Callable[[Any], object], accepts: str, *, default: _T, secret: bool = False
 ) -> _T:
     setting = Setting(purpose, parse, accepts, secret)
     return field(default=default, metadata={"setting": setting})
 
 
+def _optional(
+    purpose: str, parse: Callable[[Any], _T], accepts: str, *, secret: bool = False
+) -> _T | None:
+    return _setting(purpose, parse, accepts, default=None, secret=secret)
+
+
 def _choice(purpose: str, *accepted: str) -> str:
-    """Declare a setting with a few values, the first of which is the default."""
+    """Declare a setting with a few values. The first is the default."""
     listed = " or ".join(f'"{value}"' for value in accepted)
     return _setting(purpose, partial(_one_of, accepted), listed, default=accepted[0])
 
@@ -161,27 +162,23 @@ class Settings:
     Relative paths are relative to the application's root path.
     """
 
-    mongo_uri: str | None = _setting(
+    mongo_uri: str | None = _optional(
         "The connection string, if the application passes no database of its own.",
         _text,
         "a MongoDB connection string",
-        default=None,
     )
-    database: str | None = _setting(
+    database: str | None = _optional(
         "The database to migrate, if the connection string names none or another one.",
         _text,
         "the name of a database",
-        default=None,
     )
     directory: Path = _setting(
         "The folder of the migrations, relative to the application's root path.",
         *_PATH,
         default=Path("migrations"),
     )
-    template: Path | None = _setting(
-        "The Jinja template that `create` uses, relative to the application's root path.",
-        *_PATH,
-        default=None,
+    template: Path | None = _optional(
+        "The Jinja template that `create` uses, relative to the application's root path.", *_PATH
     )
     collection: str = _setting("The collection of the history.", *_COLLECTION, default="migrations")
     lock_collection: str = _setting(
@@ -192,17 +189,15 @@ class Settings:
         *_COLLECTION,
         default="migration_runs",
     )
-    app: str | None = _setting(
+    app: str | None = _optional(
         "The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up.",
         _text,
         "an import path",
-        default=None,
     )
-    rehearsal_database: str | None = _setting(
+    rehearsal_database: str | None = _optional(
         "The scratch database of `rehearse`; without it, a new one named after the application's.",
         _text,
         "the name of a database that does not exist",
-        default=None,
     )
     lock_ttl: float = _setting(
         "Seconds after which the lock of a crashed process expires.",
@@ -251,11 +246,10 @@ class Settings:
     on_start_mode: str = _choice(
         "Apply them in `init_app()`, or before the first request.", "init", "first-request"
     )
-    app_version: str | None = _setting(
+    app_version: str | None = _optional(
         "The application's version, stored with every record for the audit.",
         _text,
         "a text that is not blank",
-        default=None,
     )
     api: bool = _setting("Register the REST API.", *_FLAG, default=True)
     url_prefix: str = _setting(
@@ -264,12 +258,11 @@ class Settings:
         "a path that begins with / and is not / alone",
         default="/api/migrations",
     )
-    api_token: tuple[Token, ...] | None = _setting(
+    api_token: tuple[Token, ...] | None = _optional(
         "Tokens for the REST API; a single one may do everything.",
         tokens,
         "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
         'or a mapping of tokens to "read", "run" or "admin"',
-        default=None,
         secret=True,
     )
     api_create: bool = _setting(
@@ -277,21 +270,19 @@ class Settings:
         *_FLAG,
         default=False,
     )
-    lint_ignore: tuple[str, ...] | None = _setting(
+    lint_ignore: tuple[str, ...] | None = _optional(
         "Rules that `lint` ignores if none are selected.",
         _codes,
         "codes of rules like MM001, in a list or with commas between them",
-        default=None,
     )
     backfill_batch_size: int = _setting(
         "Documents that a backfill changes in one transaction.", *_COUNT, default=1_000
     )
     backfill_workers: int = _setting("Threads of a backfill.", *_COUNT, default=1)
-    backfill_max_per_second: float | None = _setting(
+    backfill_max_per_second: float | None = _optional(
         "The most documents that a backfill changes in a second.",
         partial(_number, float, nextafter(0, 1), A_YEAR),
         f"a number above 0, up to {A_YEAR}",
-        default=None,
     )
     backfill_on_error: str = _choice(
         "Stop a backfill at a document that cannot be changed, or skip and collect it.",

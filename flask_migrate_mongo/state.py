@@ -65,10 +65,7 @@ def current() -> AppState:
 
 
 def of(app: Flask | None) -> AppState:
-    """Get the state of an application, for None of the current one.
-
-    Raises ConfigurationError without `init_app`.
-    """
+    """Get the state of an application, for None of the current one. Raises as `current` does."""
     asked = current_app if app is None else app
     found = asked.extensions.get(KEY)
     if found is None:

@@ -146,8 +146,7 @@ class SourceError(MigrateError, code="bad-file", exit_code=5, http_status=409):
     ) -> None:
         self.path, self.problem, self.line = path, problem, line
         where = f"{path}:{line}" if line else str(path)
-        self.message = f"{where}: {problem}"
-        self.remedy = remedy
+        self.message, self.remedy = f"{where}: {problem}", remedy
 
 
 class SeveralSourceErrors(MigrateError, code="bad-files", exit_code=5, http_status=409):  # noqa: N818  (it is several)
@@ -507,10 +506,7 @@ def message_of(exc: BaseException) -> str:
 
 
 def capture(exc: BaseException) -> ErrorInfo:
-    """Convert an exception and its causes to the form that is recorded.
-
-    Message and traceback are bounded to TRACEBACK_LIMIT bytes each.
-    """
+    """Convert an exception and its causes to what is recorded: texts of at most TRACEBACK_LIMIT bytes."""
     return ErrorInfo(
         type=type(exc).__qualname__,
         message=_bounded(message_of(exc)),

@@ -32,8 +32,7 @@ SAMPLES, MOST_SAMPLES = 2, 20
 class Backfilled:
     """What a backfill did from its first batch on, in whichever runs that was.
 
-    `skipped` are those for which the function returned None, `rejected` those that it, or the
-    server, refused.
+    `skipped` are those for which the function returned None, `rejected` those that it, or the server, refused.
     """
 
     scanned: int = 0

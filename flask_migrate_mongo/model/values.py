@@ -145,10 +145,7 @@ def _batch(stored: int) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One version's entry in the history, without its events.
-
-    This is the one table of a record's fields: where each is stored, how it is read, how it is shown.
-    """
+    """One version's entry in the history, and the table of its fields: where stored, how read and shown."""
 
     version: Annotated[int, Column("version", int, "version", "Version")]
     name: Annotated[str, Column("name", str, "name", "Name")] = ""
