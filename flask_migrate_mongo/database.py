@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pymongo
 from pymongo import MongoClient
@@ -79,21 +79,22 @@ def _default_name(state: AppState, own: MongoClient[Document]) -> str | None:
 
 def _database_in(mongo: object, name: str | None) -> Database[Document]:
     """Find the database in what the application passed, or another one of its client."""
-    given, called = _unwrapped(mongo), False
+    given, source = _unwrapped(mongo), "MongoMigrate was given"
     # pymongo's own objects are callable too, though only to explain that they are not.
     if not _kinds(given) and callable(given):
-        given, called = _unwrapped(given()), True
-    if "Database" in _kinds(given):
-        return given  # type: ignore[no-any-return]
+        source = f"The callable that {source} returned"
+        given = _unwrapped(given())
     if _kinds(given):
-        client, database = given, None
+        client = database = given
     else:
         client, database = getattr(given, "cx", None), getattr(given, "db", None)
     has_client, has_database = "MongoClient" in _kinds(client), "Database" in _kinds(database)
     if has_client and (name or not has_database):
         return _named(client, name)
     if not has_database:
-        _refuse(given, called=called)
+        what = "None" if given is None else f"an object of type {type(given).__name__}"
+        msg = f"{source} {what}, which holds no database. Pass a PyMongo after its init_app(), a pymongo Database or MongoClient, a callable that returns one, or nothing and set MONGO_URI."
+        raise ConfigurationError(msg)
     return cast("Database[Document]", database)
 
 
@@ -105,10 +106,7 @@ def _named(client: MongoClient[Document], name: str | None) -> Database[Document
     try:
         return client.get_default_database()
     except NoDefaultDatabase as exc:
-        msg = (
-            "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set "
-            "MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
-        )
+        msg = "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
         raise NoDatabaseError(msg) from exc
 
 
@@ -118,11 +116,7 @@ def _own_client(state: AppState) -> MongoClient[Document]:
     key = "MIGRATE_MONGO_URI" if settings.migrate_mongo_uri else "MONGO_URI"
     uri = settings.migrate_mongo_uri or settings.mongo_uri
     if uri is None:
-        msg = (
-            "There is no database to migrate. Set MONGO_URI in app.config or in the "
-            "environment (mongodb://localhost:27017/shop), or pass one: "
-            "MongoMigrate(app, mongo)."
-        )
+        msg = "There is no database to migrate. Set MONGO_URI in app.config or in the environment (mongodb://localhost:27017/shop), or pass one: MongoMigrate(app, mongo)."
         raise NoDatabaseError(msg)
     with state.mutex:
         own, pid = state.own_client, os.getpid()
@@ -140,11 +134,7 @@ def _connect(key: str, uri: str, *, connect: bool = True) -> MongoClient[Documen
         return MongoClient(uri, connect=connect)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
-        msg = (
-            f"{key} cannot be used: {redact(str(exc)).rstrip('.')}. Write it as "
-            "mongodb://user:password@localhost:27017/shop, with special characters of user and "
-            "password percent-encoded."
-        )
+        msg = f"{key} cannot be used: {redact(str(exc)).rstrip('.')}. Write it as mongodb://user:password@localhost:27017/shop, with special characters of user and password percent-encoded."
         raise ConfigurationError(msg) from exc
 
 
@@ -169,15 +159,3 @@ def _kinds(given: object) -> set[str]:
         for kind in given.__class__.__mro__
         if kind.__module__.partition(".")[0] in {"pymongo", "mongomock"}
     }
-
-
-def _refuse(given: object, *, called: bool) -> NoReturn:
-    source = (
-        "The callable that MongoMigrate was given returned" if called else "MongoMigrate was given"
-    )
-    described = "None" if given is None else f"an object of type {type(given).__name__}"
-    msg = (
-        f"{source} {described}, which holds no database. Pass a PyMongo after its init_app(), a pymongo "
-        "Database or MongoClient, a callable that returns one, or nothing and set MONGO_URI."
-    )
-    raise ConfigurationError(msg)

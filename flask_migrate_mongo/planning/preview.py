@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.lint.linter import Finding, Linter
     from flask_migrate_mongo.model.values import Plan, StatusReport, Step
 
@@ -46,16 +45,17 @@ class Preview:
 
 
 def preview(inspector: Inspector, linter: Linter) -> Preview:
-    """Preview `up`: without the lock, writes or a migration's code.
-
-    Raises the errors that refuse the plan.
-    """
+    """Preview `up` without the lock, writes or a migration's code. Raises what refuses the plan."""
     plan, status = inspector.plan()
     findings: dict[Path, list[Finding]] = defaultdict(list)
     for finding in linter.lint(step.file.path for step in plan.steps).findings:
         findings[finding.path].append(finding)
     named = [named_collections(read_content(s.file.path), Direction.UP) for s in plan.steps]
-    sizes = _sizes(inspector.server, frozenset[str]().union(*(each.names for each in named)))
+    names = {name for found in named for name in found.names}
+    server = inspector.server
+    with translated():
+        there = set(server.database.list_collection_names()) if names else set()
+    sizes = {name: server.estimated_count(name) if name in there else None for name in names}
     planned = tuple(
         PlannedStep(
             step,
@@ -66,10 +66,3 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
         for step, found in zip(plan.steps, named, strict=True)
     )
     return Preview(plan, planned, status)
-
-
-def _sizes(server: Server, names: frozenset[str]) -> dict[str, int | None]:
-    """Read how many documents the collections have, as the server estimates it."""
-    with translated():
-        there = set(server.database.list_collection_names()) if names else set()
-    return {name: server.estimated_count(name) if name in there else None for name in names}

@@ -135,7 +135,7 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
     for outcome in report.outcomes:
         if outcome.error:
             failure(notes, f"{outcome.step.version} {outcome.state.value}", outcome.error)
-    if left := report.in_state(StepState.NOT_RUN):
+    if left := [o for o in report.outcomes if o.state is StepState.NOT_RUN]:
         console.say(f"Not run: {', '.join(str(outcome.step.version) for outcome in left)}.")
     if report.error:
         error(report.error)
