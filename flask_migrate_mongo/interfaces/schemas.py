@@ -459,8 +459,6 @@ StoredRunDocument = _document(
 RunEventDocument = _document("RunEvent", _EventOf, sequence=_count(), event=_text(), at=_moment())
 """An event of an asynchronous run."""
 
-OpenApiDocument = _document("OpenApi", _OpenDocument, openapi=_text())
-
 DOCUMENTS: Mapping[str, type[Schema]] = {
     "cancel": RequestedDocument,
     "create": CreatedDocument,
@@ -471,7 +469,9 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "health": HealthDocument,
     "history": HistoryDocument,
     "lint": LintDocument,
+    "lock-release": ReleasedDocument,
     "lock-status": LockStatusDocument,
+    "openapi": _document("OpenApi", _OpenDocument, openapi=_text()),
     "pause": RequestedDocument,
     "plan": PlanDocument,
     "progress": ProgressDocument,
@@ -479,9 +479,11 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "resolve": HistoryDocument,
     "resume": RequestedDocument,
     "run": StoredRunDocument,
+    "run-cancel": StoredRunDocument,
     "run-event": RunEventDocument,
+    "run-events": StoredRunDocument,
     "status": StatusDocument,
     "step": StepDocument,
     "up": RunDocument,
 }
-"""The schema of each document: those that commands print have the command's name."""
+"""The schema of each document, by the command that prints it or the action that answers it, or by its own name."""
