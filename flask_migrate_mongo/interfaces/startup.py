@@ -245,10 +245,7 @@ def _up(runner: Runner, *, wait: float) -> Failure | None:
 
 
 def _outlast(runner: Runner, run_id: str, deadline: float) -> Failure | None:
-    """Wait until this run has released the lock, and find its failure.
-
-    The waiting processes do not retry a migration that failed there.
-    """
+    """Wait until this run has released the lock, and find its failure, which is not retried here."""
     _log.info("Waiting for the run of another process ...")
     while (left := deadline - elapsed()) > 0:
         # Random, so that many processes do not ask at the same time.

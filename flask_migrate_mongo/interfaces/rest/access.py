@@ -1,7 +1,4 @@
-"""Checks before a view runs: who may use the API, and what it is sent.
-
-Callers with a token may, and those that the application's own login admits.
-"""
+"""Checks before a view runs: who may use the API, and what it is sent."""
 
 from __future__ import annotations
 
@@ -35,10 +32,7 @@ class Gate:
     authorize: Authorize | None = None
 
     def admit(self, action: str, scope: Scope, request: Request) -> None:
-        """Check that the request may do the action.
-
-        Raises ApiClosedError, UnauthenticatedError or ForbiddenError.
-        """
+        """Raise ApiClosedError, UnauthenticatedError or ForbiddenError unless the request may do it."""
         if not self.tokens and self.authorize is None:
             raise errors.ApiClosedError
         kind, _, given = request.headers.get("Authorization", "").partition(" ")

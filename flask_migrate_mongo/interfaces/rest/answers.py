@@ -78,16 +78,13 @@ def stray() -> Response | None:
 
 
 class _HttpError(errors.MigrateError):
-    """An error of Flask, or of the application's hooks."""
+    """An error of Flask, or of the application's hooks: its status says everything."""
+
+    type_uri = "about:blank"
 
     def __init__(self, status: int, title: str, detail: str) -> None:
         self.code, self.title, self.http_status = f"http-{status}", title, status
         super().__init__(detail)
-
-    @property
-    def type_uri(self) -> str:
-        """The type of a problem that needs no more than its status."""
-        return "about:blank"
 
 
 def _known(exc: Exception) -> errors.MigrateError:

@@ -1,7 +1,4 @@
-"""What each operation of the REST API accepts and answers, and its description in OpenAPI 3.1.
-
-`query` and `body` read parameters and bodies.
-"""
+"""What each operation of the REST API accepts and answers, and its description in OpenAPI 3.1."""
 
 from __future__ import annotations
 
