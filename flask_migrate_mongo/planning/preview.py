@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.server import translated
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.model.values import Plan, StatusReport, Step
 
     from .plans import Inspector
+
+
+MANY = 100_000
+"""From how many documents of a collection on a transaction that changes it may be too large or too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +69,18 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
         )
         for step, found in zip(plan.steps, named, strict=True)
     )
-    return Preview(plan, planned, status)
+    large = tuple(filter(None, map(_too_large, planned)))
+    return Preview(replace(plan, warnings=(*plan.warnings, *large)), planned, status)
+
+
+def _too_large(planned: PlannedStep) -> str | None:
+    """Warn of a transaction over large collections; None if there are none."""
+    sizes = planned.collections.items()
+    large = ", ".join(f"{name} ({size:,})" for name, size in sizes if size and size > MANY)
+    if not large or not planned.step.file.transactional:
+        return None
+    return (
+        f"{planned.step.version} uses collections of more than {MANY:,} documents in one transaction: {large}. "
+        "The server ends a transaction that is too long or too large. If it changes many of them, use "
+        "ctx.backfill() in a migration without `transactional = True`."
+    )
