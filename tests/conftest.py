@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import os
+import tempfile
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from bson.binary import UUID_SUBTYPE, Binary
 from pymongo import MongoClient, common
-from pymongo.errors import PyMongoError
+from pymongo.monitoring import _EventListeners
 
 from .project import Project
+from .server.countdown import Countdown
 from .server.findings import Conformance
 from .server.launcher import TestServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from pymongo.database import Database
 
@@ -25,13 +28,19 @@ APPNAME = "app"
 """What the application under test calls itself, so that failpoints hit it and not the fixtures."""
 
 
+CONFORMANCE = pytest.StashKey[Conformance]()
+
+
 class Failpoint(Protocol):
     """Makes commands of the application fail: failpoint("insert", errorCode=112)."""
 
     def __call__(
-        self, *commands: str, times: int = 1, skip: int | None = None, **data: object
+        self, *commands: str, times: int | None = 1, skip: int = 0, **data: object
     ) -> None:
-        """Let the next `times` of these commands fail, after `skip` of them succeeded."""
+        """Let the next `times` of these commands fail, or all for None, after `skip` of them.
+
+        With both, the commands to skip are counted in this process: those of others do not count.
+        """
 
 
 def uri_with(uri: str, database: str, *options: str) -> str:
@@ -50,18 +59,24 @@ def _impatient_driver() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def _conformance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conformance]:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Check what this process, and each that it starts, sends against what mongod accepts."""
-    with Conformance(tmp_path_factory.mktemp("conformance")) as conformance:
-        yield conformance
+    conformance = session.config.stash[CONFORMANCE] = Conformance()
+    session.config.add_cleanup(conformance.stop)
 
 
 @pytest.fixture(autouse=True)
-def _conforms(_conformance: Conformance) -> Iterator[None]:
+def _conforms(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test in which a command was sent that mongod refuses, or a new kind of one that few accept."""
     yield
-    assert _conformance.findings() == []
+    assert request.config.stash[CONFORMANCE].findings() == []
+
+
+@pytest.fixture(scope="module")
+def unwatched(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a module send what mongod refuses, because it tests how the server answers."""
+    with request.config.stash[CONFORMANCE].suspended():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -92,33 +107,69 @@ def durable_server() -> Iterator[TestServer]:
 def admin(mongo_uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
     """A client that no failpoint hits."""
     with MongoClient[dict[str, Any]](mongo_uri, appname="fixtures", retryWrites=False) as client:
+        # Now its session is known, and is none of those that a test used first.
+        client.admin.command("ping")
         yield client
 
 
 @pytest.fixture
-def db(mongo_uri: str, admin: MongoClient[dict[str, Any]]) -> Iterator[Database[dict[str, Any]]]:
-    """A fresh database; afterwards no failpoint, no open transaction and no data is left."""
+def end_sessions(
+    admin: MongoClient[dict[str, Any]], request: pytest.FixtureRequest
+) -> Callable[[], None]:
+    """End what the processes of this test left open; those of other workers on the server go on."""
+    conformance = request.config.stash[CONFORMANCE]
+    conformance.sessions()
+
+    # The watch lets only a function of this name end sessions that this process may use.
+    def _end_own_statement() -> None:
+        ids = [{"id": Binary(session, UUID_SUBTYPE)} for session in conformance.sessions()]
+        if ids:
+            admin.admin.command("killSessions", ids)
+
+    return _end_own_statement
+
+
+@pytest.fixture
+def db(
+    mongo_uri: str, admin: MongoClient[dict[str, Any]], end_sessions: Callable[[], None]
+) -> Iterator[Database[dict[str, Any]]]:
+    """A fresh database; afterwards no open transaction and no data of this test is left."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     options: dict[str, Any] = {"serverSelectionTimeoutMS": 5_000, "socketTimeoutMS": 20_000}
     with MongoClient[dict[str, Any]](mongo_uri, appname=APPNAME, **options) as client:
         yield client[name]
-    with contextlib.suppress(PyMongoError):
-        admin.admin.command("configureFailPoint", "failCommand", mode="off")
     # First, because a drop waits for open transactions.
-    admin.admin.command("killAllSessions", [])
+    end_sessions()
     admin.drop_database(name)
 
 
 @pytest.fixture
-def failpoint(admin: MongoClient[dict[str, Any]]) -> Failpoint:
-    """Arm the server's failCommand failpoint."""
+def failpoint(
+    admin: MongoClient[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Failpoint]:
+    """Arm the server's failCommand failpoint, which a server has once: other workers wait for it."""
+    countdown = Countdown(admin)
+    monkeypatch.setattr(_EventListeners, "publish_command_start", countdown.patched())
 
-    def arm(*commands: str, times: int = 1, skip: int | None = None, **data: object) -> None:
-        mode = {"times": times} if skip is None else {"times": times, "skip": skip}
+    def arm(*commands: str, times: int | None = 1, skip: int = 0, **data: object) -> None:
         hit = {"failCommands": list(commands), "appName": APPNAME, **data}
-        admin.admin.command("configureFailPoint", "failCommand", mode=mode, data=hit)
 
-    return arm
+        def configure(mode: object) -> None:
+            admin.admin.command("configureFailPoint", "failCommand", mode=mode, data=hit)
+
+        countdown.stop()
+        if times is None:
+            configure({"skip": skip} if skip else "alwaysOn")
+        elif skip == 0:
+            configure({"times": times})
+        else:
+            countdown.begin(commands, skip, lambda: configure({"times": times}))
+
+    with (Path(tempfile.gettempdir()) / "failpoint.lock").open("w") as lock:
+        if os.environ.get("MONGO_TEST_URI"):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield arm
+        admin.admin.command("configureFailPoint", "failCommand", mode="off")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from flask import Flask
 
 from flask_migrate_mongo import MongoMigrate
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.runner import Runner
 
 ROOT = Path(__file__).parents[1]
+
+CLUSTERED, CLIENT_BULK_WRITE = 16, 25
+"""The wire versions, of MongoDB 5.3 and 8.0, from which servers have clustered collections and `bulkWrite`."""
 
 PYTHON_PATH = os.pathsep.join((str(ROOT), str(SITE)))
 """Where processes of tests find this package, and the module that watches what they send."""
@@ -49,6 +53,12 @@ class Project:
         self.uri = uri
         self.migrations = root / "migrations"
         self.migrations.mkdir()
+
+    def needs(self, wire_version: int) -> None:
+        """Skip the test if the server says that it is older."""
+        server = self.db.client.admin.command("hello")
+        if server["maxWireVersion"] < wire_version:
+            pytest.skip(f"the server's wire version is below {wire_version}")
 
     def write(self, name: str, source: str) -> Path:
         """Write a migration; `name` is that of its file, with or without `.py`."""

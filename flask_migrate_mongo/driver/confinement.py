@@ -103,7 +103,10 @@ def _check_client(client: object) -> None:
         raise started_by.refuse("A thread that the migration started used the database.")
     confinement = _confinement.get()
     if confinement is not None and client is not confinement.session.client:
-        raise confinement.refuse("The migration used another client than the application's.")
+        raise confinement.refuse(
+            "The migration used another client than that of its `db`. With MIGRATE_MONGO_URI, the "
+            "application's own client is another one."
+        )
 
 
 def _check_session(session: _MaybeSession) -> None:
@@ -183,6 +186,34 @@ def _run_marked(
     with PATCHES, assigned(_thread_of, confinement):
         return run(*args, **kwargs)
 
+
+_plain_session: ContextVar[ClientSession | None] = ContextVar("plain_session", default=None)
+"""The session that is bound to this context, and does not confine its code."""
+
+
+@contextlib.contextmanager
+def bound(session: ClientSession | None) -> Iterator[None]:
+    """Run the operations of the block in a session without a transaction, so that it can be killed.
+
+    Operations of another client, in another session or in another thread are not affected.
+    """
+    if session is None or not all(hasattr(*name) for name in PLAIN_PATCHES.names):
+        yield
+        return
+    with PLAIN_PATCHES, assigned(_plain_session, session), session.bind(end_session=False):
+        yield
+
+
+def _get_bound_session(original: Callable[..., _MaybeSession]) -> Callable[..., _MaybeSession]:
+    def find(client: object) -> _MaybeSession:
+        plain = _plain_session.get()
+        # The driver refuses another client inside `bind()`.
+        return None if plain is not None and client is not plain.client else original(client)
+
+    return find
+
+
+PLAIN_PATCHES = Patches(Replacement(pymongo.MongoClient, "_get_bound_session", _get_bound_session))
 
 PATCHES = Patches(
     Replacement(pymongo.MongoClient, "_ensure_session", _ensure_session),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
 
     from flask_migrate_mongo.driver.commands import Command
-    from flask_migrate_mongo.driver.server import DocumentView
+    from flask_migrate_mongo.driver.server import Document, DocumentView
     from flask_migrate_mongo.model.masking import Mask
 
     from .decisions import Statement
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 DOCUMENTS_LIMIT = 100_000
 """Documents that a dry run may write: a server keeps the changes of an open transaction in memory."""
+
+_SIZES: list[list[Document]] = [
+    [{"$collStats": {"storageStats": {}}}, {"$project": {"size": "$storageStats.avgObjSize"}}],
+    [{"$sample": {"size": 100}}, {"$group": {"_id": 1, "size": {"$avg": {"$bsonSize": "$$ROOT"}}}}],
+]
+"""How the average size of documents is read, and how on a client with a strict API version."""
 
 BYTES_LIMIT = 16 * 1024 * 1024
 """Bytes of them: WiredTiger's smallest cache is 256 MB, and 10% of changed data slows every writer."""
@@ -145,11 +152,19 @@ class Recorder:
         self.budget.spend(0, size)
         for statement in self._statements:
             if statement.many:
-                options = {"limit": self.budget.documents_left + 1, **statement.options}
-                collection = self._collection(statement.namespace)
-                with without_listeners():
-                    count = collection.count_documents(statement.filter, **options)
+                count = self._matching(statement)
                 self.budget.admit(count, count * self._size(statement.namespace))
+
+    def _matching(self, statement: Statement) -> int:
+        """Count the documents that match, up to the first that is too many; about, if all match."""
+        known = None if statement.filter else self.operations.count(statement.namespace)
+        if known is not None:
+            return known
+        # Not `count_documents()`, an aggregation: it refuses filters that an update takes, such as `$where`.
+        options = {"limit": self.budget.documents_left + 1, **statement.options}
+        collection = self._collection(statement.namespace)
+        with without_listeners():
+            return sum(1 for _ in collection.find(statement.filter, {"_id": 1}, **options))
 
     def _size(self, namespace: str) -> int:
         """Read the average size of a collection's committed documents."""
@@ -219,11 +234,11 @@ class Recorder:
 
 
 def _average_size(collection: Collection[RawBSONDocument]) -> int:
-    try:
-        found = list(collection.aggregate([{"$collStats": {"storageStats": {}}}]))
-    except OperationFailure:  # It does not exist yet, or only its count may be read.
-        return 0
-    return max((shard["storageStats"].get("avgObjSize", 0) for shard in found), default=0)
+    for measured in _SIZES:
+        with contextlib.suppress(OperationFailure):  # It does not exist yet, or is a view.
+            found = list(collection.aggregate(measured))
+            return max((round(each["size"] or 0) for each in found), default=0)
+    return 0
 
 
 def _decoded(document: RawBSONDocument | None) -> Mapping[str, object] | None:

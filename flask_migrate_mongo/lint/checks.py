@@ -338,7 +338,7 @@ def invalid_change(migration: ParsedMigration) -> Hits:
 
 
 def _are_operators(change: Value) -> Iterator[bool]:
-    """Yield for each known key whether it is an operator."""
+    """Find whether each known key is an operator."""
     return (key.startswith("$") for key, _ in change.items())
 
 

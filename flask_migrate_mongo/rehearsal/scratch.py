@@ -12,7 +12,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.commands import read_by
-from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.driver.server import Server, is_access_refused, translated
 from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
 
 from .comparison import RAW, identity, indexes, listed
@@ -46,7 +46,6 @@ _MARKER_ID = "marker"
 _BATCH_BYTES = 4_000_000
 _DAY_SECONDS = 86_400
 _MOST_SECONDS = 2**31 - 1
-_NOT_ALLOWED = frozenset({13, 8000})
 _INVALID_DOCUMENT = 121
 
 _log = logging.getLogger(__name__)
@@ -166,7 +165,7 @@ class ScratchDatabase:
             self.database.command({"create": name, **options})
             if info["type"] == "view":
                 return CopiedCollection(name, 0, 0)
-            count = self.real.database[name].estimated_document_count()
+            count = self.real.estimated_count(name)
             source = self.real.database.with_options(codec_options=RAW)[name]
             target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
             copied = refused = 0
@@ -193,7 +192,7 @@ class ScratchDatabase:
                 collection.insert_many(batch, ordered=False, bypass_document_validation=True)
                 return len(batch)
             except OperationFailure as exc:
-                if exc.code not in _NOT_ALLOWED:
+                if not is_access_refused(exc):
                     raise
                 self._may_bypass = False
         try:
@@ -261,7 +260,7 @@ def _drop(database: Database[Document]) -> None:
         try:
             database.client.drop_database(database)
         except OperationFailure as exc:
-            if exc.code not in _NOT_ALLOWED:
+            if not is_access_refused(exc):
                 raise
             # The last collection takes the database with it. Until then, the mark says whose it is.
             for name in (*listed(database, frozenset({MARKER})), MARKER):

@@ -17,6 +17,7 @@ from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.driver.transactions import transaction
 from flask_migrate_mongo.process import elapsed
+from tests.project import CLUSTERED
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.model.reports import RunReport
@@ -96,6 +97,8 @@ COLLECTIONS: dict[str, dict[str, Any]] = {
 def test_a_clustered_or_collated_collection_is_changed_once_too(
     project: Project, options: dict[str, Any], change: str, workers: int
 ) -> None:
+    if "clusteredIndex" in options:
+        project.needs(CLUSTERED)
     project.db.create_collection("people", **options)
     names = [f"{letter}{number}" for letter in "bAcD" for number in range(10)]
     project.db.people.insert_many([{"_id": name} for name in names])

@@ -447,17 +447,18 @@ def test_the_record_fences_off_a_run_that_still_trusts_its_lock(project: Project
 
 
 def test_a_batch_that_was_not_committed_has_no_checkpoint(
-    project: Project, failpoint: Failpoint
+    project: Project, failpoint: Failpoint, end_sessions: Callable[[], None]
 ) -> None:
     fill(project)
     write(project, FORMS["an update"])
-    failpoint("commitTransaction", skip=2, blockConnection=True, blockTimeMS=3_000)
+    failpoint("commitTransaction", skip=2, times=None, blockConnection=True, blockTimeMS=3_000)
     run = project.spawn("up")
     wait_for(lambda: project.db.people.count_documents({"n": 1}) == 10)
     time.sleep(1)
     run.kill()
     run.communicate()
-    project.db.client.admin.command("killAllSessions", [])
+    failpoint("none", errorCode=1)
+    end_sessions()
     time.sleep(2.5)
     expire(project)
     seen = project.record(VERSION)["metadata"]["checkpoint"]["calls"]["0"]["state"]

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,19 @@ from flask import Flask, current_app, g
 from flask_pymongo import PyMongo
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
+from pymongo.write_concern import WriteConcern
 from werkzeug.local import LocalProxy
 
 from flask_migrate_mongo import MigrateError, MongoMigrate, database
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.database import database_of
+from flask_migrate_mongo.database import connected_server, database_of
 from flask_migrate_mongo.driver.server import MongomockServer, Server, server_of
-from flask_migrate_mongo.model.errors import ConfigurationError, NoDatabaseError, SettingError
+from flask_migrate_mongo.model.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    NoDatabaseError,
+    SettingError,
+)
 from flask_migrate_mongo.model.values import Actor
 from tests.conftest import APPNAME, uri_with
 
@@ -393,8 +400,8 @@ def test_a_client_of_ours_is_made_when_a_command_needs_it_and_closed_after_it(
     made: list[MongoClient[Any]] = []
     connect = database._connect
 
-    def counted(uri: str) -> MongoClient[Any]:
-        made.append(connect(uri))
+    def counted(key: str, uri: str) -> MongoClient[Any]:
+        made.append(connect(key, uri))
         return made[-1]
 
     monkeypatch.setattr(database, "_connect", counted)
@@ -416,16 +423,26 @@ def test_one_process_has_one_client_of_ours_however_often_it_is_asked_for(
     app_state.of(app).close()
 
 
-def test_our_client_looks_for_a_server_for_seconds_unless_the_uri_says_otherwise(
-    project: Project,
+@pytest.mark.parametrize(
+    ("limit", "options"), [(0.3, ""), (9, "?serverSelectionTimeoutMS=300")], ids=["ours", "its own"]
+)
+def test_a_server_that_does_not_answer_at_first_is_not_waited_for_long(
+    project: Project, monkeypatch: pytest.MonkeyPatch, limit: float, options: str
 ) -> None:
-    plain, patient = bare(project), bare(project)
-    plain.config["MONGO_URI"] = "mongodb://127.0.0.1:1/shop"
-    patient.config["MONGO_URI"] = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=70000"
-    for app, seconds in ((plain, 5), (patient, 70)):
-        MongoMigrate(app)
-        assert found(app).client.options.server_selection_timeout == seconds
-        app_state.of(app).close()
+    monkeypatch.setattr("flask_migrate_mongo.database.FIRST_CONTACT_SECONDS", limit)
+    app = bare(project, MONGO_URI=f"mongodb://127.0.0.1:1/shop{options}")
+    MongoMigrate(app)
+    began = time.monotonic()
+    with pytest.raises(ConnectionFailedError):
+        connected_server(app_state.of(app))
+    assert time.monotonic() - began < 3
+
+
+def test_later_the_client_waits_for_a_server_as_long_as_the_driver_does(project: Project) -> None:
+    app = bare(project, MONGO_URI=project.uri)
+    MongoMigrate(app)
+    assert found(app).client.options.server_selection_timeout == 30
+    app_state.of(app).close()
 
 
 def in_process(project: Project, source: str) -> list[Any]:
@@ -456,7 +473,7 @@ import json, os
 from flask import Flask
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.database import database_of
+from flask_migrate_mongo.database import connected_server, database_of
 
 app = Flask("shop", root_path=os.environ["ROOT_PATH"])
 migrate = MongoMigrate(app)
@@ -507,6 +524,122 @@ def test_an_application_that_goes_away_takes_our_client_with_it(project: Project
         print(json.dumps(outcomes))
         """
     assert in_process(project, script) == [1]
+
+
+# --- separate credentials
+
+NOWHERE = "mongodb://127.0.0.1:1/nowhere"
+"""A server that does not exist: who uses it fails."""
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_migrations_with_a_uri_of_their_own_do_not_use_the_clients_of_the_application(
+    project: Project, *, transactional: bool
+) -> None:
+    app = bare(project, MONGO_URI=NOWHERE, MIGRATE_MONGO_URI=project.uri)
+    with MongoClient[Any](NOWHERE, connect=False) as unused:
+        MongoMigrate(app, unused)
+        project.write(
+            "2_more", f"transactional = {transactional}\ndef up(db):\n    db.more.find_one()"
+        )
+        project.write_inserts(1)
+        result = invoke(app, "up")
+        assert result.exit_code == 0, result.output
+        assert project.statuses() == {1: "completed", 2: "completed"}
+        assert app_state.of(app).own_client is None
+        assert invoke(app, "rehearse").exit_code == 0
+
+
+@pytest.mark.parametrize("form", ["a database", "a client", "a callable", "MONGO_URI"])
+@pytest.mark.parametrize(
+    ("path", "settings", "expected"),
+    [
+        ("", {}, "nowhere"),
+        ("own", {}, "own"),
+        ("own", {"MIGRATE_DATABASE": "chosen"}, "chosen"),
+        ("", {"MIGRATE_DATABASE": "chosen"}, "chosen"),
+    ],
+)
+def test_the_database_of_migrations_with_a_uri_of_their_own(
+    project: Project, form: str, path: str, settings: dict[str, str], expected: str
+) -> None:
+    uri = f"mongodb://127.0.0.1:2/{path}"
+    app = bare(project, MONGO_URI=NOWHERE, MIGRATE_MONGO_URI=uri, **settings)
+    with MongoClient[Any](NOWHERE, connect=False) as client:
+        forms = {"a database": client.nowhere, "a client": client, "a callable": lambda: client}
+        MongoMigrate(app, forms.get(form))
+        chosen = found(app)
+    assert chosen.name == expected
+    assert chosen.client is not client
+    app_state.of(app).close()
+
+
+def test_a_uri_for_migrations_needs_the_name_of_a_database_somewhere(project: Project) -> None:
+    app = bare(project, MIGRATE_MONGO_URI="mongodb://127.0.0.1:1/")
+    MongoMigrate(app)
+    with pytest.raises(NoDatabaseError, match="MIGRATE_DATABASE"):
+        found(app)
+
+
+@pytest.mark.parametrize("command", ["status", "up", "rehearse"])
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "127.0.0.1:port"])
+def test_the_password_of_migrations_is_never_shown(
+    project: Project, caplog: pytest.LogCaptureFixture, command: str, host: str
+) -> None:
+    project.write_inserts(1)
+    uri = f"mongodb://anna:hunter2@{host}/shop?serverSelectionTimeoutMS=50"
+    app = bare(project, MIGRATE_MONGO_URI=uri)
+    with caplog.at_level(logging.DEBUG):
+        MongoMigrate(app, project.db)
+        done = invoke(app, command)
+    assert done.exit_code == 6
+    assert "MIGRATE_MONGO_URI" in done.stderr
+    assert "hunter2" not in done.output + done.stderr + caplog.text + repr(app_state.of(app))
+
+
+def test_the_password_of_migrations_is_masked_in_records(project: Project) -> None:
+    source = "def up(db, ctx):\n    raise ValueError(ctx.app.config['MIGRATE_MONGO_URI'])"
+    project.write("1_fails", source)
+    uri = project.uri.replace("mongodb://", "mongodb://anna:hunter2@")
+    app = bare(project, MIGRATE_MONGO_URI=project.uri)
+    MongoMigrate(app)
+    app.config["MIGRATE_MONGO_URI"] = uri
+    done = invoke(app, "up", "--json")
+    assert done.exit_code == 1
+    assert "://***@" in done.stdout
+    assert "hunter2" not in done.output + str(project.record(1))
+
+
+def test_a_transactional_migration_with_the_applications_own_handle_is_refused(
+    project: Project,
+) -> None:
+    app = bare(project, MIGRATE_MONGO_URI=project.uri, HANDLE=project.db)
+    MongoMigrate(app, project.db)
+    body = "ctx.app.config['HANDLE'].people.insert_one({})"
+    project.write("1_own", f"transactional = True\ndef up(db, ctx):\n    {body}")
+    done = invoke(app, "up")
+    assert done.exit_code == 1
+    assert "With MIGRATE_MONGO_URI, the application's own client is another one" in done.stderr
+    assert project.db.people.find_one() is None
+
+
+@pytest.mark.parametrize("concern", ["the URI", "the database", "MIGRATE_MONGO_URI"])
+def test_unacknowledged_writes_are_refused_wherever_they_are_asked_for(
+    project: Project, concern: str
+) -> None:
+    app, given = bare(project), None
+    unacknowledged = f"{project.uri}&w=0"
+    if concern == "the database":
+        given = project.db.with_options(write_concern=WriteConcern(w=0))
+    else:
+        key = "MONGO_URI" if concern == "the URI" else concern
+        app.config[key] = unacknowledged
+    MongoMigrate(app, given)
+    project.write_inserts(1)
+    done = invoke(app, "up")
+    assert done.exit_code == 6
+    assert "w=0" in done.stderr
+    assert project.db.list_collection_names() == []
 
 
 # --- the application is left as it was

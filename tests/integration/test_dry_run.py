@@ -12,6 +12,7 @@ from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.reports import Effects, Outcome, RunReport, StepState, Verdict
 from flask_migrate_mongo.wiring import running
 from tests.content import Difference, content, differences
+from tests.project import CLIENT_BULK_WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -552,6 +553,8 @@ def sums(effects: Mapping[str, Effects]) -> Difference:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_dry_run_reports_what_the_run_does_and_leaves_nothing(shop: Project, case: Case) -> None:
+    if "client.bulk_write" in case.ups[0]:
+        shop.needs(CLIENT_BULK_WRITE)
     for position, up in enumerate(case.ups, 1):
         write(shop, position, up)
     before = content(shop.db)

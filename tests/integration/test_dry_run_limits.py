@@ -17,6 +17,7 @@ from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.reports import Outcome, Sample, Trial, Verdict, Violation
 from flask_migrate_mongo.model.values import Actor
 from tests.content import content
+from tests.project import CLIENT_BULK_WRITE
 from tests.server.launcher import TestServer
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def trial(project: Project, **options: Any) -> Trial:
     [
         (THREAD, "A thread that the migration started used the database"),
         (OWN_SESSION, "The migration used a session of its own"),
-        (OWN_CLIENT, "The migration used another client than the application's"),
+        (OWN_CLIENT, "The migration used another client than that of its `db`"),
         (CAUGHT, "it continues after an error, which ended the transaction of the dry run"),
         (CAUGHT_AT_THE_END, "it continues after an error"),
     ],
@@ -208,6 +209,8 @@ def within(project: Project, documents: int) -> tuple[Trial | None, ...]:
 def test_a_change_of_too_many_documents_is_refused_before_it_is_sent(
     project: Project, change: str
 ) -> None:
+    if "client.bulk_write" in change:
+        project.needs(CLIENT_BULK_WRITE)
     project.db.items.insert_many({"_id": i, "even": i % 2 == 0} for i in range(202))
     project.write("1_all", f"from pymongo import *\ndef up(db): {change}")
     project.write("2_one", "def up(db): db.items.update_one({}, {'$set': {'x': 1}})")

@@ -96,9 +96,7 @@ def guarded_server() -> Iterator[TestServer]:
     with TestServer(durable=True) as server:
         with MongoClient[dict[str, Any]](server.uri) as client:
             client.shop.command("createUser", "anna", pwd=PASSWORD, roles=["dbOwner"])
-        server.kill()
-        server._flags += ("--auth",)
-        server.start()
+        server.require_auth()
         yield server
 
 

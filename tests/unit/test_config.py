@@ -18,6 +18,7 @@ A_TOKEN = "0123456789abcdef"
 
 DEFAULTS: dict[str, object] = {
     "mongo_uri": None,
+    "migrate_mongo_uri": None,
     "database": None,
     "directory": ROOT / "migrations",
     "template": None,
@@ -52,6 +53,7 @@ DEFAULTS: dict[str, object] = {
 # Of each setting: what one application writes, what that means, and the same for another one.
 EXAMPLES: dict[str, tuple[object, object, str, object]] = {
     "MONGO_URI": ("mongodb://a/b", "mongodb://a/b", "mongodb://c/d", "mongodb://c/d"),
+    "MIGRATE_MONGO_URI": ("mongodb://a/b", "mongodb://a/b", " mongodb://c/d\n", "mongodb://c/d"),
     "MIGRATE_DATABASE": ("shop", "shop", "other", "other"),
     "MIGRATE_DIRECTORY": ("db/changes", ROOT / "db/changes", "/abs", Path("/abs")),
     "MIGRATE_TEMPLATE": (Path("t.jinja"), ROOT / "t.jinja", "/t.jinja", Path("/t.jinja")),
@@ -102,6 +104,7 @@ NO_SECONDS: list[object] = [
 NO_COUNTS: list[object] = ["", "many", "1.5", 1.5, 0, -1, "0", True, [], {}, b"5", 10**6 + 1]
 BAD: dict[str, list[object]] = {
     "MONGO_URI": NO_TEXTS,
+    "MIGRATE_MONGO_URI": NO_TEXTS,
     "MIGRATE_DATABASE": NO_TEXTS,
     "MIGRATE_DIRECTORY": NO_TEXTS,
     "MIGRATE_TEMPLATE": NO_TEXTS,
@@ -222,7 +225,8 @@ def test_a_bad_value_is_refused_with_setting_value_and_what_is_accepted(
     with pytest.raises(SettingError) as caught:
         settings(**{name: bad})
     said = str(caught.value)
-    shown = "not shown here" if name == "MIGRATE_API_TOKEN" else repr(bad)[:200]
+    is_secret = name in {"MIGRATE_API_TOKEN", "MIGRATE_MONGO_URI"}
+    shown = "not shown here" if is_secret else repr(bad)[:200]
     assert said.startswith(f"{name} is {shown}")
     assert ", but it accepts " in said
     assert said.endswith("Change it in app.config or in the environment.")
@@ -284,5 +288,13 @@ def test_a_password_is_masked_before_a_long_value_is_cut() -> None:
     assert f"h..., but it accepts {SETTINGS['mongo_uri'].accepts}" in str(caught.value)
 
 
-def test_settings_do_not_show_the_connection_string() -> None:
-    assert "hunter2" not in repr(settings(MONGO_URI="mongodb://anna:hunter2@host/db"))
+@pytest.mark.parametrize("name", ["MONGO_URI", "MIGRATE_MONGO_URI"])
+def test_settings_do_not_show_a_connection_string(name: str) -> None:
+    assert "hunter2" not in repr(settings(**{name: "mongodb://anna:hunter2@host/db"}))
+
+
+def test_nothing_of_a_bad_connection_string_for_migrations_is_shown() -> None:
+    with pytest.raises(SettingError, match="MIGRATE_MONGO_URI is not shown here") as caught:
+        settings(MIGRATE_MONGO_URI=["anna", "hunter2"])
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None

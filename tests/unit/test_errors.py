@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import builtins
 import pickle
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymongo.errors import OperationFailure
 
+from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.errors import (
     TRACEBACK_LIMIT,
@@ -38,6 +41,34 @@ def traceback_of(exc: BaseException) -> str:
     found = capture(raised(exc)).traceback
     assert found is not None
     return found
+
+
+# --- the server's
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        (13, "not authorized on shop to execute command { find: 'c' }", errors.AccessDeniedError),
+        (18, "Authentication failed.", errors.AccessDeniedError),
+        (8000, "bad auth : Authentication failed.", errors.AccessDeniedError),
+        (
+            8000,
+            "user is not allowed to do action [dropDatabase] on [shop.]",
+            errors.AccessDeniedError,
+        ),
+        (8000, "you are over your space quota, using 513 MB of 512 MB", errors.DatabaseError),
+    ],
+)
+def test_an_error_of_atlas_is_a_lack_of_rights_only_if_it_says_so(
+    code: int, text: str, kind: type[MigrateError]
+) -> None:
+    with (
+        pytest.raises(errors.DatabaseError, match=re.escape(text.rstrip("."))) as caught,
+        translated(),
+    ):
+        raise OperationFailure(text, code)
+    assert type(caught.value) is kind
 
 
 # --- messages
@@ -70,6 +101,7 @@ def traceback_of(exc: BaseException) -> str:
             errors.HalfBackfilledError(7, "up"),
             "`flask db-migrate resolve 7 --not-applied --reason TEXT`.",
         ),
+        (errors.TransactionTooLargeError("why"), "in batches with `ctx.backfill()`."),
         (errors.NoRunError(), "stops a migration without a backfill."),
         (errors.MigrationFailedError([7], "up"), "then run `flask db-migrate up` again."),
         (errors.DryRunTooLongError(60, 30), "`--dry-run-limit 15`."),
