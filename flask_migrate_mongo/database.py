@@ -7,6 +7,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import pymongo
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError as NoDefaultDatabase
 from pymongo.errors import PyMongoError
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from .state import AppState
 
-SELECTION_TIMEOUT_MS = 5_000
-"""How long a client of ours looks for a server, unless the connection string says otherwise."""
+FIRST_CONTACT_SECONDS = 5
+"""How long a command waits for a primary before its first statement."""
 
 
 def database_of(state: AppState) -> Database[Document]:
@@ -32,12 +33,12 @@ def database_of(state: AppState) -> Database[Document]:
     that the application passed is used as it is; MIGRATE_DATABASE chooses another one of a PyMongo, of
     a client, and of MONGO_URI.
     """
-    settings = state.settings
+    settings, own = state.settings, None
     if settings.migrate_mongo_uri is None and state.mongo is not None:
         database = _database_in(state.mongo, settings.database)
     else:
-        client = _own_client(state)
-        database = _named(client, settings.database or _default_name(state, client))
+        own = _own_client(state)
+        database = _named(own, settings.database or _default_name(state, own))
     # Compared by identity: mongomock makes a collection of every name that it does not know.
     if database.write_concern.acknowledged is False:
         msg = (
@@ -46,6 +47,8 @@ def database_of(state: AppState) -> Database[Document]:
             "connection string, or from the write concern of the database that is passed to MongoMigrate."
         )
         raise ConfigurationError(msg)
+    if own is not None:
+        _wait_for_primary(own, settings.migrate_mongo_uri or settings.mongo_uri or "")
     return database
 
 
@@ -121,11 +124,8 @@ def _own_client(state: AppState) -> MongoClient[Document]:
 
 def _connect(key: str, uri: str, *, connect: bool = True) -> MongoClient[Document]:
     """Make a client from the connection string of a setting. Raises ConfigurationError."""
-    options: dict[str, Any] = {"connect": connect}
-    if "serverselectiontimeoutms" not in uri.lower():
-        options["serverSelectionTimeoutMS"] = SELECTION_TIMEOUT_MS
     try:
-        return MongoClient(uri, **options)
+        return MongoClient(uri, connect=connect)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
         msg = (
@@ -134,6 +134,13 @@ def _connect(key: str, uri: str, *, connect: bool = True) -> MongoClient[Documen
             "password percent-encoded."
         )
         raise ConfigurationError(msg) from exc
+
+
+def _wait_for_primary(client: MongoClient[Document], uri: str) -> None:
+    """Wait for a primary, without a command: not as long as later, unless the URI says how long."""
+    is_given = "serverselectiontimeoutms" in uri.lower()
+    with translated(), pymongo.timeout(None if is_given else FIRST_CONTACT_SECONDS):
+        _ = client.is_primary
 
 
 def _close_in(pid: int, client: MongoClient[Document]) -> None:

@@ -28,6 +28,9 @@ APPNAME = "app"
 """What the application under test calls itself, so that failpoints hit it and not the fixtures."""
 
 
+CONFORMANCE = pytest.StashKey[Conformance]()
+
+
 class Failpoint(Protocol):
     """Makes commands of the application fail: failpoint("insert", errorCode=112)."""
 
@@ -56,18 +59,24 @@ def _impatient_driver() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def _conformance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conformance]:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Check what this process, and each that it starts, sends against what mongod accepts."""
-    with Conformance(tmp_path_factory.mktemp("conformance")) as conformance:
-        yield conformance
+    conformance = session.config.stash[CONFORMANCE] = Conformance()
+    session.config.add_cleanup(conformance.stop)
 
 
 @pytest.fixture(autouse=True)
-def _conforms(_conformance: Conformance) -> Iterator[None]:
+def _conforms(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test in which a command was sent that mongod refuses, or a new kind of one that few accept."""
     yield
-    assert _conformance.findings() == []
+    assert request.config.stash[CONFORMANCE].findings() == []
+
+
+@pytest.fixture(scope="module")
+def unwatched(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a module send what mongod refuses, because it tests how the server answers."""
+    with request.config.stash[CONFORMANCE].suspended():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -105,18 +114,19 @@ def admin(mongo_uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
 
 @pytest.fixture
 def end_sessions(
-    admin: MongoClient[dict[str, Any]], _conformance: Conformance
+    admin: MongoClient[dict[str, Any]], request: pytest.FixtureRequest
 ) -> Callable[[], None]:
     """End what the processes of this test left open; those of other workers on the server go on."""
-    _conformance.sessions()
+    conformance = request.config.stash[CONFORMANCE]
+    conformance.sessions()
 
     # The watch lets only a function of this name end sessions that this process may use.
-    def end_own_statement() -> None:
-        ids = [{"id": Binary(session, UUID_SUBTYPE)} for session in _conformance.sessions()]
+    def _end_own_statement() -> None:
+        ids = [{"id": Binary(session, UUID_SUBTYPE)} for session in conformance.sessions()]
         if ids:
             admin.admin.command("killSessions", ids)
 
-    return end_own_statement
+    return _end_own_statement
 
 
 @pytest.fixture

@@ -33,10 +33,10 @@ def content(db: Database[Any]) -> dict[str, Content]:
     return {
         name: Content(
             {encode({"": d["_id"]}): encode(d) for d in db[name].find()},
-            db[name].index_information(),
-            db[name].options(),
+            db[name].index_information() if info["type"] == "collection" else {},
+            info.get("options", {}),
         )
-        for name in sorted(db.list_collection_names())
+        for name, info in sorted((each["name"], each) for each in db.list_collections())
     }
 
 

@@ -6,17 +6,31 @@ import logging
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from itertools import count, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import bson
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import BulkWriteError, CursorNotFound, ExecutionTimeout, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+)
 
 from flask_migrate_mongo.driver.server import is_passing, translated
-from flask_migrate_mongo.driver.transactions import Transactions, transaction
+from flask_migrate_mongo.driver.transactions import Transactions, is_transient, transaction
 from flask_migrate_mongo.files.loading import PortableFunction
-from flask_migrate_mongo.model.errors import BackfillError, RejectedError, redact
+from flask_migrate_mongo.model.errors import (
+    BackfillError,
+    ConnectionFailedError,
+    MigrateError,
+    RejectedError,
+    redact,
+)
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.process import elapsed
@@ -33,9 +47,10 @@ from .checkpoints import (
 from .options import is_update
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from pymongo.client_session import ClientSession
+    from pymongo.cursor import Cursor
 
     from flask_migrate_mongo.driver.server import Document, DocumentView, Replies, Server, Update
 
@@ -54,6 +69,14 @@ COUNT_MS = 1_000
 """Limit for counting the documents that match; without a count there is no estimate."""
 
 ERROR_LENGTH = 500
+
+MAX_TRIES = 3
+"""A batch that met as many conflicts is halved: near the limit of its cache the server reports them forever."""
+
+# WriteConflict, NoSuchTransaction, TransactionExceededLifetimeLimitSeconds, TransactionTooLargeForCache.
+_TOO_LARGE = frozenset({112, 251, 290, 388})
+# CursorNotFound, MaxTimeMSExpired (for all batches of a cursor together), QueryPlanKilled, CursorKilled.
+_LOST_CURSOR = frozenset({43, 50, 175, 237})
 
 _ALL_IDS = IdRange()
 _RAW_IDS: CodecOptions[RawBSONDocument] = CodecOptions(
@@ -108,6 +131,7 @@ class BatchedCollection:
         self._projection = None if callable(change) else {"_id": 1}
         self._group_size = 1 if callable(change) else GROUP_SIZE
         self._replies: Replies | None = None
+        self._was_read = False
 
     def ensure_supported(self) -> None:
         """Raise BackfillError for a collection that no transaction can update."""
@@ -118,12 +142,13 @@ class BatchedCollection:
                 raise BackfillError(msg)
 
     def estimate(self) -> int | None:
-        """Estimate how many documents match; None if counting takes too long."""
+        """Estimate how many documents match; None if counting takes too long, or meets an election."""
+        where, collection = self.batched.where, self._collection
         try:
-            if self.batched.where:
-                return self._collection.count_documents(self.batched.where, maxTimeMS=COUNT_MS)
-            return self._collection.estimated_document_count()
-        except (ExecutionTimeout, NotImplementedError):
+            if where:
+                return collection.count_documents(where, maxTimeMS=COUNT_MS)
+            return self._server.estimated_count(collection.name)
+        except (ConnectionFailure, ExecutionTimeout, ConnectionFailedError, NotImplementedError):
             return None
 
     def sample_ranges(self, wanted: int) -> list[IdRange]:
@@ -151,6 +176,7 @@ class BatchedCollection:
             try:
                 reply = next(replies, None)
                 if reply:
+                    self._was_read = True
                     return self._batch(reply)
             except PyMongoError:
                 self.close()  # A retry must read this reply again.
@@ -165,13 +191,23 @@ class BatchedCollection:
         if replies is not None:
             replies.close()
 
+    def can_reopen(self, exc: BaseException) -> bool:
+        """Whether another cursor can continue after this error of `read`."""
+        is_lost = self._was_read and _failure(exc).get("code") in _LOST_CURSOR
+        return is_lost or (isinstance(exc, PyMongoError) and is_passing(exc))
+
     def _open(self, bounds: IdRange) -> Replies:
-        return self._server.read_in_order(
-            self._collection,
-            _and(self.batched.where, _within(bounds)),
-            projection=self._projection,
-            batch_size=self.batched.batch_size,
-        )
+        self._was_read = False
+        query, size = _and(self.batched.where, _within(bounds)), self.batched.batch_size
+        try:
+            return self._server.read_in_order(
+                self._collection, query, projection=self._projection, batch_size=size
+            )
+        except InvalidOperation:  # The client encrypts, and so decrypts, automatically.
+            raw = self._collection.with_options(codec_options=_RAW_IDS)
+            order = [("_id", 1)]
+            found = raw.find(query, self._projection, batch_size=size, sort=order, hint=order)
+            return _raw_batches(found, size)
 
     def _batch(self, reply: bytes | list[Document]) -> Batch:
         change = self._change
@@ -217,7 +253,7 @@ class BatchedCollection:
         groups = [changes[start : start + size] for start in range(0, len(changes), size)]
         updates = [(self._filter([id_ for id_, _ in group]), group[0][1]) for group in groups]
         matched, modified = self._server.bulk_update(
-            self._collection, updates, many=size > 1, session=session
+            self._collection, updates, many=size > 1 and len(changes) > 1, session=session
         )
         if not check_where:
             return WriteResult(matched, modified)
@@ -229,6 +265,11 @@ class BatchedCollection:
     def _filter(self, ids: list[object]) -> Document:
         # By equality, because a query by a range of `_id`s finds only one type.
         return _and(self.batched.where, {"_id": ids[0] if len(ids) == 1 else {"$in": ids}})
+
+
+def _raw_batches(found: Cursor[RawBSONDocument], size: int) -> Generator[bytes, None, None]:
+    while batch := list(islice(found, size)):
+        yield b"".join(document.raw for document in batch)
 
 
 def _within(bounds: IdRange) -> Document:
@@ -255,7 +296,7 @@ class WorkerCancelledError(Exception):
 
 
 class WorkerControl:
-    """Decides between two batches whether a worker continues. This one only follows requests."""
+    """Decides between two batches whether the worker of a range continues: this one only follows requests."""
 
     def check(self, request: Request | None) -> None:
         """Raise if the worker must stop."""
@@ -270,9 +311,10 @@ class WorkerControl:
         """Wait, because of a pause or of the rate."""
         time.sleep(seconds)
 
-    def fields_with(self, checkpoint: Checkpoint) -> DocumentView:  # noqa: ARG002
+    def fields_with(self, checkpoint: Checkpoint) -> DocumentView:
         """Build further fields that are written with a checkpoint."""
-        return {}
+        # Nothing is left to kill in the session of a range that is done.
+        return {"session": None} if checkpoint.phase is Phase.DONE else {}
 
     def committed(self, checkpoint: Checkpoint) -> None:
         """Receive a checkpoint that was committed."""
@@ -295,7 +337,7 @@ class Worker:
 
     def run(self) -> Checkpoint:
         """Work from the checkpoint to the end of the range. Raises LeaseLostError, RejectedError."""
-        checkpoint, request = self.checkpoint.read()
+        checkpoint, request = self.read_checkpoint()
         began, before = elapsed(), checkpoint.counts.scanned
         try:
             while checkpoint.phase is not Phase.DONE:
@@ -310,11 +352,15 @@ class Worker:
             self.documents.close()
         return checkpoint
 
+    def read_checkpoint(self) -> tuple[Checkpoint, Request | None]:
+        """Read the checkpoint and the request to this worker. Raises LeaseLostError."""
+        return self.transactions.repeat(self.checkpoint.read, _log)
+
     def _wait_while_paused(self, request: Request | None) -> None:
         self.control.check(request)
         while self.control.is_paused(request):
             self.control.sleep(POLL_SECONDS)
-            _, request = self.checkpoint.read()
+            _, request = self.read_checkpoint()
             self.control.check(request)
 
     def _limit_rate(self, done: int, began: float) -> None:
@@ -327,7 +373,8 @@ class Worker:
         last = checkpoint.phase is Phase.LAST
         through = checkpoint.first_end if last else self.bounds.through
         left = IdRange(checkpoint.at or self.bounds.after, through)
-        return self.transactions.repeat(lambda: self.documents.read(left), _log, _can_reopen)
+        documents = self.documents
+        return self.transactions.repeat(lambda: documents.read(left), _log, documents.can_reopen)
 
     def _end_pass(self, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
         """Start the last pass, or end the range.
@@ -345,20 +392,32 @@ class Worker:
         )
 
     def _write(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
+        tries = count(1)
+
+        def is_too_large(exc: BaseException) -> bool:
+            return len(batch) > 1 and _failure(exc).get("code") in _TOO_LARGE
+
+        def can_retry(exc: BaseException) -> bool:
+            return is_transient(exc) and not (is_too_large(exc) and next(tries) >= MAX_TRIES)
+
         try:
-            after, request = self.transactions.repeat(lambda: self._commit(batch, before), _log)
-        except BulkWriteError as exc:
+            after, request = self.transactions.repeat(
+                lambda: self._commit(batch, before), _log, can_retry
+            )
+        except (PyMongoError, MigrateError) as exc:
+            _ensure_same_shard_key(exc)
+            if not is_too_large(exc) and not isinstance(exc, BulkWriteError):
+                raise
             return self._write_halves(batch, before, exc)
         self.control.committed(after)
         return after, request
 
     def _write_halves(
-        self, batch: Batch, checkpoint: Checkpoint, exc: BulkWriteError
+        self, batch: Batch, checkpoint: Checkpoint, exc: Exception
     ) -> tuple[Checkpoint, Request | None]:
-        """Write the halves of a batch that the server refused, down to the document at fault."""
+        """Write the halves of a batch that is too large or was refused, down to the document at fault."""
         if len(batch) == 1:
-            failures = (exc.details or {}).get("writeErrors") or [{"errmsg": str(exc)}]
-            id_, error = batch[0].id, _shortened(str(failures[0].get("errmsg")))
+            id_, error = batch[0].id, _shortened(str(_failure(exc).get("errmsg") or exc))
             if not self.documents.batched.max_rejected:
                 raise _rejected("The server", id_, error) from exc
             return self._write([DocumentChange(id_, None, error)], checkpoint)
@@ -397,8 +456,22 @@ class Worker:
         return after, self.checkpoint.advance(before, after, self.session, fields=fields)
 
 
-def _can_reopen(exc: BaseException) -> bool:
-    return isinstance(exc, CursorNotFound) or (isinstance(exc, PyMongoError) and is_passing(exc))
+def _failure(exc: BaseException) -> DocumentView:
+    """Find what the server replied: the first error of a bulk write, else that of the command."""
+    cause = exc if isinstance(exc, PyMongoError) else exc.__cause__
+    details = (cause.details or {}) if isinstance(cause, OperationFailure) else {}
+    return next(iter(details.get("writeErrors", ())), details)
+
+
+def _ensure_same_shard_key(exc: Exception) -> None:
+    """Raise BackfillError if the server refused a change of the shard key, as it would for each batch."""
+    error = str(_failure(exc).get("errmsg"))
+    if "shard key" in error.lower():
+        raise BackfillError(
+            f"The change sets a field of the shard key: {_shortened(error)}. The batches before it are kept.",
+            "MongoDB changes the shard key of one document at a time, with the shard key in the query: "
+            "use `update_one()` in place of ctx.backfill().",
+        ) from exc
 
 
 def count_batch(

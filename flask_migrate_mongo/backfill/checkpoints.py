@@ -247,7 +247,7 @@ class CheckpointStore:
         if self.number == 0:
             checkpoint = {**self._origin, "calls": {"0": call}}
             fields = {"metadata.checkpoint": checkpoint, "metadata.rejected": {}}
-        self.checkpoint.update({"$set": {**fields, "metadata.session": session_id}})
+        self.checkpoint.update({"$set": {**fields, "metadata.backfillSession": session_id}})
 
     def resume(self, backfill: StoredBackfill, at: datetime, session_id: bytes | None) -> None:
         """Record that an interrupted call continues, and with which version of the file."""
@@ -256,7 +256,9 @@ class CheckpointStore:
             scanned += sum(each.counts.scanned for each in self.range_checkpoints())
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
         event = self._claim.event("resumed", at, collection=backfill.collection, scanned=scanned)
-        self.checkpoint.update({"$set": {**origin, "metadata.session": session_id}, **event})
+        self.checkpoint.update(
+            {"$set": {**origin, "metadata.backfillSession": session_id}, **event}
+        )
 
     @property
     def _origin(self) -> Document:

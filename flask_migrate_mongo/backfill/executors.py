@@ -24,20 +24,21 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Request
 
 from .batches import BatchedCollection, Worker, WorkerCancelledError, WorkerControl
-from .checkpoints import Checkpoint, IdRange, StoredCheckpoint, with_exact_ids
+from .checkpoints import IdRange, Phase, StoredCheckpoint, with_exact_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from bson.codec_options import CodecOptions
+    from pymongo.collection import Collection
 
     from flask_migrate_mongo.driver.server import Document, DocumentView
 
     from .checkpoints import CheckpointStore
     from .options import BatchedChange
 
-    Check = Callable[[list[Checkpoint]], Request | None]
+    Check = Callable[[], Request | None]
 
 CHECK_SECONDS = 0.5
 """How often the workers are checked, and requests are sent to them."""
@@ -116,15 +117,24 @@ def work_in_thread(server: Server, task: RangeTask) -> bool:
     checkpoint = StoredCheckpoint(ranges, condition, "state", "request")
     transactions = Transactions(server, time.sleep)
     with server.session() as session:
-        own = {"session": None if session is None else session.session_id["id"]}
-        with translated():
-            before = ranges.find_one_and_update(condition, {"$set": own}, {"session": 1})
-        # A worker that had the range before may have died in its transaction.
-        if before is not None and before.get("session") is not None:
-            server.kill_session(before["session"])
+        own = None if session is None else session.session_id["id"]
+        before = transactions.repeat(lambda: _begin(ranges, condition, own), _log)
+        # A worker that had the range before may have died in its transaction. A retry finds our own.
+        if before not in {None, own}:
+            server.kill_session(before)
         return _run(
             Worker(documents, checkpoint, WorkerControl(), transactions, session, task.bounds)
         )
+
+
+def _begin(
+    ranges: Collection[Document], condition: DocumentView, session_id: bytes | None
+) -> bytes | None:
+    """Store the session of a range that is not done, and read that of the worker before."""
+    unfinished = {**condition, "state.phase": {"$ne": Phase.DONE.value}}
+    own = {"$set": {"session": session_id}}
+    with translated():
+        return (ranges.find_one_and_update(unfinished, own, {"session": 1}) or {}).get("session")
 
 
 def _run(worker: Worker) -> bool:
@@ -137,7 +147,7 @@ def _run(worker: Worker) -> bool:
         except LeaseLostError:
             # An earlier worker on this range may have committed one more batch. If another run has
             # taken over instead, reading the checkpoint fails.
-            worker.checkpoint.read()
+            worker.read_checkpoint()
             conflicts += 1
             if conflicts > MAX_CONFLICTS:
                 raise
@@ -158,7 +168,7 @@ class WorkerPool:
     _sent: Request | None = None
 
     def run(self, workers: int | Executor, check: Check) -> None:
-        """Work on all ranges. `check` receives their checkpoints regularly, and returns a request to send.
+        """Work on all ranges. `check` is called regularly, and returns a request to send.
 
         An exception of `check` or of a worker ends the other workers after their current batch.
         Raises WorkerLostError if a process died.
@@ -180,15 +190,20 @@ class WorkerPool:
                 done, running = wait(running, timeout=CHECK_SECONDS)
                 for future in done:
                     _raise_failure(future)
-                self._send(check(self.store.range_checkpoints()))
+                self._send(check())
         except BaseException as exc:
             self._end(running, died=isinstance(exc, WorkerLostError))
             raise
 
     def _send(self, request: Request | None) -> None:
         if request != self._sent:
-            self.store.set_in_ranges({"request": None if request is None else request.value})
+            self._set({"request": None if request is None else request.value})
             self._sent = request
+
+    def _set(self, fields: DocumentView) -> None:
+        # Whether or not the lease is still held: it changes only ranges of this run.
+        retries = Transactions(self.server, time.sleep)
+        retries.repeat(lambda: self.store.set_in_ranges(fields), _log)
 
     def _end(self, running: set[Future[bool]], *, died: bool) -> None:
         for future in running:
@@ -199,9 +214,9 @@ class WorkerPool:
                 for session_id in self.store.range_sessions():
                     self.server.kill_session(session_id)
             self._send(Request.CANCEL)
-            wait(running, timeout=END_SECONDS)
-            # A worker that still runs, out of reach, commits nothing more.
-            self.store.set_in_ranges({"runId": None})
+            _, unreachable = wait(running, timeout=END_SECONDS)
+            # A worker that still runs, out of reach, commits nothing more. Only its session is killed later.
+            self._set({"runId": None} if unreachable else {"runId": None, "session": None})
         except MigrateError as exc:
             # Only logged, so that the exception that ended the backfill is the one that is raised.
             _log.warning("The workers could not be cancelled: %s", exc)

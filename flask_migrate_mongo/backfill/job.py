@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .options import BackfillArguments
 
 LOG_SECONDS = 10
+
+_T = TypeVar("_T")
 
 
 @dataclass(kw_only=True)
@@ -79,13 +81,14 @@ class BackfillJob(WorkerControl):
         batched = arguments.batched
         self._sent = portable(batched) if arguments.uses_processes else batched
         self._documents = BatchedCollection(step.server, batched)
+        self._transactions = Transactions(step.server, step.sleep)
 
     def run(self, session: ClientSession | None) -> Backfilled:
         """Begin or resume the call, and execute it to its end."""
         session_id = None if session is None else session.session_id["id"]
-        stored = self._store.find()
+        stored = self._repeat(self._store.find)
         if stored is None:
-            stored = self._begin(session_id)
+            stored = self._repeat(lambda: self._begin(session_id))
         else:
             self._resume(stored, session_id)
         if stored.checkpoint.phase is Phase.DONE:
@@ -100,12 +103,20 @@ class BackfillJob(WorkerControl):
         # Once the workers are done, the checkpoint in the record continues after their ranges.
         if stored.ranges and stored.checkpoint.batches == 0:
             self._run_workers(stored.checkpoint)
-        transactions = Transactions(self._step.server, self._step.sleep)
-        worker = Worker(self._documents, self._store.checkpoint, self, transactions, session)
+        worker = Worker(self._documents, self._store.checkpoint, self, self._transactions, session)
         counts = worker.run().counts
         if stored.ranges:
-            self._store.delete_ranges()
+            self._repeat(self._store.delete_ranges)
         return counts
+
+    def _repeat(self, action: Callable[[], _T]) -> _T:
+        """Repeat an action over elections and lost connections, as long as the lease is held."""
+
+        def held() -> _T:
+            self._step.lease.ensure()
+            return action()
+
+        return self._transactions.repeat(held, self._step.log)
 
     def _begin(self, session_id: bytes | None) -> StoredBackfill:
         self._documents.ensure_supported()
@@ -129,7 +140,8 @@ class BackfillJob(WorkerControl):
             raise BackfillError(msg)
         if stored.checkpoint.phase is not Phase.DONE:
             self._step.log.info("The backfill of %s continues", collection)
-            self._store.resume(stored, self._step.lease.ensure(), session_id)
+            at = self._step.lease.ensure()
+            self._repeat(lambda: self._store.resume(stored, at, session_id))
 
     def _run_workers(self, before: Checkpoint) -> None:
         """Work on the ranges with several workers, and store their sum as the checkpoint of the record.
@@ -137,11 +149,12 @@ class BackfillJob(WorkerControl):
         The last range has no upper end, and may have grown after its worker was done. So the checkpoint
         is not yet at its end.
         """
-        ranges = self._store.take_over_ranges()
+        ranges = self._repeat(self._store.take_over_ranges)
         pool = WorkerPool(self._step.server, self._store, self._tasks(ranges))
-        self._meter.start(sum(each.counts.scanned for each in self._store.range_checkpoints()))
+        begins = self._repeat(self._store.range_checkpoints)
+        self._meter.start(sum(each.counts.scanned for each in begins))
         pool.run(self._arguments.workers, self._check_workers)
-        ends = self._store.range_checkpoints()
+        ends = self._repeat(self._store.range_checkpoints)
         last, (*_, bounds) = ends[-1], ranges.values()
         after = Checkpoint(
             at=last.first_end or last.at or bounds.after,
@@ -150,7 +163,7 @@ class BackfillJob(WorkerControl):
             counts=sum((each.counts for each in ends), before.counts),
             rejected=tuple(document for each in ends for document in each.rejected),
         )
-        self._store.checkpoint.advance(before, after, fields={})
+        self._repeat(lambda: self._store.checkpoint.advance(before, after, fields={}))
 
     def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
         batched, name = self._sent, self._store.ranges.name
@@ -161,17 +174,17 @@ class BackfillJob(WorkerControl):
             for range_id, bounds in ranges.items()
         ]
 
-    def _check_workers(self, checkpoints: list[Checkpoint]) -> Request | None:
+    def _check_workers(self) -> Request | None:
         """Report the progress of all workers, and decide whether they pause.
 
         Raises LeaseLostError, Stopped, RejectedError.
         """
+        checkpoints = self._repeat(self._store.range_checkpoints)
         rejected = [document for each in checkpoints for document in each.rejected]
         ensure_few_rejected(rejected, self._arguments.batched.max_rejected)
         progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
-        request = self._store.checkpoint.update(
-            {"$set": {"metadata.progress": progress_document(progress)}}
-        )
+        update = {"$set": {"metadata.progress": progress_document(progress)}}
+        request = self._repeat(lambda: self._store.checkpoint.update(update))
         self._meter.report(progress)
         self.check(request)
         return Request.PAUSE if self.is_paused(request) else None

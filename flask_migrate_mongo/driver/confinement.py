@@ -187,6 +187,34 @@ def _run_marked(
         return run(*args, **kwargs)
 
 
+_plain_session: ContextVar[ClientSession | None] = ContextVar("plain_session", default=None)
+"""The session that is bound to this context, and does not confine its code."""
+
+
+@contextlib.contextmanager
+def bound(session: ClientSession | None) -> Iterator[None]:
+    """Run the operations of the block in a session without a transaction, so that it can be killed.
+
+    Operations of another client, in another session or in another thread are not affected.
+    """
+    if session is None or not all(hasattr(*name) for name in PLAIN_PATCHES.names):
+        yield
+        return
+    with PLAIN_PATCHES, assigned(_plain_session, session), session.bind(end_session=False):
+        yield
+
+
+def _get_bound_session(original: Callable[..., _MaybeSession]) -> Callable[..., _MaybeSession]:
+    def find(client: object) -> _MaybeSession:
+        plain = _plain_session.get()
+        # The driver refuses another client inside `bind()`.
+        return None if plain is not None and client is not plain.client else original(client)
+
+    return find
+
+
+PLAIN_PATCHES = Patches(Replacement(pymongo.MongoClient, "_get_bound_session", _get_bound_session))
+
 PATCHES = Patches(
     Replacement(pymongo.MongoClient, "_ensure_session", _ensure_session),
     Replacement(pymongo.MongoClient, "_tmp_session", _tmp_session),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import re
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     redact,
 )
+from flask_migrate_mongo.process import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -41,6 +43,10 @@ Update = DocumentView | list[DocumentView]
 _log = logging.getLogger("flask_migrate_mongo.server")
 
 _AWARE = CodecOptions[Document](tz_aware=True)
+MAJORITY_SECONDS = 60
+"""How long a write of ours waits for a majority: with a member down it could wait for ever."""
+
+_NOT_CONFIRMED = 64
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
 _ACCESS_CODES = frozenset({13, 18})
 # Atlas' proxy answers with this code to whatever it refuses: a space quota, too.
@@ -49,7 +55,10 @@ _ATLAS_ACCESS = r"(?i)bad auth|authentication failed|not (?:allowed|authorized)"
 # Failures that the driver's own retries, or a later try, can overcome: elections, shutdowns, network
 # errors of the server's own, and conflicts with another write. From the error_codes.yml of mongod.
 _PASSING_CODES = frozenset(
-    {6, 7, 89, 91, 112, 189, 251, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+    {
+        *(6, 7, 64, 89, 91, 112, 134, 189, 251, 262, 365, 9001, 10058, 10107),
+        *(11600, 11601, 11602, 13435, 13436),
+    }
 )
 
 
@@ -121,16 +130,21 @@ class Server:
                 name,
                 codec_options=_AWARE,
                 read_preference=ReadPreference.PRIMARY,
-                write_concern=WriteConcern("majority"),
+                write_concern=WriteConcern("majority", wtimeout=MAJORITY_SECONDS * 1000),
             )
 
     def handle(self, *, transactional: bool) -> Database[Document]:
-        """Make the handle that a migration receives, which reads from the primary.
+        """Make the handle that a migration receives: it reads from the primary, and writes to a majority.
 
         In a transaction it has no write concern: the server accepts one on the commit only, and
         pymongo would send it with each write of a bound session.
         """
-        concern = WriteConcern() if transactional else None
+        concern = self.database.write_concern
+        if transactional:
+            concern = WriteConcern()
+        elif concern.document.get("w", 1) == 1:
+            # Otherwise a failover could undo the data of a step whose record it keeps.
+            concern = WriteConcern(**{**concern.document, "w": "majority"})
         return self.database.with_options(
             read_preference=ReadPreference.PRIMARY, write_concern=concern
         )
@@ -155,27 +169,54 @@ class Server:
             yield Server(own[self.database.name])
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[ClientSession | None]:
-        """Open a session for transactions; None if the server has none."""
-        if self.transactions_lacking is None:
-            with self.database.client.start_session() as session:
-                yield session
-        else:
+    def session(self, *, transactional: bool = True) -> Iterator[ClientSession | None]:
+        """Open a session, or give None if the server lacks sessions, or transactions if they are wanted.
+
+        No other operation ever gets its id. So the session of a stored id can be killed.
+        """
+        topology = self.database.client.topology_description
+        if topology.logical_session_timeout_minutes is None or (
+            transactional and self.transactions_lacking is not None
+        ):
             yield None
+            return
+        with self.database.client.start_session(causal_consistency=False) as session:
+            try:
+                yield session
+            finally:
+                # The driver gives the ids of other ended sessions to its next operations.
+                session._server_session.mark_dirty()  # noqa: SLF001
 
     def kill_session(self, session_id: bytes) -> None:
-        """End the session of a crashed run, and its open transaction, whose locks would block us.
+        """End a statement or a transaction that still runs in a session, even if its client is gone.
 
-        The server ends the transaction itself 60 s after its start, so a refusal is only logged.
+        A refusal is only logged: the server itself ends a transaction 60 s after its start.
         """
+        # In an empty context: the command must not join a session that is bound to this one.
+        contextvars.Context().run(self._kill_session, session_id)
+
+    def _kill_session(self, session_id: bytes) -> None:
         try:
             self.database.client.admin.command("killSessions", [{"id": session_id}])
         except errors.PyMongoError as exc:
             _log.warning(
-                "The transaction of a crashed run could not be ended, and blocks what it wrote until "
-                "the server ends it: %s",
+                "The session of a run that ended could not be killed. What still runs in it goes on, "
+                "and blocks what its transaction wrote, until the server ends it: %s",
                 _detail(exc),
             )
+
+    @contextlib.contextmanager
+    def killing_on_stop(self, session: ClientSession | None) -> Iterator[None]:
+        """Kill the session if a stop interrupts the block.
+
+        The server would otherwise continue an update, a deletion or an index build without its client.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, Stopped):
+            if session is not None:
+                self.kill_session(session.session_id["id"])
+            raise
 
     # --- reads and writes
 
@@ -187,6 +228,19 @@ class Server:
         with translated():
             seen = next(collection.aggregate([{"$match": query}, {"$limit": 1}, found]), None)
         return (seen["document"], seen["now"]) if seen else None
+
+    def estimated_count(self, name: str) -> int:
+        """Read how many documents a collection has, from its metadata: exact unless the server crashed."""
+        collection = self.database[name]
+        with translated():
+            try:
+                # The command `count` is refused to clients with a strict API version before MongoDB 6.0.
+                found = list(collection.aggregate([{"$collStats": {"count": {}}}]))
+            except (
+                errors.OperationFailure
+            ):  # Amazon DocumentDB lacks the stage, and a view has no count.
+                return collection.estimated_document_count()
+        return sum(shard["count"] for shard in found)
 
     def collection_options(self, name: str) -> Document:
         """Read the options that a collection was created with; empty if it does not exist."""
@@ -249,6 +303,11 @@ class MongomockServer(Server):
         """Give this server, which has no connections."""
         yield self
 
+    @contextlib.contextmanager
+    def session(self, *, transactional: bool = True) -> Iterator[None]:  # noqa: ARG002
+        """Give none."""
+        yield None
+
     def read_with_time(
         self, collection: Collection[Document], query: Document
     ) -> tuple[Document, datetime] | None:
@@ -256,6 +315,10 @@ class MongomockServer(Server):
         with translated():
             found = collection.find_one(query)
         return (found, self.now()) if found else None
+
+    def estimated_count(self, name: str) -> int:
+        """Count the documents of a collection."""
+        return self.database[name].count_documents({})
 
     def collection_options(self, name: str) -> Document:  # noqa: ARG002
         """Give none: mongomock keeps no options."""
@@ -320,6 +383,11 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
     if is_access_refused(exc):
         return AccessDeniedError(f"The server refused access: {detail}.")
+    if _code(exc) == _NOT_CONFIRMED:
+        return ConnectionFailedError(
+            f"No majority of the replica set has confirmed a write within {MAJORITY_SECONDS} s.",
+            "Check that its members that hold data are up and replicate: rs.status().",
+        )
     if is_passing(exc):
         return ConnectionFailedError(f"The database does not answer: {detail}.")
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):

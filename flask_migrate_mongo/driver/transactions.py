@@ -17,6 +17,7 @@ from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     MigrateError,
     OutcomeUnknownError,
+    TransactionTooLargeError,
     redact,
 )
 from flask_migrate_mongo.process import elapsed
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 120
 """How long an action is retried: the limit of the drivers' convenient transactions API."""
 
+DEFAULT_LIFETIME = 60
+"""MongoDB's default of transactionLifetimeLimitSeconds, which not every user may read."""
+
+LATE_SECONDS = 10
+"""An attempt that meets a write conflict only after this time has changed a lot."""
+
+_WRITE_CONFLICT = 112
+_TOO_LARGE_FOR_CACHE = 388
+_EXPIRED = frozenset({251, 290})
+"""NoSuchTransaction between two statements, TransactionExceededLifetimeLimitSeconds in one."""
+
 _T = TypeVar("_T")
 
 _log = logging.getLogger("flask_migrate_mongo.transactions")
@@ -40,13 +52,50 @@ _log = logging.getLogger("flask_migrate_mongo.transactions")
 
 def is_transient(exc: BaseException) -> bool:
     """Whether another attempt of the transaction can succeed, and the failed one was not committed."""
-    if isinstance(exc, OutcomeUnknownError):
+    if isinstance(exc, OutcomeUnknownError | TransactionTooLargeError):
         return False
     cause = exc if isinstance(exc, PyMongoError) else exc.__cause__
     if not isinstance(cause, PyMongoError):
         return False
     is_ours = isinstance(exc, MigrateError)
     return cause.has_error_label("TransientTransactionError") or (is_ours and is_passing(cause))
+
+
+class TransactionLimits:
+    """Ends the attempts of a transaction that is too long or too large for the server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._late_conflicts = 0
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Raise TransactionTooLargeError if the block's error shows that no attempt can succeed."""
+        began = elapsed()
+        try:
+            yield
+        except (PyMongoError, MigrateError) as exc:
+            cause = exc if isinstance(exc, PyMongoError) else exc.__cause__
+            limit = self._exceeded(getattr(cause, "code", None), elapsed() - began)
+            if limit is not None:
+                raise TransactionTooLargeError(limit) from exc
+            raise
+
+    def _exceeded(self, code: int | None, seconds: float) -> str | None:
+        if code == _TOO_LARGE_FOR_CACHE:
+            return "it changes more than fits into the server's cache"
+        if code in _EXPIRED:
+            allowed = self._server.transaction_seconds() or DEFAULT_LIFETIME
+            if seconds >= allowed:
+                return f"it ran for {seconds:.0f} s, and the server allows {allowed:.0f} s"
+        # Near the limit of its cache the server reports a conflict in each attempt, with no other writer.
+        if code == _WRITE_CONFLICT and seconds >= LATE_SECONDS:
+            self._late_conflicts += 1
+            if self._late_conflicts > 1:
+                return (
+                    f"it met a write conflict in two attempts, each after {LATE_SECONDS} s or more"
+                )
+        return None
 
 
 def _is_unknown(exc: BaseException) -> bool:

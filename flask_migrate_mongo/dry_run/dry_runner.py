@@ -24,6 +24,7 @@ from flask_migrate_mongo.engine.calling import (
 )
 from flask_migrate_mongo.engine.options import DEFAULTS, Context, notify
 from flask_migrate_mongo.model.errors import (
+    ConfigurationError,
     DryRunTooLongError,
     RunStoppedError,
     capture,
@@ -131,13 +132,19 @@ class DryRunner:
     def _check(self, options: Options) -> None:
         """Raise UnsupportedDriverError if the step's code cannot be kept inside the transaction.
 
-        Raises DryRunTooLongError if the server would end the transaction earlier than the dry run.
+        Raises ConfigurationError without a second connection, and DryRunTooLongError if the server would end the transaction earlier than the dry run.
         """
         check_confinement_support()
         check_listener_support()
         require(PATCHES.names, "no dry run is possible")
+        server = self.runner.server
+        if server.database.client.options.pool_options.max_pool_size == 1:
+            msg = "A dry run needs two connections, and the connection string has maxPoolSize=1."
+            raise ConfigurationError(
+                msg, "Set maxPoolSize to 2 or more. Or run it on a copy: [rehearse]."
+            )
         with translated():
-            allowed = self.runner.server.transaction_seconds()
+            allowed = server.transaction_seconds()
         if allowed is not None and options.dry_run_limit >= allowed:
             raise DryRunTooLongError(options.dry_run_limit, allowed)
 
@@ -148,22 +155,27 @@ class DryRunner:
         database = server.handle(transactional=True)
         budget = Budget(options.dry_run_limit, documents=self.documents)
         with server.database.client.start_session() as session:
+            with translated():
+                operations = OperationFilter(database, session, self.mask)
             in_time = False
             try:
-                with translated():
-                    operations = OperationFilter(database, session, self.mask)
                 with transaction(session):
-                    # The first command begins the transaction: it must be one that is sent for certain.
-                    with translated():
-                        database[self.runner.history.name].find_one({}, {"_id": 1}, session=session)
-                    yield StepExecution(self.runner, operations, budget, self.mask, options.samples)
-                    in_time = budget.seconds_left > 0
+                    try:
+                        # The first command begins the transaction: it must be one that is sent for certain.
+                        with translated():
+                            records = database[self.runner.history.name]
+                            records.find_one({}, {"_id": 1}, session=session)
+                        yield StepExecution(
+                            self.runner, operations, budget, self.mask, options.samples
+                        )
+                        in_time = budget.seconds_left > 0
+                    finally:
+                        if not in_time:
+                            # A command that a limit or a signal ended here still runs on the server, and the
+                            # rollback would wait for it.
+                            server.kill_session(session.session_id["id"])
             except (KeyboardInterrupt, Stopped) as exc:
                 raise RunStoppedError(_STOPPED, _LESS) from exc
-            finally:
-                if not in_time:
-                    # A command that a limit or a signal ended here may still run on the server.
-                    server.kill_session(session.session_id["id"])
 
 
 def _over(outcome: Outcome) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
 
     from flask_migrate_mongo.driver.commands import Command
-    from flask_migrate_mongo.driver.server import DocumentView
+    from flask_migrate_mongo.driver.server import Document, DocumentView
     from flask_migrate_mongo.model.masking import Mask
 
     from .decisions import Statement
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 DOCUMENTS_LIMIT = 100_000
 """Documents that a dry run may write: a server keeps the changes of an open transaction in memory."""
+
+_SIZES: list[list[Document]] = [
+    [{"$collStats": {"storageStats": {}}}, {"$project": {"size": "$storageStats.avgObjSize"}}],
+    [{"$sample": {"size": 100}}, {"$group": {"_id": 1, "size": {"$avg": {"$bsonSize": "$$ROOT"}}}}],
+]
+"""How the average size of documents is read, and how on a client with a strict API version."""
 
 BYTES_LIMIT = 16 * 1024 * 1024
 """Bytes of them: WiredTiger's smallest cache is 256 MB, and 10% of changed data slows every writer."""
@@ -219,11 +226,11 @@ class Recorder:
 
 
 def _average_size(collection: Collection[RawBSONDocument]) -> int:
-    try:
-        found = list(collection.aggregate([{"$collStats": {"storageStats": {}}}]))
-    except OperationFailure:  # It does not exist yet, or only its count may be read.
-        return 0
-    return max((shard["storageStats"].get("avgObjSize", 0) for shard in found), default=0)
+    for measured in _SIZES:
+        with contextlib.suppress(OperationFailure):  # It does not exist yet, or is a view.
+            found = list(collection.aggregate(measured))
+            return max((round(each["size"] or 0) for each in found), default=0)
+    return 0
 
 
 def _decoded(document: RawBSONDocument | None) -> Mapping[str, object] | None:

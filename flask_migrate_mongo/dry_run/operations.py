@@ -264,10 +264,12 @@ class OperationFilter:
         database, _, name = namespace.partition(".")
         if not name:
             return None
+        counting = {"aggregate": name, "pipeline": [{"$collStats": {"count": {}}}], "cursor": {}}
         try:
-            committed: int = request.ask(database, {"count": name})["n"]
-        except OperationFailure:
-            return None
+            found = request.ask(database, counting)["cursor"]["firstBatch"]
+        except OperationFailure:  # It does not exist, is a view, or may not be read.
+            return 0 if self._is_new(namespace) else None
+        committed: int = sum(shard["count"] for shard in found)
         done = self._changed.get(namespace, Effects())
         return max(committed + done.inserted + done.upserted - done.deleted, 0)
 

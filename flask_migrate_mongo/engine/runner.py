@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
-from flask_migrate_mongo.driver.confinement import check_confinement_support
-from flask_migrate_mongo.driver.transactions import Transactions, transaction
+from flask_migrate_mongo.driver.confinement import bound, check_confinement_support
+from flask_migrate_mongo.driver.transactions import (
+    TransactionLimits,
+    Transactions,
+    transaction,
+)
 from flask_migrate_mongo.files.loading import load
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
@@ -28,6 +31,7 @@ from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not
 from flask_migrate_mongo.model.values import Actor, Direction, Status
 from flask_migrate_mongo.planning.plans import Inspector, Target
 from flask_migrate_mongo.process import Stopped, elapsed, stopped
+from flask_migrate_mongo.store.lease import AWAY_SECONDS
 from flask_migrate_mongo.store.records import Run
 
 from .calling import call_confined, call_function, log_of
@@ -50,11 +54,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""
-
-RETRY_SECONDS = 0.25
-"""The pause between two tries of recording."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +156,20 @@ class Runner(Inspector):
 
     def _settle(self, grant: Grant) -> tuple[History, Run]:
         """Read the history under the lease, and mark what crashed runs left running."""
-        self.history.prepare()
+        give_up = elapsed() + AWAY_SECONDS
+        grant.outlast(self.history.prepare, give_up=give_up)
         # Read again: another run may have finished while we waited for the lease.
-        history = self.history.load()
+        history = grant.outlast(self.history.load, give_up=give_up)
         if history.fence >= grant.fence:
             grant.raise_fence(above=history.fence)
         run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
         for dead in history.running:
             # If the lease was lost meanwhile, the record may be that of the run that has it now.
-            self.history.mark_interrupted(dead, run, at=grant.ensure())
-        return (self.history.load() if history.running else history), run
+            mark = partial(self.history.mark_interrupted, dead, run, at=grant.ensure())
+            grant.outlast(mark, give_up=give_up)
+        if history.running:
+            history = grant.outlast(self.history.load, give_up=give_up)
+        return history, run
 
     def _actor(self, reason: str, run_id: str | None = None) -> Actor:
         return Actor.current(reason, app_version=self.app_version, run_id=run_id)
@@ -228,7 +231,8 @@ class LeasedRun:
         """Claim, run and record one step; the error is what ends the whole run, if anything does."""
         claim = self.runner.history.claim(step, self.run)
         server = self.runner.server
-        with server.session() if step.file.transactional else contextlib.nullcontext() as session:
+        in_transaction = step.file.transactional and server.transactions_lacking is None
+        with server.session(transactional=in_transaction) as session, self.grant.guarding(session):
             try:
                 self._record_start(claim, position, session)
             except MigrateError as exc:
@@ -236,10 +240,10 @@ class LeasedRun:
             notify(self.options.observer.started, step)
             watch = _Stopwatch()
             try:
-                if session is None:
-                    self._run_plain(claim, function, watch)
-                else:
+                if in_transaction and session is not None:
                     self._run_in_transaction(claim, function, session, watch)
+                else:
+                    self._run_plain(claim, function, session, watch)
             except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
                 # A transaction that lost its lease was rolled back, so its step did not run.
                 rolled_back = step.file.transactional and isinstance(exc, LeaseLostError)
@@ -260,10 +264,17 @@ class LeasedRun:
         # Recording can take long: a step does not start under a lease that expired meanwhile.
         self.grant.ensure()
 
-    def _run_plain(self, claim: Claim, function: Callable[..., object], watch: _Stopwatch) -> None:
+    def _run_plain(
+        self,
+        claim: Claim,
+        function: Callable[..., object],
+        session: ClientSession | None,
+        watch: _Stopwatch,
+    ) -> None:
         """Run a step without a transaction, then record its success."""
-        db = self.runner.server.handle(transactional=False)
-        call_function(function, self._context(claim, None), db, self.runner.switch)
+        server, context = self.runner.server, self._context(claim, None)
+        with server.killing_on_stop(session), bound(session):
+            call_function(function, context, server.handle(transactional=False), self.runner.switch)
         watch.stop()
         at = self.grant.ensure()
         self._persist(lambda: claim.complete(took_ms=watch.ms, at=at))
@@ -278,17 +289,20 @@ class LeasedRun:
         """Run a step and record its success in one transaction: both are committed, or neither."""
         runner, context = self.runner, self._context(claim, session)
         transactions = Transactions(runner.server, time.sleep)
+        limits = TransactionLimits(runner.server)
 
         def attempt() -> None:
-            self.grant.ensure()
-            with transaction(session):
-                db = runner.server.handle(transactional=True)
-                call_confined(function, context, session, db, runner.switch)
-                watch.stop()
-                at = self.grant.ensure()
-                claim.complete(took_ms=watch.ms, at=at, session=session)
+            with limits.attempt():
                 self.grant.ensure()
-                transactions.commit(session, claim.is_completed)
+                # Killed before it is rolled back: a rollback waits for the statement that runs.
+                with transaction(session), runner.server.killing_on_stop(session):
+                    db = runner.server.handle(transactional=True)
+                    call_confined(function, context, session, db, runner.switch)
+                    watch.stop()
+                    at = self.grant.ensure()
+                    claim.complete(took_ms=watch.ms, at=at, session=session)
+                    self.grant.ensure()
+                    transactions.commit(session, claim.is_completed)
 
         transactions.repeat(attempt, context.log)
 
@@ -329,18 +343,12 @@ class LeasedRun:
 
         Raises OutcomeNotRecordedError, with the last outage as its cause.
         """
-        while True:
-            try:
-                return write()
-            except ConnectionFailedError as exc:
-                if elapsed() >= min(self.grant.deadline, give_up):
-                    msg = (
-                        "The outcome of the step could not be recorded before the lock expired: "
-                        f"{exc.message} The history still says `running`."
-                    )
-                    remedy = (
-                        "Once the server answers, look at the data, then run [up] or [resolve]."
-                    )
-                    raise OutcomeNotRecordedError(msg, remedy) from exc
-                _log.warning("Recording is tried again: %s", exc)
-                time.sleep(RETRY_SECONDS)
+        try:
+            self.grant.outlast(write, give_up=give_up)
+        except ConnectionFailedError as exc:
+            msg = (
+                "The outcome of the step could not be recorded before the lock expired: "
+                f"{exc.message} The history still says `running`."
+            )
+            remedy = "Once the server answers, look at the data, then run [up] or [resolve]."
+            raise OutcomeNotRecordedError(msg, remedy) from exc

@@ -396,6 +396,17 @@ class TransactionAbortedError(StepError):
     title = "A migration caught an error that had already ended its transaction."
 
 
+class TransactionTooLargeError(StepError):
+    code = "transaction-too-large"
+    title = "A transactional migration is too long or too large for one transaction."
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(
+            f"The transaction cannot succeed: {limit}. It was rolled back, so nothing of this step is kept.",
+            "Delete `transactional = True`, and change the documents in batches with `ctx.backfill()`.",
+        )
+
+
 class BackfillError(StepError):
     code = "bad-backfill"
     title = "A backfill has options that it cannot use."

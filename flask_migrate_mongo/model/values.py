@@ -189,6 +189,7 @@ class Record:
     holder: Annotated[str | None, Column("metadata.holder")] = None
     started_at: Annotated[datetime | None, Column("metadata.startedAt")] = None
     session: Annotated[bytes | None, Column("metadata.session")] = None
+    backfill_session: Annotated[bytes | None, Column("metadata.backfillSession")] = None
     backfilled_by: Annotated[str | None, Column("metadata.checkpoint.checksum")] = None
     progress: Annotated[Progress | None, Column("metadata.progress", Progress.read)] = None
 

@@ -70,10 +70,6 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
 
 def _sizes(server: Server, names: frozenset[str]) -> dict[str, int | None]:
     """Read how many documents the collections have, as the server estimates it."""
-    database = server.database
     with translated():
-        there = set(database.list_collection_names()) if names else set()
-        return {
-            name: database[name].estimated_document_count() if name in there else None
-            for name in names
-        }
+        there = set(server.database.list_collection_names()) if names else set()
+    return {name: server.estimated_count(name) if name in there else None for name in names}

@@ -165,7 +165,7 @@ class ScratchDatabase:
             self.database.command({"create": name, **options})
             if info["type"] == "view":
                 return CopiedCollection(name, 0, 0)
-            count = self.real.database[name].estimated_document_count()
+            count = self.real.estimated_count(name)
             source = self.real.database.with_options(codec_options=RAW)[name]
             target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
             copied = refused = 0

@@ -69,8 +69,7 @@ class MigrationHistory:
 
         An interrupted `up()` counts as failed; after an interrupted `down()` the migration stays applied.
         """
-        if dead.session is not None:
-            self._server.kill_session(dead.session)
+        self._kill_sessions(dead)
         if dead.run_id is not None and dead.backfilled_by is not None:
             self._fence_ranges(dead.run_id)
         undoing = dead.direction is Direction.DOWN
@@ -109,12 +108,12 @@ class MigrationHistory:
 
     def disown(self, run_id: str, actor: Actor, at: datetime) -> None:
         """Take from a run the step that it has claimed and not ended, so that it records nothing more."""
-        claimed = [str(r.version) for r in self.load().records if r.run_id == run_id]
+        claimed = [record for record in self.load().records if record.run_id == run_id]
         with translated():
             self._records.update_many(
                 # By the version, which has an index.
                 paths(
-                    version={"$in": claimed},
+                    version={"$in": [str(record.version) for record in claimed]},
                     run_id=run_id,
                     status={"$ne": Status.COMPLETED.value},
                 ),
@@ -123,7 +122,15 @@ class MigrationHistory:
                     **push(actor, "unlocked", at, ofRun=run_id),
                 },
             )
+        for record in claimed:
+            if record.status is Status.RUNNING:
+                self._kill_sessions(record)
         self._fence_ranges(run_id)
+
+    def _kill_sessions(self, record: Record) -> None:
+        for session_id in (record.session, record.backfill_session):
+            if session_id is not None:
+                self._server.kill_session(session_id)
 
     def resolve(
         self, record: Record, run: Run, *, applied: bool, reason: str, at: datetime

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import math
 import random
 import threading
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -29,7 +30,10 @@ from flask_migrate_mongo.process import elapsed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
+
+_T = TypeVar("_T")
 
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
@@ -37,6 +41,12 @@ LOCK_ID = ObjectId(b"migrate-lock")
 BEATS_PER_TTL = 3
 RECENT_SECONDS = 1
 """How long ago the server has confirmed the lease at most when a step starts under it."""
+
+AWAY_SECONDS = 60
+"""How long a server may be away: an election takes about 12 s."""
+
+RETRY_SECONDS = 0.25
+"""The pause between two tries while the server is away."""
 
 EVENTS_KEPT = 100
 
@@ -205,6 +215,7 @@ class Grant:
         self._lease = lease
         self._renewal = renewal
         self._lost: str | None = None
+        self._session: ClientSession | None = None
         self._done = threading.Event()
         self._mutex = threading.Lock()
 
@@ -249,6 +260,29 @@ class Grant:
         except ConnectionFailedError as exc:
             _log.warning("The lease could not be verified: %s", exc)
         self.ensure()
+
+    @contextlib.contextmanager
+    def guarding(self, session: ClientSession | None) -> Iterator[None]:
+        """Kill the session if the lease is lost inside the block."""
+        self._session = session
+        try:
+            yield
+        finally:
+            self._session = None
+
+    def outlast(self, action: Callable[[], _T], *, give_up: float = math.inf) -> _T:
+        """Repeat an action while the server is away, until the lease would end, or `give_up`.
+
+        Raises the last ConnectionFailedError. `give_up` is on the clock of `elapsed`.
+        """
+        while True:
+            try:
+                return action()
+            except ConnectionFailedError as exc:
+                if elapsed() >= min(self.deadline, give_up):
+                    raise
+                _log.warning("Trying again: %s", exc)
+                time.sleep(RETRY_SECONDS)
 
     def raise_fence(self, above: int) -> None:
         """Lift the fence over that of records from before the lock document was deleted."""
@@ -301,11 +335,18 @@ class Grant:
                     pause = interval
                 except LeaseLostError as exc:
                     _log.error("%s", exc)
+                    self._end_own_statement(server)
                     return
                 except Exception as exc:  # noqa: BLE001  (whatever it is, the next beat may succeed)
                     self.failed_beats += 1
                     pause = interval / BEATS_PER_TTL
                     _log.warning("Heartbeat %d failed: %s", self.failed_beats, exc)
+
+    def _end_own_statement(self, server: Server) -> None:
+        """End what the step has in flight, so that it does not run beside the next run."""
+        session = self._session
+        if session is not None:
+            server.kill_session(session.session_id["id"])
 
 
 def _held_by(run_id: str) -> Document:

@@ -115,8 +115,7 @@ class Claim:
         """Claim the record, which a new migration does not have yet, and mark it as running.
 
         A record with a fence that is not lower, or that is running or ended meanwhile, does not match.
-        `session` is the one that the step's transaction runs in: the next run ends it if this one
-        crashes.
+        `session` is the one that the step runs in: the next run kills it if this one crashes.
         """
         actor, fence, direction = self.run.actor, self.run.fence, self.step.direction
         values = {
@@ -128,6 +127,7 @@ class Claim:
                 holder=actor.label,
                 started_at=at,
                 session=session.session_id["id"] if session else None,
+                backfill_session=None,
                 error=None,
                 updated_at=at,
             ),

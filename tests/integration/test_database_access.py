@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,12 @@ from flask_migrate_mongo import MigrateError, MongoMigrate, database
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.database import database_of
 from flask_migrate_mongo.driver.server import MongomockServer, Server, server_of
-from flask_migrate_mongo.model.errors import ConfigurationError, NoDatabaseError, SettingError
+from flask_migrate_mongo.model.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    NoDatabaseError,
+    SettingError,
+)
 from flask_migrate_mongo.model.values import Actor
 from tests.conftest import APPNAME, uri_with
 
@@ -417,16 +423,26 @@ def test_one_process_has_one_client_of_ours_however_often_it_is_asked_for(
     app_state.of(app).close()
 
 
-def test_our_client_looks_for_a_server_for_seconds_unless_the_uri_says_otherwise(
-    project: Project,
+@pytest.mark.parametrize(
+    ("limit", "options"), [(0.3, ""), (9, "?serverSelectionTimeoutMS=300")], ids=["ours", "its own"]
+)
+def test_a_server_that_does_not_answer_at_first_is_not_waited_for_long(
+    project: Project, monkeypatch: pytest.MonkeyPatch, limit: float, options: str
 ) -> None:
-    plain, patient = bare(project), bare(project)
-    plain.config["MONGO_URI"] = "mongodb://127.0.0.1:1/shop"
-    patient.config["MONGO_URI"] = "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=70000"
-    for app, seconds in ((plain, 5), (patient, 70)):
-        MongoMigrate(app)
-        assert found(app).client.options.server_selection_timeout == seconds
-        app_state.of(app).close()
+    monkeypatch.setattr("flask_migrate_mongo.database.FIRST_CONTACT_SECONDS", limit)
+    app = bare(project, MONGO_URI=f"mongodb://127.0.0.1:1/shop{options}")
+    MongoMigrate(app)
+    began = time.monotonic()
+    with pytest.raises(ConnectionFailedError):
+        found(app)
+    assert time.monotonic() - began < 3
+
+
+def test_later_the_client_waits_for_a_server_as_long_as_the_driver_does(project: Project) -> None:
+    app = bare(project, MONGO_URI=project.uri)
+    MongoMigrate(app)
+    assert found(app).client.options.server_selection_timeout == 30
+    app_state.of(app).close()
 
 
 def in_process(project: Project, source: str) -> list[Any]:
@@ -545,9 +561,14 @@ def test_migrations_with_a_uri_of_their_own_do_not_use_the_clients_of_the_applic
     ],
 )
 def test_the_database_of_migrations_with_a_uri_of_their_own(
-    project: Project, form: str, path: str, settings: dict[str, str], expected: str
+    project: Project,
+    mongo_uri: str,
+    form: str,
+    path: str,
+    settings: dict[str, str],
+    expected: str,
 ) -> None:
-    uri = f"mongodb://127.0.0.1:2/{path}"
+    uri = uri_with(mongo_uri, path)
     app = bare(project, MONGO_URI=NOWHERE, MIGRATE_MONGO_URI=uri, **settings)
     with MongoClient[Any](NOWHERE, connect=False) as client:
         forms = {"a database": client.nowhere, "a client": client, "a callable": lambda: client}

@@ -132,7 +132,6 @@ def guarded() -> Iterator[tuple[TestServer, Client]]:
         "",
         "timeoutMS=20000",
         "readConcernLevel=majority",
-        "maxPoolSize=1",
         "retryWrites=false",
         "w=majority&readPreference=secondaryPreferred",
         "w=1&journal=true",
@@ -207,3 +206,18 @@ def test_unacknowledged_writes_are_refused(tmp_path: Path, project: Project, adm
     done = deployment.project.run("up")
     assert done.returncode == 6
     assert "w=0" in done.stdout + done.stderr
+
+
+def test_one_connection_is_enough_for_all_but_a_dry_run(
+    tmp_path: Path, project: Project, admin: Client
+) -> None:
+    folder = tmp_path / "matrix"
+    folder.mkdir()
+    deployment = filled(folder, admin, project.db.name, f"{project.uri}&maxPoolSize=1")
+    before = deployment.people
+    refused = deployment.project.run("up", "--dry-run")
+    assert refused.returncode == 6
+    assert "Set maxPoolSize to 2 or more" in refused.stderr
+    for command in (["plan"], ["rehearse"], ["up"], ["status"], ["down", "--steps", "3"]):
+        deployment.run(*command)
+    assert deployment.people == before

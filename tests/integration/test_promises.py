@@ -136,7 +136,7 @@ def test_promise_5_an_outcome_is_recorded_through_an_outage(
     report = project.runner().up()
     assert report.error is None
     assert project.statuses() == {FIRST: "completed"}
-    assert "Recording is tried again" in caplog.text
+    assert "Trying again" in caplog.text
 
 
 def test_promise_5_an_outcome_that_cannot_be_recorded_is_said_loudly(

@@ -448,7 +448,7 @@ def test_a_record_says_of_a_second_run_what_it_said_of_the_first(project: Projec
 def said(project: Project, version: int) -> dict[str, Any]:
     """Return what a record says of its step, but for what each step has of its own."""
     own = {"_id", "version", "createdAt", "rolledBackAt", "appliedAt", "updatedAt", "executionTime"}
-    own |= {"checksum", "position", "startedAt", "runId", "fence", "events"}
+    own |= {"checksum", "position", "startedAt", "runId", "fence", "events", "session"}
     record = project.record(version)
     flat = {**record.pop("metadata"), **record}
     return {name: value for name, value in flat.items() if name not in own and value is not None}

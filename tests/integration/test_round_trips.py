@@ -260,7 +260,7 @@ def test_an_index_serves_every_command_that_looks_for_something(
     runner.up()
     with runner.lease.hold(runner._actor("a test")):
         runner.force_unlock(confirmed=True)
-    ours = [c for c in commands.sent if next(iter(c.values())) in OURS]
+    ours = [c for c in commands.sent if str(next(iter(c.values()))) in OURS]
     looked_for = [condition for command in ours for condition in filters(command)]
     assert len(looked_for) > 20
     assert (

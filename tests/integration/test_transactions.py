@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pymongo
 import pytest
+from pymongo import MongoClient
 from pymongo.common import BaseObject
 from pymongo.write_concern import WriteConcern
 
@@ -23,15 +25,17 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.reports import StepState
 from tests.conftest import APPNAME, uri_with
+from tests.project import Project
+from tests.server.launcher import TestServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pymongo.database import Database
 
     from flask_migrate_mongo.model.reports import Outcome
     from tests.conftest import Failpoint
-    from tests.project import Project
 
 VERSION = 20261101001
 
@@ -431,3 +435,50 @@ def test_the_handed_database_reads_from_the_primary_and_has_no_write_concern(
         project.db = client[db.name]
         project.runner(SEEN=seen).up()
         assert seen == [("primary", WriteConcern().document)]
+
+
+# --- transactions that no attempt can finish
+
+
+def too_large(outcome: Outcome, says: str) -> None:
+    assert outcome.state is StepState.FAILED
+    assert outcome.error is not None
+    assert outcome.error.type == "TransactionTooLargeError"
+    assert says in outcome.error.message
+    assert "ctx.backfill()" in outcome.error.message
+
+
+def test_a_transaction_that_the_cache_cannot_hold_is_not_tried_again(
+    project: Project, failpoint: Failpoint
+) -> None:
+    write(project, "db.people.insert_one({'n': 1})")
+    failpoint("insert", times=1, errorCode=388)
+    too_large(apply(project), "server's cache")
+    assert project.db.people.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_late_write_conflict_is_tried_once_more(
+    project: Project, failpoint: Failpoint, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(transactions, "LATE_SECONDS", 0)
+    write(project, "db.people.insert_one({'n': 1})")
+    labels = ["TransientTransactionError"]
+    failpoint("insert", times=times, errorCode=112, errorLabels=labels)
+    outcome = apply(project)
+    if times == 1:
+        assert outcome.state is StepState.APPLIED
+    else:
+        too_large(outcome, "a write conflict in two attempts")
+
+
+def test_a_transaction_that_outlives_its_lifetime_runs_only_once(tmp_path: Path) -> None:
+    with TestServer(lifetime=2) as server:
+        uri = uri_with(server.uri, "shop", f"appname={APPNAME}")
+        with MongoClient[dict[str, Any]](uri) as client:
+            project = Project(tmp_path, client.shop, uri)
+            body = "import time\ndb.people.insert_one({})\ntime.sleep(3)\ndb.people.insert_one({})"
+            write(project, body)
+            began = time.monotonic()
+            too_large(apply(project), "the server allows 2 s")
+            assert time.monotonic() - began < 6

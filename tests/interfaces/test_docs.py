@@ -126,9 +126,13 @@ def test_every_option_that_a_page_names_exists() -> None:
 
 def test_the_names_of_the_driver_that_are_relied_on_are_documented() -> None:
     text = (ROOT / "docs" / "compatibility.md").read_text()
-    patched = (*confinement.PATCHES.names, *wire.PATCHES.names)
+    patched = (*confinement.PATCHES.names, *confinement.PLAIN_PATCHES.names, *wire.PATCHES.names)
     relied_on = {f"{owner.__name__}.{name}" for owner, name in patched}
-    relied_on |= {"MongoClient._init_kwargs", "periodic_executor._EXECUTORS"}
+    relied_on |= {
+        "ClientSession._server_session",
+        "MongoClient._init_kwargs",
+        "periodic_executor._EXECUTORS",
+    }
     documented = set(re.findall(r"^\| `(\w+\.\w+)` \|", text, re.MULTILINE))
     assert documented == relied_on
 

@@ -14,15 +14,18 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pymongo
 from pymongo.errors import OperationFailure
 from pymongo.monitoring import _EventListeners
 
-Command = Mapping[str, Any]
+if TYPE_CHECKING:
+    from types import FrameType
+
+Command = MutableMapping[str, Any]
 
 # jstests/core/txns/commands_not_allowed_in_txn.js and Command::allowedInTransactions() of mongod.
 IN_TRANSACTION = {
@@ -72,7 +75,7 @@ EXPECTED_NOTES = frozenset(
 )
 """Pairs of a note and a command: what this package sends although not each deployment accepts it."""
 
-ENDS_OWN_STATEMENT = "end_own_statement"
+ENDS_OWN_STATEMENT = "_end_own_statement"
 """The function that may kill a session of its own process while a statement runs in it."""
 
 FOLDER = "CONFORMANCE_FOLDER"
@@ -80,6 +83,13 @@ FOLDER = "CONFORMANCE_FOLDER"
 
 SITE = Path(__file__).with_name("site")
 _PACKAGE = str(Path(__file__).parents[2] / "flask_migrate_mongo")
+_WRAPPERS = (
+    "driver/commands.py",
+    "driver/confinement.py",
+    "dry_run/operations.py",
+    "rehearsal/guard.py",
+)
+"""Modules of the package through which commands of a migration pass."""
 _DRIVER = str(Path(pymongo.__file__).parent)
 
 
@@ -190,23 +200,24 @@ def _notes(name: str, command: Command) -> list[str]:
 
 def _is_ours() -> bool:
     """Whether the command is sent by this package, and not by a migration or a test."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(_PACKAGE):
+        if path.startswith(_PACKAGE) and not path.endswith(_WRAPPERS):
             return True
-        if not path.startswith(_DRIVER) and path != __file__ and "contextlib" not in path:
+        passes_on = path.startswith((_DRIVER, _PACKAGE)) or path == __file__
+        if not passes_on and "contextlib" not in path:
             return False
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 
 def _is_called_by(function: str) -> bool:
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == function:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

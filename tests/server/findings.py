@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,27 +14,35 @@ from .conformance import EXPECTED_NOTES, FOLDER, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Conformance:
     """Watches this process and those that it starts, and collects what they report in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         self._seen: dict[Path, int] = {}
         self._unread: dict[bool, list[str]] = {True: [], False: []}
         self._patch = pytest.MonkeyPatch()
+        self._watch()
 
-    def __enter__(self) -> Conformance:  # noqa: PYI034  (Self is not in Python 3.10)
-        """Begin to watch."""
+    def _watch(self) -> None:
         self._patch.setenv(FOLDER, str(self._folder))
         watch(self._patch.setattr)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Do not watch for a while."""
+        self._patch.undo()
+        try:
+            yield
+        finally:
+            self._watch()
+
+    def stop(self) -> None:
         """End the watch."""
         self._patch.undo()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def findings(self) -> list[str]:
         """Take the violations, and the notes that are not expected, since the last call."""

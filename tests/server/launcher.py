@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pymongo import MongoClient
 
 from . import mongod
 
@@ -25,13 +27,20 @@ _DAEMON = Path(__file__).with_name("strict_server.py")
 class TestServer:
     """One server on a port and a folder of its own, or a replica set; `flags` are the daemon's.
 
-    `lifetime` is how long a transaction may last, in seconds. With `durable`, an acknowledged write
-    survives a kill.
+    `lifetime` is how long a transaction may last, in seconds, and `majority` how long a write
+    concern of `w: majority` takes, in milliseconds. With `durable`, an acknowledged write survives a
+    kill.
     """
 
     __test__ = False
 
-    def __init__(self, *flags: str, lifetime: float = 60, durable: bool = False) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        lifetime: float = 60,
+        majority: float = 2,
+        durable: bool = False,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mongo-"))
         self.ports = [
             _free_port() for _ in range(mongod.members(flags) if mongod.executable() else 1)
@@ -39,6 +48,10 @@ class TestServer:
         self.port = self.ports[-1]
         self._flags = (*flags, *(["--sync-on-commit"] if durable else []))
         self._lifetime = lifetime
+        self._settings = {
+            "STRICT_TXN_LIFETIME": str(lifetime),
+            "STRICT_MAJORITY_MS": str(majority),
+        }
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -49,7 +62,7 @@ class TestServer:
 
     def start(self) -> TestServer:
         """Start it, again on the same data after a kill, and return when it accepts connections."""
-        environ = {**os.environ, "STRICT_TXN_LIFETIME": str(self._lifetime)}
+        environ = {**os.environ, **self._settings}
         with (self.folder / "server.log").open("ab") as log:
             for port in self.ports:
                 process = subprocess.Popen(
@@ -63,7 +76,11 @@ class TestServer:
         for port in self.ports:
             self._wait(port)
         if mongod.executable():
-            mongod.wait_for_primary(self.ports)
+            try:
+                mongod.wait_for_primary(self.ports)
+            except BaseException:
+                self.kill()
+                raise
         return self
 
     def _command(self, port: int) -> list[str]:
@@ -78,13 +95,18 @@ class TestServer:
         ]
 
     def require_auth(self) -> None:
-        """Start it again, so that only users who were created get in.
+        """Start it again, so that only users who were created get in, each with the rights of its roles.
 
         The server must be durable, or the users may be lost.
         """
         self.kill()
         self._flags = (*self._flags, "--auth")
         self.start()
+
+    def step_down(self, seconds: int = 12) -> None:
+        """Be no primary for a while, as during an election: what runs is ended, writes are refused."""
+        with MongoClient[Any](f"mongodb://127.0.0.1:{self.port}/?directConnection=true") as client:
+            client.admin.command("replSetStepDown", seconds, force=True)
 
     def kill(self) -> None:
         """End it with SIGKILL: SIGTERM would take two seconds."""

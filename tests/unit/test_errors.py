@@ -101,6 +101,7 @@ def test_an_error_of_atlas_is_a_lack_of_rights_only_if_it_says_so(
             errors.HalfBackfilledError(7, "up"),
             "`flask db-migrate resolve 7 --not-applied --reason TEXT`.",
         ),
+        (errors.TransactionTooLargeError("why"), "in batches with `ctx.backfill()`."),
         (errors.NoRunError(), "stops a migration without a backfill."),
         (errors.MigrationFailedError([7], "up"), "then run `flask db-migrate up` again."),
         (errors.DryRunTooLongError(60, 30), "`--dry-run-limit 15`."),

@@ -1,0 +1,212 @@
+"""What still runs in the session of a run that ended never goes on beside the next run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymongo import MongoClient, monitoring
+
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.errors import LeaseLostError, RunStoppedError
+from flask_migrate_mongo.store.records import Run
+
+from .test_promises import FIRST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.project import Project
+
+STOPS = """
+import os, signal, time
+{head}
+
+def up(db):
+    db.people.insert_one({{"half": 1}})
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+"""
+WAITS = """
+import time
+{head}
+
+def up(db):
+    db.people.insert_one({{"half": 1}})
+    while db.gate.find_one() is None:
+        time.sleep(0.02)
+    db.people.insert_one({{"half": 2}})
+"""
+HEADS = pytest.mark.parametrize(
+    "head", ["", "transactional = True"], ids=["plain", "transactional"]
+)
+
+
+class Sent(monitoring.CommandListener):
+    """The commands of the application, in order."""
+
+    def __init__(self) -> None:
+        self.commands: list[dict[str, Any]] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        self.commands.append(dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+    def names(self) -> list[str]:
+        return [next(iter(command)) for command in self.commands]
+
+    def of(self, name: str, collection: str | None = None) -> list[dict[str, Any]]:
+        """Return the commands of a name, and on a collection."""
+        return [
+            command
+            for command in self.commands
+            if name in command and collection in (None, command[name])
+        ]
+
+    @property
+    def killed(self) -> list[bytes]:
+        return [bytes(each["id"]) for c in self.of("killSessions") for each in c["killSessions"]]
+
+
+@pytest.fixture
+def sent(project: Project) -> Iterator[Sent]:
+    """What the application sends from here on."""
+    listener = Sent()
+    with MongoClient[dict[str, Any]](project.uri, event_listeners=[listener]) as client:
+        project.db = client[project.db.name]
+        yield listener
+
+
+def lsid(command: dict[str, Any]) -> bytes:
+    return bytes(command["lsid"]["id"])
+
+
+def recorded(project: Project) -> bytes:
+    return bytes(project.record(FIRST)["metadata"]["session"])
+
+
+@HEADS
+def test_a_step_runs_in_the_session_that_is_recorded_before_it_starts(
+    project: Project, sent: Sent, head: str
+) -> None:
+    project.write(f"{FIRST}_one", f"{head}\ndef up(db):\n    db.people.insert_one({{}})\n")
+    project.runner().up()
+    (insert,) = sent.of("insert", "people")
+    assert lsid(insert) == recorded(project)
+    assert lsid(insert) != lsid(sent.of("update", "migrations")[0])
+    assert sent.killed == []
+
+
+def test_the_id_of_a_recorded_session_is_not_used_again(project: Project, sent: Sent) -> None:
+    project.write_inserts(1, 2)
+    project.runner().up()
+    sessions = {bytes(project.record(v)["metadata"]["session"]) for v in (1, 2)}
+    assert len(sessions) == 2
+    sent.commands.clear()
+    for _ in range(3):
+        project.runner().status()
+    assert not sessions & {lsid(command) for command in sent.commands}
+
+
+@HEADS
+def test_a_stop_kills_what_the_step_has_in_flight_before_anything_else(
+    project: Project, sent: Sent, head: str
+) -> None:
+    project.write(f"{FIRST}_stops", STOPS.format(head=head))
+    report = project.runner().up()
+    assert isinstance(report.error, RunStoppedError)
+    assert sent.killed == [recorded(project)]
+    after = sent.names()[sent.names().index("insert") + 1 :]
+    assert after[0] == "killSessions"
+    # The kill must not join the session that it kills.
+    assert lsid(sent.of("killSessions")[0]) != recorded(project)
+
+
+@HEADS
+def test_a_lost_lease_ends_what_the_step_has_in_flight(
+    project: Project, sent: Sent, head: str
+) -> None:
+    project.write(f"{FIRST}_waits", WAITS.format(head=head))
+    runner = project.runner(MIGRATE_LOCK_TTL=2)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(runner.up()))
+    thread.start()
+    until(lambda: sent.of("find", "gate"))
+    session = recorded(project)
+    project.db.migration_locks.update_one({}, {"$set": {"runId": "another", "locked": True}})
+    until(lambda: session in sent.killed)
+    project.db.gate.insert_one({})
+    thread.join(20)
+    (report,) = reports
+    assert isinstance(report.error, LeaseLostError)
+    assert project.statuses() == {FIRST: "running"}
+
+
+@HEADS
+def test_a_forced_release_ends_what_the_run_has_in_flight(
+    project: Project, sent: Sent, head: str
+) -> None:
+    project.write(f"{FIRST}_waits", WAITS.format(head=head))
+    thread = threading.Thread(target=project.runner().up)
+    thread.start()
+    until(lambda: sent.of("find", "gate"))
+    session = recorded(project)
+    # From another process, as far as the watch of these tests can tell.
+    with MongoClient[dict[str, Any]](project.uri) as client:
+        assert client[project.db.name].migrations.find_one({"status": "running"})
+        project.run("force-unlock", "--confirm")
+    project.db.gate.insert_one({})
+    thread.join(20)
+    assert session == recorded(project)
+    assert project.statuses() == {FIRST: "running"}
+
+
+def test_the_next_run_kills_the_session_of_a_crashed_one(project: Project, sent: Sent) -> None:
+    project.write(f"{FIRST}_one", "idempotent = True\ndef up(db): pass\n")
+    runner = project.runner()
+    (file,) = runner.folder.discover().files
+    with runner.lease.hold(runner._actor("up")) as grant:
+        (step,) = runner.plan()[0].steps
+        claim = runner.history.claim(step, Run(grant.actor, grant.fence, 1))
+        with runner.server.session(transactional=False) as session:
+            claim.start(position=0, at=grant.ensure(), session=session)
+            assert session is not None
+            left = bytes(session.session_id["id"])
+    assert file.version == FIRST
+    runner.up()
+    assert sent.killed == [left]
+
+
+def test_a_plain_step_may_use_other_clients_and_sessions(project: Project) -> None:
+    project.write(
+        f"{FIRST}_others",
+        f"""
+        from pymongo import MongoClient
+
+        def up(db):
+            with MongoClient({project.uri!r}) as other:
+                other[db.name].people.insert_one({{"by": "another client"}})
+                with other.start_session() as own, own.start_transaction():
+                    other[db.name].people.insert_one({{"by": "its transaction"}}, session=own)
+            with db.client.start_session() as own, own.start_transaction():
+                db.people.insert_one({{"by": "a transaction"}}, session=own)
+            db.people.insert_one({{"by": "the step"}})
+        """,
+    )
+    assert project.runner().up(Options()).error is None
+    assert project.db.people.count_documents({}) == 4
+    assert project.statuses() == {FIRST: "completed"}
+
+
+def until(holds: Any) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
