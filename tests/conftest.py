@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-APPNAME = "app"
-"""What the application under test calls itself, so that failpoints hit it and not the fixtures."""
+APPNAME = f"app{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+"""What the application under test calls itself, so that failpoints hit it, not the fixtures and other workers."""
 
 
 CONFORMANCE = pytest.StashKey[Conformance]()

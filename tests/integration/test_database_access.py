@@ -561,9 +561,14 @@ def test_migrations_with_a_uri_of_their_own_do_not_use_the_clients_of_the_applic
     ],
 )
 def test_the_database_of_migrations_with_a_uri_of_their_own(
-    project: Project, form: str, path: str, settings: dict[str, str], expected: str
+    project: Project,
+    mongo_uri: str,
+    form: str,
+    path: str,
+    settings: dict[str, str],
+    expected: str,
 ) -> None:
-    uri = f"mongodb://127.0.0.1:2/{path}"
+    uri = uri_with(mongo_uri, path)
     app = bare(project, MONGO_URI=NOWHERE, MIGRATE_MONGO_URI=uri, **settings)
     with MongoClient[Any](NOWHERE, connect=False) as client:
         forms = {"a database": client.nowhere, "a client": client, "a callable": lambda: client}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import signal
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pymongo import MongoClient
 
-from tests.project import Project
+from flask_migrate_mongo.interfaces.cli import db_migrate
+from tests.project import ROOT, Project
 from tests.server.launcher import TestServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Failpoint
@@ -49,6 +53,19 @@ def down(db):
     db.people.update_one({"_id": 0}, {"$unset": {"first": ""}})
     db.visits.delete_one({"_id": 1})
 """
+SLOW = """
+def up(db, ctx):
+    ctx.backfill("people", {"$inc": {"n": 1}}, batch_size=10, max_per_second=100)
+"""
+ADMINISTRATIVE = """
+def up(db):
+    db.command("collMod", "people", validator={"name": {"$type": "string"}})
+    db.people.insert_one({"_id": -1}, bypass_document_validation=True)
+
+def down(db):
+    db.people.delete_one({"_id": -1})
+    db.command("collMod", "people", validator={})
+"""
 STRICT_APP = """
 import os
 
@@ -69,6 +86,7 @@ class Deployment:
 
     project: Project
     admin: Client
+    environ: dict[str, Any] = field(default_factory=dict)
 
     @property
     def people(self) -> list[dict[str, Any]]:
@@ -77,7 +95,7 @@ class Deployment:
 
     def run(self, *command: str) -> str:
         """Run a command in a process of its own; it ends well."""
-        done = self.project.run(*command)
+        done = self.project.run(*command, **self.environ)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -197,6 +215,169 @@ def test_a_user_with_the_least_rights(
     migrates_up_and_down(deployment, rehearses=user == "atlas")
     admin.drop_database("shop")
     assert {"admin", "shop", "config", "local"} >= set(admin.list_database_names())
+
+
+# --- the least rights
+
+NOWHERE = "mongodb://127.0.0.1:1/shop"
+
+
+def needs_no_server(on: Deployment) -> None:
+    on.run("create", "more")
+    on.run("lint", "--fail-on", "error")
+
+
+def looks(on: Deployment) -> None:
+    for command in ("status", "plan", "history", "lock-status"):
+        on.run(command)
+
+
+def until(happened: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def migrates(on: Deployment) -> None:
+    migrates_up_and_down(on, rehearses=False)
+    on.project.write("4_slow", SLOW)
+    shop = on.admin.shop
+    with on.project.spawn("up", **on.environ) as run:
+        until(lambda: shop.people.find_one({"n": 2}))
+        for command in ("pause", "resume", "cancel"):
+            on.run(command)
+        run.communicate(timeout=30)
+    with on.project.spawn("up", **on.environ) as run:
+        until(lambda: shop.migration_locks.find_one({"locked": True}))
+        run.send_signal(signal.SIGKILL)
+    on.run("force-unlock", "--confirm")
+    on.run("resolve", "4", "--applied", "--reason", "looked at it")
+
+
+def administrates(on: Deployment) -> None:
+    on.project.write("4_administrative", ADMINISTRATIVE)
+    on.run("up")
+    on.run("down", "--steps", "4")
+
+
+def rehearses(on: Deployment) -> None:
+    on.run("rehearse")
+
+
+def rehearses_in_a_database_of_the_settings(on: Deployment) -> None:
+    on.environ["MIGRATE_REHEARSAL_DATABASE"] = "shop_rehearsal"
+    on.run("rehearse")
+
+
+def rehearses_what_administrates(on: Deployment) -> None:
+    on.project.write("4_administrative", ADMINISTRATIVE)
+    on.run("rehearse")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of docs/compatibility.md, and what shows that it is true."""
+
+    commands: str
+    roles: str
+    granted: tuple[tuple[str, str], ...]
+    works: Callable[[Deployment], None]
+    too_little: tuple[tuple[str, str], ...] = ()
+    """Roles with which it does not work."""
+
+
+READ, WRITE, ADMINISTRATE = ("read", "shop"), ("readWrite", "shop"), ("dbAdmin", "shop")
+WRITE_ANY, ADMINISTRATE_ANY = ("readWriteAnyDatabase", "admin"), ("dbAdminAnyDatabase", "admin")
+SPECIAL = "of a migration with `collMod`, or with `bypass_document_validation`"
+ROWS = (
+    Row("`create`, `lint`", "none: they do not connect", (), needs_no_server),
+    Row(
+        "`status`, `plan`, `history`, `lock-status`",
+        "`read` on the database",
+        (READ,),
+        looks,
+        (("read", "other"),),
+    ),
+    Row(
+        "`up`, `down`, `pause`, `resume`, `cancel`, `force-unlock`, `resolve`, and dry runs of `up` and `down`",
+        "`readWrite` on the database",
+        (WRITE,),
+        migrates,
+        (READ,),
+    ),
+    Row(
+        f"`up` and `down` {SPECIAL}",
+        "`readWrite` and `dbAdmin` on the database",
+        (WRITE, ADMINISTRATE),
+        administrates,
+        (WRITE,),
+    ),
+    Row(
+        "`rehearse` with `MIGRATE_REHEARSAL_DATABASE`",
+        "`readWrite` on the database and on that database",
+        (WRITE, ("readWrite", "shop_rehearsal")),
+        rehearses_in_a_database_of_the_settings,
+        (WRITE,),
+    ),
+    Row("`rehearse`", "`readWriteAnyDatabase`", (WRITE_ANY,), rehearses, (WRITE,)),
+    Row(
+        f"`rehearse` {SPECIAL}",
+        "`readWriteAnyDatabase` and `dbAdminAnyDatabase`",
+        (WRITE_ANY, ADMINISTRATE_ANY),
+        rehearses_what_administrates,
+        (WRITE_ANY,),
+    ),
+)
+
+
+@pytest.fixture
+def as_user(
+    tmp_path: Path, guarded: tuple[TestServer, Client]
+) -> Iterator[Callable[[tuple[tuple[str, str], ...]], Deployment]]:
+    """Fill the database `shop`, for a user with certain roles and no others to migrate it."""
+    server, admin = guarded
+
+    def fill(roles: tuple[tuple[str, str], ...]) -> Deployment:
+        granted = [{"role": role, "db": database} for role, database in roles]
+        admin.admin.command("createUser", "migrations", pwd=PASSWORD, roles=granted)
+        deployment = filled(tmp_path, admin, "shop", NOWHERE)
+        uri = server.uri.replace("mongodb://", f"mongodb://migrations:{PASSWORD}@")
+        named = uri.replace("/?", "/shop?authSource=admin&")
+        deployment.environ["MIGRATE_MONGO_URI"] = named if roles else NOWHERE
+        return deployment
+
+    yield fill
+    admin.admin.command("dropUser", "migrations")
+    for name in set(admin.list_database_names()) - {"admin", "config", "local"}:
+        admin.drop_database(name)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.works.__name__)
+def test_these_roles_are_enough(
+    as_user: Callable[[tuple[tuple[str, str], ...]], Deployment], row: Row
+) -> None:
+    deployment = as_user(row.granted)
+    row.works(deployment)
+    assert not [name for name in deployment.admin.list_database_names() if "rehearsal" in name]
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.too_little], ids=lambda row: row.works.__name__
+)
+def test_fewer_roles_are_not_enough(
+    as_user: Callable[[tuple[tuple[str, str], ...]], Deployment], row: Row
+) -> None:
+    deployment = as_user(row.too_little)
+    with pytest.raises(AssertionError, match=r"(?i)not authorized|refused access"):
+        row.works(deployment)
+
+
+def test_the_table_of_rights_says_what_was_tested_for_each_command() -> None:
+    text = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    table = text.partition("| command | roles |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [f"| {row.commands} | {row.roles} |" for row in ROWS]
+    assert set(db_migrate.list_commands(None)) <= set(re.findall("`([a-z-]+)`", table))  # type: ignore[arg-type]
 
 
 def test_unacknowledged_writes_are_refused(tmp_path: Path, project: Project, admin: Client) -> None:

@@ -10,6 +10,7 @@ import pytest
 from bson.codec_options import CodecOptions
 from pymongo import MongoClient, monitoring
 
+from flask_migrate_mongo.driver.server import server_of
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.reports import StepState
 from flask_migrate_mongo.model.values import Direction, Step
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from flask_migrate_mongo.engine.runner import Runner
+    from tests.conftest import Failpoint
     from tests.project import Project
 
 SIZES = (0, 1, 3, 30)
@@ -274,3 +276,54 @@ def test_an_index_serves_every_command_that_looks_for_something(
     assert names == {"find", "findAndModify", "createIndexes", "update", "aggregate"}
     indexes = project.db.migrations.index_information()
     assert indexes["version_1"]["unique"] is True
+
+
+# --- stages of pipelines that Amazon DocumentDB lacks
+
+COUNT: dict[str, dict[str, object]] = {"$collStats": {"count": {}}}
+LACKING = {"$unionWith", "$facet", "$collStats", "$merge", "$replaceWith"}
+
+
+def keys_in(value: object) -> set[str]:
+    """Collect the keys of a command at any depth."""
+    if isinstance(value, list):
+        return set().union(*map(keys_in, value))
+    if isinstance(value, dict):
+        return value.keys() | set().union(*map(keys_in, value.values()))
+    return set()
+
+
+@pytest.mark.parametrize("command", ["status", "plan", "up", "history", "down"])
+@pytest.mark.parametrize("transactional", [False, True])
+def test_the_main_commands_use_no_stage_that_some_deployments_lack(
+    project: Project, commands: Commands, command: str, *, transactional: bool
+) -> None:
+    project.write_inserts(1, 2)
+    project.write(
+        "3_last",
+        f"transactional = {transactional}\n"
+        "def up(db): db.people.update_many({}, {'$set': {'x': 1}})\n"
+        "def down(db): db.people.update_many({}, {'$unset': {'x': ''}})",
+    )
+    project.db.people.insert_many([{} for _ in range(20)])
+    if command != "up":
+        project.write_inserts(0)
+        assert project.invoke("up").exit_code == 0
+        project.write_inserts(4)
+    commands.taken()
+    done = project.invoke(command)
+    assert done.exit_code == 0, done.output
+    assert commands.sent
+    # Where this one is refused, the command `count` follows.
+    sent = [each for each in commands.sent if each.get("pipeline") != [COUNT]]
+    assert not LACKING & keys_in(sent)
+
+
+def test_a_server_without_collstats_is_asked_with_count(
+    project: Project, commands: Commands, failpoint: Failpoint
+) -> None:
+    project.db.people.insert_many([{} for _ in range(20)])
+    server = server_of(project.db)
+    failpoint("aggregate", errorCode=40324)  # Unrecognized pipeline stage name.
+    assert server.estimated_count("people") == 20
+    assert commands.names()[-2:] == ["aggregate", "count"]
