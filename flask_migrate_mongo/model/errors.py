@@ -393,7 +393,7 @@ class EscapesRehearsalError(StepError):
 
 class TransactionAbortedError(StepError):
     code = "transaction-aborted"
-    title = "A migration caught an error that had already ended its transaction."
+    title = "A migration caught an error inside its transaction."
 
 
 class TransactionTooLargeError(StepError):
