@@ -160,7 +160,8 @@ class Rehearsal:
             replace(each, estimate=estimate(trial.timed, each.timed))
             for each, trial in zip(done, trials, strict=True)
         )
-        warnings = (*warnings_of(migrations, sandbox.copied), *not_dropped)
+        found = warnings_of(migrations, sandbox.copied, scratch.encrypted)
+        warnings = (*found, *not_dropped)
         return RehearsalReport(name, migrations, tuple(sandbox.copied.values()), warnings=warnings)
 
 

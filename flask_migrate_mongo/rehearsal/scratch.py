@@ -82,7 +82,7 @@ def sibling(like: Database[Document], name: str) -> Database[Document]:
 class ScratchDatabase:
     """The scratch database of one rehearsal, and the `real` database that its samples come from.
 
-    `skip` names the collections that are never copied. `check` raises to stop what takes long.
+    `available` are the collections that can be copied. `skip` names those that never are. `check` raises to stop what takes long.
     """
 
     def __init__(
@@ -95,7 +95,12 @@ class ScratchDatabase:
         self._renewed = time.monotonic()
         self._may_bypass = True
         with translated():
-            self.available = listed(real.database, skip)
+            found = listed(real.database, skip)
+        encrypted = (n for n, info in found.items() if "encryptedFields" in info.get("options", {}))
+        # With Queryable Encryption: the server refuses to insert copies of their documents.
+        self.encrypted = frozenset(encrypted)
+        own = self.encrypted.union(name for name in found if name.startswith("enxcol_."))
+        self.available = {name: info for name, info in found.items() if name not in own}
 
     def create(self) -> None:
         """Create the database by marking it. Raises ScratchTakenError if it exists already."""

@@ -32,8 +32,13 @@ from flask_migrate_mongo.model.errors import (
     TransactionsUnsupportedError,
 )
 from flask_migrate_mongo.model.values import Actor
-from flask_migrate_mongo.rehearsal import MigrationRehearsal, RehearsalOptions, RehearsalReport
-from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot
+from flask_migrate_mongo.rehearsal import (
+    MigrationRehearsal,
+    RehearsalOptions,
+    RehearsalReport,
+    scratch,
+)
+from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot, listed
 from flask_migrate_mongo.rehearsal.scratch import (
     MARKER,
     ScratchDatabase,
@@ -429,6 +434,29 @@ def test_who_lists_the_collections_gets_all_of_them(project: Project, people: Db
         """,
     )
     assert not one(project).failed
+
+
+def test_a_collection_with_queryable_encryption_is_left_out_and_said(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encrypted(*given: Any) -> dict[str, Any]:
+        found = listed(*given)
+        if "people" in found:
+            found["people"]["options"]["encryptedFields"] = {"fields": []}
+        return found
+
+    monkeypatch.setattr(scratch, "listed", encrypted)
+    people.create_collection("enxcol_.people.esc")
+    project.write(
+        "1_count",
+        "def up(db):\n    db.list_collection_names()\n    assert not db.people.count_documents({})",
+    )
+    report = rehearse(project)
+    assert not report.failures
+    assert not {"people", "enxcol_.people.esc"} & {each.name for each in report.copied}
+    assert "1 uses people, which has Queryable Encryption and cannot be copied" in str(
+        report.warnings
+    )
 
 
 def test_named_collections_are_copied_instead_of_those_touched(
