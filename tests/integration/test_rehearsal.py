@@ -471,6 +471,21 @@ def test_named_collections_are_copied_instead_of_those_touched(
     assert scratches(people) == []
 
 
+def test_a_large_copy_of_all_documents_has_to_be_confirmed(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_migrate_mongo.rehearsal.rehearsal.MOST_BYTES", 1_000)
+    project.write("1_active", WELL)
+    with pytest.raises(InvalidRequestError, match=r"all documents of people: about 0 MB"):
+        rehearse(project, sample=None)
+    assert scratches(people) == []
+    phases: list[str] = []
+    report = rehearse(project, sample=None, collections=("people",), on_phase=phases.append)
+    assert [each.documents == each.of for each in report.copied] == [True]
+    assert "Copying all documents of people: about 0 MB" in phases
+    assert rehearse(project).migrations
+
+
 def test_all_documents_are_copied_on_demand_and_then_nothing_is_extrapolated(
     project: Project, people: Db
 ) -> None:
