@@ -37,7 +37,7 @@ _RESERVED = ("start_transaction", "commit_transaction", "abort_transaction", "en
 class Confinement:
     """A session with the transaction that a migration's code runs in.
 
-    `failure` is the first failed operation, which has ended the transaction; `escape` is the first
+    `failure` is the first failed operation, after which nothing is committed; `escape` is the first
     attempt to leave the transaction. Both are kept, since the migration may catch the errors.
     """
 

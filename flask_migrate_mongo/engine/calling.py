@@ -44,7 +44,7 @@ def call_confined(
     """Call `up()` or `down()` inside the transaction of the session, which it cannot leave.
 
     Raises what the function raises, EscapesTransactionError, and TransactionAbortedError if the
-    function continued after an error that had ended the transaction.
+    function continued after an error, because most errors end the transaction.
     """
     with confined(session) as confinement:
         try:
@@ -70,7 +70,7 @@ def caught(first: PyMongoError) -> TransactionAbortedError:
     """Build the error of a migration that continued after this one."""
     return TransactionAbortedError(
         f"The migration continued after an error that it caught: {redact(str(first))}. On the server "
-        "that error had already ended the transaction, so nothing of this step is kept.",
+        "most errors end the transaction, so nothing of this step is kept.",
         "Check beforehand instead of catching (count, find_one, upsert), or delete `transactional = True`.",
     )
 

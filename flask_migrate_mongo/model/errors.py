@@ -343,7 +343,7 @@ class EscapesRehearsalError(StepError, code="escapes-rehearsal"):
 
 
 class TransactionAbortedError(StepError, code="transaction-aborted"):
-    title = "A migration caught an error that had already ended its transaction."
+    title = "A migration caught an error inside its transaction."
 
 
 class TransactionTooLargeError(StepError, code="transaction-too-large"):

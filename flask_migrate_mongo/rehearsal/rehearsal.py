@@ -53,6 +53,10 @@ TRIAL_SHARE = 4
 """The trial, which finds the collections and gives a second timing, uses a quarter of the sample."""
 
 
+MOST_BYTES = 5 * 1024**3
+"""A copy of all documents that is larger needs a confirmation: it takes disk space and oplog of the real server."""
+
+
 @dataclass(frozen=True, slots=True)
 class RehearsalOptions:
     """How to rehearse.
@@ -160,7 +164,8 @@ class Rehearsal:
             replace(each, estimate=estimate(trial.timed, each.timed))
             for each, trial in zip(done, trials, strict=True)
         )
-        warnings = (*warnings_of(migrations, sandbox.copied), *not_dropped)
+        found = warnings_of(migrations, sandbox.copied, scratch.encrypted)
+        warnings = (*found, *not_dropped)
         return RehearsalReport(name, migrations, tuple(sandbox.copied.values()), warnings=warnings)
 
 
@@ -196,8 +201,20 @@ class Sandbox:
 
     @without_listeners()
     def restart(self) -> None:
-        """Remove everything, and copy again what was copied before, with the full sample."""
+        """Remove everything, and copy again what was copied before, with the full sample.
+
+        Raises InvalidRequestError for a large copy of all documents, unless its collections were named.
+        """
         names = frozenset(self.copied)
+        if self._options.sample is None:
+            size = sum(self._scratch.sizes.values())
+            what = f"all documents of {', '.join(sorted(names))}: about {size / 1024**2:,.0f} MB"
+            if size > MOST_BYTES and self._options.collections is None:
+                raise InvalidRequestError(
+                    f"The rehearsal would copy {what}, on the disk and in the oplog of this server.",
+                    "Name these collections to confirm it: [collections=NAMES]. Or copy a sample.",
+                )
+            self._options.on_phase(f"Copying {what}")
         self._end_transactions()
         self._scratch.clear()
         self.copied.clear()

@@ -10,6 +10,7 @@ from .comparison import Differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
@@ -184,9 +185,14 @@ class MigrationRehearsal:
 
 
 def warnings_of(
-    rehearsed: Iterable[MigrationRehearsal], copied: Mapping[str, CopiedCollection]
+    rehearsed: Iterable[MigrationRehearsal],
+    copied: Mapping[str, CopiedCollection],
+    encrypted: AbstractSet[str] = frozenset(),
 ) -> Iterator[str]:
-    """Warn of documents and TTL indexes that are not in the copy as they are, and of open transactions."""
+    """Warn of documents and TTL indexes that are not in the copy as they are, and of open transactions.
+
+    `encrypted` are the collections that cannot be copied.
+    """
     for each in copied.values():
         if each.refused:
             yield (
@@ -198,6 +204,11 @@ def warnings_of(
         if any(attempt.left_open for attempt in attempts):
             yield f"{version} left a transaction open. It was ended, and its changes were rolled back."
         touched = frozenset[str]().union(*(attempt.touched for attempt in attempts))
+        for name in sorted(touched & encrypted):
+            yield (
+                f"{version} uses {name}, which has Queryable Encryption and cannot be copied. "
+                "The migration found no documents in it."
+            )
         for name in sorted(touched & copied.keys() if migration.failed else ()):
             if names := copied[name].ttl_indexes:
                 yield (

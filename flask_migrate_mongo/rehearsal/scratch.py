@@ -81,7 +81,7 @@ def sibling(like: Database[Document], name: str) -> Database[Document]:
 class ScratchDatabase:
     """The scratch database of one rehearsal, and the `real` database that its samples come from.
 
-    `skip` names the collections that are never copied. `check` raises to stop what takes long.
+    `available` are the collections that can be copied, `sizes` about how many bytes the copied ones have as a whole. `skip` names those that never are. `check` raises to stop what takes long.
     """
 
     def __init__(
@@ -93,8 +93,14 @@ class ScratchDatabase:
         self._check = check
         self._renewed = time.monotonic()
         self._may_bypass = True
+        self.sizes: dict[str, int] = {}
         with translated():
-            self.available = listed(real.database, skip)
+            found = listed(real.database, skip)
+        encrypted = (n for n, info in found.items() if "encryptedFields" in info.get("options", {}))
+        # With Queryable Encryption: the server refuses to insert copies of their documents.
+        self.encrypted = frozenset(encrypted)
+        own = self.encrypted.union(name for name in found if name.startswith("enxcol_."))
+        self.available = {name: info for name, info in found.items() if name not in own}
 
     def create(self) -> None:
         """Create the database by marking it. Raises ScratchTakenError if it exists already."""
@@ -168,13 +174,15 @@ class ScratchDatabase:
             count = self.real.estimated_count(name)
             source = self.real.database.with_options(codec_options=RAW)[name]
             target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
-            copied = refused = 0
+            copied = refused = size = 0
             for batch in _batches(source, limit if limit and limit < count else None):
                 self._check()
                 self.renew_mark(RENEW_SECONDS)
                 inserted = self._insert(target[name], batch, validated="validator" in options)
                 copied += inserted
                 refused += len(batch) - inserted
+                size += sum(len(document.raw) for document in batch)
+            self.sizes[name] = size * count // max(copied + refused, 1)
             ttl_indexes = self._copy_indexes(info)
         return CopiedCollection(name, copied, max(count, copied), ttl_indexes, refused)
 

@@ -58,6 +58,17 @@ def up(db):
         pass
     db.items.insert_one({"_id": 2})
 """
+CAUGHT_REFUSAL = """
+import contextlib
+
+from pymongo.errors import OperationFailure
+
+
+def up(db):
+    with contextlib.suppress(OperationFailure):
+        db.items.drop()
+    db.items.insert_one({"_id": 2})
+"""
 CAUGHT_AT_THE_END = """
 import contextlib
 
@@ -112,7 +123,7 @@ def test_a_plain_migration_that_cannot_be_rolled_back_is_not_executed(
     )
 
 
-@pytest.mark.parametrize("source", [OWN_SESSION, OWN_CLIENT, CAUGHT])
+@pytest.mark.parametrize("source", [OWN_SESSION, OWN_CLIENT, CAUGHT, CAUGHT_REFUSAL])
 def test_what_fails_a_transactional_migration_fails_its_dry_run_with_the_same_error(
     project: Project, source: str
 ) -> None:
@@ -125,6 +136,7 @@ def test_what_fails_a_transactional_migration_fails_its_dry_run_with_the_same_er
     assert found.error
     assert real.error
     assert (found.error.type, found.error.message) == (real.error.type, real.error.message)
+    assert "had already ended" not in found.error.message  # A refused `drop` does not end it.
 
 
 def test_what_follows_a_failure_is_executed_where_the_run_would_continue(project: Project) -> None:

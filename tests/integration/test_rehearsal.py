@@ -32,8 +32,13 @@ from flask_migrate_mongo.model.errors import (
     TransactionsUnsupportedError,
 )
 from flask_migrate_mongo.model.values import Actor
-from flask_migrate_mongo.rehearsal import MigrationRehearsal, RehearsalOptions, RehearsalReport
-from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot
+from flask_migrate_mongo.rehearsal import (
+    MigrationRehearsal,
+    RehearsalOptions,
+    RehearsalReport,
+    scratch,
+)
+from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot, listed
 from flask_migrate_mongo.rehearsal.scratch import (
     MARKER,
     ScratchDatabase,
@@ -431,6 +436,29 @@ def test_who_lists_the_collections_gets_all_of_them(project: Project, people: Db
     assert not one(project).failed
 
 
+def test_a_collection_with_queryable_encryption_is_left_out_and_said(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encrypted(*given: Any) -> dict[str, Any]:
+        found = listed(*given)
+        if "people" in found:
+            found["people"]["options"]["encryptedFields"] = {"fields": []}
+        return found
+
+    monkeypatch.setattr(scratch, "listed", encrypted)
+    people.create_collection("enxcol_.people.esc")
+    project.write(
+        "1_count",
+        "def up(db):\n    db.list_collection_names()\n    assert not db.people.count_documents({})",
+    )
+    report = rehearse(project)
+    assert not report.failures
+    assert not {"people", "enxcol_.people.esc"} & {each.name for each in report.copied}
+    assert "1 uses people, which has Queryable Encryption and cannot be copied" in str(
+        report.warnings
+    )
+
+
 def test_named_collections_are_copied_instead_of_those_touched(
     project: Project, people: Db
 ) -> None:
@@ -441,6 +469,21 @@ def test_named_collections_are_copied_instead_of_those_touched(
     with pytest.raises(InvalidRequestError, match="no collection 'peple'"):
         rehearse(project, collections=("peple",))
     assert scratches(people) == []
+
+
+def test_a_large_copy_of_all_documents_has_to_be_confirmed(
+    project: Project, people: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_migrate_mongo.rehearsal.rehearsal.MOST_BYTES", 1_000)
+    project.write("1_active", WELL)
+    with pytest.raises(InvalidRequestError, match=r"all documents of people: about 0 MB"):
+        rehearse(project, sample=None)
+    assert scratches(people) == []
+    phases: list[str] = []
+    report = rehearse(project, sample=None, collections=("people",), on_phase=phases.append)
+    assert [each.documents == each.of for each in report.copied] == [True]
+    assert "Copying all documents of people: about 0 MB" in phases
+    assert rehearse(project).migrations
 
 
 def test_all_documents_are_copied_on_demand_and_then_nothing_is_extrapolated(

@@ -69,7 +69,7 @@ EXPECTED_NOTES = frozenset(
         ("needs bypassDocumentValidation", "insert"),
         ("not on Atlas M0 and Flex", "killSessions"),  # Logged.
         ("not in API version 1", "killSessions"),
-        ("not in API version 1", "count"),
+        ("not in API version 1", "count"),  # Where `$collStats` is refused, or for a view.
     }
 )
 """Pairs of a note and a command: what this package sends although not each deployment accepts it."""
