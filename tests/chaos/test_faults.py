@@ -204,7 +204,7 @@ def test_a_lost_answer_to_each_command_leaves_data_and_record_in_agreement(
                 break
             lost += proxy.lost
             migrations.db = db
-            wrong = (*unheard(migrations, said), *finish(migrations))
+            wrong = (*unreported(migrations, said), *finish(migrations))
             found += [f"at {at} ({', '.join(proxy.lost)}): {what}" for what in wrong]
             at += 1
     tally(commands=at, answers_lost=len(lost), violations=len(found))
@@ -212,7 +212,7 @@ def test_a_lost_answer_to_each_command_leaves_data_and_record_in_agreement(
     assert found == []
 
 
-def unheard(project: Project, said: RunReport | MigrateError) -> list[str]:
+def unreported(project: Project, said: RunReport | MigrateError) -> list[str]:
     """Disagreements, but for one that nothing can rule out.
 
     A plain write whose answer is lost was made; the driver reports it as failed when it may not

@@ -569,12 +569,12 @@ def test_a_dry_run_reports_what_the_run_does_and_leaves_nothing(shop: Project, c
     assert str(last.reason or "").startswith(case.reason)
     assert bool(last.reason) is bool(case.reason)
     assert [trial.effects for trial in trials] == list(case.effects)
-    told = [(n.operation, n.collection, n.documents) for t in trials for n in t.not_executed]
+    shown = [(n.operation, n.collection, n.documents) for t in trials for n in t.not_executed]
     withheld = [
         (operation, collection.replace("DATABASE", shop.db.name), documents)
         for operation, collection, documents in case.withheld
     ]
-    assert told == withheld
+    assert shown == withheld
     if case.real is None:
         return
 

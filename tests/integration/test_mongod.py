@@ -1,4 +1,4 @@
-"""The tests start real servers if they are told where mongod is: a stand-in records how, and starts the tests' own."""
+"""The tests start real servers if MONGO_TEST_MONGOD names a mongod: a stand-in records how, and starts the tests' own."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ def test_a_run_goes_on_by_itself_and_tells_how_it_ended(project: Project) -> Non
     assert run.report is not None
     assert run.report["runId"] == run.run_id
     assert [step["state"] for step in run.report["steps"]] == ["applied", "applied"]
-    told = ["planned", "started", "ended", "started", "ended", "succeeded"]
-    assert [event["event"] for event in run.events] == told
+    shown = ["planned", "started", "ended", "started", "ended", "succeeded"]
+    assert [event["event"] for event in run.events] == shown
     assert [event["sequence"] for event in run.events] == [1, 2, 3, 4, 5, 6]
     assert run.events[1]["current"] == {"version": str(FIRST), "name": "insert"}
     assert run.events[2]["step"]["version"] == str(FIRST)

@@ -439,7 +439,7 @@ def test_a_transaction_that_could_not_be_recorded_keeps_no_data(
 
 
 class Mute(Observer):
-    """A door whose screen is gone; rich ends the process then."""
+    """An interface whose screen is gone; rich ends the process then."""
 
     def __init__(self, at: str, error: BaseException) -> None:
         def fail(_: object) -> None:

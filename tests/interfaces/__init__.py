@@ -1,1 +1,1 @@
-"""The tests, by room: doors."""
+"""Tests of the interfaces."""

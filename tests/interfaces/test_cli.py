@@ -305,9 +305,9 @@ def test_a_dry_run_prints_what_each_migration_would_do_in_order(project: Project
     project.write_inserts(1)
     project.write("2_tx", "transactional = True\ndef up(db): pass")
     result = project.invoke("up", "--dry-run")
-    told = result.stdout.splitlines()
-    assert re.fullmatch(r"1 insert: would succeed \(\d+ ms, [\d,]+ documents/s\)", told[0])
-    assert told[1].split() == [
+    shown = result.stdout.splitlines()
+    assert re.fullmatch(r"1 insert: would succeed \(\d+ ms, [\d,]+ documents/s\)", shown[0])
+    assert shown[1].split() == [
         "Collection",
         "Inserted",
         "Matched",
@@ -315,9 +315,9 @@ def test_a_dry_run_prints_what_each_migration_would_do_in_order(project: Project
         "Deleted",
         "Upserted",
     ]
-    assert told[2].split() == ["done", "1", "-", "-", "-", "-"]
-    assert re.fullmatch(r"2 tx: would succeed \(\d+ ms\)", told[-2])
-    assert told[-1] == (
+    assert shown[2].split() == ["done", "1", "-", "-", "-", "-"]
+    assert re.fullmatch(r"2 tx: would succeed \(\d+ ms\)", shown[-2])
+    assert shown[-1] == (
         "Dry run of 2 migrations: 2 would succeed. Everything was rolled back: nothing was changed."
     )
 

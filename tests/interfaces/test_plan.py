@@ -1,4 +1,4 @@
-"""`flask db-migrate plan`: what `up` would run, told without running it."""
+"""`flask db-migrate plan`: what `up` would run, without running it."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ def test_it_tells_what_would_run_in_order_and_what_there_is_to_know(shop: Projec
 
 def test_it_prints_the_same(shop: Project) -> None:
     result = shop.invoke("plan")
-    told = result.stdout.splitlines()
-    assert told[0] == "Would run, in this order:"
-    assert told[2].split() == [
+    shown = result.stdout.splitlines()
+    assert shown[0] == "Would run, in this order:"
+    assert shown[2].split() == [
         *("1", "late", "plain", "not", "reversible", "out", "of", "order"),
         *("made", "(new),", "users", "(1,200)"),
     ]
-    assert told[3].split() == [
+    assert shown[3].split() == [
         *("10", "in", "one", "go", "in", "a", "transaction", "reversible", "others"),
     ]
-    assert any("1_late.py:4:1: MM001" in line for line in told)
-    assert "Changed since it was applied: 3 insert." in told
-    assert "Applied, and its file is missing: 9 insert." in told
-    assert told[-1] == "See what they do to the data: flask db-migrate up --dry-run"
+    assert any("1_late.py:4:1: MM001" in line for line in shown)
+    assert "Changed since it was applied: 3 insert." in shown
+    assert "Applied, and its file is missing: 9 insert." in shown
+    assert shown[-1] == "See what they do to the data: flask db-migrate up --dry-run"
 
 
 def test_it_warns_of_a_transaction_over_a_large_collection(

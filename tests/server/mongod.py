@@ -45,7 +45,7 @@ def command_line(
         *(["--auth", "--keyFile", str(_key_file(folder))] if "--auth" in flags else []),
         *([] if "--standalone" in flags else ["--replSet", SET]),
     ]
-    # What a replica set acknowledged by a majority is in its journal; a standalone is told to hurry.
+    # What a replica set acknowledged by a majority is in its journal; a standalone gets a short interval.
     return found + (["--journalCommitInterval", "1"] if "--sync-on-commit" in flags else [])
 
 

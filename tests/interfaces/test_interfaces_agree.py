@@ -30,7 +30,7 @@ VOLATILE = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is there, what is asked of each door, and how each says how it ended."""
+    """What is there, what is requested of each interface, and how each reports how it ended."""
 
     name: str
     given: Callable[[Project], object]
@@ -236,7 +236,7 @@ def test_both_doors_do_the_same_and_say_the_same(
 ) -> None:
     one, other = twins
     with prepare(case, one):
-        told = one.invoke(*case.command, "--json")
+        shown = one.invoke(*case.command, "--json")
         state_one = state(one)
     with prepare(case, other):
         app = other.app(MIGRATE_API_TOKEN=TOKEN, MIGRATE_API_CREATE=True)
@@ -249,14 +249,14 @@ def test_both_doors_do_the_same_and_say_the_same(
         )
         state_other = state(other)
     other.db.client.drop_database(other.db.name)
-    assert (told.exit_code, answer.status_code) == (case.exit_code, case.status), answer.text
+    assert (shown.exit_code, answer.status_code) == (case.exit_code, case.status), answer.text
     assert state_one == state_other
-    said, answered = plain(json.loads(told.stdout), one), plain(answer.get_json(), other)
+    said, answered = plain(json.loads(shown.stdout), one), plain(answer.get_json(), other)
     if "steps" in said:
         # The API says of a run that failed, besides what it did, what kind of problem that is.
         answered = {k: v for k, v in answered.items() if k not in PROBLEM}
     if said.get("code") == "invalid-request":
-        # Each door explains its own spelling of a parameter.
+        # Each interface explains its own spelling of a parameter.
         said.pop("detail")
         answered.pop("detail")
     assert answered == said
