@@ -43,6 +43,9 @@ Update = DocumentView | list[DocumentView]
 _log = logging.getLogger("flask_migrate_mongo.server")
 
 _AWARE = CodecOptions[Document](tz_aware=True)
+OLDEST_WIRE_VERSION = 13
+"""That of MongoDB 5.0."""
+
 MAJORITY_SECONDS = 60
 """How long a write of ours waits for a majority: with a member down it could wait for ever."""
 
@@ -82,6 +85,7 @@ class Server:
 
     def __init__(self, database: Database[Document]) -> None:
         self.database = database
+        self._has_warned = False
 
     # --- facts
 
@@ -104,6 +108,14 @@ class Server:
         if "setName" in hello or hello.get("msg") == "isdbgrid":
             return None
         return "it is a standalone, neither a replica set nor sharded"
+
+    def ensure_supported(self) -> None:
+        """Raise ConfigurationError if the connected server is older than MongoDB 5.0."""
+        found = self.database.client.topology_description.server_descriptions().values()
+        versions = [each.max_wire_version for each in found if each.is_server_type_known]
+        if versions and min(versions) < OLDEST_WIRE_VERSION:
+            msg = "The server is older than MongoDB 5.0, which migrations need. Nothing was run."
+            raise ConfigurationError(msg, "Upgrade the server, one major version after the other.")
 
     def _hello(self) -> Document:
         with translated():
@@ -199,11 +211,14 @@ class Server:
         try:
             self.database.client.admin.command("killSessions", [{"id": session_id}])
         except errors.PyMongoError as exc:
-            _log.warning(
+            # Once: a server that lacks the command, or a user without the right, refuses each time.
+            _log.log(
+                logging.DEBUG if self._has_warned else logging.WARNING,
                 "The session of a run that ended could not be killed. What still runs in it goes on, "
                 "and blocks what its transaction wrote, until the server ends it: %s",
                 _detail(exc),
             )
+            self._has_warned = True
 
     @contextlib.contextmanager
     def killing_on_stop(self, session: ClientSession | None) -> Iterator[None]:
@@ -297,6 +312,9 @@ class MongomockServer(Server):
     def handle(self, *, transactional: bool) -> Database[Document]:  # noqa: ARG002
         """Give the application's own handle."""
         return self.database
+
+    def ensure_supported(self) -> None:
+        """Accept each version."""
 
     @contextlib.contextmanager
     def spare(self) -> Iterator[Server]:

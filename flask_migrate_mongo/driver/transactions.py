@@ -22,7 +22,7 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.process import elapsed
 
-from .server import is_passing
+from .server import MAJORITY_SECONDS, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,7 +162,7 @@ def transaction(session: ClientSession) -> Iterator[None]:
     level = "snapshot" if topology in {"Sharded", "LoadBalanced"} else "local"
     session.start_transaction(
         read_concern=ReadConcern(level),
-        write_concern=WriteConcern("majority"),
+        write_concern=WriteConcern("majority", wtimeout=MAJORITY_SECONDS * 1000),
         read_preference=ReadPreference.PRIMARY,
     )
     try:

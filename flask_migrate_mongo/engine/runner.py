@@ -92,6 +92,7 @@ class Runner(Inspector):
         # Only a holder of the lock can know whether a record that says `running` belongs to a dead run.
         if not (plan.steps or seen.history.running):
             return RunReport(plan.direction, (), executed=False, warnings=plan.warnings)
+        self.server.ensure_supported()
         actor = self._actor(target.direction.value, options.run_id)
         wait = self.wait if options.wait is None else options.wait
         with self.switch.installed(), self.lease.hold(actor, wait=wait) as grant:

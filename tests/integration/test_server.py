@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo import MongoClient
 
-from flask_migrate_mongo.model.errors import ConnectionFailedError
+from flask_migrate_mongo.model.errors import ConfigurationError, ConnectionFailedError
 
 from .test_sessions import Sent
 
@@ -54,3 +54,24 @@ def test_a_majority_that_does_not_confirm_is_named(project: Project, failpoint: 
         project.runner().up()
     assert "rs.status()" in str(raised.value)
     assert project.runner().lock() is None
+
+
+def test_a_server_before_mongodb_5_is_refused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_inserts(1)
+    project.runner().status()
+    monkeypatch.setattr("flask_migrate_mongo.driver.server.OLDEST_WIRE_VERSION", 1_000)
+    with pytest.raises(ConfigurationError, match=r"older than MongoDB 5\.0"):
+        project.runner().up()
+    assert project.db.list_collection_names() == []
+
+
+def test_a_refused_kill_is_said_once(
+    project: Project, failpoint: Failpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    failpoint("killSessions", times=2, errorCode=59)
+    server = project.runner().server
+    server.kill_session(b"0" * 16)
+    server.kill_session(b"1" * 16)
+    assert caplog.text.count("could not be killed") == 1
