@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pymongo
 from pymongo import MongoClient
@@ -13,7 +13,7 @@ from pymongo.errors import ConfigurationError as NoDefaultDatabase
 from pymongo.errors import PyMongoError
 from werkzeug.local import LocalProxy
 
-from .driver.server import Document, translated
+from .driver.server import Document, Server, server_of, translated
 from .model.errors import ConfigurationError, NoDatabaseError, redact
 from .state import OwnClient
 
@@ -33,12 +33,12 @@ def database_of(state: AppState) -> Database[Document]:
     that the application passed is used as it is; MIGRATE_DATABASE chooses another one of a PyMongo, of
     a client, and of MONGO_URI.
     """
-    settings, own = state.settings, None
+    settings = state.settings
     if settings.migrate_mongo_uri is None and state.mongo is not None:
         database = _database_in(state.mongo, settings.database)
     else:
-        own = _own_client(state)
-        database = _named(own, settings.database or _default_name(state, own))
+        client = _own_client(state)
+        database = _named(client, settings.database or _default_name(state, client))
     # Compared by identity: mongomock makes a collection of every name that it does not know.
     if database.write_concern.acknowledged is False:
         msg = (
@@ -47,9 +47,21 @@ def database_of(state: AppState) -> Database[Document]:
             "connection string, or from the write concern of the database that is passed to MongoMigrate."
         )
         raise ConfigurationError(msg)
-    if own is not None:
-        _wait_for_primary(own, settings.migrate_mongo_uri or settings.mongo_uri or "")
     return database
+
+
+def connected_server(state: AppState) -> Server:
+    """Make the server of the database to migrate. Raises ConnectionFailedError, and as `database_of` does.
+
+    Our own client waits for a primary here, without a command: not as long as later, unless its URI says how long.
+    """
+    database, own = database_of(state), state.own_client
+    if own is not None and own.client is database.client:
+        uri = state.settings.migrate_mongo_uri or state.settings.mongo_uri or ""
+        is_given = "serverselectiontimeoutms" in uri.lower()
+        with translated(), pymongo.timeout(None if is_given else FIRST_CONTACT_SECONDS):
+            _ = own.client.is_primary
+    return server_of(database)
 
 
 def _default_name(state: AppState, own: MongoClient[Document]) -> str | None:
@@ -67,21 +79,22 @@ def _default_name(state: AppState, own: MongoClient[Document]) -> str | None:
 
 def _database_in(mongo: object, name: str | None) -> Database[Document]:
     """Find the database in what the application passed, or another one of its client."""
-    given, called = _unwrapped(mongo), False
+    given, source = _unwrapped(mongo), "MongoMigrate was given"
     # pymongo's own objects are callable too, though only to explain that they are not.
     if not _kinds(given) and callable(given):
-        given, called = _unwrapped(given()), True
-    if "Database" in _kinds(given):
-        return given  # type: ignore[no-any-return]
+        source = f"The callable that {source} returned"
+        given = _unwrapped(given())
     if _kinds(given):
-        client, database = given, None
+        client = database = given
     else:
         client, database = getattr(given, "cx", None), getattr(given, "db", None)
     has_client, has_database = "MongoClient" in _kinds(client), "Database" in _kinds(database)
     if has_client and (name or not has_database):
         return _named(client, name)
     if not has_database:
-        _refuse(given, called=called)
+        what = "None" if given is None else f"an object of type {type(given).__name__}"
+        msg = f"{source} {what}, which holds no database. Pass a PyMongo after its init_app(), a pymongo Database or MongoClient, a callable that returns one, or nothing and set MONGO_URI."
+        raise ConfigurationError(msg)
     return cast("Database[Document]", database)
 
 
@@ -93,10 +106,7 @@ def _named(client: MongoClient[Document], name: str | None) -> Database[Document
     try:
         return client.get_default_database()
     except NoDefaultDatabase as exc:
-        msg = (
-            "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set "
-            "MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
-        )
+        msg = "The connection string names no database. Add it (mongodb://localhost:27017/shop), or set MIGRATE_DATABASE, or pass a database: MongoMigrate(app, client.shop)."
         raise NoDatabaseError(msg) from exc
 
 
@@ -106,11 +116,7 @@ def _own_client(state: AppState) -> MongoClient[Document]:
     key = "MIGRATE_MONGO_URI" if settings.migrate_mongo_uri else "MONGO_URI"
     uri = settings.migrate_mongo_uri or settings.mongo_uri
     if uri is None:
-        msg = (
-            "There is no database to migrate. Set MONGO_URI in app.config or in the "
-            "environment (mongodb://localhost:27017/shop), or pass one: "
-            "MongoMigrate(app, mongo)."
-        )
+        msg = "There is no database to migrate. Set MONGO_URI in app.config or in the environment (mongodb://localhost:27017/shop), or pass one: MongoMigrate(app, mongo)."
         raise NoDatabaseError(msg)
     with state.mutex:
         own, pid = state.own_client, os.getpid()
@@ -128,19 +134,8 @@ def _connect(key: str, uri: str, *, connect: bool = True) -> MongoClient[Documen
         return MongoClient(uri, connect=connect)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
-        msg = (
-            f"{key} cannot be used: {redact(str(exc)).rstrip('.')}. Write it as "
-            "mongodb://user:password@localhost:27017/shop, with special characters of user and "
-            "password percent-encoded."
-        )
+        msg = f"{key} cannot be used: {redact(str(exc)).rstrip('.')}. Write it as mongodb://user:password@localhost:27017/shop, with special characters of user and password percent-encoded."
         raise ConfigurationError(msg) from exc
-
-
-def _wait_for_primary(client: MongoClient[Document], uri: str) -> None:
-    """Wait for a primary, without a command: not as long as later, unless the URI says how long."""
-    is_given = "serverselectiontimeoutms" in uri.lower()
-    with translated(), pymongo.timeout(None if is_given else FIRST_CONTACT_SECONDS):
-        _ = client.is_primary
 
 
 def _close_in(pid: int, client: MongoClient[Document]) -> None:
@@ -164,15 +159,3 @@ def _kinds(given: object) -> set[str]:
         for kind in given.__class__.__mro__
         if kind.__module__.partition(".")[0] in {"pymongo", "mongomock"}
     }
-
-
-def _refuse(given: object, *, called: bool) -> NoReturn:
-    source = (
-        "The callable that MongoMigrate was given returned" if called else "MongoMigrate was given"
-    )
-    described = "None" if given is None else f"an object of type {type(given).__name__}"
-    msg = (
-        f"{source} {described}, which holds no database. Pass a PyMongo after its init_app(), a pymongo "
-        "Database or MongoClient, a callable that returns one, or nothing and set MONGO_URI."
-    )
-    raise ConfigurationError(msg)

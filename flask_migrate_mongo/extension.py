@@ -39,14 +39,9 @@ class MongoMigrate:
     """
 
     def __init__(
-        self,
-        app: Flask | None = None,
-        mongo: object = None,
-        *,
-        authorize: Authorize | None = None,
+        self, app: Flask | None = None, mongo: object = None, *, authorize: Authorize | None = None
     ) -> None:
-        self._mongo = mongo
-        self._authorize = authorize
+        self._mongo, self._authorize = mongo, authorize
         if app is not None:
             self.init_app(app)
 
@@ -60,7 +55,10 @@ class MongoMigrate:
         """
         state = app_state.AppState(app, config.read(app), self._mongo if mongo is None else mongo)
         state.authorize = _callable(self._authorize if authorize is None else authorize)
-        state.app_option = _app_option()
+        # None if this is not Flask's command line.
+        context = click.get_current_context(silent=True)
+        info = context.find_object(ScriptInfo) if context else None
+        state.app_option = info.app_import_path if info else None
         # Not a second time, for an application that is set up again.
         if state.settings.api and self.blueprint.name not in app.blueprints:
             app.register_blueprint(self.blueprint, url_prefix=state.settings.url_prefix)
@@ -127,13 +125,6 @@ class MongoMigrate:
         return running.runner(app_state.of(app))
 
 
-def _app_option() -> str | None:
-    """Read the value of `flask --app`; None if this is not Flask's command line."""
-    context = click.get_current_context(silent=True)
-    info = context.find_object(ScriptInfo) if context else None
-    return info.app_import_path if info else None
-
-
 def _begin(
     app: Flask | None, *, dry_run: bool, wait: float | None, continue_on_error: bool
 ) -> tuple[Runner | DryRunner, Options]:
@@ -147,8 +138,5 @@ def _begin(
 def _callable(authorize: object) -> Authorize | None:
     if authorize is None or callable(authorize):
         return cast("Authorize | None", authorize)
-    msg = (
-        f"authorize is an object of type {type(authorize).__name__}. Pass a callable that takes "
-        "the name of an action and the request, and returns True or False."
-    )
+    msg = f"authorize is an object of type {type(authorize).__name__}. Pass a callable that takes the name of an action and the request, and returns True or False."
     raise ConfigurationError(msg)

@@ -112,10 +112,8 @@ class StopSwitch:
 
 def stopped(by: str) -> RunStoppedError:
     """Make the error that says what stopped a run, and how to continue."""
-    return RunStoppedError(
-        f"Stopped by {by}. Migrations that were applied stay applied; the others are pending.",
-        "Continue: [up].",
-    )
+    msg = f"Stopped by {by}. Migrations that were applied stay applied; the others are pending."
+    return RunStoppedError(msg, "Continue: [up].")
 
 
 def exit_promptly() -> None:

@@ -36,9 +36,6 @@ class _Hidden:
         return "not shown here"
 
 
-_HIDDEN = _Hidden()
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How one setting is read.
@@ -85,21 +82,12 @@ def _collection(value: object) -> str:
     return name
 
 
-def _number(value: object, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+def _number(kind: type[float], least: float, most: float, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, kind | int | str):
         raise TypeError
-    number = float(value)
+    number = kind(value)
     # Written so that nan, which compares false with everything, is refused too.
-    if not least <= number <= A_YEAR:
-        raise ValueError
-    return number
-
-
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError
-    number = int(value)
-    if not 1 <= number <= A_MILLION:
+    if not least <= number <= most:
         raise ValueError
     return number
 
@@ -124,12 +112,9 @@ def _codes(value: object) -> tuple[str, ...]:
 def _prefix(value: object) -> str:
     prefix = _text(value).rstrip("/")
     # At the root the API would answer in place of the application.
-    if not re.fullmatch(_PREFIX, prefix):
+    if not re.fullmatch(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+", prefix):
         raise ValueError
     return prefix
-
-
-_PREFIX = r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+"
 
 
 def _one_of(accepted: Collection[str], value: object) -> str:
@@ -143,67 +128,63 @@ def _one_of(accepted: Collection[str], value: object) -> str:
 _FLAG = (_flag, "true or false")
 _COLLECTION = (_collection, "the name of a collection")
 _PATH = (_path, "a path")
-_COUNT = (_count, f"a whole number, from 1 to {A_MILLION}")
+_COUNT = (partial(_number, int, 1, A_MILLION), f"a whole number, from 1 to {A_MILLION}")
 
 
 def _seconds(least: int) -> tuple[Callable[[object], float], str]:
-    return partial(_number, least=least), f"a number of seconds, from {least} to {A_YEAR}"
-
-
-def _choices(*accepted: str) -> tuple[Callable[[object], str], str]:
-    return partial(_one_of, accepted), " or ".join(f'"{value}"' for value in accepted)
+    return partial(_number, float, least, A_YEAR), f"a number of seconds, from {least} to {A_YEAR}"
 
 
 def _setting(
-    purpose: str,
-    parse: Callable[[Any], object],
-    accepts: str,
-    *,
-    default: _T,
-    secret: bool = False,
-    in_repr: bool = True,
+    purpose: str, parse: Callable[[Any], object], accepts: str, *, default: _T, secret: bool = False
 ) -> _T:
     setting = Setting(purpose, parse, accepts, secret)
-    return field(default=default, repr=in_repr, metadata={"setting": setting})
+    return field(default=default, metadata={"setting": setting})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def _optional(
+    purpose: str, parse: Callable[[Any], _T], accepts: str, *, secret: bool = False
+) -> _T | None:
+    return _setting(purpose, parse, accepts, default=None, secret=secret)
+
+
+def _choice(purpose: str, *accepted: str) -> str:
+    """Declare a setting with a few values. The first is the default."""
+    listed = " or ".join(f'"{value}"' for value in accepted)
+    return _setting(purpose, partial(_one_of, accepted), listed, default=accepted[0])
+
+
+# Without a repr: the connection string holds a password.
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """Every setting, parsed: the one table that code, documentation and error messages use.
 
     Relative paths are relative to the application's root path.
     """
 
-    mongo_uri: str | None = _setting(
+    mongo_uri: str | None = _optional(
         "The connection string, if the application passes no database of its own.",
         _text,
         "a MongoDB connection string",
-        default=None,
-        in_repr=False,  # It holds a password.
     )
-    migrate_mongo_uri: str | None = _setting(
+    migrate_mongo_uri: str | None = _optional(
         "The connection string for migrations alone, with a user of their own.",
         _text,
         "a MongoDB connection string",
-        default=None,
         secret=True,
-        in_repr=False,
     )
-    database: str | None = _setting(
+    database: str | None = _optional(
         "The database to migrate, if the connection string names none or another one.",
         _text,
         "the name of a database",
-        default=None,
     )
     directory: Path = _setting(
         "The folder of the migrations, relative to the application's root path.",
         *_PATH,
         default=Path("migrations"),
     )
-    template: Path | None = _setting(
-        "The Jinja template that `create` uses, relative to the application's root path.",
-        *_PATH,
-        default=None,
+    template: Path | None = _optional(
+        "The Jinja template that `create` uses, relative to the application's root path.", *_PATH
     )
     collection: str = _setting("The collection of the history.", *_COLLECTION, default="migrations")
     lock_collection: str = _setting(
@@ -214,17 +195,15 @@ class Settings:
         *_COLLECTION,
         default="migration_runs",
     )
-    app: str | None = _setting(
+    app: str | None = _optional(
         "The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up.",
         _text,
         "an import path",
-        default=None,
     )
-    rehearsal_database: str | None = _setting(
+    rehearsal_database: str | None = _optional(
         "The scratch database of `rehearse`; without it, a new one named after the application's.",
         _text,
         "the name of a database that does not exist",
-        default=None,
     )
     lock_ttl: float = _setting(
         "Seconds after which the lock of a crashed process expires.",
@@ -234,25 +213,21 @@ class Settings:
     lock_wait: float = _setting(
         "Seconds to wait for the lock of another process.", *_seconds(0), default=0.0
     )
-    version_format: str = _setting(
-        "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.",
-        *_choices("sequence", "timestamp"),
-        default="sequence",
+    version_format: str = _choice(
+        "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.", "sequence", "timestamp"
     )
-    transactions: str = _setting(
+    transactions: str = _choice(
         "Refuse a transactional migration on a server without transactions, or run it without one.",
-        *_choices("required", "preferred"),
-        default="required",
+        "required",
+        "preferred",
     )
-    out_of_order: str = _setting(
-        "Run or refuse a pending version below the highest applied one.",
-        *_choices("allow", "refuse"),
-        default="allow",
+    out_of_order: str = _choice(
+        "Run or refuse a pending version below the highest applied one.", "allow", "refuse"
     )
-    interrupted: str = _setting(
+    interrupted: str = _choice(
         "Run an interrupted migration again if it is neither transactional nor idempotent, or stop.",
-        *_choices("rerun", "stop"),
-        default="rerun",
+        "rerun",
+        "stop",
     )
     redact: tuple[str, ...] = _setting(
         "Fields whose values no dry run and no rehearsal shows, at any depth, in any case.",
@@ -274,16 +249,13 @@ class Settings:
         *_seconds(0),
         default=300.0,
     )
-    on_start_mode: str = _setting(
-        "Apply them in `init_app()`, or before the first request.",
-        *_choices("init", "first-request"),
-        default="init",
+    on_start_mode: str = _choice(
+        "Apply them in `init_app()`, or before the first request.", "init", "first-request"
     )
-    app_version: str | None = _setting(
+    app_version: str | None = _optional(
         "The application's version, stored with every record for the audit.",
         _text,
         "a text that is not blank",
-        default=None,
     )
     api: bool = _setting("Register the REST API.", *_FLAG, default=True)
     url_prefix: str = _setting(
@@ -292,12 +264,11 @@ class Settings:
         "a path that begins with / and is not / alone",
         default="/api/migrations",
     )
-    api_token: tuple[Token, ...] | None = _setting(
+    api_token: tuple[Token, ...] | None = _optional(
         "Tokens for the REST API; a single one may do everything.",
         tokens,
         "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
         'or a mapping of tokens to "read", "run" or "admin"',
-        default=None,
         secret=True,
     )
     api_create: bool = _setting(
@@ -305,26 +276,24 @@ class Settings:
         *_FLAG,
         default=False,
     )
-    lint_ignore: tuple[str, ...] | None = _setting(
+    lint_ignore: tuple[str, ...] | None = _optional(
         "Rules that `lint` ignores if none are selected.",
         _codes,
         "codes of rules like MM001, in a list or with commas between them",
-        default=None,
     )
     backfill_batch_size: int = _setting(
         "Documents that a backfill changes in one transaction.", *_COUNT, default=1_000
     )
     backfill_workers: int = _setting("Threads of a backfill.", *_COUNT, default=1)
-    backfill_max_per_second: float | None = _setting(
+    backfill_max_per_second: float | None = _optional(
         "The most documents that a backfill changes in a second.",
-        partial(_number, least=nextafter(0, 1)),
+        partial(_number, float, nextafter(0, 1), A_YEAR),
         f"a number above 0, up to {A_YEAR}",
-        default=None,
     )
-    backfill_on_error: str = _setting(
+    backfill_on_error: str = _choice(
         "Stop a backfill at a document that cannot be changed, or skip and collect it.",
-        *_choices("stop", "collect"),
-        default="stop",
+        "stop",
+        "collect",
     )
 
 
@@ -367,5 +336,5 @@ def _parsed(name: str, value: object) -> object:
         return setting.parse(value)
     except (TypeError, ValueError, OverflowError) as exc:
         # The cause could show the value of a secret.
-        shown, cause = (_HIDDEN, None) if setting.secret else (value, exc)
+        shown, cause = (_Hidden(), None) if setting.secret else (value, exc)
         raise SettingError(key_of(name), shown, setting.accepts) from cause

@@ -65,16 +65,10 @@ def current() -> AppState:
 
 
 def of(app: Flask | None) -> AppState:
-    """Get the state of an application, for None of the current one.
-
-    Raises ConfigurationError without `init_app`.
-    """
+    """Get the state of an application, for None of the current one. Raises as `current` does."""
     asked = current_app if app is None else app
     found = asked.extensions.get(KEY)
     if found is None:
-        msg = (
-            f"Flask-Migrate-Mongo is not set up for the application {asked.name!r}. Call "
-            "MongoMigrate(app), or migrate.init_app(app) in your create_app()."
-        )
+        msg = f"Flask-Migrate-Mongo is not set up for the application {asked.name!r}. Call MongoMigrate(app), or migrate.init_app(app) in your create_app()."
         raise ConfigurationError(msg)
     return found  # type: ignore[no-any-return]

@@ -65,13 +65,16 @@ DECISIONS = {
     **dict.fromkeys(("createSearchIndexes", "updateSearchIndex"), Decision.REPORT_ONLY),
     "dropSearchIndex": Decision.REPORT_ONLY,
 }
-"""By the command, or by the first or last stage of an aggregation. All others are refused."""
+"""By the command, or by the last or first stage of an aggregation.
+
+All others are refused. `validate`, for example, would wait for this very transaction, and the application for `validate`.
+"""
 
 
 def operation_of(command: Command) -> str:
     """Name a command, or the stage of an aggregation that no transaction can hold."""
     stages = command.pipeline if isinstance(command.pipeline, list) else ()
-    names = [next(iter(stage), "") for stage in (*stages[:1], *stages[-1:])]
+    names = [next(iter(stage), "") for stage in (*stages[-1:], *stages[:1])]
     known = (name for name in names if name.startswith("$") and name in DECISIONS)
     return next(known, command.name)
 

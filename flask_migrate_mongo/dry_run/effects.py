@@ -152,11 +152,19 @@ class Recorder:
         self.budget.spend(0, size)
         for statement in self._statements:
             if statement.many:
-                options = {"limit": self.budget.documents_left + 1, **statement.options}
-                collection = self._collection(statement.namespace)
-                with without_listeners():
-                    count = collection.count_documents(statement.filter, **options)
+                count = self._matching(statement)
                 self.budget.admit(count, count * self._size(statement.namespace))
+
+    def _matching(self, statement: Statement) -> int:
+        """Count the documents that match, up to the first that is too many; about, if all match."""
+        known = None if statement.filter else self.operations.count(statement.namespace)
+        if known is not None:
+            return known
+        # Not `count_documents()`, an aggregation: it refuses filters that an update takes, such as `$where`.
+        options = {"limit": self.budget.documents_left + 1, **statement.options}
+        collection = self._collection(statement.namespace)
+        with without_listeners():
+            return sum(1 for _ in collection.find(statement.filter, {"_id": 1}, **options))
 
     def _size(self, namespace: str) -> int:
         """Read the average size of a collection's committed documents."""

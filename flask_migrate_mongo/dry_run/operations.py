@@ -16,9 +16,16 @@ from typing import TYPE_CHECKING
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.synchronous.pool import Connection
 
-from flask_migrate_mongo.driver.commands import Command, namespaces, without_listeners, written_by
+from flask_migrate_mongo.driver.commands import (
+    Command,
+    namespaces,
+    outside_transaction,
+    without_listeners,
+    written_by,
+)
 from flask_migrate_mongo.driver.patches import Patches, Replacement
-from flask_migrate_mongo.model.errors import redact
+from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.model.errors import MigrateError, redact
 from flask_migrate_mongo.model.reports import Effects, NotExecuted
 
 from . import showing
@@ -64,17 +71,22 @@ class CommandRequest:
         options = self.options if inside else {**self.options, "session": None}
         return self.send(self.command.database, self.command.document, *self.arguments, **options)
 
-    def ask(self, database: str, command: Document, *, inside: bool = False) -> Document:
-        """Send a command of ours on the same connection."""
+    def results(self, command: Document, *, inside: bool = False) -> list[Document]:
+        """Read the first batch of documents that a command of ours finds, on the same connection."""
         session = self.options["session"] if inside else None
         how = {"session": session, "client": self.options["client"], "codec_options": showing.READ}
         with without_listeners():
-            return self.send(database, command, **how)
-
-    def results(self, command: Document, *, inside: bool = False) -> list[Document]:
-        """Read the first batch of documents that a command of ours finds."""
-        found = self.ask(self.command.database, {**command, "cursor": {}}, inside=inside)
+            found = self.send(self.command.database, {**command, "cursor": {}}, **how)
         return list(found["cursor"]["firstBatch"])
+
+    def try_results(self, command: Document, *, inside: bool = False) -> list[Document] | str:
+        """Do the same; a text says why the server refused it. Raises the error of a time limit."""
+        try:
+            return self.results(command, inside=inside)
+        except OperationFailure as exc:
+            if exc.timeout:
+                raise
+            return redact(str((exc.details or {}).get("errmsg")))
 
 
 class OperationFilter:
@@ -210,9 +222,9 @@ class OperationFilter:
         if operation in ("$out", "$merge"):
             own = list(written_by(command.pipeline, command.database))
             arguments = dict(command.document["pipeline"][-1])
-            documents: int | None = _count_results(request)
+            documents: int | None = self._count_results(request)
         else:
-            documents = self._count(own[0], request)
+            documents = self.count(own[0])
         detail = showing.text(self._mask.document(arguments)) if arguments else ""
         self._entries.append(NotExecuted(operation, self.label(own[0]), documents, detail))
         if decision is not Decision.REPORT_ONLY:
@@ -221,12 +233,12 @@ class OperationFilter:
     def _create_indexes(self, request: CommandRequest) -> Document:
         command, namespace = request.command, request.command.namespace
         listing = {"listIndexes": command.collection}
-        existing = [] if self._is_new(namespace) else request.results(listing)
-        names = {index["name"] for index in existing}
+        existing = [] if self._is_new(namespace) else request.try_results(listing)
+        names = {index["name"] for index in existing if isinstance(index, dict)}
         missing = [each for each in command.document["indexes"] if each["name"] not in names]
         if not missing:
             return request.forward()  # The server compares the definitions.
-        documents, label = self._count(namespace, request), self.label(namespace)
+        documents, label = self.count(namespace), self.label(namespace)
         for index in missing:
             found = self._duplicates(request, index) if index.get("unique") else None
             violations = None if isinstance(found, str) else found
@@ -241,46 +253,45 @@ class OperationFilter:
         """Look for keys that several documents have; a text says why they are not known."""
         if why := showing.uncheckable(index):
             return why
-        inside = request.command.namespace in self._changed
         check = {"aggregate": request.command.collection, **showing.duplicates_query(index)}
-        try:
-            found = request.results(check, inside=inside)
-        except OperationFailure as exc:
-            if exc.timeout:
-                raise
-            why = redact(str((exc.details or {}).get("errmsg")))
-            if inside:
-                raise self._end(f"checking {index['name']} ended the transaction: {why}") from exc
-            return why
-        return showing.violations(index, found, self._mask)
+        changed, why = request.command.namespace in self._changed, ""
+        for query in (check | {"allowDiskUse": True}, check):  # Atlas M0 and Flex refuse the first.
+            # First outside of the transaction, which an error would end.
+            found = request.try_results(query)
+            if changed and isinstance(found, list):
+                found = request.try_results(query, inside=True)
+                if isinstance(found, str):
+                    raise self._end(f"checking {index['name']} ended the transaction: {found}")
+            if isinstance(found, list):
+                return showing.violations(index, found, self._mask)
+            why = found
+        return why
 
     def _is_new(self, namespace: str) -> bool:
         """Whether a collection did not exist before; in another database each is taken to exist."""
         at_home = namespace.startswith(f"{self._home}.")
         return at_home and namespace not in self._existing
 
-    def _count(self, namespace: str, request: CommandRequest) -> int | None:
+    def count(self, namespace: str) -> int | None:
         """Count about how many documents a collection has by now; None when that is not known."""
         database, _, name = namespace.partition(".")
         if not name:
             return None
-        counting = {"aggregate": name, "pipeline": [{"$collStats": {"count": {}}}], "cursor": {}}
+        server = Server(self.session.client[database])
         try:
-            found = request.ask(database, counting)["cursor"]["firstBatch"]
-        except OperationFailure:  # It does not exist, is a view, or may not be read.
-            return 0 if self._is_new(namespace) else None
-        committed: int = sum(shard["count"] for shard in found)
+            committed = outside_transaction(lambda: server.estimated_count(name))
+        except MigrateError:  # It may not be read.
+            return None
         done = self._changed.get(namespace, Effects())
         return max(committed + done.inserted + done.upserted - done.deleted, 0)
 
-
-def _count_results(request: CommandRequest) -> int:
-    """Count the documents that an aggregation writes."""
-    document = request.command.document
-    counting = {**document, "pipeline": [*document["pipeline"][:-1], {"$count": "n"}]}
-    counting.pop("writeConcern", None)
-    found = request.results(counting, inside=True)
-    return int(found[0]["n"]) if found else 0
+    def _count_results(self, request: CommandRequest) -> int:
+        """Count the documents that an aggregation writes."""
+        document = request.command.document
+        counting = {**document, "pipeline": [*document["pipeline"][:-1], {"$count": "n"}]}
+        counting.pop("writeConcern", None)
+        found = request.results(counting, inside=bool(self._changed))
+        return int(found[0]["n"]) if found else 0
 
 
 def _reply(command: Command) -> Document:

@@ -99,7 +99,7 @@ def duplicates_query(index: Document) -> Document:
         {"$limit": MOST_KEYS},
     ]
     collation = {"collation": index["collation"]} if index.get("collation") else {}
-    return {"pipeline": stages, "allowDiskUse": True, **collation}
+    return {"pipeline": stages, **collation}
 
 
 def violations(index: Document, found: list[Document], mask: Mask) -> tuple[Violation, ...] | str:

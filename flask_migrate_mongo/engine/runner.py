@@ -27,7 +27,7 @@ from flask_migrate_mongo.model.errors import (
     OutcomeUnknownError,
     capture,
 )
-from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
 from flask_migrate_mongo.model.values import Actor, Direction, Status
 from flask_migrate_mongo.planning.plans import Inspector, Target
 from flask_migrate_mongo.process import Stopped, elapsed, stopped
@@ -217,7 +217,7 @@ class LeasedRun:
         warnings = (f"{failed_beats} heartbeats of the lock failed. The log says why.",)
         return RunReport(
             plan.direction,
-            (*outcomes, *not_run(plan.steps[len(outcomes) :])),
+            (*outcomes, *map(Outcome, plan.steps[len(outcomes) :])),
             executed=True,
             run_id=self.grant.actor.run_id,
             batch=self.run.batch if plan.direction is Direction.UP else None,

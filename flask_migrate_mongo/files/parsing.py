@@ -17,7 +17,7 @@ from flask_migrate_mongo.model.errors import SourceError
 from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     Bound = Mapping[str, ast.stmt | ast.expr]
@@ -146,11 +146,9 @@ def _bindings(tree: ast.Module) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
             yield node.name, node
         elif isinstance(node, ast.ImportFrom):
             yield from ((alias.asname or alias.name, node) for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 yield from _targets(target, node.value)
-        elif isinstance(node, ast.AnnAssign) and node.value:
-            yield from _targets(node.target, node.value)
 
 
 def _targets(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
@@ -208,16 +206,20 @@ def suppressions_in(content: bytes) -> Iterator[Suppression]:
 # --- the parameters of up() and down(), as written and as imported
 
 
+def parameters_of(arguments: ast.arguments) -> Iterable[tuple[ast.arg, ast.expr | None]]:
+    """List the parameters that have a name and their defaults, without those with `*` or `**`."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = [None] * (len(positional) - len(arguments.defaults))
+    defaults = [*required, *arguments.defaults, *arguments.kw_defaults]
+    return zip([*positional, *arguments.kwonlyargs], defaults, strict=True)
+
+
 def _check_written(path: Path, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
     """Check up() or down() in the syntax tree. Raises SourceError."""
     if isinstance(node, ast.AsyncFunctionDef):
         raise _runs_nothing(path, node.name, node.lineno)
-    arguments = node.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    required = [None] * (len(positional) - len(arguments.defaults))
-    defaults = [*required, *arguments.defaults, *arguments.kw_defaults]
-    for given, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
-        by_position = given in arguments.posonlyargs
+    for given, default in parameters_of(node.args):
+        by_position = given in node.args.posonlyargs
         optional = default is not None
         _check(path, node.name, given.arg, given.lineno, by_position=by_position, optional=optional)
 

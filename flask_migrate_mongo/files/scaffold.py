@@ -65,9 +65,8 @@ class Scaffold:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _locked(self.folder):
-                version = next_version(
-                    highest_version(self.folder), self.clock(), self.version_format
-                )
+                highest = highest_version(self.folder)
+                version = next_version(highest, self.clock(), self.version_format)
                 path = self.folder / f"{version}_{slugify(name)}.py"
                 _write(path, self._render(path, name, version, transactional=transactional))
         except OSError as exc:

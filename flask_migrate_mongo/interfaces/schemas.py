@@ -459,29 +459,24 @@ StoredRunDocument = _document(
 RunEventDocument = _document("RunEvent", _EventOf, sequence=_count(), event=_text(), at=_moment())
 """An event of an asynchronous run."""
 
-OpenApiDocument = _document("OpenApi", _OpenDocument, openapi=_text())
-
 DOCUMENTS: Mapping[str, type[Schema]] = {
-    "cancel": RequestedDocument,
     "create": CreatedDocument,
-    "down": RunDocument,
     "error": ProblemDocument,
     "events": EventsDocument,
-    "force-unlock": ReleasedDocument,
     "health": HealthDocument,
-    "history": HistoryDocument,
     "lint": LintDocument,
     "lock-status": LockStatusDocument,
-    "pause": RequestedDocument,
+    "openapi": _document("OpenApi", _OpenDocument, openapi=_text()),
     "plan": PlanDocument,
     "progress": ProgressDocument,
     "rehearse": RehearsalDocument,
-    "resolve": HistoryDocument,
-    "resume": RequestedDocument,
-    "run": StoredRunDocument,
     "run-event": RunEventDocument,
     "status": StatusDocument,
     "step": StepDocument,
-    "up": RunDocument,
+    **dict.fromkeys(("up", "down"), RunDocument),
+    **dict.fromkeys(("run", "run-cancel", "run-events"), StoredRunDocument),
+    **dict.fromkeys(("pause", "resume", "cancel"), RequestedDocument),
+    **dict.fromkeys(("history", "resolve"), HistoryDocument),
+    **dict.fromkeys(("force-unlock", "lock-release"), ReleasedDocument),
 }
-"""The schema of each document: those that commands print have the command's name."""
+"""The schema of each document, by the command that prints it or the action that answers it, or by its own name."""

@@ -170,21 +170,16 @@ class _FirstRequest:
 
     def wait(self) -> None:
         """Wait until requests may be served. Raises ServiceUnavailable if that failed."""
-        if self._may_serve is None:
-            with self._mutex:
-                self._decide()
+        with self._mutex:
+            if self._may_serve is None:
+                failure = _migrate(self._state)
+                fail_hard = self._state.settings.on_start_fail_hard
+                self._may_serve = failure is None or not (failure.stopped or fail_hard)
         if not self._may_serve:
             raise ServiceUnavailable(
                 "The database of this application is not up to date. Its log says why.",
                 retry_after=BUSY_SECONDS,
             )
-
-    def _decide(self) -> None:
-        # Another request may have decided while this one waited.
-        if self._may_serve is None:
-            failure = _migrate(self._state)
-            fail_hard = self._state.settings.on_start_fail_hard
-            self._may_serve = failure is None or not (failure.stopped or fail_hard)
 
 
 # --- what runs
@@ -239,22 +234,18 @@ def _up(runner: Runner, *, wait: float) -> Failure | None:
         try:
             return _judge(runner.up(Options(wait=0, observer=_StepLogger())))
         except LockHeldError as exc:
-            held = exc
-        if elapsed() >= deadline:
-            return Failure(
-                f"Another process still migrates after {wait:g} s (MIGRATE_ON_START_WAIT). {held} When "
-                "it is done, start the application again."
-            )
-        failure = _outlast(runner, held.lock.run_id, deadline)
-        if failure:
+            if elapsed() >= deadline:
+                return Failure(
+                    f"Another process still migrates after {wait:g} s (MIGRATE_ON_START_WAIT). {exc} When "
+                    "it is done, start the application again."
+                )
+            run_id = exc.lock.run_id
+        if failure := _outlast(runner, run_id, deadline):
             return failure
 
 
 def _outlast(runner: Runner, run_id: str, deadline: float) -> Failure | None:
-    """Wait until this run has released the lock, and find its failure.
-
-    The waiting processes do not retry a migration that failed there.
-    """
+    """Wait until this run has released the lock, and find its failure, which is not retried here."""
     _log.info("Waiting for the run of another process ...")
     while (left := deadline - elapsed()) > 0:
         # Random, so that many processes do not ask at the same time.
@@ -292,8 +283,8 @@ def _raised(exc: Exception) -> Failure:
 
 
 def _failed(version: int, name: str, cause: str, traceback: str | None = None) -> Failure:
-    reason = (
+    return Failure(
         f"{version} ({name}) failed, {cause.rstrip('.')}. Fix it, then start the application again or run "
-        "`flask db-migrate up`."
+        "`flask db-migrate up`.",
+        traceback,
     )
-    return Failure(reason, traceback)

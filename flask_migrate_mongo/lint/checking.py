@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from flask_migrate_mongo.model.values import Direction
-
-from .facts import STRUCTURE_CHANGES, WRITES, Kind, Value
+from .facts import OTHER, STRUCTURE_CHANGES, WRITES, Kind, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +38,7 @@ class ParsedMigration:
 
     def before(self, call: CodeCall) -> tuple[CodeCall, ...]:
         """List the calls that up() or down() reaches before this one."""
-        calls = self.facts.up if call.place.direction is Direction.UP else self.facts.down
+        calls = self.facts.up if call in self.facts.up else self.facts.down
         return calls[: calls.index(call)]
 
     def definition(self, name: str) -> ast.FunctionDef | None:
@@ -104,8 +102,8 @@ def targets(call: CodeCall) -> frozenset[str]:
 def creates(call: CodeCall, names: frozenset[str]) -> bool:
     """Whether a call creates one of these collections."""
     name = call.argument(0, "name")
-    created = {name.constant} if call.method == "create_collection" and name else set()
-    return not names.isdisjoint({*created, *targets(call)})
+    is_named = call.method == "create_collection" and name.constant in names
+    return is_named or not names.isdisjoint(targets(call))
 
 
 def is_new(call: CodeCall, migration: ParsedMigration) -> bool:
@@ -113,11 +111,11 @@ def is_new(call: CodeCall, migration: ParsedMigration) -> bool:
     return any(creates(earlier, call.receiver.names) for earlier in migration.before(call))
 
 
-def change_of(call: CodeCall) -> Value | None:
-    """Find the change that an update or a backfill makes."""
+def change_of(call: CodeCall) -> Value:
+    """Find the change that an update or a backfill makes; OTHER for other calls."""
     if call.is_backfill:
         return call.argument(1, "change")
     updates = call.method in {"update_one", "update_many", "find_one_and_update"}
     is_model = call.last_name in {"UpdateOne", "UpdateMany"}
     is_update = is_model or (updates and call.on(Kind.COLLECTION))
-    return call.argument(1, "update") if is_update else None
+    return call.argument(1, "update") if is_update else OTHER

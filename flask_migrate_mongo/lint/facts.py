@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections import ChainMap
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from flask_migrate_mongo.model.values import Direction
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Node: TypeAlias = ast.expr | ast.stmt | ast.excepthandler
 """A part of the syntax tree that has a line number."""
+
+BUILT_IN = frozenset(dir(builtins))
 
 # --- names of pymongo's API
 
@@ -58,27 +59,15 @@ STRUCTURE_CHANGES = INDEX_BUILDS | words(
 
 # --- values
 
+Kind = Enum(
+    "Kind",
+    "OTHER DATABASE COLLECTION CLIENT SESSION CONTEXT CURSOR TRANSACTION BINDING CONSTANT MAPPING"
+    " SEQUENCE CHOICE FUNCTION METHOD NAMED MADE",
+)
+"""What is known about a value."""
 
-class Kind(Enum):
-    """What is known about a value."""
-
-    OTHER = auto()
-    DATABASE = auto()
-    COLLECTION = auto()
-    CLIENT = auto()
-    SESSION = auto()
-    CONTEXT = auto()
-    CURSOR = auto()
-    TRANSACTION = auto()
-    BINDING = auto()
-    CONSTANT = auto()
-    MAPPING = auto()
-    SEQUENCE = auto()
-    CHOICE = auto()
-    FUNCTION = auto()
-    METHOD = auto()
-    NAMED = auto()
-    MADE = auto()
+_MOST_CHOICES = 1_000
+"""How many possible values of one name are followed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +77,8 @@ class Value:
     `name`: the dotted import path of a NAMED or MADE value, the method of a METHOD or CURSOR, the
     attribute of others. `parts`: elements, the values of a mapping, choices, the object and the
     arguments of a call, the results of a function. `names`: possible names of a collection; without
-    `complete` there may be others. `node`: the call that made it. `function`: the definition of a
-    FUNCTION.
+    `complete` there may be others. `call`: the call that made it. `function`: the definition of a
+    FUNCTION. The `constant` of a CURSOR is true if a limit is set.
     """
 
     kind: Kind
@@ -99,7 +88,7 @@ class Value:
     keys: tuple[Value, ...] = ()
     names: frozenset[str] = frozenset()
     complete: bool = True
-    node: ast.expr | None = None
+    call: CodeCall | None = None
     function: Function | None = None
 
     def walk(self) -> Iterator[Value]:
@@ -121,16 +110,16 @@ class Value:
     def entries(self) -> Iterator[tuple[str, Value]]:
         """Yield the entries of every mapping in this value, at any depth."""
         for part in self.walk():
-            if part.kind is Kind.MAPPING:
-                yield from part.items()
-
-    def get(self, key: str) -> Value | None:
-        """Look up a key of a mapping."""
-        return dict(self.items()).get(key)
+            yield from part.items()
 
     def texts(self) -> frozenset[str]:
         """Collect every string in this value, at any depth."""
         return frozenset(v.constant for v in self.walk() if isinstance(v.constant, str))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is a mapping without entries."""
+        return self.kind is Kind.MAPPING and not self.parts
 
     @property
     def receiver(self) -> Value:
@@ -142,20 +131,101 @@ class Value:
         """The name of the collection, empty if it is not known."""
         return min(self.names) if len(self.names) == 1 else ""
 
+    @property
+    def cursor(self) -> Value | None:
+        """The cursor that a loop over this value reads."""
+        if self.kind is Kind.MADE:
+            return next(filter(None, (part.cursor for part in self.parts)), None)
+        options = self.parts if self.kind is Kind.OTHER else (self,)
+        return next((value for value in options if value.kind is Kind.CURSOR), None)
+
+    @property
+    def element(self) -> Value:
+        """The variable of a loop over this value."""
+        if self.kind is Kind.CHOICE:
+            return choice([part.element for part in self.parts])
+        known = self.kind in {Kind.SEQUENCE, Kind.MAPPING}
+        return choice(self.keys or self.parts) if known else OTHER
+
+    def at(self, index: Value) -> Value:
+        """Evaluate an index, a key or a slice of this value."""
+        if self.kind is Kind.CHOICE:
+            return choice([part.at(index) for part in self.parts])
+        if self.kind is Kind.CLIENT:
+            return Value(Kind.DATABASE)
+        if self.kind in {Kind.DATABASE, Kind.COLLECTION}:
+            return self.collection(index)
+        if self.kind is Kind.CURSOR:
+            return replace(self, constant=True)
+        is_list = self.kind is Kind.SEQUENCE
+        known: Iterable[tuple[object, Value]] = enumerate(self.parts) if is_list else self.items()
+        return dict(known).get(index.constant) or Value(Kind.OTHER, parts=(self, index))
+
+    def collection(self, which: Value) -> Value:
+        """Name a collection of a database, or below another collection ("users.archive")."""
+        options = which.parts if which.kind is Kind.CHOICE else (which,)
+        names = frozenset(v.constant for v in options if isinstance(v.constant, str))
+        complete = all(isinstance(v.constant, str) for v in options)
+        if self.kind is Kind.COLLECTION:
+            names = frozenset(f"{outer}.{inner}" for outer in self.names for inner in names)
+            complete = complete and self.complete
+        return Value(Kind.COLLECTION, names=names, complete=complete)
+
+    def attribute(self, name: str) -> Value:
+        """Evaluate an attribute of this value."""
+        if known := _ATTRIBUTES.get((self.kind, name)):
+            return known
+        has_any_method = self.kind in {Kind.CONTEXT, Kind.SESSION, Kind.CURSOR}
+        if has_any_method or name in _METHODS.get(self.kind, ()):
+            return Value(Kind.METHOD, name, parts=(self,))
+        if self.kind in _METHODS and name not in PROPERTIES:
+            return replace(self.at(Value(Kind.CONSTANT, constant=name)), name=name)
+        if name in WRITES:
+            return Value(Kind.METHOD, name, parts=(ANY_COLLECTION,))
+        if self.kind is Kind.NAMED:
+            return Value(Kind.NAMED, f"{self.name}.{name}")
+        return Value(Kind.OTHER, name, parts=(self,))
+
 
 NameScope: TypeAlias = ChainMap[str, Value]
 """Names with their values, in a scope and in those around it."""
 
 
 class Function(NamedTuple):
-    """A function of the file, and the scope around it."""
+    """A function of the file, and the scope around it. A lambda has no name."""
 
-    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    name: str
+    arguments: ast.arguments
+    body: Sequence[ast.stmt]
     scope: NameScope
 
 
 OTHER = Value(Kind.OTHER)
 ANY_COLLECTION = Value(Kind.COLLECTION, complete=False)
+
+_METHODS = {
+    Kind.DATABASE: DATABASE_METHODS,
+    Kind.COLLECTION: COLLECTION_METHODS,
+    Kind.CLIENT: CLIENT_METHODS,
+}
+_ATTRIBUTES = {
+    (Kind.DATABASE, "client"): Value(Kind.CLIENT),
+    (Kind.COLLECTION, "database"): Value(Kind.DATABASE),
+    (Kind.CONTEXT, "session"): Value(Kind.SESSION),
+}
+
+
+def choice(options: Sequence[Value]) -> Value:
+    """Combine values into one that is any of them."""
+    nested = (each.parts if each.kind is Kind.CHOICE else (each,) for each in options)
+    flat = tuple(option for parts in nested for option in parts)[:_MOST_CHOICES]
+    if len(flat) <= 1:
+        return flat[0] if flat else OTHER
+    if all(option.kind is Kind.COLLECTION for option in flat):
+        names = frozenset[str]().union(*(option.names for option in flat))
+        complete = all(option.complete for option in flat)
+        return Value(Kind.COLLECTION, names=names, complete=complete)
+    return Value(Kind.CHOICE, parts=flat)
 
 
 # --- code
@@ -175,18 +245,48 @@ class Handler(NamedTuple):
 class Place:
     """The circumstances in which code runs.
 
-    `direction` is None for code that runs at import. `loops` are the values that the loops around
-    it iterate over. `opened` and `bound`: code around it opened a transaction, or bound a session.
-    `backfill`: `ctx.backfill()` calls the code.
+    `loops` are the values that the loops around it iterate over. `opened` and `bound`: code around
+    it opened a transaction, or bound a session. `backfill`: `ctx.backfill()` calls the code.
     """
 
-    direction: Direction | None = None
     function: str | None = None
     loops: tuple[Value, ...] = ()
     handlers: tuple[Handler, ...] = ()
     opened: bool = False
     bound: bool = False
     backfill: bool = False
+
+
+_RESULTS = {
+    (Kind.COLLECTION, "find"): Kind.CURSOR,
+    (Kind.COLLECTION, "aggregate"): Kind.CURSOR,
+    (Kind.DATABASE, "get_collection"): Kind.COLLECTION,
+    (Kind.DATABASE, "create_collection"): Kind.COLLECTION,
+    (Kind.CLIENT, "get_database"): Kind.DATABASE,
+    (Kind.CLIENT, "get_default_database"): Kind.DATABASE,
+    (Kind.CLIENT, "start_session"): Kind.SESSION,
+    (Kind.SESSION, "start_transaction"): Kind.TRANSACTION,
+    (Kind.SESSION, "bind"): Kind.BINDING,
+}
+_CURSOR_OPTIONS = words(
+    "add_option allow_disk_use batch_size clone collation comment hint max max_time_ms min"
+    " remove_option rewind skip sort where"
+)
+"""Methods of a cursor that return the cursor, or one like it."""
+
+_SAME_ELEMENTS = words("sorted list tuple set reversed")
+
+_NAMING = {
+    (Kind.CLIENT, "bulk_write"): "models",
+    (Kind.DATABASE, "create_collection"): "name",
+    (Kind.DATABASE, "drop_collection"): "name_or_collection",
+    (Kind.DATABASE, "validate_collection"): "name_or_collection",
+    (Kind.COLLECTION, "rename"): "new_name",
+    (Kind.CONTEXT, "backfill"): "collection",
+}
+"""Methods whose first argument names a collection, with the name of that argument."""
+
+_NAMING_STAGES = words("$lookup $graphLookup $unionWith $out $merge")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,28 +337,102 @@ class CodeCall:
         """Whether this calls a method of one of these kinds."""
         return self.receiver.kind in kinds
 
-    def argument(self, position: int, name: str) -> Value | None:
+    def argument(self, position: int, name: str) -> Value:
         """Look up an argument by its position or its name."""
-        return self.args[position] if position < len(self.args) else self.keywords.get(name)
+        by_position = dict(enumerate(self.args))
+        return by_position.get(position) or self.keywords.get(name, OTHER)
+
+    def result(self) -> Value:
+        """Evaluate the call."""
+        if self.method:
+            return self._method_result()
+        if self.path.endswith("MongoClient"):
+            return Value(Kind.CLIENT)
+        parts = (*self.callee.parts, *self.given)
+        first = parts[0] if parts else OTHER
+        if self.path in _SAME_ELEMENTS and first.kind in {Kind.SEQUENCE, Kind.MAPPING}:
+            return first
+        if self.path == "enumerate" and first.kind is Kind.SEQUENCE:
+            return _pairs((OTHER, each) for each in first.parts)
+        if self.callee.name == "items" and first.kind is Kind.MAPPING:
+            return _pairs(zip(first.keys, first.parts, strict=True))
+        kind = Kind.MADE if self.path else Kind.OTHER
+        return Value(kind, self.callee.name, parts=parts, call=self)
+
+    def _method_result(self) -> Value:
+        receiver, is_cursor = self.receiver, self.on(Kind.CURSOR)
+        if self.method == "with_options" or (is_cursor and self.method in _CURSOR_OPTIONS):
+            return receiver
+        if is_cursor and self.method == "limit":
+            return replace(receiver, constant=True)
+        if is_cursor and self.method == "to_list":
+            return Value(Kind.MADE, "list", parts=(receiver,))
+        kind = _RESULTS.get((receiver.kind, self.method), Kind.OTHER)
+        if kind is Kind.COLLECTION:
+            return receiver.collection(self.argument(0, "name"))
+        if kind is Kind.CURSOR:
+            limit = self.keywords.get("limit")
+            bounded = limit is not None and limit.constant != 0
+            return Value(kind, self.method, bounded, parts=(receiver,))
+        # Without parts: a document from a collection does not contain the filter that selected it.
+        return Value(kind, self.method)
+
+    def collections(self) -> Iterator[Value]:
+        """Yield the collections that the call uses."""
+        used = (v.receiver if v.kind is Kind.METHOD else v for v in (self.callee, *self.given))
+        yield from (value for value in used if value.kind is Kind.COLLECTION)
+        for name in self._names():
+            if name.kind is not Kind.COLLECTION:
+                yield OTHER.collection(name)
+        # A function of another file that gets the database may use any collection.
+        elsewhere = not self.method and self.path not in BUILT_IN
+        if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in self.given):
+            yield ANY_COLLECTION
+
+    def _names(self) -> Iterator[Value]:
+        """Yield the arguments, and parts of arguments, that name a collection."""
+        which = (self.receiver.kind, self.method)
+        if which in _NAMING:
+            yield self.argument(0, _NAMING[which])
+        elif which == (Kind.DATABASE, "command"):
+            command = self.argument(0, "command")
+            if command.kind is Kind.CONSTANT:
+                yield from self.args[1:2]
+            else:
+                yield command.parts[0] if command.keys else OTHER
+        elif self.method == "aggregate":
+            yield from _named_in_pipeline(self.argument(0, "pipeline"))
 
 
-class Import(NamedTuple):
-    """An imported name; `level` counts the dots of a relative import."""
+def _pairs(pairs: Iterable[tuple[Value, Value]]) -> Value:
+    return Value(Kind.SEQUENCE, parts=tuple(Value(Kind.SEQUENCE, parts=pair) for pair in pairs))
 
-    node: ast.Import | ast.ImportFrom
-    path: str
-    level: int = 0
+
+def _named_in_pipeline(pipeline: Value) -> Iterator[Value]:
+    is_list = pipeline.kind is Kind.SEQUENCE
+    if not is_list or any(part.kind is not Kind.MAPPING for part in pipeline.parts):
+        yield OTHER
+    for stage, body in pipeline.entries():
+        if stage in _NAMING_STAGES:
+            options = dict(body.items())
+            named = options.get("into") or options.get("from") or options.get("coll")
+            if named is not None:
+                # A target in another database is a mapping of `db` and `coll`.
+                yield dict(named.items()).get("coll") or named
+            elif body.kind is not Kind.MAPPING:
+                yield body
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a file does: the calls at import, in up() and in down(), each in order.
 
-    `references` are the collections that the code names, with the function that names them.
+    `imports` are statements with the dotted path of each name that they import; it begins with a
+    dot in a relative import. Without `complete`, some code was too large or too deep to follow.
     """
 
     at_import: tuple[CodeCall, ...]
     up: tuple[CodeCall, ...]
     down: tuple[CodeCall, ...]
-    imports: tuple[Import, ...]
-    references: tuple[tuple[Direction | None, Value], ...]
+    imports: tuple[tuple[ast.stmt, str], ...]
+    complete: bool

@@ -6,21 +6,22 @@ import ast
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flask_migrate_mongo.files.parsing import describe, parse, read_content, suppressions_in
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
+from flask_migrate_mongo.model.values import Direction
 
-from .checking import ParsedMigration
+from .checking import Hit, ParsedMigration
 from .reading import read
 from .rules import BY_CODE, REMOVED, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
+    from flask_migrate_mongo.model.values import MigrationFile, Suppression
 
-    from .checking import Hit
+    from .facts import Node
 
 # --- what lint reports
 
@@ -138,7 +139,7 @@ class Linter:
             # If its rule is not run, a comment may still have a finding to suppress.
             unchecked = code == UNUSED and comment.code in BY_CODE.keys() - codes
             if comment.code not in REMOVED and code in codes and not unchecked:
-                yield text.finding_at(comment, BY_CODE[code], message)
+                yield text.finding(BY_CODE[code], Hit(text.place_of(comment), message))
 
 
 def _problem(comment: Suppression) -> tuple[str, str]:
@@ -173,24 +174,24 @@ class SourceText:
         """Make a finding of a hit."""
         node = hit.node
         line, offset = (node.lineno, node.col_offset) if node else (1, 0)
+        text = self._line(line)
         return Finding(
             rule=rule,
             path=self.path,
             line=line,
-            column=self._column(line, offset),
+            # The syntax tree counts bytes of UTF-8, people and editors count characters.
+            column=len(text[:offset].decode("utf-8", "replace")) + 1,
             end_line=(node.end_lineno if node else None) or line,
             message=hit.message,
             help=rule.help(hit.collection),
             function=hit.function,
-            source=self._shown(line),
+            source=text.decode("utf-8", "replace").strip(),
         )
 
-    def finding_at(self, comment: Suppression, rule: Rule, message: str) -> Finding:
-        """Make a finding about a comment."""
-        line = comment.line
-        column = self._column(line, self._line(line).find(b"#"))
-        shown = self._shown(line)
-        return Finding(rule, self.path, line, column, line, message, rule.help(), source=shown)
+    def place_of(self, comment: Suppression) -> Node:
+        """Make a node for a comment: the syntax tree has none."""
+        offset = self._line(comment.line).find(b"#")
+        return ast.Pass(lineno=comment.line, col_offset=offset)
 
     def suppression_of(self, finding: Finding) -> Suppression | None:
         """Find the comment with a reason that suppresses a finding."""
@@ -223,30 +224,22 @@ class SourceText:
     @cached_property
     def _statements(self) -> list[range]:
         """The lines of every statement, with its decorators."""
-        nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.stmt))
-        return [range(_start(node), (node.end_lineno or node.lineno) + 1) for node in nodes]
+        found: list[range] = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.stmt):
+                parts = (node, *getattr(node, "decorator_list", ()))
+                start = min(part.lineno for part in parts)
+                found.append(range(start, (node.end_lineno or node.lineno) + 1))
+        return found
 
     def _line(self, number: int) -> bytes:
         return self.lines[number - 1] if number <= len(self.lines) else b""
-
-    def _shown(self, line: int) -> str:
-        return self._line(line).decode("utf-8", "replace").strip()
-
-    def _column(self, line: int, offset: int) -> int:
-        # The syntax tree counts bytes of UTF-8, people and editors count characters.
-        return len(self._line(line)[:offset].decode("utf-8", "replace")) + 1
-
-
-def _start(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 # --- what else is known of an application and its files
 
 
-@dataclass(frozen=True, slots=True)
-class Collections:
+class Collections(NamedTuple):
     """The collections that a migration's code names.
 
     Without `complete` there may be others, whose names the code computes at run time.
@@ -261,11 +254,13 @@ def named_collections(content: bytes, *directions: Direction) -> Collections:
 
     Executes nothing. `content` must be a file that lint can parse.
     """
-    wanted = {None, *directions}
-    references = read(ast.parse(content)).references
-    found = [each for where, each in references if not directions or where in wanted]
+    facts = read(ast.parse(content))
+    calls = [*facts.at_import]
+    for direction in directions or Direction:
+        calls += facts.up if direction is Direction.UP else facts.down
+    found = [collection for call in calls for collection in call.collections()]
     names = frozenset[str]().union(*(collection.names for collection in found))
-    return Collections(names, all(collection.complete for collection in found))
+    return Collections(names, facts.complete and all(each.complete for each in found))
 
 
 _PROJECT_FILES = ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", ".git")
@@ -277,26 +272,18 @@ def owned_by(import_name: str, root: Path) -> Callable[[str], bool]:
 
     Its own are its package, and modules beside it or above. They are found by file names: nothing is imported.
     """
-    folders = _up_to_project(root.resolve())
+    root = root.resolve()
+    above = (root, *root.parents)
+    tops = (each for each in above if any((each / name).exists() for name in _PROJECT_FILES))
+    # Without a project, the search ends at the parent.
+    folders = above[: above.index(next(tops, root.parent)) + 1]
     places = (*folders, *(folder / "src" for folder in folders))
 
     @cache
     def is_own(module: str) -> bool:
-        own = module == import_name.partition(".")[0]
-        return own or any(_has(folder, module) for folder in places)
+        files = (
+            folder.glob(name) for folder in places for name in (f"{module}.py", f"{module}/*.py")
+        )
+        return module == import_name.partition(".")[0] or any(map(any, files))
 
     return is_own
-
-
-def _up_to_project(root: Path) -> tuple[Path, ...]:
-    """List the folders from the application's up to its project's, or to its parent without one."""
-    folders = (root, *root.parents)
-    for height, folder in enumerate(folders, 1):
-        if any((folder / name).exists() for name in _PROJECT_FILES):
-            return folders[:height]
-    return folders[:2]
-
-
-def _has(folder: Path, module: str) -> bool:
-    package = folder / module
-    return (folder / f"{module}.py").is_file() or (package.is_dir() and any(package.glob("*.py")))

@@ -50,7 +50,11 @@ def tokens(value: object) -> tuple[Token, ...]:
     or TypeError; no message shows a token.
     """
     pairs = value.items() if isinstance(value, Mapping) else _pairs(value)
-    found = {digest_of(_checked(secret)): _widest(scopes) for secret, scopes in pairs}
+    found: dict[bytes, Scope] = {}
+    for secret, scopes in pairs:
+        if not isinstance(secret, str) or not re.fullmatch(_TOKEN, secret):
+            raise ValueError
+        found[digest_of(secret)] = _widest(scopes)
     if not found or len(found) < len(pairs):
         raise ValueError
     return tuple(Token(digest, scope) for digest, scope in found.items())
@@ -61,12 +65,6 @@ def _pairs(value: object) -> list[tuple[str, str]]:
         raise TypeError
     entries = (entry.strip().rpartition(":") for entry in value.split(","))
     return [(secret, scope or Scope.ADMIN.value) for scope, _, secret in entries]
-
-
-def _checked(secret: object) -> str:
-    if not isinstance(secret, str) or not re.fullmatch(_TOKEN, secret):
-        raise ValueError
-    return secret
 
 
 def _widest(scopes: object) -> Scope:

@@ -1,7 +1,7 @@
 """The errors of the package, one class for each cause.
 
-A class has a `code`, a `title` (of the problem document), an `exit_code` and an `http_status`, its own or those of its
-base. An instance has a message, a remedy, and the facts that its readers need.
+A class has a `code`, an `exit_code` and an `http_status`, which its class statement names or its base has, and a `title`
+(of the problem document). An instance has a message, a remedy, and the facts that its readers need.
 """
 
 from __future__ import annotations
@@ -50,6 +50,12 @@ class MigrateError(Exception):
         # Without super().__init__() `args` stay those of the constructor, so that every error can be pickled.
         self.message, self.remedy = message or self.message, remedy or self.remedy
 
+    def __init_subclass__(cls, *, code: str = "", exit_code: int = 0, http_status: int = 0) -> None:
+        super().__init_subclass__()
+        cls.code = code or cls.code
+        cls.exit_code = exit_code or cls.exit_code
+        cls.http_status = http_status or cls.http_status
+
     @property
     def type_uri(self) -> str:
         """The `type` of the problem document (RFC 9457)."""
@@ -66,17 +72,12 @@ class MigrateError(Exception):
 # --- requests
 
 
-class InvalidRequestError(MigrateError):
-    code = "invalid-request"
+class InvalidRequestError(MigrateError, code="invalid-request", exit_code=2, http_status=400):
     title = "A parameter is out of range, unknown or empty."
-    exit_code = 2
-    http_status = 400
 
 
-class TooManyStepsError(InvalidRequestError):
-    code = "too-many-steps"
+class TooManyStepsError(InvalidRequestError, code="too-many-steps", http_status=409):
     title = "Fewer migrations are applied than should be rolled back."
-    http_status = 409
 
     def __init__(self, steps: int, applied: int) -> None:
         count = "1 migration is" if applied == 1 else f"{applied} migrations are"
@@ -87,14 +88,11 @@ class TooManyStepsError(InvalidRequestError):
 # --- settings and connections
 
 
-class ConfigurationError(MigrateError):
-    code = "configuration"
+class ConfigurationError(MigrateError, code="configuration", exit_code=6):
     title = "A setting, or an object from the application, cannot be used."
-    exit_code = 6
 
 
-class SettingError(ConfigurationError):
-    code = "bad-setting"
+class SettingError(ConfigurationError, code="bad-setting"):
     title = "A setting has a value that is not accepted."
     remedy = "Change it in app.config or in the environment."
 
@@ -105,13 +103,11 @@ class SettingError(ConfigurationError):
         self.message = f"{name} is {shown}, but it accepts {accepts}."
 
 
-class NoDatabaseError(ConfigurationError):
-    code = "no-database"
+class NoDatabaseError(ConfigurationError, code="no-database"):
     title = "No setting names the database to migrate."
 
 
-class NoFolderError(ConfigurationError):
-    code = "no-folder"
+class NoFolderError(ConfigurationError, code="no-folder"):
     title = "The migrations folder does not exist."
     remedy = "Create it with the first migration: [create NAME]. Or set MIGRATE_DIRECTORY (relative to the application's root path) to the folder of your migrations."
 
@@ -119,56 +115,42 @@ class NoFolderError(ConfigurationError):
         self.message = f"The migrations folder {folder} does not exist."
 
 
-class DatabaseError(MigrateError):
-    code = "database"
+class DatabaseError(MigrateError, code="database", exit_code=6, http_status=503):
     title = "The server refused a command for another reason."
-    exit_code = 6
-    http_status = 503
     remedy = "Its log may say more. Fix the cause, then run the command again."
 
 
-class ConnectionFailedError(DatabaseError):
-    code = "no-connection"
+class ConnectionFailedError(DatabaseError, code="no-connection"):
     title = "The server cannot be reached, or the connection broke."
     remedy = "Check that the server is running and that MONGO_URI is right, or MIGRATE_MONGO_URI if it is set."
 
 
-class AccessDeniedError(DatabaseError):
-    code = "access-denied"
+class AccessDeniedError(DatabaseError, code="access-denied"):
     title = "The server refused the credentials, or they lack a right."
     remedy = "Check user, password and authSource in MONGO_URI (or MIGRATE_MONGO_URI, if it is set), and that the user may read and write this database."
 
 
-class UnsupportedDriverError(MigrateError):
-    code = "unsupported-driver"
+class UnsupportedDriverError(MigrateError, code="unsupported-driver", exit_code=6):
     title = "The installed pymongo lacks a function that confines transactional steps."
-    exit_code = 6
     remedy = "Install a version of pymongo that docs/compatibility.md lists."
 
 
 # --- files
 
 
-class SourceError(MigrateError):
-    code = "bad-file"
+class SourceError(MigrateError, code="bad-file", exit_code=5, http_status=409):
     title = "A file in the migrations folder cannot be used."
-    exit_code = 5
-    http_status = 409
 
     def __init__(
         self, path: Path, problem: str, *, line: int | None = None, remedy: str = ""
     ) -> None:
         self.path, self.problem, self.line = path, problem, line
         where = f"{path}:{line}" if line else str(path)
-        self.message = f"{where}: {problem}"
-        self.remedy = remedy
+        self.message, self.remedy = f"{where}: {problem}", remedy
 
 
-class SeveralSourceErrors(MigrateError):  # noqa: N818  (it is several)
-    code = "bad-files"
+class SeveralSourceErrors(MigrateError, code="bad-files", exit_code=5, http_status=409):  # noqa: N818  (it is several)
     title = "Several files in the migrations folder cannot be used."
-    exit_code = 5
-    http_status = 409
 
     def __init__(self, problems: Sequence[SourceError]) -> None:
         self.problems = tuple(problems)
@@ -179,8 +161,7 @@ class SeveralSourceErrors(MigrateError):  # noqa: N818  (it is several)
         return "\n  ".join((self.message, *(each.explain(wording) for each in self.problems)))
 
 
-class DuplicateVersionError(SourceError):
-    code = "duplicate-version"
+class DuplicateVersionError(SourceError, code="duplicate-version"):
     title = "Two files have the same number."
 
     def __init__(self, version: int, paths: Sequence[Path]) -> None:
@@ -189,28 +170,22 @@ class DuplicateVersionError(SourceError):
         super().__init__(paths[0].parent, problem)
 
 
-class ImportFailedError(SourceError):
-    code = "import-failed"
+class ImportFailedError(SourceError, code="import-failed"):
     title = "A migration raised an exception while it was imported. Nothing of the plan has run."
 
 
-class FileChangedError(SourceError):
-    code = "file-changed"
+class FileChangedError(SourceError, code="file-changed"):
     title = "A file changed between the plan and its execution."
 
 
 # --- refusals
 
 
-class RefusedError(MigrateError):
-    code = "refused"
+class RefusedError(MigrateError, code="refused", exit_code=5, http_status=409):
     title = "The request was refused because it could do harm."
-    exit_code = 5
-    http_status = 409
 
 
-class NotReversibleError(RefusedError):
-    code = "not-reversible"
+class NotReversibleError(RefusedError, code="not-reversible"):
     title = "A migration has no down()."
     remedy = "Write a down() in that file, or write a new migration that reverses this one."
 
@@ -218,8 +193,7 @@ class NotReversibleError(RefusedError):
         self.message = f"{version} ({name}) cannot be rolled back: {path.name} has no down(). Nothing was rolled back."
 
 
-class MissingFileError(RefusedError):
-    code = "missing-file"
+class MissingFileError(RefusedError, code="missing-file"):
     title = "The file of an applied migration is missing, so it cannot be rolled back."
     remedy = "Restore the file (from version control, or from the branch it was applied from), then try again."
 
@@ -229,8 +203,7 @@ class MissingFileError(RefusedError):
         )
 
 
-class DriftError(RefusedError):
-    code = "drift"
+class DriftError(RefusedError, code="drift"):
     title = "The file of an applied migration has changed."
     remedy = "Restore the applied version of the file, or roll back with the file as it is now: [down allow_drift=True]."
 
@@ -238,8 +211,7 @@ class DriftError(RefusedError):
         self.message = f"{version} ({name}) has changed since it was applied: {path.name} may no longer reverse it. Nothing was rolled back."
 
 
-class OutOfOrderError(RefusedError):
-    code = "out-of-order"
+class OutOfOrderError(RefusedError, code="out-of-order"):
     title = (
         "A pending version is below the highest applied one, and MIGRATE_OUT_OF_ORDER refuses that."
     )
@@ -249,8 +221,7 @@ class OutOfOrderError(RefusedError):
         self.message = f"Pending below the highest applied version {highest}: {_listed(versions)}. Nothing was run."
 
 
-class TransactionsUnsupportedError(RefusedError):
-    code = "no-transactions"
+class TransactionsUnsupportedError(RefusedError, code="no-transactions"):
     title = "A migration needs a transaction, and the server has none."
     remedy = 'Use a replica set (a single node is enough), or set MIGRATE_TRANSACTIONS = "preferred" to run them without.'
 
@@ -258,8 +229,7 @@ class TransactionsUnsupportedError(RefusedError):
         self.message = f"These migrations need a transaction, and the server has none ({reason}): {_listed(versions)}. Nothing was run."
 
 
-class InterruptedRefusedError(RefusedError):
-    code = "interrupted"
+class InterruptedRefusedError(RefusedError, code="interrupted"):
     title = "A migration without a transaction was interrupted, and MIGRATE_INTERRUPTED refuses to run it again."
 
     def __init__(self, versions: Sequence[int]) -> None:
@@ -269,8 +239,7 @@ class InterruptedRefusedError(RefusedError):
         self.remedy = f"Look at the data, then record whether the migration is applied: [resolve {versions[0]} applied=True|False reason=TEXT]."
 
 
-class HalfBackfilledError(RefusedError):
-    code = "half-backfilled"
+class HalfBackfilledError(RefusedError, code="half-backfilled"):
     title = "The file of a migration changed after a part of its backfill was done."
 
     def __init__(self, version: int, command: str) -> None:
@@ -278,13 +247,11 @@ class HalfBackfilledError(RefusedError):
         self.remedy = f"Restore the file, or continue with the file as it is now: [{command} allow_drift=True]. If it is safe to begin again at the first document: [resolve {version} applied=False reason=TEXT]."
 
 
-class NotResolvableError(RefusedError):
-    code = "not-resolvable"
+class NotResolvableError(RefusedError, code="not-resolvable"):
     title = "The record is not in a state that can be resolved by hand."
 
 
-class DryRunTooLongError(RefusedError):
-    code = "dry-run-too-long"
+class DryRunTooLongError(RefusedError, code="dry-run-too-long"):
     title = "The limit of a dry run is longer than the server's limit of a transaction."
 
     def __init__(self, seconds: float, allowed: float) -> None:
@@ -292,8 +259,7 @@ class DryRunTooLongError(RefusedError):
         self.remedy = f"Set a shorter limit: [dry_run_limit={allowed / 2:g}]."
 
 
-class ScratchTakenError(RefusedError):
-    code = "scratch-taken"
+class ScratchTakenError(RefusedError, code="scratch-taken"):
     title = "The scratch database of a rehearsal exists already."
 
     def __init__(self, name: str, marker: Mapping[str, object] | None) -> None:
@@ -309,8 +275,7 @@ class ScratchTakenError(RefusedError):
         self.message = f"The database {name} exists already. {owner}"
 
 
-class RehearsalUnsupportedError(RefusedError):
-    code = "rehearsal-unsupported"
+class RehearsalUnsupportedError(RefusedError, code="rehearsal-unsupported"):
     title = "There is no server for a rehearsal."
     message = "mongomock has no server for a rehearsal: its indexes, options and timings are not those of MongoDB."
     remedy = "Set MONGO_URI to a server for the rehearsal. A small local one is enough."
@@ -319,11 +284,8 @@ class RehearsalUnsupportedError(RefusedError):
 # --- the lock
 
 
-class LockHeldError(MigrateError):
-    code = "lock-held"
+class LockHeldError(MigrateError, code="lock-held", exit_code=3, http_status=409):
     title = "Another process holds the lock."
-    exit_code = 3
-    http_status = 409
     remedy = "Wait for it: [wait=SECONDS]. If that process is dead: [force-unlock confirm=True]."
 
     def __init__(self, lock: LockState) -> None:
@@ -331,11 +293,8 @@ class LockHeldError(MigrateError):
         self.message = f"{lock.holder} ({lock.reason}) holds the lock since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}. The lock expires at {_clock(lock.expires_at)} unless it is renewed."
 
 
-class LeaseLostError(MigrateError):
-    code = "lease-lost"
+class LeaseLostError(MigrateError, code="lease-lost", exit_code=3, http_status=409):
     title = "A run lost the lock. It starts, commits and records nothing more."
-    exit_code = 3
-    http_status = 409
     remedy = "See what is applied now: [status]."
 
     def __init__(self, why: str) -> None:
@@ -344,10 +303,8 @@ class LeaseLostError(MigrateError):
         )
 
 
-class NotConfirmedError(InvalidRequestError):
-    code = "not-confirmed"
+class NotConfirmedError(InvalidRequestError, code="not-confirmed", http_status=409):
     title = "A forced release of the lock was not confirmed."
-    http_status = 409
     remedy = "If you know that it is dead: [force-unlock confirm=True]."
 
     def __init__(self, lock: LockState) -> None:
@@ -355,11 +312,8 @@ class NotConfirmedError(InvalidRequestError):
         self.message = f"{lock.holder} (host {lock.host}, pid {lock.pid}) holds the lock for {age} s: {lock.reason}, last heartbeat {_clock(lock.heartbeat_at)}. If that process still runs, two runs could change the data at once. Nothing was released."
 
 
-class NoRunError(MigrateError):
-    code = "no-run"
+class NoRunError(MigrateError, code="no-run", exit_code=5, http_status=409):
     title = "No backfill is running that could be paused, resumed or cancelled."
-    exit_code = 5
-    http_status = 409
     message = "No backfill is running, so no request was sent."
     remedy = (
         "See what is running: [status]. SIGTERM, or Ctrl-C, stops a migration without a backfill."
@@ -369,19 +323,16 @@ class NoRunError(MigrateError):
 # --- steps
 
 
-class StepError(MigrateError):
-    code = "step"
+class StepError(MigrateError, code="step"):
     title = "A migration did something that its step does not allow."
 
 
-class EscapesTransactionError(StepError):
-    code = "escapes-transaction"
+class EscapesTransactionError(StepError, code="escapes-transaction"):
     title = "A transactional migration tried to write outside its transaction."
     remedy = "Its writes would not be part of the transaction, and would stay after a rollback. Remove this, or delete `transactional = True` if the migration needs no transaction."
 
 
-class EscapesRehearsalError(StepError):
-    code = "escapes-rehearsal"
+class EscapesRehearsalError(StepError, code="escapes-rehearsal"):
     title = "A migration tried to write outside the scratch database of its rehearsal."
     remedy = (
         "Use the `db` that up() and down() receive, not a handle or a client of the application."
@@ -391,56 +342,47 @@ class EscapesRehearsalError(StepError):
         self.message = f"The migration tried to {what}, but a rehearsal writes to {home} alone. The command was not sent."
 
 
-class TransactionAbortedError(StepError):
-    code = "transaction-aborted"
+class TransactionAbortedError(StepError, code="transaction-aborted"):
     title = "A migration caught an error that had already ended its transaction."
 
 
-class TransactionTooLargeError(StepError):
-    code = "transaction-too-large"
+class TransactionTooLargeError(StepError, code="transaction-too-large"):
     title = "A transactional migration is too long or too large for one transaction."
+    remedy = (
+        "Delete `transactional = True`, and change the documents in batches with `ctx.backfill()`."
+    )
 
     def __init__(self, limit: str) -> None:
-        super().__init__(
-            f"The transaction cannot succeed: {limit}. It was rolled back, so nothing of this step is kept.",
-            "Delete `transactional = True`, and change the documents in batches with `ctx.backfill()`.",
-        )
+        self.message = f"The transaction cannot succeed: {limit}. It was rolled back, so nothing of this step is kept."
 
 
-class BackfillError(StepError):
-    code = "bad-backfill"
+class BackfillError(StepError, code="bad-backfill"):
     title = "A backfill has options that it cannot use."
 
 
-class RejectedError(StepError):
-    code = "document-rejected"
+class RejectedError(StepError, code="document-rejected"):
     title = "A backfill reached a document that could not be changed."
 
 
-class WorkerLostError(StepError):
-    code = "worker-lost"
+class WorkerLostError(StepError, code="worker-lost"):
     title = "A worker process of a backfill died."
 
 
-class OutcomeNotRecordedError(MigrateError):
-    code = "outcome-not-recorded"
+class OutcomeNotRecordedError(MigrateError, code="outcome-not-recorded"):
     title = "A step ended, but its outcome could not be recorded in the history."
 
 
-class OutcomeUnknownError(MigrateError):
-    code = "outcome-unknown"
+class OutcomeUnknownError(MigrateError, code="outcome-unknown"):
     title = "The server did not reply to a commit, and the record could not be read."
     message = "The commit was sent, but the server did not reply whether it took effect. Data and record agree either way."
     remedy = "Once the server answers, see whether the migration is applied: [status]."
 
 
-class RunStoppedError(MigrateError):
-    code = "stopped"
+class RunStoppedError(MigrateError, code="stopped"):
     title = "A signal stopped the run."
 
 
-class MigrationFailedError(MigrateError):
-    code = "migration-failed"
+class MigrationFailedError(MigrateError, code="migration-failed"):
     title = "A migration failed. The report says which one, and what was done before."
 
     def __init__(self, versions: Sequence[int], direction: str, *, dry_run: bool = False) -> None:
@@ -451,12 +393,10 @@ class MigrationFailedError(MigrateError):
         self.remedy = f"Fix the cause, then run [{direction}] again."
 
 
-class NotReadyError(MigrateError):
-    code = "not-ready"
+class NotReadyError(MigrateError, code="not-ready", http_status=503):
     title = (
         "Migrations are pending, running or failed, so the database is not what the code expects."
     )
-    http_status = 503
 
     def __init__(self, survey: Survey | None = None, startup_failure: str | None = None) -> None:
         self.message = "Not ready."
@@ -473,20 +413,14 @@ class NotReadyError(MigrateError):
 # --- the REST API
 
 
-class ApiClosedError(MigrateError):
-    code = "api-closed"
+class ApiClosedError(MigrateError, code="api-closed", exit_code=2, http_status=403):
     title = "No API access rules are configured."
-    exit_code = 2
-    http_status = 403
     message = "The API is closed: no access rules are configured."
     remedy = "Set MIGRATE_API_TOKEN, or pass a callable: MongoMigrate(app, authorize=...). MIGRATE_API = False removes the API."
 
 
-class UnauthenticatedError(MigrateError):
-    code = "unauthenticated"
+class UnauthenticatedError(MigrateError, code="unauthenticated", exit_code=2, http_status=401):
     title = "The request has no token, or an unknown one."
-    exit_code = 2
-    http_status = 401
     remedy = "Send a token that MIGRATE_API_TOKEN names: `Authorization: Bearer TOKEN`."
 
     def __init__(self, *, wrong: bool = False) -> None:
@@ -494,52 +428,40 @@ class UnauthenticatedError(MigrateError):
         self.message = "The token is unknown." if wrong else "The request has no token."
 
 
-class ForbiddenError(MigrateError):
-    code = "forbidden"
+class ForbiddenError(MigrateError, code="forbidden", exit_code=2, http_status=403):
     title = "The caller may not do this."
-    exit_code = 2
-    http_status = 403
 
 
-class CreateDisabledError(ForbiddenError):
-    code = "create-disabled"
+class CreateDisabledError(ForbiddenError, code="create-disabled"):
     title = "The API does not create files unless MIGRATE_API_CREATE allows it."
     message = "This API does not create files."
     remedy = 'Set MIGRATE_API_CREATE = True to allow it, or run [create "add user index"].'
 
 
-class UnknownPathError(InvalidRequestError):
-    code = "not-found"
+class UnknownPathError(InvalidRequestError, code="not-found", http_status=404):
     title = "The path does not exist."
-    http_status = 404
     message = "This path does not exist."
     remedy = "openapi.json lists the paths."
 
 
-class UnknownRunError(InvalidRequestError):
-    code = "unknown-run"
+class UnknownRunError(InvalidRequestError, code="unknown-run", http_status=404):
     title = "No run has this name."
-    http_status = 404
     remedy = "The history of the migrations keeps what a run did: [history]."
 
     def __init__(self, run_id: str) -> None:
         self.message = f"There is no run {run_id}, or its document has expired."
 
 
-class UnknownVersionError(InvalidRequestError):
-    code = "unknown-version"
+class UnknownVersionError(InvalidRequestError, code="unknown-version", http_status=404):
     title = "The history has no record of this version."
-    http_status = 404
     remedy = "See the versions: [status]."
 
     def __init__(self, version: str) -> None:
         self.message = f"The history has no record of {version[:_VALUE_LIMIT]!r}."
 
 
-class MethodNotAllowedError(InvalidRequestError):
-    code = "method-not-allowed"
+class MethodNotAllowedError(InvalidRequestError, code="method-not-allowed", http_status=405):
     title = "The path does not support the method."
-    http_status = 405
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self.allowed = tuple(sorted(allowed))
@@ -547,20 +469,16 @@ class MethodNotAllowedError(InvalidRequestError):
         self.remedy = f"Use {' or '.join(self.allowed)}."
 
 
-class BodyTooLargeError(InvalidRequestError):
-    code = "body-too-large"
+class BodyTooLargeError(InvalidRequestError, code="body-too-large", http_status=413):
     title = "The body of the request is too long, or its length is not given."
-    http_status = 413
     remedy = "Send a shorter body, not in chunks."
 
     def __init__(self, limit: int) -> None:
         self.message = f"The body has more than {limit} bytes, or no Content-Length."
 
 
-class NotJsonError(InvalidRequestError):
-    code = "not-json"
+class NotJsonError(InvalidRequestError, code="not-json", http_status=415):
     title = "The body of the request is not declared as JSON."
-    http_status = 415
     message = "The body is not declared as JSON."
     remedy = "Send the header `Content-Type: application/json`."
 
@@ -588,10 +506,7 @@ def message_of(exc: BaseException) -> str:
 
 
 def capture(exc: BaseException) -> ErrorInfo:
-    """Convert an exception and its causes to the form that is recorded.
-
-    Message and traceback are bounded to TRACEBACK_LIMIT bytes each.
-    """
+    """Convert an exception and its causes to what is recorded: texts of at most TRACEBACK_LIMIT bytes."""
     return ErrorInfo(
         type=type(exc).__qualname__,
         message=_bounded(message_of(exc)),

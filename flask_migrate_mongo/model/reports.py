@@ -13,7 +13,7 @@ from .errors import MigrationFailedError, as_migrate_error
 from .values import Direction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from .errors import MigrateError
     from .values import ErrorInfo, Step
@@ -32,8 +32,7 @@ SAMPLES, MOST_SAMPLES = 2, 20
 class Backfilled:
     """What a backfill did from its first batch on, in whichever runs that was.
 
-    `skipped` are those for which the function returned None, `rejected` those that it, or the
-    server, refused.
+    `skipped` are those for which the function returned None, `rejected` those that it, or the server, refused.
     """
 
     scanned: int = 0
@@ -140,7 +139,7 @@ class Outcome:
     """The outcome of one step; `took_ms` is None if it did not start, `trial` if it was no dry run."""
 
     step: Step
-    state: StepState
+    state: StepState = StepState.NOT_RUN
     took_ms: int | None = None
     error: ErrorInfo | None = None
     trial: Trial | None = None
@@ -199,12 +198,3 @@ class RunReport:
     def is_noop(self) -> bool:
         """Whether there was nothing to do."""
         return not self.outcomes and self.error is None
-
-    def in_state(self, *states: StepState) -> tuple[Outcome, ...]:
-        """Select the outcomes in one of these states, in the order of the plan."""
-        return tuple(outcome for outcome in self.outcomes if outcome.state in states)
-
-
-def not_run(steps: Iterable[Step]) -> tuple[Outcome, ...]:
-    """Make the outcomes of steps that never started."""
-    return tuple(Outcome(step, StepState.NOT_RUN) for step in steps)

@@ -6,11 +6,13 @@ import os
 import platform
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime  # noqa: TC003  (`get_type_hints` looks it up)
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+from .wording import camel_case
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,13 +117,8 @@ class Progress:
         """Read the progress as a record keeps it."""
         if not stored:
             return None
-        return cls(
-            collection=stored["collection"],
-            done=stored["done"],
-            total=stored.get("total"),
-            per_second=stored.get("perSecond"),
-            seconds_left=stored.get("secondsLeft"),
-        )
+        known: dict[str, Any] = {f.name: stored.get(camel_case(f.name)) for f in fields(cls)}
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ class Column:
     """How one field of a record is stored and shown.
 
     `path` is its place in the stored document. `read` makes the value of what is stored there; without it the
-    stored value is the value. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
+    stored value is the value. Where nothing is stored, the value is the field's default. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
     `history`, None for none. With `in_status`, the JSON of `status` shows it for applied migrations; with `in_table`,
     its table does.
     """
@@ -142,28 +139,17 @@ class Column:
     in_table: bool = False
 
 
-def _text(stored: object) -> str:
-    return str(stored or "")
-
-
-def _batch(stored: int | None) -> int | None:
+def _batch(stored: int) -> int | None:
     return stored or None  # another tool may store 0
-
-
-def _direction(stored: str | None) -> Direction:
-    return Direction(stored or Direction.UP.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One version's entry in the history, without its events.
-
-    This is the one table of a record's fields: where each is stored, how it is read, how it is shown.
-    """
+    """One version's entry in the history, and the table of its fields: where stored, how read and shown."""
 
     version: Annotated[int, Column("version", int, "version", "Version")]
-    name: Annotated[str, Column("name", _text, "name", "Name")] = ""
-    description: Annotated[str, Column("description", _text, "description")] = ""
+    name: Annotated[str, Column("name", str, "name", "Name")] = ""
+    description: Annotated[str, Column("description", str, "description")] = ""
     status: Annotated[Status, Column("status", Status, "status", "Status")]
     applied_at: Annotated[
         datetime | None,
@@ -180,7 +166,7 @@ class Record:
     reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False
     batch: Annotated[int | None, Column("batch", _batch, "batch", "Batch", in_status=True)] = None
     updated_at: Annotated[datetime | None, Column("updatedAt", shown="updatedAt")] = None
-    direction: Annotated[Direction, Column("metadata.direction", _direction)] = Direction.UP
+    direction: Annotated[Direction, Column("metadata.direction", Direction)] = Direction.UP
     position: Annotated[int | None, Column("metadata.position")] = None
     checksum: Annotated[str | None, Column("metadata.checksum")] = None
     run_id: Annotated[str | None, Column("metadata.runId")] = None

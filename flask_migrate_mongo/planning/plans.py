@@ -6,18 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.model.errors import (
-    DriftError,
-    HalfBackfilledError,
-    InterruptedRefusedError,
-    InvalidRequestError,
-    MissingFileError,
-    NotReversibleError,
-    OutOfOrderError,
-    TooManyStepsError,
-    TransactionsUnsupportedError,
-    UnknownVersionError,
-)
+from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.values import (
     Direction,
     Entry,
@@ -82,9 +71,9 @@ def plan_up(
     late = [step.version for step in steps if step.out_of_order]
     halfway = [s.version for s in steps if s.interrupted and not s.file.safe_to_repeat]
     if late and policy.refuse_out_of_order:
-        raise OutOfOrderError(late, history.highest_applied)
+        raise errors.OutOfOrderError(late, history.highest_applied)
     if halfway and policy.stop_on_interrupted:
-        raise InterruptedRefusedError(halfway)
+        raise errors.InterruptedRefusedError(halfway)
     return Plan(Direction.UP, steps, (*_step_warnings(steps), *_history_warnings(files, history)))
 
 
@@ -98,12 +87,12 @@ def plan_down(
     """
     if steps < 1:
         msg = f"The number of steps is {steps}, but it has to be a whole number from 1. Nothing was rolled back."
-        raise InvalidRequestError(msg, "Roll back one migration: [steps=1].")
+        raise errors.InvalidRequestError(msg, "Roll back one migration: [steps=1].")
     applied = history.applied
     if not applied:
         return Plan(Direction.DOWN, ())
     if steps > len(applied):
-        raise TooManyStepsError(steps, len(applied))
+        raise errors.TooManyStepsError(steps, len(applied))
     by_version = {file.version: file for file in files}
     chosen = (
         _down_step(record, by_version.get(record.version), allow_drift=allow_drift)
@@ -126,21 +115,17 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
     if reason is None:
         return plan
     if not policy.prefer_transactions:
-        raise TransactionsUnsupportedError(versions, reason)
-    listed = ", ".join(map(str, versions))
-    note = f"Run without a transaction, since this server has none ({reason}): {listed}."
+        raise errors.TransactionsUnsupportedError(versions, reason)
+    note = f"Run without a transaction, since this server has none ({reason}): {', '.join(map(str, versions))}."
     return replace(plan, warnings=(*plan.warnings, note))
 
 
 def survey(files: Sequence[MigrationFile], history: History) -> Survey:
     """Sort the versions that have a file or a record by their state."""
-    entries = [_entry(file, history) for file in files]
     known = {file.version for file in files}
-    entries += [
-        Entry(record.version, None, record)
-        for record in history.records
-        if record.version not in known and record.status not in _UNDONE
-    ]
+    entries = [_entry(file, history) for file in files]
+    gone = (r for r in history.records if r.version not in known and r.status not in _UNDONE)
+    entries += [Entry(record.version, None, record) for record in gone]
     by_status: defaultdict[Status, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda entry: entry.version):
         status = entry.record.status if entry.record else Status.PENDING
@@ -161,7 +146,7 @@ def page(
     """Select one page of the records, those changed last first. Raises InvalidRequestError."""
     if limit < 1 or skip < 0:
         msg = f"limit is {limit} and skip is {skip}, but limit starts at 1 and skip at 0."
-        raise InvalidRequestError(msg, "Show the newest records: [limit=50 skip=0].")
+        raise errors.InvalidRequestError(msg, "Show the newest records: [limit=50 skip=0].")
     wanted = [record for record in records if status is None or record.status is status]
     wanted.sort(key=lambda r: (r.updated_at.timestamp() if r.updated_at else 0.0, r.order))
     wanted.reverse()
@@ -174,7 +159,7 @@ def _check_backfills(
     for file in files:
         record = history.by_version.get(file.version)
         if record is not None and record.backfilled_by not in (None, file.checksum):
-            raise HalfBackfilledError(file.version, direction.value)
+            raise errors.HalfBackfilledError(file.version, direction.value)
 
 
 def _up_step(file: MigrationFile, history: History) -> Step:
@@ -190,11 +175,11 @@ def _up_step(file: MigrationFile, history: History) -> Step:
 
 def _down_step(record: Record, file: MigrationFile | None, *, allow_drift: bool) -> Step:
     if file is None:
-        raise MissingFileError(record.version, record.name)
+        raise errors.MissingFileError(record.version, record.name)
     if not file.reversible:
-        raise NotReversibleError(file.version, file.name, file.path)
+        raise errors.NotReversibleError(file.version, file.name, file.path)
     if _drifted(file, record) and not allow_drift:
-        raise DriftError(file.version, file.name, file.path)
+        raise errors.DriftError(file.version, file.name, file.path)
     return Step(file, Direction.DOWN)
 
 
@@ -203,10 +188,7 @@ def _step_warnings(steps: Iterable[Step]) -> Iterable[str]:
         if step.out_of_order:
             yield f"{step.version} ({step.file.name}) is out of order: higher ones are applied."
         if step.interrupted and not step.file.safe_to_repeat:
-            yield (
-                f"{step.version} ({step.file.name}) was interrupted half-way and is neither "
-                "transactional nor idempotent: it runs again from its start."
-            )
+            yield f"{step.version} ({step.file.name}) was interrupted half-way and is neither transactional nor idempotent: it runs again from its start."
 
 
 def _history_warnings(files: Iterable[MigrationFile], history: History) -> Iterable[str]:
@@ -295,7 +277,7 @@ class Inspector:
         if version is None:
             return tuple(sorted((*events, *self.lease.events()), key=lambda event: event.at))
         if not events:
-            raise UnknownVersionError(str(version))
+            raise errors.UnknownVersionError(str(version))
         return events
 
     def lock(self) -> LockState | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.server import translated
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.lint.linter import Finding, Linter
     from flask_migrate_mongo.model.values import Plan, StatusReport, Step
 
     from .plans import Inspector
+
+
+MANY = 100_000
+"""From how many documents of a collection on a transaction that changes it may be too large or too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +49,17 @@ class Preview:
 
 
 def preview(inspector: Inspector, linter: Linter) -> Preview:
-    """Preview `up`: without the lock, writes or a migration's code.
-
-    Raises the errors that refuse the plan.
-    """
+    """Preview `up` without the lock, writes or a migration's code. Raises what refuses the plan."""
     plan, status = inspector.plan()
     findings: dict[Path, list[Finding]] = defaultdict(list)
     for finding in linter.lint(step.file.path for step in plan.steps).findings:
         findings[finding.path].append(finding)
     named = [named_collections(read_content(s.file.path), Direction.UP) for s in plan.steps]
-    sizes = _sizes(inspector.server, frozenset[str]().union(*(each.names for each in named)))
+    names = {name for found in named for name in found.names}
+    server = inspector.server
+    with translated():
+        there = set(server.database.list_collection_names()) if names else set()
+    sizes = {name: server.estimated_count(name) if name in there else None for name in names}
     planned = tuple(
         PlannedStep(
             step,
@@ -65,11 +69,18 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
         )
         for step, found in zip(plan.steps, named, strict=True)
     )
-    return Preview(plan, planned, status)
+    large = tuple(filter(None, map(_too_large, planned)))
+    return Preview(replace(plan, warnings=(*plan.warnings, *large)), planned, status)
 
 
-def _sizes(server: Server, names: frozenset[str]) -> dict[str, int | None]:
-    """Read how many documents the collections have, as the server estimates it."""
-    with translated():
-        there = set(server.database.list_collection_names()) if names else set()
-    return {name: server.estimated_count(name) if name in there else None for name in names}
+def _too_large(planned: PlannedStep) -> str | None:
+    """Warn of a transaction over large collections; None if there are none."""
+    sizes = planned.collections.items()
+    large = ", ".join(f"{name} ({size:,})" for name, size in sizes if size and size > MANY)
+    if not large or not planned.step.file.transactional:
+        return None
+    return (
+        f"{planned.step.version} uses collections of more than {MANY:,} documents in one transaction: {large}. "
+        "The server ends a transaction that is too long or too large. If it changes many of them, use "
+        "ctx.backfill() in a migration without `transactional = True`."
+    )

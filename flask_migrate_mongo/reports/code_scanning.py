@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
-from flask_migrate_mongo.lint.rules import BY_CODE, RULES, Severity
+from flask_migrate_mongo.lint.rules import RULES, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,7 +22,6 @@ Json: TypeAlias = "Mapping[str, object]"
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-_INDEX = {code: index for index, code in enumerate(BY_CODE)}
 
 
 # --- GitHub
@@ -103,7 +102,7 @@ def _result(finding: Finding, fingerprint: str) -> Json:
     location = {"artifactLocation": _artifact(finding.shown_path), "region": region}
     result: dict[str, object] = {
         "ruleId": finding.rule.code,
-        "ruleIndex": _INDEX[finding.rule.code],
+        "ruleIndex": RULES.index(finding.rule),
         "level": _LEVELS[finding.rule.severity],
         "message": {"text": f"{finding.message}\n\n{finding.help}"},
         "locations": [{"physicalLocation": location}],

@@ -1,4 +1,4 @@
-"""Prints reports: with colours on a terminal, in plain aligned columns in a pipe. Also the words that they share.
+"""Prints reports: with colours on a terminal, in plain aligned columns in a pipe.
 
 What is printed cannot control a terminal: the console escapes all that is not printable.
 """
@@ -11,20 +11,17 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
-from flask_migrate_mongo.model.values import Direction
+from . import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from flask_migrate_mongo.model.values import ErrorInfo, Progress
+    from flask_migrate_mongo.model.values import ErrorInfo
 
     from .terminal import Terminal
 
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """Variables with which rich takes a pipe for a terminal."""
-
-SECOND = 1_000
-"""Milliseconds."""
 
 STYLES = {
     "applied": "green",
@@ -38,11 +35,6 @@ STYLES = {
     "error": "bold red",
     "warning": "yellow",
     "info": "cyan",
-}
-
-NOTHING_TO_DO = {
-    Direction.UP: "Nothing to do: every migration is applied.",
-    Direction.DOWN: "Nothing to do: no migration is applied.",
 }
 
 
@@ -102,6 +94,17 @@ class Console:
     def say_lines(self, text: str, style: str = "") -> None:
         """Print a text of several lines."""
         self._print([Text("\n".join(map(printable, text.split("\n"))), style)])
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Print a warning for each text."""
+        for text in texts:
+            self.say(Text(f"Warning: {text}", "yellow"))
+
+    def failure(self, title: str, info: ErrorInfo) -> None:
+        """Print an error with its traceback, where it has one."""
+        if info.traceback:
+            self.say_lines(info.traceback.rstrip(), "dim")
+        self.say_lines(f"{title}: {words.brief(info)}", "red")
 
     def write(self, lines: Iterable[str]) -> None:
         """Print lines as they are, for a program."""
@@ -174,47 +177,6 @@ def padded(text: str, columns: int) -> str:
     return text + " " * (columns - width(text) + 2)
 
 
-# --- words
-
-
 def coloured(state: str) -> Text:
     """Colour a state."""
     return Text(state, STYLES.get(state, ""))
-
-
-def took(ms: int | None) -> str:
-    """Format a duration; blank if there is none."""
-    if ms is None:
-        return ""
-    return f"{ms} ms" if ms < SECOND else f"{ms / SECOND:.2f} s"
-
-
-def count(number: int) -> str:
-    """Count migrations in words."""
-    return "1 migration" if number == 1 else f"{number} migrations"
-
-
-def brief(info: ErrorInfo) -> str:
-    """Describe an error without its traceback."""
-    return f"{info.type}: {info.message}"
-
-
-def how_far(progress: Progress) -> str:
-    """Describe how far a backfill is, how fast it is, and how long it still takes."""
-    total = "" if progress.total is None else f" of about {progress.total:,}"
-    rate = "" if progress.per_second is None else f", {progress.per_second:,.0f} a second"
-    left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
-    return f"{progress.collection}: {progress.done:,}{total}{rate}{left}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def failure(console: Console, title: str, info: ErrorInfo) -> None:
-    """Print an error with its traceback, where it has one."""
-    if info.traceback:
-        console.say_lines(info.traceback.rstrip(), "dim")
-    console.say_lines(f"{title}: {brief(info)}", "red")

@@ -1,4 +1,4 @@
-"""What runs and dry runs do and have done, as text."""
+"""What runs, dry runs and rehearsals do and have done, as text."""
 
 from __future__ import annotations
 
@@ -12,27 +12,15 @@ from flask_migrate_mongo.model.reports import Outcome, StepState, Verdict
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.process import elapsed
 
-from .console import (
-    NOTHING_TO_DO,
-    SECOND,
-    Console,
-    Text,
-    brief,
-    coloured,
-    count,
-    err,
-    error,
-    failure,
-    how_far,
-    out,
-    took,
-)
+from . import words
+from .console import Console, Text, coloured, err, error, out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from flask_migrate_mongo.model.reports import NotExecuted, RunReport, Sample, Trial
     from flask_migrate_mongo.model.values import Progress, Step
+    from flask_migrate_mongo.rehearsal import Attempt, Estimate, MigrationRehearsal, RehearsalReport
 
     from .console import Cell
     from .terminal import Bar
@@ -44,14 +32,21 @@ _DID = {Direction.UP: "Applied", Direction.DOWN: "Rolled back"}
 _EFFECTS = ("  Collection", "Inserted", "Matched", "Modified", "Deleted", "Upserted")
 _VERDICT_STYLES = {Verdict.SUCCEEDS: "green", Verdict.FAILS: "bold red"}
 
+_MINUTE = 60
+_REHEARSED = ("Version", "Name", "Up", "Down undoes it", "Up again", "On all documents")
+_UNDOES: dict[bool | None, Cell] = {
+    True: Text("yes", "green"),
+    False: Text("no", "bold red"),
+    None: "not rehearsed",
+}
+
 
 def run(report: RunReport) -> None:
     """Print what a run did, or, for a dry run, what it would do."""
     console, notes = out(), err()
-    for warning in report.warnings:
-        notes.say(Text(f"Warning: {warning}", "yellow"))
+    notes.warn(report.warnings)
     if report.is_noop:
-        console.say(NOTHING_TO_DO[report.direction])
+        console.say(words.NOTHING_TO_DO[report.direction])
     elif report.dry_run:
         for outcome in report.outcomes:
             if outcome.trial is not None:
@@ -91,16 +86,16 @@ class ProgressReporter(Observer):
                 self.close()
                 self._bar = self._console.screen.bar(_title(step))
                 self._stop = self._bar.stop
-            self._bar.show(progress.done, progress.total, how_far(progress))
+            self._bar.show(progress.done, progress.total, words.how_far(progress))
         elif elapsed() - self._printed_at >= LINE_SECONDS:
             self._printed_at = elapsed()
-            self._console.say(f"{step.version} {how_far(progress)}")
+            self._console.say(f"{step.version} {words.how_far(progress)}")
 
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""
         self.close()
         mark = _mark(outcome, self._console.encoding)
-        duration = "" if outcome.took_ms is None else f" in {took(outcome.took_ms)}"
+        duration = "" if outcome.took_ms is None else f" in {words.took(outcome.took_ms)}"
         state = outcome.trial.verdict if outcome.trial else outcome.state
         self._console.say(f"{mark} {_title(outcome.step)}: ", coloured(state.value), duration)
 
@@ -134,8 +129,8 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
     console.say(_done(report))
     for outcome in report.outcomes:
         if outcome.error:
-            failure(notes, f"{outcome.step.version} {outcome.state.value}", outcome.error)
-    if left := report.in_state(StepState.NOT_RUN):
+            notes.failure(f"{outcome.step.version} {outcome.state.value}", outcome.error)
+    if left := [o for o in report.outcomes if o.state is StepState.NOT_RUN]:
         console.say(f"Not run: {', '.join(str(outcome.step.version) for outcome in left)}.")
     if report.error:
         error(report.error)
@@ -146,7 +141,7 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
 
 def _row(outcome: Outcome) -> Sequence[Cell]:
     file = outcome.step.file
-    return str(file.version), file.name, coloured(outcome.state.value), took(outcome.took_ms)
+    return str(file.version), file.name, coloured(outcome.state.value), words.took(outcome.took_ms)
 
 
 def _done(report: RunReport) -> str:
@@ -154,14 +149,16 @@ def _done(report: RunReport) -> str:
     if not done:
         return f"Nothing was {did.lower()}."
     batch = f" as batch {report.batch}" if report.batch else ""
-    return f"{did} {count(len(done))}{batch} in {took(sum(o.took_ms or 0 for o in done))}."
+    return (
+        f"{did} {words.count(len(done))}{batch} in {words.took(sum(o.took_ms or 0 for o in done))}."
+    )
 
 
 # --- when it was a dry run
 
 
 def _trial(console: Console, outcome: Outcome, trial: Trial) -> None:
-    cause = brief(outcome.error) if outcome.error else trial.reason
+    cause = words.brief(outcome.error) if outcome.error else trial.reason
     console.say(
         f"{_title(outcome.step)}: ",
         Text(trial.verdict.value, _VERDICT_STYLES.get(trial.verdict, "yellow")),
@@ -186,9 +183,9 @@ def _speed(outcome: Outcome, trial: Trial) -> str:
     if outcome.took_ms is None:
         return ""
     documents = sum(e.inserted + e.matched + e.deleted + e.upserted for e in trial.effects.values())
-    rate = documents * SECOND / max(outcome.took_ms, 1)
+    rate = documents * words.SECOND / max(outcome.took_ms, 1)
     speed = f", {rate:,.0f} documents/s" if documents else ""
-    return f" ({took(outcome.took_ms)}{speed})"
+    return f" ({words.took(outcome.took_ms)}{speed})"
 
 
 def _not_executed(operation: NotExecuted) -> str:
@@ -216,5 +213,111 @@ def _conclusion(report: RunReport) -> str:
         f"{verdicts[v]} {v.value.partition(':')[0]}" for v in Verdict if v in verdicts
     )
     nothing = " No migration could be executed." if report.executed_nothing else ""
-    of = count(len(report.outcomes))
+    of = words.count(len(report.outcomes))
     return f"Dry run of {of}: {counts}.{nothing} Everything was rolled back: nothing was changed."
+
+
+# --- a rehearsal
+
+
+def rehearsal(report: RehearsalReport) -> None:
+    """Print the result of each migration, the changes that its `down()` did not reverse, and an estimate."""
+    console, notes = out(), err()
+    notes.warn(_warnings(report))
+    if not report.migrations:
+        console.say("Nothing to rehearse: no migration is pending.")
+        return
+    console.table(_REHEARSED, map(_rehearsal_row, report.migrations))
+    for migration in report.migrations:
+        _problems(console, notes, migration)
+    console.say(f"Rehearsed on {_samples(report)}.")
+    _verdict(console, report)
+
+
+def _warnings(report: RehearsalReport) -> Iterable[str]:
+    if report.removed:
+        yield f"Removed the databases that crashed rehearsals had left: {', '.join(report.removed)}."
+    if report.lock:
+        yield (
+            f"{report.lock.holder} ({report.lock.reason}) holds the lock: it may be changing the "
+            "documents that were copied."
+        )
+    yield from report.warnings
+    for migration in report.migrations:
+        if migration.elsewhere:
+            yield (
+                f"{migration.file.version} read documents outside the sample: "
+                f"{', '.join(migration.elsewhere)}. Use the `db` that up() is given."
+            )
+
+
+def _rehearsal_row(migration: MigrationRehearsal) -> Sequence[Cell]:
+    file = migration.file
+    return (
+        str(file.version),
+        file.name,
+        _attempt(migration.up),
+        _UNDOES[migration.undoes] if file.reversible else Text("irreversible", "yellow"),
+        _attempt(migration.again),
+        _estimate(migration.estimate),
+    )
+
+
+def _attempt(attempt: Attempt | None) -> Cell:
+    if attempt is None:
+        return ""
+    return Text("failed", "bold red") if attempt.error else words.took(attempt.took_ms)
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "unknown"
+    documents = f"for {estimate.documents:,} documents"
+    if not estimate.extrapolated:
+        return f"{_seconds(estimate.seconds)} {documents}"
+    low, high = _seconds(estimate.low), _seconds(estimate.high)
+    return f"about {_seconds(estimate.seconds)} ({low} to {high}) {documents}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s" if seconds < _MINUTE / 6 else f"{seconds:.0f} s"
+    minutes = seconds / _MINUTE
+    return f"{minutes:.0f} min" if minutes < 2 * _MINUTE else f"{minutes / _MINUTE:.1f} h"
+
+
+def _problems(console: Console, notes: Console, migration: MigrationRehearsal) -> None:
+    version, differences = migration.file.version, migration.differences
+    attempts = {"up": migration.up, "down": migration.down, "second up": migration.again}
+    for name, attempt in attempts.items():
+        if attempt and attempt.error:
+            notes.failure(f"{version} {name} failed", attempt.error)
+    if differences.total:
+        console.say(Text(f"{version}: down() does not undo up(). Differences that remain:", "red"))
+        for difference in differences.first:
+            console.say(f"  {difference}")
+        if differences.total > len(differences.first):
+            console.say(f"  and {differences.total - len(differences.first):,} more")
+
+
+def _samples(report: RehearsalReport) -> str:
+    copied = [f"{c.documents:,} of {c.of:,} of {c.name}" for c in report.copied if c.of]
+    return f"documents: {', '.join(copied)}" if copied else "no documents"
+
+
+def _verdict(console: Console, report: RehearsalReport) -> None:
+    if report.irreversible:
+        console.say(Text(f"Cannot be rolled back: {_versions(report.irreversible)}.", "yellow"))
+    if not report.failures:
+        console.say(
+            Text(f"{words.count(len(report.migrations))} rehearsed: no problem found.", "green")
+        )
+        return
+    problems = f"Problems found in {_versions(report.failures)}."
+    console.say(Text(f"{problems} The application's database is unchanged.", "red"))
+    again = "Fix the migration, then rehearse again: flask db-migrate rehearse"
+    console.say(Text(again, "red"))
+
+
+def _versions(migrations: Iterable[MigrationRehearsal]) -> str:
+    return ", ".join(str(migration.file.version) for migration in migrations)

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.values import COLUMNS, Direction, Status
 
-from .console import (
-    NOTHING_TO_DO,
-    STYLES,
-    Console,
-    Text,
-    brief,
-    coloured,
-    count,
-    err,
-    how_far,
-    out,
-    took,
-)
+from . import words
+from .console import STYLES, Console, Text, coloured, err, out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,10 +46,10 @@ def status(report: StatusReport) -> None:
     console.table(("Version", "Name", "State", *headings, "Notes"), rows)
     for entry in survey.failed:
         if entry.record and entry.record.error:
-            console.say_lines(f"{entry.version} failed: {brief(entry.record.error)}", "red")
+            console.say_lines(f"{entry.version} failed: {words.brief(entry.record.error)}", "red")
     shown = ("applied", "pending", "failed", *(("running",) if survey.running else ()))
     totals = ", ".join(f"{len(found[state])} {state}" for state in shown)
-    console.say(f"{count(survey.total)}: {totals}.")
+    console.say(f"{words.count(survey.total)}: {totals}.")
     if not rows:
         console.say('Make the first one: flask db-migrate create "add user index"')
     if report.ignored:
@@ -90,7 +79,7 @@ def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
     }
     yield from (note for note, holds in notes.items() if holds)
     if record is not None and record.progress is not None:
-        yield f"backfill of {how_far(record.progress)}"
+        yield f"backfill of {words.how_far(record.progress)}"
 
 
 # --- what is recorded
@@ -111,7 +100,7 @@ def _cell(record: Record, field: str) -> Cell:
     if isinstance(value, datetime):
         return _when(value)
     if field == "execution_ms":
-        return took(value)
+        return words.took(value)
     return "" if value is None else str(value)
 
 
@@ -136,8 +125,8 @@ def _event_row(event: Event) -> Row:
         "lock" if event.version is None else str(event.version),
         coloured(event.kind),
         str(event.details.get("by", "")),
-        took(event.details.get("executionTime")),
-        brief(event.error) if event.error else details,
+        words.took(event.details.get("executionTime")),
+        words.brief(event.error) if event.error else details,
     )
 
 
@@ -182,14 +171,13 @@ def asked(record: Record) -> None:
 def plan(found: Preview) -> None:
     """Print the plan of `up`, with its warnings, drift and missing files."""
     console, survey = out(), found.status.survey
-    for warning in found.plan.warnings:
-        err().say(Text(f"Warning: {warning}", "yellow"))
+    err().warn(found.plan.warnings)
     if found.planned:
         console.say("Would run, in this order:")
         headers = ("Version", "Name", "How", "Undo", "Notes", "Collections")
         console.table(headers, map(_step_row, found.planned))
     else:
-        console.say(NOTHING_TO_DO[Direction.UP])
+        console.say(words.NOTHING_TO_DO[Direction.UP])
     for step in found.planned:
         for finding in step.findings:
             _finding(console, finding, finding.shown_path)
@@ -244,7 +232,7 @@ def _finding(console: Console, finding: Finding, path: Path) -> None:
 
 
 def _found(report: LintReport) -> str:
-    where = f"in {count(report.files)}"
+    where = f"in {words.count(report.files)}"
     suppressed = f" {len(report.suppressed)} suppressed by comments." if report.suppressed else ""
     if not report.findings:
         return f"Nothing found {where}.{suppressed}"

@@ -39,7 +39,8 @@ def read(document: Document) -> Record:
     values: dict[str, Any] = {}
     for name, column in COLUMNS.items():
         stored = value_at(document, column.path)
-        values[name] = stored if column.read is None else column.read(stored)
+        if stored is not None:
+            values[name] = column.read(stored) if column.read else stored
     return Record(**values)
 
 

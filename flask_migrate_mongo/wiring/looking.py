@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.server import server_of
+from flask_migrate_mongo.database import connected_server
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.planning.plans import Inspector, Policy
 from flask_migrate_mongo.store.history import MigrationHistory
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def inspector(state: AppState) -> Inspector:
     """Make an inspector of the application's database."""
     settings = state.settings
-    server = server_of(database_of(state))
+    server = connected_server(state)
     return Inspector(
         Folder(settings.directory),
         server,
@@ -32,7 +31,7 @@ def inspector(state: AppState) -> Inspector:
 
 def runs(state: AppState) -> RunStore:
     """Make the store of asynchronous runs, on the client of this process."""
-    return RunStore(server_of(database_of(state)), state.settings.run_collection)
+    return RunStore(connected_server(state), state.settings.run_collection)
 
 
 def policy(settings: Settings) -> Policy:

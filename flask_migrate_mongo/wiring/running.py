@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import BackfillOptions
-from flask_migrate_mongo.database import database_of
-from flask_migrate_mongo.driver.server import server_of
+from flask_migrate_mongo.database import connected_server
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.masking import Mask
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def runner(state: AppState) -> Runner:
     """Make a runner of the application's database, on the client of this process."""
-    server, source = server_of(database_of(state)), Folder(state.settings.directory)
+    server, source = connected_server(state), Folder(state.settings.directory)
     return _runner_on(state, server, source, StopSwitch())
 
 

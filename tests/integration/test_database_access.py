@@ -22,7 +22,7 @@ from werkzeug.local import LocalProxy
 
 from flask_migrate_mongo import MigrateError, MongoMigrate, database
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.database import database_of
+from flask_migrate_mongo.database import connected_server, database_of
 from flask_migrate_mongo.driver.server import MongomockServer, Server, server_of
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
@@ -434,7 +434,7 @@ def test_a_server_that_does_not_answer_at_first_is_not_waited_for_long(
     MongoMigrate(app)
     began = time.monotonic()
     with pytest.raises(ConnectionFailedError):
-        found(app)
+        connected_server(app_state.of(app))
     assert time.monotonic() - began < 3
 
 
@@ -473,7 +473,7 @@ import json, os
 from flask import Flask
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.database import database_of
+from flask_migrate_mongo.database import connected_server, database_of
 
 app = Flask("shop", root_path=os.environ["ROOT_PATH"])
 migrate = MongoMigrate(app)

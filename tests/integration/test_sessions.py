@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -210,3 +211,36 @@ def until(holds: Any) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+# --- on a server that continues an update although its client is gone
+
+LONG = """
+import os
+
+idempotent = True
+
+def up(db):
+    db.people.update_many({"by": None}, {"$inc": {"n": 1}, "$set": {"by": os.getpid()}})
+"""
+MANY = 30_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_long_update_of_a_stopped_run_ends_before_the_next_run_starts(
+    project: Project, number: signal.Signals
+) -> None:
+    project.db.people.insert_many([{"_id": n, "n": 0} for n in range(MANY)])
+    project.write(f"{FIRST}_long", LONG)
+    process = project.spawn("up", MIGRATE_LOCK_TTL="2")
+    until(lambda: project.db.migrations.find_one({"status": "running"}))
+    time.sleep(0.3)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    finished = project.run("up", "--wait", "30", MIGRATE_LOCK_TTL="2")
+    assert finished.returncode == 0, finished.stderr
+    by = project.db.people.count_documents({"by": process.pid})
+    time.sleep(1)
+    assert project.db.people.distinct("n") == [1]
+    # The first update did not come to its end, and did not go on after the second one.
+    assert by == project.db.people.count_documents({"by": process.pid}) < MANY

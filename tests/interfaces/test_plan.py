@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flask_migrate_mongo.model.values import Actor
+from flask_migrate_mongo.planning import preview
 from tests.content import content
 
 if TYPE_CHECKING:
@@ -86,6 +87,22 @@ def test_it_prints_the_same(shop: Project) -> None:
     assert "Changed since it was applied: 3 insert." in told
     assert "Applied, and its file is missing: 9 insert." in told
     assert told[-1] == "See what they do to the data: flask db-migrate up --dry-run"
+
+
+def test_it_warns_of_a_transaction_over_a_large_collection(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "MANY", 100)
+    project.db.users.insert_many({} for _ in range(101))
+    project.db.roles.insert_many({} for _ in range(100))
+    change = "def up(db): db.users.update_many({}, [{'$set': {'a': 1}}]); db.roles.delete_one({})"
+    project.write("1_plain", change)
+    project.write("2_atomic", f"transactional = True\n{change}")
+    (warning,) = planned(project)["warnings"]
+    assert warning.startswith(
+        "2 uses collections of more than 100 documents in one transaction: users (101). "
+    )
+    assert "ctx.backfill()" in warning
 
 
 def test_it_executes_nothing_writes_nothing_and_takes_no_lock(shop: Project) -> None:

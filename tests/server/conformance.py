@@ -70,7 +70,6 @@ EXPECTED_NOTES = frozenset(
         ("not on Atlas M0 and Flex", "killSessions"),  # Logged.
         ("not in API version 1", "killSessions"),
         ("not in API version 1", "count"),
-        ("counts a collection in a transaction", "aggregate"),
     }
 )
 """Pairs of a note and a command: what this package sends although not each deployment accepts it."""

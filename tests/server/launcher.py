@@ -28,18 +28,14 @@ class TestServer:
     """One server on a port and a folder of its own, or a replica set; `flags` are the daemon's.
 
     `lifetime` is how long a transaction may last, in seconds, and `majority` how long a write
-    concern of `w: majority` takes, in milliseconds. With `durable`, an acknowledged write survives a
-    kill.
+    concern of `w: majority` takes, in milliseconds, unless the server is a real one. With `durable`, an
+    acknowledged write survives a kill.
     """
 
     __test__ = False
 
     def __init__(
-        self,
-        *flags: str,
-        lifetime: float = 60,
-        majority: float = 2,
-        durable: bool = False,
+        self, *flags: str, lifetime: float = 60, majority: float = 2, durable: bool = False
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mongo-"))
         self.ports = [
@@ -48,10 +44,7 @@ class TestServer:
         self.port = self.ports[-1]
         self._flags = (*flags, *(["--sync-on-commit"] if durable else []))
         self._lifetime = lifetime
-        self._settings = {
-            "STRICT_TXN_LIFETIME": str(lifetime),
-            "STRICT_MAJORITY_MS": str(majority),
-        }
+        self._majority = majority
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -62,7 +55,11 @@ class TestServer:
 
     def start(self) -> TestServer:
         """Start it, again on the same data after a kill, and return when it accepts connections."""
-        environ = {**os.environ, **self._settings}
+        environ = {
+            **os.environ,
+            "STRICT_TXN_LIFETIME": str(self._lifetime),
+            "STRICT_MAJORITY_MS": str(self._majority),
+        }
         with (self.folder / "server.log").open("ab") as log:
             for port in self.ports:
                 process = subprocess.Popen(

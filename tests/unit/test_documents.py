@@ -17,7 +17,7 @@ from flask_migrate_mongo.interfaces.schemas import document as dumped
 from flask_migrate_mongo.lint.linter import Finding, LintReport
 from flask_migrate_mongo.lint.rules import BY_CODE
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, not_run
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
 from flask_migrate_mongo.model.values import (
     COLUMNS,
     Direction,
@@ -268,7 +268,7 @@ def test_a_run_says_what_became_of_every_step() -> None:
         Outcome(
             replace(a_step(2, reversible=False), out_of_order=True), StepState.FAILED, 3, ERROR
         ),
-        *not_run([a_step(3)]),
+        Outcome(a_step(3)),
     )
     report = RunReport(
         Direction.UP, outcomes, executed=True, run_id="f00d", batch=4, warnings=("Look.",)
@@ -335,7 +335,7 @@ def test_a_dry_run_says_of_each_step_what_it_would_do() -> None:
 
 
 def test_a_plan_that_was_only_looked_at_has_neither_run_nor_batch() -> None:
-    document = dumped("up", RunReport(Direction.DOWN, not_run([a_step(1)]), executed=False))
+    document = dumped("up", RunReport(Direction.DOWN, (Outcome(a_step(1)),), executed=False))
     assert (document["direction"], document["executed"]) == ("down", False)
     assert (document["runId"], document["batch"]) == (None, None)
 

@@ -101,7 +101,9 @@ def test_the_collections_of_a_command_are_found(document: dict[str, Any], named:
         ({"create": "a"}, Decision.CREATE),
         ({"createIndexes": "a", "indexes": []}, Decision.BUILD),
         ({"dropSearchIndex": "a"}, Decision.REPORT_ONLY),
+        ({"aggregate": "a", "pipeline": [{"$collStats": {}}, {"$merge": "b"}]}, Decision.REPORT),
         ({"compact": "a"}, None),
+        ({"validate": "a"}, None),
     ],
 )
 def test_one_table_says_what_a_dry_run_does_with_a_command(

@@ -13,7 +13,7 @@ from werkzeug.test import EnvironBuilder
 
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.rest import operations, routes
-from flask_migrate_mongo.interfaces.rest.operations import OPERATIONS, openapi
+from flask_migrate_mongo.interfaces.rest.operations import openapi
 from flask_migrate_mongo.model import values as model
 from flask_migrate_mongo.model.errors import InvalidRequestError, LockHeldError, NotJsonError
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
@@ -216,7 +216,8 @@ def test_a_schema_refuses_what_it_does_not_know() -> None:
 
 
 def test_every_route_is_described_and_nothing_else() -> None:
-    assert list(OPERATIONS) == [route.action for route in routes.ROUTES]
+    actions = {route.action for route in routes.ROUTES}
+    assert set(operations.QUERIES) <= actions <= set(schemas.DOCUMENTS)
     spec = openapi("/prefix")
     assert spec["openapi"] == "3.1.0"
     assert spec["servers"] == [{"url": "/prefix"}]

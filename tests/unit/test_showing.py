@@ -52,3 +52,10 @@ def test_what_is_long_is_cut_and_says_how_long_it_is(given: Any, shown: Any) -> 
 
 def test_a_value_is_one_line_of_text() -> None:
     assert showing.text({"a": "one\ntwo"}) == '{"a": "one\\ntwo"}'
+
+
+def test_a_collation_that_the_index_names_replaces_that_of_the_collection() -> None:
+    index = {"name": "x_1", "key": {"x": 1}, "unique": True}
+    assert "collation" not in showing.duplicates_query(index)
+    simple = {"locale": "simple"}
+    assert showing.duplicates_query(index | {"collation": simple})["collation"] == simple

@@ -9,8 +9,7 @@ import click
 
 from flask_migrate_mongo.model.errors import MigrateError
 from flask_migrate_mongo.rehearsal import RehearsalOptions
-from flask_migrate_mongo.reports.rehearsals import rehearsal as text
-from flask_migrate_mongo.reports.runs import ProgressReporter
+from flask_migrate_mongo.reports import runs
 from flask_migrate_mongo.wiring.running import rehearsal
 
 from .output import CHECK_FAILED, as_json, command, show, state
@@ -66,10 +65,10 @@ def rehearse(
     Without VERSION, everything pending.
     """
     named = None if collections is None else tuple(filter(None, collections.split(",")))
-    shown = click.get_current_context().with_resource(closing(ProgressReporter()))
+    shown = click.get_current_context().with_resource(closing(runs.ProgressReporter()))
     options = RehearsalOptions(versions, sample, named, shown, shown.phase)
     report = rehearsal(state()).run(options)
-    show("rehearse", text, report, exit_code=exit_code(report, fail_on))
+    show("rehearse", runs.rehearsal, report, exit_code=exit_code(report, fail_on))
 
 
 def exit_code(report: RehearsalReport, fail_on: Container[str]) -> int:

@@ -121,10 +121,7 @@ def _finish(report: RunReport) -> None:
 
 
 def exit_code(report: RunReport) -> int:
-    """Choose the exit code of `up` and of `down`.
-
-    A dry run that could execute no step is a check that found something.
-    """
+    """Choose the exit code of `up` and `down`; a dry run of no step is a check that found something."""
     if report.failure:
         return report.failure.exit_code
     return CHECK_FAILED if report.executed_nothing else 0

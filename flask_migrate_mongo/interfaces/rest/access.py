@@ -1,7 +1,4 @@
-"""Checks before a view runs: who may use the API, and what it is sent.
-
-Callers with a token may, and those that the application's own login admits.
-"""
+"""Checks before a view runs: who may use the API, and what it is sent."""
 
 from __future__ import annotations
 
@@ -12,18 +9,10 @@ from typing import TYPE_CHECKING
 from flask import request
 
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.access import Authorize, Scope, Token, digest_of
-from flask_migrate_mongo.model.errors import (
-    ApiClosedError,
-    BodyTooLargeError,
-    ConfigurationError,
-    ForbiddenError,
-    InvalidRequestError,
-    MigrateError,
-    UnauthenticatedError,
-)
 
-from .operations import OPERATIONS, NoQuery, query
+from .operations import QUERIES, NoQuery, query
 from .routes import ROUTES, Route
 
 if TYPE_CHECKING:
@@ -43,12 +32,9 @@ class Gate:
     authorize: Authorize | None = None
 
     def admit(self, action: str, scope: Scope, request: Request) -> None:
-        """Check that the request may do the action.
-
-        Raises ApiClosedError, UnauthenticatedError or ForbiddenError.
-        """
+        """Raise ApiClosedError, UnauthenticatedError or ForbiddenError unless the request may do it."""
         if not self.tokens and self.authorize is None:
-            raise ApiClosedError
+            raise errors.ApiClosedError
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         has_token = kind.lower() == "bearer"
         granted = self._scope_of(given.strip() if has_token else "")
@@ -57,10 +43,11 @@ class Gate:
         elif self.authorize is not None and _vouched(self.authorize(action, request)):
             _check_same_site(request)
         elif self.tokens:
-            raise UnauthenticatedError(wrong=has_token)
+            raise errors.UnauthenticatedError(wrong=has_token)
         else:
-            msg = "The application does not let you do this. Log in as somebody who may."
-            raise ForbiddenError(msg)
+            raise errors.ForbiddenError(
+                "The application does not let you do this. Log in as somebody who may."
+            )
 
     def _scope_of(self, given: str) -> Scope | None:
         # Every token is compared, in constant time, so that the time taken reveals nothing.
@@ -73,32 +60,30 @@ class Gate:
 
 def _check_scope(granted: Scope, needed: Scope) -> None:
     if not granted.includes(needed):
-        msg = (
+        raise errors.ForbiddenError(
             f"This token may {granted.value}, and this needs {needed.value}. Use a token that "
             "MIGRATE_API_TOKEN gives that scope."
         )
-        raise ForbiddenError(msg)
 
 
 def _vouched(answer: object) -> bool:
     # A redirect to a login page, or a coroutine, is true in Python and would let anybody in.
     if isinstance(answer, bool):
         return answer
-    msg = (
+    raise errors.ConfigurationError(
         f"authorize(action, request) returned an object of type {type(answer).__name__}. Return "
         "True or False from it."
     )
-    raise ConfigurationError(msg)
 
 
 def _check_same_site(request: Request) -> None:
     """Refuse what a form on another site could have sent with its visitor's login."""
     if request.method not in {"GET", "HEAD"} and not request.headers.get("X-Requested-With"):
-        msg = (
+        raise errors.ForbiddenError(
             "A request that changes something and is authorized by the application's login needs the "
-            "header X-Requested-With, which no form of another site can send."
+            "header X-Requested-With, which no form of another site can send.",
+            "Add the header `X-Requested-With: fetch`.",
         )
-        raise ForbiddenError(msg, "Add the header `X-Requested-With: fetch`.")
 
 
 def current_route() -> Route:
@@ -116,7 +101,7 @@ def is_outsider() -> bool:
     """Whether the current request may not read."""
     try:
         gate().admit("health", Scope.READ, request)
-    except MigrateError:
+    except errors.MigrateError:
         return True
     return False
 
@@ -126,21 +111,17 @@ def enter() -> None:
     route = current_route()
     try:
         gate().admit(route.action, route.scope, request)
-    except (UnauthenticatedError, ForbiddenError):
+    except (errors.UnauthenticatedError, errors.ForbiddenError):
         # A load balancer has no token; it sees `ready`, and nothing else.
         if route.action != "health":
             raise
-    _check_body(route)
-    # Views read the parameters that there are.
-    if OPERATIONS[route.action].parameters is NoQuery:
-        query(NoQuery, request)
-
-
-def _check_body(route: Route) -> None:
     chunked = "Transfer-Encoding" in request.headers
     if chunked or (request.content_length or 0) > BODY_LIMIT:
-        raise BodyTooLargeError(BODY_LIMIT)
+        raise errors.BodyTooLargeError(BODY_LIMIT)
     # A parameter in a body would be ignored in silence, and `dryRun` must not be.
     if request.content_length and route.action != "create":
-        msg = "This endpoint takes no body."
-        raise InvalidRequestError(msg, "Put parameters into the query string: [dry_run=True].")
+        remedy = "Put parameters into the query string: [dry_run=True]."
+        raise errors.InvalidRequestError("This endpoint takes no body.", remedy)
+    # Views read the parameters that there are.
+    if route.action not in QUERIES:
+        query(NoQuery, request)

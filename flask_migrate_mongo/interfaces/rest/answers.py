@@ -12,18 +12,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from flask_migrate_mongo.interfaces import schemas
-from flask_migrate_mongo.model import wording
+from flask_migrate_mongo.model import errors, wording
 from flask_migrate_mongo.model.access import Scope
-from flask_migrate_mongo.model.errors import (
-    ApiClosedError,
-    ForbiddenError,
-    LockHeldError,
-    MethodNotAllowedError,
-    MigrateError,
-    NotReadyError,
-    UnauthenticatedError,
-    UnknownPathError,
-)
 
 from .access import current_route, gate, is_outsider
 
@@ -62,7 +52,9 @@ def explain(exc: Exception) -> Response:
         if exc.response is not None:
             return cast("Response", exc.response)
         # An `abort()` of the application's own hooks, or of Flask.
-        error: MigrateError = _HttpError(exc.code or 500, exc.name, exc.description or exc.name)
+        error: errors.MigrateError = _HttpError(
+            exc.code or 500, exc.name, exc.description or exc.name
+        )
         headers = {k: v for k, v in exc.get_headers() if k != "Content-Type"}
     else:
         error = _known(exc)
@@ -82,46 +74,43 @@ def stray() -> Response | None:
     except Exception as exc:  # noqa: BLE001  (whatever the application's `authorize` raises)
         return explain(exc)
     allowed = getattr(failure, "valid_methods", None)
-    return explain(MethodNotAllowedError(allowed) if allowed else UnknownPathError())
+    return explain(errors.MethodNotAllowedError(allowed) if allowed else errors.UnknownPathError())
 
 
-class _HttpError(MigrateError):
-    """An error of Flask, or of the application's hooks."""
+class _HttpError(errors.MigrateError):
+    """An error of Flask, or of the application's hooks: its status says everything."""
+
+    type_uri = "about:blank"
 
     def __init__(self, status: int, title: str, detail: str) -> None:
         self.code, self.title, self.http_status = f"http-{status}", title, status
         super().__init__(detail)
 
-    @property
-    def type_uri(self) -> str:
-        """The type of a problem that needs no more than its status."""
-        return "about:blank"
 
-
-def _known(exc: Exception) -> MigrateError:
+def _known(exc: Exception) -> errors.MigrateError:
     """Choose the error to show; one that is not ours is logged, and not shown."""
-    if not isinstance(exc, MigrateError):
+    if not isinstance(exc, errors.MigrateError):
         _log.error("%s %r failed", request.method, request.path, exc_info=exc)
         # The application's own monitoring of errors receives this one, too.
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
-        return MigrateError("An unexpected error.", "The log of the server shows its cause.")
-    if isinstance(exc, ApiClosedError | UnauthenticatedError | ForbiddenError):
+        return errors.MigrateError("An unexpected error.", "The log of the server shows its cause.")
+    if isinstance(exc, errors.ApiClosedError | errors.UnauthenticatedError | errors.ForbiddenError):
         caller = (request.method, request.path, request.remote_addr)
         _log.warning("Refused %r %r to %s: %s", *caller, exc.code)
     is_health = request.endpoint is not None and current_route().action == "health"
-    if is_health and not isinstance(exc, ApiClosedError) and is_outsider():
-        return NotReadyError()
+    if is_health and not isinstance(exc, errors.ApiClosedError) and is_outsider():
+        return errors.NotReadyError()
     return exc
 
 
-def _headers_of(error: MigrateError) -> dict[str, str]:
-    if isinstance(error, UnauthenticatedError):
+def _headers_of(error: errors.MigrateError) -> dict[str, str]:
+    if isinstance(error, errors.UnauthenticatedError):
         reason = ', error="invalid_token"' if error.wrong else ""
         return {"WWW-Authenticate": f'Bearer realm="migrations"{reason}'}
-    if isinstance(error, MethodNotAllowedError):
+    if isinstance(error, errors.MethodNotAllowedError):
         return {"Allow": ", ".join(error.allowed)}
-    if isinstance(error, LockHeldError):
+    if isinstance(error, errors.LockHeldError):
         left = (error.lock.expires_at - error.lock.seen_at).total_seconds()
         return {"Retry-After": str(max(1, min(RETRY_SECONDS, round(left))))}
     return {}

@@ -12,8 +12,7 @@ import threading
 import time
 import uuid
 from contextvars import Context
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -82,8 +81,9 @@ def start(state: AppState, direction: Direction, parameters: Document) -> str:
         else "a new process could not load the application and its database",
     )
     # In its own context: without the request, and without a bound session.
-    arguments = (_in_thread, state, run)
-    threading.Thread(target=Context().run, args=arguments, name="migrate-run").start()
+    threading.Thread(
+        target=Context().run, args=(_in_thread, state, run), name="migrate-run"
+    ).start()
     return run_id
 
 
@@ -102,7 +102,6 @@ def cancel(state: AppState, run_id: str) -> None:
 def carry_out(state: AppState, run: StoredRun) -> None:
     """Execute a claimed run in an application context, and record its result."""
     store, run_id = runs(state), run.run_id
-    dump = partial(document, wording=rest)
 
     def end(ended: RunState, fields: Document) -> None:
         store.note(run_id, ended.value, state=ended.value, **fields)
@@ -112,14 +111,14 @@ def carry_out(state: AppState, run: StoredRun) -> None:
         options = Options(run_id=run_id, observer=_Reporter(store, run_id, acts.switch))
         report = call(acts, Direction(run.direction), run.options, options)
     except MigrateError as exc:
-        end(RunState.REFUSED, {"error": dump("error", exc)})
+        end(RunState.REFUSED, {"error": document("error", exc, rest)})
     except BaseException as exc:
         error = MigrateError(f"The run ended with {type(exc).__name__}.")
-        end(RunState.FAILED, {"error": dump("error", error)})
+        end(RunState.FAILED, {"error": document("error", error, rest)})
         raise
     else:
-        state_now = _ended(report, cancelled=store.is_cancelled(run_id))
-        end(state_now, {"current": None, "report": dump("up", report)})
+        ended = _ended(report, cancelled=store.is_cancelled(run_id))
+        end(ended, {"current": None, "report": document("up", report, rest)})
 
 
 def call(
@@ -220,36 +219,36 @@ def _environment() -> dict[str, str]:
 # --- the progress
 
 
+@dataclass
 class _Reporter(Observer):
     """Writes what a run does to the store, and stops it on a request to cancel."""
 
-    def __init__(self, store: RunStore, run_id: str, switch: StopSwitch) -> None:
-        self._store = store
-        self._run_id = run_id
-        self._switch = switch
-        self._touched = 0.0
+    store: RunStore
+    run_id: str
+    switch: StopSwitch
+    touched: float = 0.0
 
     def planned(self, plan: Plan) -> None:  # noqa: ARG002  (the observer's signature)
-        self._store.note(self._run_id, "planned", state=RunState.RUNNING.value)
+        self.store.note(self.run_id, "planned", state=RunState.RUNNING.value)
         self._stop_if_cancelled()
 
     def started(self, step: Step) -> None:
-        self._store.note(self._run_id, "started", current=_current(step))
+        self.store.note(self.run_id, "started", current=_current(step))
 
     def progressed(self, step: Step, progress: Progress) -> None:
-        if elapsed() - self._touched < TOUCH_SECONDS:
+        if elapsed() - self.touched < TOUCH_SECONDS:
             return
-        self._touched = elapsed()
-        progress_now = document("progress", progress)
-        self._store.touch(self._run_id, {**_current(step), "progress": progress_now})
+        self.touched = elapsed()
+        shown = {**_current(step), "progress": document("progress", progress)}
+        self.store.touch(self.run_id, shown)
 
     def ended(self, outcome: Outcome) -> None:
-        self._store.note(self._run_id, "ended", current=None, step=document("step", outcome, rest))
+        self.store.note(self.run_id, "ended", current=None, step=document("step", outcome, rest))
         self._stop_if_cancelled()
 
     def _stop_if_cancelled(self) -> None:
-        if self._store.is_cancelled(self._run_id):
-            self._switch.request_stop("a request to cancel it")
+        if self.store.is_cancelled(self.run_id):
+            self.switch.request_stop("a request to cancel it")
 
 
 def _current(step: Step) -> Document:
@@ -259,8 +258,6 @@ def _current(step: Step) -> Document:
 def _ended(report: RunReport, *, cancelled: bool) -> RunState:
     # A backfill that is cancelled stops inside its migration, which counts as failed for that.
     own = [f for f in report.failures if f.error is None or f.error.type != Stopped.__name__]
-    if own:
-        return RunState.FAILED
-    if report.error is not None:
-        return RunState.CANCELLED if cancelled else RunState.FAILED
-    return RunState.SUCCEEDED
+    if not own and report.error is None:
+        return RunState.SUCCEEDED
+    return RunState.CANCELLED if cancelled and not own else RunState.FAILED

@@ -1,13 +1,10 @@
-"""What each operation of the REST API accepts and answers, and its description in OpenAPI 3.1.
-
-`query` and `body` read parameters and bodies.
-"""
+"""What each operation of the REST API accepts and answers, and its description in OpenAPI 3.1."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
@@ -24,7 +21,7 @@ from flask_migrate_mongo.model.wording import camel_case
 from .routes import ROUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from flask import Request
 
@@ -158,8 +155,8 @@ class _Parser(FlaskParser):
             return json.loads(req.get_data())
         # Besides bad syntax: bytes of no encoding, a number of too many digits, too many brackets.
         except (ValueError, RecursionError) as exc:
-            msg = "The body is not valid JSON."
-            raise InvalidRequestError(msg, 'Send an object: {"name": "add user index"}.') from exc
+            remedy = 'Send an object: {"name": "add user index"}.'
+            raise InvalidRequestError("The body is not valid JSON.", remedy) from exc
 
     def handle_error(  # webargs' signature
         self,
@@ -187,33 +184,15 @@ def _lines(messages: object, name: str = "") -> Iterator[str]:
 
 # --- the description
 
-
-class Operation(NamedTuple):
-    """What an endpoint accepts and answers; `refuses` says whether it can answer 409."""
-
-    document: type[Schema]
-    parameters: type[Schema] = NoQuery
-    body: type[Schema] | None = None
-    refuses: bool = False
-
-
-OPERATIONS = {
-    "status": Operation(schemas.StatusDocument, refuses=True),
-    "up": Operation(schemas.RunDocument, UpQuery, refuses=True),
-    "down": Operation(schemas.RunDocument, DownQuery, refuses=True),
-    "run": Operation(schemas.StoredRunDocument),
-    "run-events": Operation(schemas.StoredRunDocument),
-    "run-cancel": Operation(schemas.StoredRunDocument),
-    "history": Operation(schemas.HistoryDocument, HistoryQuery),
-    "events": Operation(schemas.EventsDocument),
-    "create": Operation(schemas.CreatedDocument, body=NewMigration),
-    "lock-status": Operation(schemas.LockStatusDocument),
-    "lock-release": Operation(schemas.ReleasedDocument, ReleaseQuery, refuses=True),
-    "health": Operation(schemas.HealthDocument, refuses=True),
-    "openapi": Operation(schemas.OpenApiDocument),
+QUERIES: Mapping[str, type[Schema]] = {
+    "up": UpQuery,
+    "down": DownQuery,
+    "history": HistoryQuery,
+    "lock-release": ReleaseQuery,
 }
-"""The operations, by the action of the route."""
+"""The parameters of each action that takes some."""
 
+_CONFLICTS = {"status", "up", "down", "lock-release", "health"}
 _DEFERRABLE = {"up", "down"}
 _PROBLEMS = {
     400: "The request cannot be understood.",
@@ -258,24 +237,24 @@ def _component(schema: type[Schema] | Schema | str) -> str:
 
 
 def _operation(route: Route) -> Document:
-    described = OPERATIONS[route.action]
     operation: Document = {
         "operationId": route.action,
         "summary": route.summary,
         "description": f"Needs the scope `{route.scope.value}`.",
-        "parameters": _parameters(route, described),
-        "responses": _responses(route, described),
+        "parameters": _parameters(route),
+        "responses": _responses(route),
     }
-    if described.body:
-        content = {"application/json": {"schema": described.body()}}
+    if route.action == "create":
+        content = {"application/json": {"schema": NewMigration()}}
         operation["requestBody"] = {"required": True, "content": content}
     if route.action == "health":
         operation["security"] = [{}, {"token": []}]
     return operation
 
 
-def _parameters(route: Route, described: Operation) -> list[Document]:
-    found: list[Document] = [{"in": "query", "schema": described.parameters()}]
+def _parameters(route: Route) -> list[Document]:
+    query = QUERIES.get(route.action, NoQuery)
+    found: list[Document] = [{"in": "query", "schema": query()}]
     for name, pattern in (("version", VERSION), ("run_id", RUN_ID)):
         if f"<{name}>" in route.path:
             schema = {**_TEXT, "pattern": f"^{pattern}$"}
@@ -287,19 +266,20 @@ def _parameters(route: Route, described: Operation) -> list[Document]:
     return found
 
 
-def _responses(route: Route, described: Operation) -> Document:
-    done = _answer("Done.", described.document())
-    if route.action == "run-events":
+def _responses(route: Route) -> Document:
+    action = route.action
+    done = _answer("Done.", schemas.DOCUMENTS[action]())
+    if action == "run-events":
         done = _answer("Done.", _SERVER_SENT_EVENT, "text/event-stream")
-    responses = {"201" if route.action == "create" else "200": done}
-    if route.action in _DEFERRABLE:
+    responses = {"201" if action == "create" else "200": done}
+    if action in _DEFERRABLE:
         accepted = "The run continues in the background; Location is its address."
         responses["202"] = _answer(accepted, schemas.StoredRunDocument(), header="Location")
     possible = {
         404: "<" in route.path,
-        409: described.refuses,
+        409: action in _CONFLICTS,
         413: route.method == "POST",
-        415: described.body is not None,
+        415: action == "create",
     }
     for code, why in _PROBLEMS.items():
         if possible.get(code, True):

@@ -21,45 +21,42 @@ class Route(NamedTuple):
         return "GET" if self.scope is Scope.READ else "POST"
 
 
+READ, RUN, ADMIN = Scope.READ, Scope.RUN, Scope.ADMIN
+
 ROUTES = (
-    Route(
-        "status", "/status", Scope.READ, "Show what is applied, pending and failed, and the lock."
-    ),
-    Route("up", "/up", Scope.RUN, "Apply every pending migration, the lowest number first."),
-    Route("down", "/down", Scope.RUN, "Roll back the last applied migration, or the last few."),
-    Route("run", "/runs/<run_id>", Scope.READ, "Show the progress of an asynchronous run."),
+    Route("status", "/status", READ, "Show what is applied, pending and failed, and the lock."),
+    Route("up", "/up", RUN, "Apply every pending migration, the lowest number first."),
+    Route("down", "/down", RUN, "Roll back the last applied migration, or the last few."),
+    Route("run", "/runs/<run_id>", READ, "Show the progress of an asynchronous run."),
     Route(
         "run-events",
         "/runs/<run_id>/events",
-        Scope.READ,
+        READ,
         "Stream the progress of an asynchronous run as server-sent events.",
     ),
     Route(
         "run-cancel",
         "/runs/<run_id>/cancel",
-        Scope.RUN,
+        RUN,
         "Request an asynchronous run to stop after the current batch or migration.",
     ),
-    Route("history", "/history", Scope.READ, "Show what is recorded, the newest first."),
+    Route("history", "/history", READ, "Show what is recorded, the newest first."),
     Route(
         "events",
         "/history/<version>/events",
-        Scope.READ,
+        READ,
         "Show the event log of one migration, the oldest first.",
     ),
-    Route("create", "/", Scope.ADMIN, "Create a new migration file."),
+    Route("create", "/", ADMIN, "Create a new migration file."),
     Route(
-        "lock-status",
-        "/lock/status",
-        Scope.READ,
-        "Show who holds the lock, since when and until when.",
+        "lock-status", "/lock/status", READ, "Show who holds the lock, since when and until when."
     ),
-    Route("lock-release", "/lock/release", Scope.ADMIN, "Release the lock of any holder."),
+    Route("lock-release", "/lock/release", ADMIN, "Release the lock of any holder."),
     Route(
         "health",
         "/health",
-        Scope.READ,
+        READ,
         "Show whether everything is applied; a caller without a token sees only that.",
     ),
-    Route("openapi", "/openapi.json", Scope.READ, "Describe this API."),
+    Route("openapi", "/openapi.json", READ, "Describe this API."),
 )

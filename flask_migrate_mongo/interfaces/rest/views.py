@@ -1,4 +1,4 @@
-"""The views of the API."""
+"""The views of the API, one function for each route; the route's summary describes it."""
 
 from __future__ import annotations
 
@@ -33,27 +33,22 @@ POLL_SECONDS = 0.5
 
 
 def status() -> Response:
-    """Show what is applied, pending and failed, and the lock."""
     return answer("status", inspector(app_state.current()).status())
 
 
 def up() -> Response:
-    """Apply every pending migration, the lowest number first."""
     return _run(Direction.UP, operations.query(operations.UpQuery, request))
 
 
 def down() -> Response:
-    """Roll back the last applied migrations."""
     return _run(Direction.DOWN, operations.query(operations.DownQuery, request))
 
 
 def run(run_id: str) -> Response:
-    """Show the progress of an asynchronous run."""
     return answer("run", _stored(run_id))
 
 
 def run_events(run_id: str) -> Response:
-    """Stream the progress of a run as server-sent events, until it is over."""
     last = request.headers.get("Last-Event-ID", "")
     # Read before the stream begins, so that an unknown run is a problem document.
     stream = _event_stream(_stored(run_id), int(last) if last.isdecimal() else 0)
@@ -61,27 +56,23 @@ def run_events(run_id: str) -> Response:
 
 
 def run_cancel(run_id: str) -> Response:
-    """Request a run to stop after the current batch or migration."""
     if not _stored(run_id).state.is_over:
         async_runs.cancel(app_state.current(), run_id)
     return answer("run", _stored(run_id))
 
 
 def history() -> Response:
-    """Show what is recorded, the newest first."""
     asked = operations.query(operations.HistoryQuery, request)
     return answer("history", inspector(app_state.current()).records(**asked))
 
 
 def events(version: str) -> Response:
-    """Show everything that happened to one migration, the oldest first."""
     if not operations.is_version(version):
         raise UnknownVersionError(version)
     return answer("events", inspector(app_state.current()).events(int(version)))
 
 
 def create() -> Response:
-    """Create a new migration file."""
     settings = app_state.current().settings
     if not (settings.api_create or current_app.debug):
         raise CreateDisabledError
@@ -91,19 +82,16 @@ def create() -> Response:
 
 
 def lock_status() -> Response:
-    """Show who holds the lock, since when and until when."""
     return answer("lock-status", inspector(app_state.current()).lock())
 
 
 def lock_release() -> Response:
-    """Release the lock of any holder."""
     asked = operations.query(operations.ReleaseQuery, request)
     released = runner(app_state.current()).force_unlock(confirmed=asked["confirm"])
-    return answer("force-unlock", released)
+    return answer("lock-release", released)
 
 
 def health() -> Response:
-    """Show whether everything is applied; a caller without a token sees only that."""
     state = app_state.current()
     survey = inspector(state).status().survey
     if not survey.is_ready:
@@ -113,7 +101,6 @@ def health() -> Response:
 
 
 def openapi() -> Response:
-    """Describe this API."""
     server = request.script_root + request.path.removesuffix("/openapi.json")
     return respond(operations.openapi(server))
 
@@ -138,12 +125,9 @@ def _run(direction: Direction, asked: Document) -> Response:
 def _stored(run_id: str) -> StoredRun:
     state = app_state.current()
     lease = inspector(state).lease
-
-    def holder() -> str | None:
-        held = lease.inspect()
-        return held.run_id if held else None
-
-    return runs(state).get(run_id, holder=holder)
+    return runs(state).get(
+        run_id, holder=lambda: held.run_id if (held := lease.inspect()) else None
+    )
 
 
 def _event_stream(run: StoredRun, received: int) -> Iterator[str]:
