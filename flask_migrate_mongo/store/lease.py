@@ -9,7 +9,7 @@ import math
 import random
 import threading
 import time
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from bson import ObjectId
@@ -79,16 +79,16 @@ class Lease:
             grant = self._acquire_within(actor, wait)
         except ConnectionFailedError:
             # It may be taken although the reply was lost: release it, so that no run waits until it expires.
-            self._free(actor)
+            self._free(actor, datetime.now(timezone.utc))
             raise
         try:
             with grant.beating():
                 yield grant
         finally:
-            self._free(actor)
+            self._free(actor, grant.now())
 
-    def _free(self, actor: Actor) -> None:
-        update = {"$set": {"locked": False}, "$currentDate": {"updatedAt": True}}
+    def _free(self, actor: Actor, at: datetime) -> None:
+        update = {"$set": {"locked": False, "updatedAt": at}}
         try:
             with translated():
                 self.locks.update_one(_held_by(actor.run_id), update)
@@ -230,8 +230,7 @@ class Grant:
         The server is asked only when the time is up without a renewal. That alone loses nothing:
         as long as no other run has taken the lease, a late renewal still succeeds.
         """
-        now = elapsed()
-        if self._lost is None and now >= self.deadline:
+        if self._lost is None and elapsed() >= self.deadline:
             try:
                 self._renew()
             except MigrateError as exc:
@@ -240,8 +239,12 @@ class Grant:
                 self._lost = self._lost or reason
         if self._lost is not None:
             raise LeaseLostError(self._lost)
+        return self.now()
+
+    def now(self) -> datetime:
+        """Estimate the server's time: as of the last renewal, plus the time since."""
         last = self._renewal
-        return last.server_time + timedelta(seconds=now - last.asked_at)
+        return last.server_time + timedelta(seconds=elapsed() - last.asked_at)
 
     def ensure_recent(self) -> datetime:
         """Like `ensure`, and ask the server if its last confirmation is older than RECENT_SECONDS."""
