@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .options import Context
 
 NO_SUCH_TRANSACTION = 251
+INTERRUPTED = 11601
 
 
 def call_function(

@@ -34,7 +34,7 @@ from flask_migrate_mongo.process import Stopped, elapsed, stopped
 from flask_migrate_mongo.store.lease import AWAY_SECONDS
 from flask_migrate_mongo.store.records import Run
 
-from .calling import call_confined, call_function, log_of
+from .calling import INTERRUPTED, call_confined, call_function, code_of, log_of
 from .options import DEFAULTS, Context, notify
 
 if TYPE_CHECKING:
@@ -335,6 +335,9 @@ class LeasedRun:
             self._persist(lambda: claim.fail(error, took_ms=watch.ms, at=at))
             self.runner.switch.check()
         except MigrateError as exc:
+            if isinstance(exc, LeaseLostError) and code_of(cause) == INTERRUPTED:
+                # The heartbeat has ended the statement: that is no failure of the migration.
+                outcome = Outcome(claim.step, StepState.UNKNOWN, watch.ms, capture(exc))
             return outcome, exc
         interrupted = isinstance(cause, KeyboardInterrupt | Stopped)
         return outcome, stopped("KeyboardInterrupt") if interrupted else None

@@ -355,8 +355,9 @@ def test_a_paused_plain_step_is_not_recorded_and_no_other_is_started(
     process.send_signal(signal.SIGCONT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 3, stderr
-    # What its code still wrote cannot be taken back; what the record says is the successor's.
-    assert halves(project) == [1, 1, 2, 2]
+    # What its code still wrote cannot be taken back, unless its heartbeat was faster and ended the statement. What the
+    # record says is the successor's.
+    assert halves(project) in ([1, 1, 2], [1, 1, 2, 2])
     assert after == list(project.db.migrations.find())
     assert project.db.done.count_documents({"version": LAST}) == 1
 
