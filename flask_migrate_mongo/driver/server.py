@@ -251,9 +251,8 @@ class Server:
             try:
                 # The command `count` is refused to clients with a strict API version before MongoDB 6.0.
                 found = list(collection.aggregate([{"$collStats": {"count": {}}}]))
-            except (
-                errors.OperationFailure
-            ):  # Amazon DocumentDB lacks the stage, and a view has no count.
+            except errors.OperationFailure:
+                # Amazon DocumentDB lacks the stage, and a view has no count.
                 return collection.estimated_document_count()
         return sum(shard["count"] for shard in found)
 

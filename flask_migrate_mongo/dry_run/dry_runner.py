@@ -132,7 +132,8 @@ class DryRunner:
     def _check(self, options: Options) -> None:
         """Raise UnsupportedDriverError if the step's code cannot be kept inside the transaction.
 
-        Raises ConfigurationError without a second connection, and DryRunTooLongError if the server would end the transaction earlier than the dry run.
+        Raises ConfigurationError without a second connection, and DryRunTooLongError if the server
+        would end the transaction earlier than the dry run.
         """
         check_confinement_support()
         check_listener_support()

@@ -247,7 +247,7 @@ class LeasedRun:
                     self._run_plain(claim, function, session, watch)
             except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
                 # A transaction that lost its lease was rolled back, so its step did not run.
-                rolled_back = step.file.transactional and isinstance(exc, LeaseLostError)
+                rolled_back = in_transaction and isinstance(exc, LeaseLostError)
                 state = StepState.NOT_RUN if rolled_back else StepState.UNKNOWN
                 return Outcome(step, state, watch.ms, capture(exc)), exc
             except BaseException as exc:  # noqa: BLE001  (whatever a migration raises, SystemExit too, is its failure)

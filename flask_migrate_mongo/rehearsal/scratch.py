@@ -81,7 +81,8 @@ def sibling(like: Database[Document], name: str) -> Database[Document]:
 class ScratchDatabase:
     """The scratch database of one rehearsal, and the `real` database that its samples come from.
 
-    `available` are the collections that can be copied, `sizes` about how many bytes the copied ones have as a whole. `skip` names those that never are. `check` raises to stop what takes long.
+    `available` are the collections that can be copied, `sizes` about how many bytes the copied ones have
+    as a whole. `skip` names those that never are. `check` raises to stop what takes long.
     """
 
     def __init__(

@@ -14,13 +14,15 @@ from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.errors import LeaseLostError, RunStoppedError
 from flask_migrate_mongo.model.reports import StepState
 from flask_migrate_mongo.store.records import Run
+from tests.project import Project
 
 from .test_promises import FIRST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from tests.project import Project
+    from tests.conftest import Failpoint
 
 STOPS = """
 import os, signal, time
@@ -155,20 +157,18 @@ def test_a_lost_lease_ends_what_the_step_has_in_flight(
 
 @HEADS
 def test_a_forced_release_ends_what_the_run_has_in_flight(
-    project: Project, sent: Sent, head: str
+    project: Project, sent: Sent, failpoint: Failpoint, head: str
 ) -> None:
     project.write(f"{FIRST}_waits", WAITS.format(head=head))
     thread = threading.Thread(target=project.runner().up)
     thread.start()
     until(lambda: sent.of("find", "gate"))
-    session = recorded(project)
-    # From another process, as far as the watch of these tests can tell.
-    with MongoClient[dict[str, Any]](project.uri) as client:
-        assert client[project.db.name].migrations.find_one({"status": "running"})
-        project.run("force-unlock", "--confirm")
+    # The other process tries to kill it, which shows in its log because the server refuses.
+    failpoint("killSessions", times=1, errorCode=59)
+    released = project.run("force-unlock", "--confirm")
+    assert "could not be killed" in released.stderr
     project.db.gate.insert_one({})
     thread.join(20)
-    assert session == recorded(project)
     assert project.statuses() == {FIRST: "running"}
 
 
@@ -247,3 +247,19 @@ def test_a_long_update_of_a_stopped_run_ends_before_the_next_run_starts(
     assert project.db.people.distinct("n") == [1]
     # The first update did not come to its end, and did not go on after the second one.
     assert by == project.db.people.count_documents({"by": process.pid}) < MANY
+
+
+def test_a_step_that_ran_without_a_transaction_is_unknown_after_a_lost_lease(
+    tmp_path: Path, standalone_uri: str
+) -> None:
+    with MongoClient[dict[str, Any]](standalone_uri) as client:
+        project = Project(tmp_path, client.lost, standalone_uri)
+        project.write(
+            f"{FIRST}_loses",
+            "transactional = True\ndef up(db, ctx):\n"
+            "    db.migration_locks.delete_many({})\n    ctx.ensure_lease()\n",
+        )
+        report = project.runner(MIGRATE_TRANSACTIONS="preferred").up()
+        client.drop_database("lost")
+    assert isinstance(report.error, LeaseLostError)
+    assert report.outcomes[0].state is StepState.UNKNOWN
