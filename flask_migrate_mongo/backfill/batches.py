@@ -17,11 +17,10 @@ from pymongo.errors import (
     ConnectionFailure,
     ExecutionTimeout,
     InvalidOperation,
-    OperationFailure,
     PyMongoError,
 )
 
-from flask_migrate_mongo.driver.server import is_passing, translated
+from flask_migrate_mongo.driver.server import failure_of, is_passing, translated
 from flask_migrate_mongo.driver.transactions import Transactions, is_transient, transaction
 from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import (
@@ -193,7 +192,7 @@ class BatchedCollection:
 
     def can_reopen(self, exc: BaseException) -> bool:
         """Whether another cursor can continue after this error of `read`."""
-        is_lost = self._was_read and _failure(exc).get("code") in _LOST_CURSOR
+        is_lost = self._was_read and failure_of(exc).get("code") in _LOST_CURSOR
         return is_lost or (isinstance(exc, PyMongoError) and is_passing(exc))
 
     def _open(self, bounds: IdRange) -> Replies:
@@ -395,7 +394,7 @@ class Worker:
         tries = count(1)
 
         def is_too_large(exc: BaseException) -> bool:
-            return len(batch) > 1 and _failure(exc).get("code") in _TOO_LARGE
+            return len(batch) > 1 and failure_of(exc).get("code") in _TOO_LARGE
 
         def can_retry(exc: BaseException) -> bool:
             return is_transient(exc) and not (is_too_large(exc) and next(tries) >= MAX_TRIES)
@@ -417,7 +416,7 @@ class Worker:
     ) -> tuple[Checkpoint, Request | None]:
         """Write the halves of a batch that is too large or was refused, down to the document at fault."""
         if len(batch) == 1:
-            id_, error = batch[0].id, _shortened(str(_failure(exc).get("errmsg") or exc))
+            id_, error = batch[0].id, _shortened(str(failure_of(exc).get("errmsg") or exc))
             if not self.documents.batched.max_rejected:
                 raise _rejected("The server", id_, error) from exc
             return self._write([DocumentChange(id_, None, error)], checkpoint)
@@ -456,16 +455,9 @@ class Worker:
         return after, self.checkpoint.advance(before, after, self.session, fields=fields)
 
 
-def _failure(exc: BaseException) -> DocumentView:
-    """Find what the server replied: the first error of a bulk write, else that of the command."""
-    cause = exc if isinstance(exc, PyMongoError) else exc.__cause__
-    details = (cause.details or {}) if isinstance(cause, OperationFailure) else {}
-    return next(iter(details.get("writeErrors", ())), details)
-
-
 def _ensure_same_shard_key(exc: Exception) -> None:
     """Raise BackfillError if the server refused a change of the shard key, as it would for each batch."""
-    error = str(_failure(exc).get("errmsg"))
+    error = str(failure_of(exc).get("errmsg"))
     if "shard key" in error.lower():
         raise BackfillError(
             f"The change sets a field of the shard key: {_shortened(error)}. The batches before it are kept.",

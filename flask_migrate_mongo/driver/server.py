@@ -417,21 +417,22 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
 
 def _code(exc: errors.PyMongoError) -> int | None:
     """Find the server's code for an error; None if the error is the driver's own."""
-    return _first_failure(exc).get("code") or (
+    return failure_of(exc).get("code") or (
         exc.code if isinstance(exc, errors.OperationFailure) else None
     )
 
 
-def _first_failure(exc: errors.PyMongoError) -> DocumentView:
-    """Find the first error of a bulk write, whose own code and text say nothing."""
-    details = exc.details if isinstance(exc, errors.BulkWriteError) else None
-    found = details or {}
-    return next(iter((*found.get("writeErrors", ()), *found.get("writeConcernErrors", ()))), {})
+def failure_of(exc: BaseException) -> DocumentView:
+    """Find what the server replied for an error, or for its cause: for a bulk write its first error."""
+    cause = exc if isinstance(exc, errors.PyMongoError) else exc.__cause__
+    found = (cause.details or {}) if isinstance(cause, errors.OperationFailure) else {}
+    failed = (*found.get("writeErrors", ()), *found.get("writeConcernErrors", ()))
+    return next(iter(failed), found)
 
 
 def _detail(exc: errors.PyMongoError) -> str:
     # The driver appends its whole view of the cluster, and its timeouts, to the one fact of use.
-    text = _first_failure(exc).get("errmsg") or str(exc)
+    text = failure_of(exc).get("errmsg") or str(exc)
     for tail in (", Timeout: ", " (configured timeouts", ", full error: "):
         text = text.partition(tail)[0]
     return redact(text).rstrip(".")
