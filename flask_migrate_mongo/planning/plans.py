@@ -224,7 +224,7 @@ class ProjectState:
 
 @dataclass(frozen=True, slots=True)
 class Inspector:
-    """Answers what is applied, what is pending and who holds the lock, for one folder and one database."""
+    """Finds applied and pending migrations and the holder of the lock, for one folder and one database."""
 
     folder: Folder
     server: Server

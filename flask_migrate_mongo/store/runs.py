@@ -26,9 +26,6 @@ SILENT_SECONDS = 360
 More than a request may wait for the lock, since a run that waits writes nothing.
 """
 
-_NOW = {"$currentDate": {"updatedAt": True}}
-"""The part of an update that sets the time of the last write, by the server's clock."""
-
 
 class RunState(str, Enum):
     """The state of a run; the values are those stored."""
@@ -106,10 +103,11 @@ class RunStore:
         `detached` says whether it outlives the web server.
         """
         condition = {"_id": run_id, "state": RunState.QUEUED.value, "project": project}
-        claimed = {"state": RunState.RUNNING.value, "detached": detached}
+        now = self._server.now()
+        claimed = {"state": RunState.RUNNING.value, "detached": detached, "updatedAt": now}
         with translated():
             found = self._runs.find_one_and_update(
-                condition, {"$set": claimed, **_NOW}, return_document=ReturnDocument.AFTER
+                condition, {"$set": claimed}, return_document=ReturnDocument.AFTER
             )
         return None if found is None else _stored(found)
 
@@ -156,8 +154,9 @@ class RunStore:
 
     def touch(self, run_id: str, current: Document) -> None:
         """Set the progress of the current step, without an event."""
+        changed = {"current": current, "updatedAt": self._server.now()}
         with translated():
-            self._runs.update_one({"_id": run_id}, {"$set": {"current": current}, **_NOW})
+            self._runs.update_one({"_id": run_id}, {"$set": changed})
 
     def cancel(self, run_id: str) -> None:
         """Request a run to stop. Raises UnknownRunError."""

@@ -355,7 +355,7 @@ def test_a_paused_plain_step_is_not_recorded_and_no_other_is_started(
     process.send_signal(signal.SIGCONT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 3, stderr
-    # What its code still wrote cannot be taken back, unless its heartbeat was faster and ended the statement. What the
+    # What its code still wrote stays, unless its heartbeat was faster and ended the statement. What the
     # record says is the successor's.
     assert halves(project) in ([1, 1, 2], [1, 1, 2, 2])
     assert after == list(project.db.migrations.find())
