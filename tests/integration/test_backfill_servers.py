@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pymongo import MongoClient, monitoring
+from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure
 
 from flask_migrate_mongo import MongoMigrate
@@ -18,6 +18,7 @@ from flask_migrate_mongo.driver import transactions
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.model.errors import LeaseLostError
 from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
+from tests.sent import Sent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,30 +59,10 @@ def prepare(
     project.db.people.insert_many([{"_id": n} for n in range(PEOPLE)])
 
 
-class Commands(monitoring.CommandListener):
-    """Records commands."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        """Record a command."""
-        self.sent.append(dict(event.command))
-
-    def succeeded(self, _: monitoring.CommandSucceededEvent) -> None:
-        """Ignore it."""
-
-    def failed(self, _: monitoring.CommandFailedEvent) -> None:
-        """Ignore it."""
-
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [each for each in self.sent if name in each]
-
-
 @pytest.fixture
-def heard(project: Project) -> Iterator[tuple[MongoClient[dict[str, Any]], Commands]]:
+def heard(project: Project) -> Iterator[tuple[MongoClient[dict[str, Any]], Sent]]:
     """A client of the project's server, and the commands that it sends."""
-    commands = Commands()
+    commands = Sent()
     with MongoClient[dict[str, Any]](project.uri, event_listeners=[commands]) as client:
         yield client, commands
 
@@ -101,7 +82,7 @@ def sessions(project: Project) -> dict[str, list[object]]:
 
 
 def test_a_finished_range_has_no_session_that_a_later_run_could_kill(
-    project: Project, heard: tuple[MongoClient[dict[str, Any]], Commands]
+    project: Project, heard: tuple[MongoClient[dict[str, Any]], Sent]
 ) -> None:
     client, commands = heard
     prepare(project, workers=2)
@@ -129,12 +110,12 @@ def test_a_finished_range_has_no_session_that_a_later_run_could_kill(
     assert run(project, client, HOOK=look).failures == ()
     assert seen[1]["done"] == [None]
     assert values(project) == [1] * PEOPLE
-    assert commands.named("killSessions") == []
+    assert commands.of("killSessions") == []
 
 
 def test_a_worker_does_not_kill_its_own_session(
     project: Project,
-    heard: tuple[MongoClient[dict[str, Any]], Commands],
+    heard: tuple[MongoClient[dict[str, Any]], Sent],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client, commands = heard
@@ -155,7 +136,7 @@ def test_a_worker_does_not_kill_its_own_session(
     assert run(project, client).failures == ()
     assert lost == [None]
     assert values(project) == [1] * PEOPLE
-    assert commands.named("killSessions") == []
+    assert commands.of("killSessions") == []
 
 
 # --- limits of transactions
@@ -400,7 +381,7 @@ def test_a_server_without_coll_stats_counts_with_count(
 
 
 def test_own_writes_do_not_wait_forever_for_a_majority(
-    project: Project, heard: tuple[MongoClient[dict[str, Any]], Commands]
+    project: Project, heard: tuple[MongoClient[dict[str, Any]], Sent]
 ) -> None:
     client, commands = heard
     prepare(project, workers=2)
@@ -408,7 +389,7 @@ def test_own_writes_do_not_wait_forever_for_a_majority(
     own = [
         each
         for name in ("insert", "update", "delete", "findAndModify")
-        for each in commands.named(name)
+        for each in commands.of(name)
         if each[name] == "migrations.ranges" and "autocommit" not in each
     ]
     assert len(own) > 5
@@ -441,7 +422,7 @@ def test_a_change_of_the_shard_key_stops_at_once(
 @pytest.mark.parametrize(("batch", "multi"), [(1, False), (5, True)])
 def test_one_document_is_not_updated_with_multi(
     project: Project,
-    heard: tuple[MongoClient[dict[str, Any]], Commands],
+    heard: tuple[MongoClient[dict[str, Any]], Sent],
     batch: int,
     *,
     multi: bool,
@@ -449,5 +430,5 @@ def test_one_document_is_not_updated_with_multi(
     client, commands = heard
     prepare(project, FORMS["an update"], batch=batch)
     assert run(project, client).failures == ()
-    updates = [each for each in commands.named("update") if each["update"] == "people"]
+    updates = commands.of("update", "people")
     assert {bool(each["updates"][0]["multi"]) for each in updates} == {multi}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pymongo.monitoring
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
@@ -12,6 +11,7 @@ from pymongo.errors import OperationFailure
 from flask_migrate_mongo.dry_run.operations import CommandRequest
 from flask_migrate_mongo.model.reports import StepState, Verdict
 from tests.content import content
+from tests.sent import Sent
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Document
@@ -28,20 +28,6 @@ def up(db):
     db.items.create_index("x", unique=True)
     db.others.insert_one({})
 """
-
-
-class Sent(pymongo.monitoring.CommandListener):
-    """Keeps the commands of a client."""
-
-    def __init__(self) -> None:
-        self.commands: list[dict[str, Any]] = []
-
-    def started(self, event: pymongo.monitoring.CommandStartedEvent) -> None:
-        self.commands.append(dict(event.command))
-
-    def succeeded(self, event: object) -> None: ...
-
-    def failed(self, event: object) -> None: ...
 
 
 def trial(project: Project) -> Trial:
@@ -109,7 +95,7 @@ def test_no_collection_is_counted_document_by_document(project: Project) -> None
         found = trial(project)
     assert found.effects["items"].modified == 9
     assert found.not_executed[0].documents == 9
-    names = [next(iter(each)) for each in sent.commands]
+    names = sent.names()
     assert "count" not in names
     pipelines = [each["pipeline"] for each in sent.commands if "pipeline" in each]
     assert [stages for stages in pipelines if "$group" in stages[-1]] == []

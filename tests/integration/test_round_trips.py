@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson.codec_options import CodecOptions
-from pymongo import MongoClient, monitoring
+from pymongo import MongoClient
 
 from flask_migrate_mongo.driver.server import server_of
 from flask_migrate_mongo.engine.options import Options
@@ -16,6 +16,7 @@ from flask_migrate_mongo.model.reports import StepState
 from flask_migrate_mongo.model.values import Direction, Step
 from flask_migrate_mongo.store import lease, records
 from flask_migrate_mongo.store.lease import LOCK_ID
+from tests.sent import Sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,35 +29,9 @@ SIZES = (0, 1, 3, 30)
 OURS = frozenset({"migrations", "migration_locks"})
 
 
-class Commands(monitoring.CommandListener):
-    """What was sent on the client that the application handed over."""
-
-    def __init__(self) -> None:
-        self.sent: list[Mapping[str, Any]] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.sent.append(dict(event.command))
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        pass
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        pass
-
-    def names(self) -> list[str]:
-        """Return the names of the commands so far, in order."""
-        return [next(iter(command)) for command in self.sent]
-
-    def taken(self) -> list[str]:
-        """Return the names of the commands since the last time, in order."""
-        names = self.names()
-        self.sent.clear()
-        return names
-
-
 @pytest.fixture
-def commands(project: Project) -> Iterator[Commands]:
-    listener = Commands()
+def commands(project: Project) -> Iterator[Sent]:
+    listener = Sent()
     with MongoClient[dict[str, Any]](project.uri, event_listeners=[listener]) as client:
         project.db = client[project.db.name]
         yield listener
@@ -87,7 +62,7 @@ def apply(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_status_is_two_commands(project: Project, commands: Commands, size: int) -> None:
+def test_status_is_two_commands(project: Project, commands: Sent, size: int) -> None:
     write(project, size)
     runner = project.runner()
     apply(runner)
@@ -99,7 +74,7 @@ def test_status_is_two_commands(project: Project, commands: Commands, size: int)
 
 @pytest.mark.parametrize("size", SIZES)
 def test_status_is_two_commands_while_the_lock_is_held(
-    project: Project, commands: Commands, size: int
+    project: Project, commands: Sent, size: int
 ) -> None:
     write(project, size)
     runner = project.runner()
@@ -133,7 +108,7 @@ def test_a_record_reads_the_same_with_and_without_the_projection(project: Projec
     assert set(runner.history.load().records) == {records.read(each) for each in stored}
 
 
-def test_who_holds_the_lock_is_one_command(project: Project, commands: Commands) -> None:
+def test_who_holds_the_lock_is_one_command(project: Project, commands: Sent) -> None:
     runner = project.runner()
     assert runner.lock() is None
     assert commands.taken() == ["aggregate"]
@@ -142,7 +117,7 @@ def test_who_holds_the_lock_is_one_command(project: Project, commands: Commands)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_up_with_nothing_pending_is_one_command(
-    project: Project, commands: Commands, size: int, *, dry_run: bool
+    project: Project, commands: Sent, size: int, *, dry_run: bool
 ) -> None:
     write(project, size)
     apply(project.runner())
@@ -174,7 +149,7 @@ def expected(size: int, *, transactional: bool = False) -> list[str]:
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("transactional", [False, True])
 def test_up_of_new_files_is_six_commands_and_two_or_three_a_step(
-    project: Project, commands: Commands, size: int, *, transactional: bool
+    project: Project, commands: Sent, size: int, *, transactional: bool
 ) -> None:
     write(project, size, transactional=transactional)
     apply(project.runner())
@@ -186,7 +161,7 @@ def test_up_of_new_files_is_six_commands_and_two_or_three_a_step(
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("transactional", [False, True])
 def test_down_and_up_again_are_as_many_commands(
-    project: Project, commands: Commands, size: int, *, transactional: bool
+    project: Project, commands: Sent, size: int, *, transactional: bool
 ) -> None:
     write(project, size, transactional=transactional)
     runner = project.runner()
@@ -200,7 +175,7 @@ def test_down_and_up_again_are_as_many_commands(
 
 
 def test_a_lock_that_is_held_is_found_so_in_three_commands(
-    project: Project, commands: Commands
+    project: Project, commands: Sent
 ) -> None:
     write(project, 1)
     runner, other = project.runner(), project.runner()
@@ -212,7 +187,7 @@ def test_a_lock_that_is_held_is_found_so_in_three_commands(
 
 
 def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
-    project: Project, commands: Commands
+    project: Project, commands: Sent
 ) -> None:
     project.write_inserts(1)
     runner, other = project.runner(), project.runner()
@@ -248,7 +223,7 @@ def filters(command: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def test_an_index_serves_every_command_that_looks_for_something(
-    project: Project, commands: Commands
+    project: Project, commands: Sent
 ) -> None:
     write(project, 5)
     project.write("6_fails", "def up(db): raise ValueError('no')\ndef down(db): pass\n")
@@ -263,7 +238,7 @@ def test_an_index_serves_every_command_that_looks_for_something(
     runner.up()
     with runner.lease.hold(runner._actor("a test")):
         runner.force_unlock(confirmed=True)
-    ours = [c for c in commands.sent if str(next(iter(c.values()))) in OURS]
+    ours = [c for c in commands.commands if str(next(iter(c.values()))) in OURS]
     looked_for = [condition for command in ours for condition in filters(command)]
     assert len(looked_for) > 20
     assert (
@@ -296,7 +271,7 @@ def keys_in(value: object) -> set[str]:
 @pytest.mark.parametrize("command", ["status", "plan", "up", "history", "down"])
 @pytest.mark.parametrize("transactional", [False, True])
 def test_the_main_commands_use_no_stage_that_some_deployments_lack(
-    project: Project, commands: Commands, command: str, *, transactional: bool
+    project: Project, commands: Sent, command: str, *, transactional: bool
 ) -> None:
     project.write_inserts(1, 2)
     project.write(
@@ -313,14 +288,14 @@ def test_the_main_commands_use_no_stage_that_some_deployments_lack(
     commands.taken()
     done = project.invoke(command)
     assert done.exit_code == 0, done.output
-    assert commands.sent
+    assert commands.commands
     # Where this one is refused, the command `count` follows.
-    sent = [each for each in commands.sent if each.get("pipeline") != [COUNT]]
+    sent = [each for each in commands.commands if each.get("pipeline") != [COUNT]]
     assert not LACKING & keys_in(sent)
 
 
 def test_a_server_without_collstats_is_asked_with_count(
-    project: Project, commands: Commands, failpoint: Failpoint
+    project: Project, commands: Sent, failpoint: Failpoint
 ) -> None:
     project.db.people.insert_many([{} for _ in range(20)])
     server = server_of(project.db)

@@ -8,8 +8,7 @@ import pytest
 from pymongo import MongoClient
 
 from flask_migrate_mongo.model.errors import ConfigurationError, ConnectionFailedError
-
-from .test_sessions import Sent
+from tests.sent import Sent
 
 if TYPE_CHECKING:
     from tests.conftest import Failpoint

@@ -8,13 +8,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pymongo import MongoClient, monitoring
+from pymongo import MongoClient
 
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.errors import LeaseLostError, RunStoppedError
 from flask_migrate_mongo.model.reports import StepState
 from flask_migrate_mongo.store.records import Run
 from tests.project import Project
+from tests.sent import Sent
 
 from .test_promises import FIRST
 
@@ -46,37 +47,6 @@ def up(db):
 HEADS = pytest.mark.parametrize(
     "head", ["", "transactional = True"], ids=["plain", "transactional"]
 )
-
-
-class Sent(monitoring.CommandListener):
-    """The commands of the application, in order."""
-
-    def __init__(self) -> None:
-        self.commands: list[dict[str, Any]] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.commands.append(dict(event.command))
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        pass
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        pass
-
-    def names(self) -> list[str]:
-        return [next(iter(command)) for command in self.commands]
-
-    def of(self, name: str, collection: str | None = None) -> list[dict[str, Any]]:
-        """Return the commands of a name, and on a collection."""
-        return [
-            command
-            for command in self.commands
-            if name in command and collection in (None, command[name])
-        ]
-
-    @property
-    def killed(self) -> list[bytes]:
-        return [bytes(each["id"]) for c in self.of("killSessions") for each in c["killSessions"]]
 
 
 @pytest.fixture
