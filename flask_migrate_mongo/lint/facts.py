@@ -325,9 +325,9 @@ class CodeCall:
         return self.callee.name.rpartition(".")[2]
 
     @property
-    def given(self) -> tuple[Value, ...]:
-        """All known arguments."""
-        return (*self.args, *self.keywords.values())
+    def given(self) -> Value:
+        """All known arguments, as one value."""
+        return Value(Kind.SEQUENCE, parts=(*self.args, *self.keywords.values()))
 
     @property
     def is_backfill(self) -> bool:
@@ -354,8 +354,7 @@ class CodeCall:
     @property
     def targets(self) -> frozenset[str]:
         """The collections that `$out` and `$merge` of a pipeline write to."""
-        given = self.given if self.method == "aggregate" else ()
-        stages = (stage for value in given for stage in value.entries())
+        stages = self.given.entries() if self.method == "aggregate" else ()
         bodies = (body for name, body in stages if name in {"$out", "$merge"})
         return frozenset(text for body in bodies for text in body.texts())
 
@@ -384,7 +383,7 @@ class CodeCall:
             return self._method_result()
         if self.path.endswith("MongoClient"):
             return Value(Kind.CLIENT)
-        parts = (*self.callee.parts, *self.given)
+        parts = (*self.callee.parts, *self.given.parts)
         first = parts[0] if parts else OTHER
         if self.path in _SAME_ELEMENTS and first.kind in {Kind.SEQUENCE, Kind.MAPPING}:
             return first
@@ -414,14 +413,15 @@ class CodeCall:
 
     def collections(self) -> Iterator[Value]:
         """Yield the collections that the call uses."""
-        used = (v.receiver if v.kind is Kind.METHOD else v for v in (self.callee, *self.given))
+        given = self.given.parts
+        used = (v.receiver if v.kind is Kind.METHOD else v for v in (self.callee, *given))
         yield from (value for value in used if value.kind is Kind.COLLECTION)
         for name in self._names():
             if name.kind is not Kind.COLLECTION:
                 yield OTHER.collection(name)
         # A function of another file that gets the database may use any collection.
         elsewhere = not self.method and self.path not in BUILT_IN
-        if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in self.given):
+        if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in given):
             yield ANY_COLLECTION
 
     def _names(self) -> Iterator[Value]:

@@ -12,7 +12,7 @@ from flask_migrate_mongo.files.parsing import describe, parse, read_content, sup
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
 from flask_migrate_mongo.model.values import Direction
 
-from .checking import Hit, ParsedMigration
+from .checks import Hit, ParsedMigration
 from .reading import read
 from .rules import BY_CODE, REMOVED, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rule
 
