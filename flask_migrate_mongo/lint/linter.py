@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flask_migrate_mongo.files.parsing import describe, parse, read_content, suppressions_in
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
-from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
 from .checks import Hit, ParsedMigration
 from .reading import read
@@ -18,10 +18,6 @@ from .rules import BY_CODE, REMOVED, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rul
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from flask_migrate_mongo.model.values import MigrationFile, Suppression
-
-    from .facts import Node
 
 # --- what lint reports
 
@@ -120,16 +116,14 @@ class Linter:
         unused = (comment for comment in comments if comment not in used)
         return file, [*findings, *self._without_effect(text, unused)]
 
-    def _findings(self, migration: ParsedMigration, text: SourceText) -> Iterator[Finding]:
-        seen: set[tuple[str, int, int]] = set()
+    def _findings(self, migration: ParsedMigration, text: SourceText) -> Iterable[Finding]:
+        found: dict[tuple[str, int, int], Finding] = {}
         for rule in self.rules:
             for hit in rule.check(migration) if rule.check else ():
                 finding = text.finding(rule, hit)
                 # A function that is called twice is one place in the file.
-                place = (rule.code, finding.line, finding.column)
-                if place not in seen:
-                    seen.add(place)
-                    yield finding
+                found.setdefault((rule.code, finding.line, finding.column), finding)
+        return found.values()
 
     def _without_effect(self, text: SourceText, unused: Iterable[Suppression]) -> Iterator[Finding]:
         """Yield what is wrong with comments that suppress nothing."""
@@ -188,7 +182,7 @@ class SourceText:
             source=text.decode("utf-8", "replace").strip(),
         )
 
-    def place_of(self, comment: Suppression) -> Node:
+    def place_of(self, comment: Suppression) -> ast.Pass:
         """Make a node for a comment: the syntax tree has none."""
         offset = self._line(comment.line).find(b"#")
         return ast.Pass(lineno=comment.line, col_offset=offset, end_lineno=comment.line)
