@@ -201,19 +201,16 @@ class SourceText:
         A comment above the first statement covers the whole file.
         """
         around = [lines for lines in self._statements if line in lines]
-        own_line = self._line(line).lstrip().startswith(b"#")
-        if not own_line or any(map(self._is_simple, around)):
-            return min(around, key=len, default=range(0))
         below = [lines for lines in self._statements if lines.start > line]
+        inner = min(around, key=len, default=range(0))
+        first = min((lines.start for lines in below), default=0)
+        own_line = self._line(line).lstrip().startswith(b"#")
+        # A comment on a line of its own is between two statements, or within one of several lines.
+        if not own_line or (inner and first not in inner):
+            return inner
         if below == self._statements:
             return range(1, len(self.lines) + 1)
-        first = min((lines.start for lines in below), default=0)
         return range(line, max((each.stop for each in below if each.start == first), default=0))
-
-    def _is_simple(self, lines: range) -> bool:
-        """Whether a statement of several lines contains no other statement."""
-        within = [each for each in self._statements if each.start in lines and each != lines]
-        return len(lines) > 1 and not within
 
     @cached_property
     def _statements(self) -> list[range]:
