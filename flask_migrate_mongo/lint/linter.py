@@ -107,13 +107,12 @@ class Linter:
         content = read_content(path)
         tree = parse(path, content)
         file = describe(path, content, tree)
-        comments = tuple(suppressions_in(content))
-        text = SourceText(path, content.splitlines(), tree, comments)
+        text = SourceText(path, content.splitlines(), tree, tuple(suppressions_in(content)))
         migration = ParsedMigration(file, tree, read(tree), self.is_own)
         found = [(each, text.suppression_of(each)) for each in self._findings(migration, text)]
         findings = (replace(each, suppressed=by.reason) if by else each for each, by in found)
         used = [by for _, by in found]
-        unused = (comment for comment in comments if comment not in used)
+        unused = (comment for comment in text.suppressions if comment not in used)
         return file, [*findings, *self._without_effect(text, unused)]
 
     def _findings(self, migration: ParsedMigration, text: SourceText) -> Iterable[Finding]:
