@@ -27,8 +27,9 @@ from flask_migrate_mongo.model.values import Actor, Direction
 from flask_migrate_mongo.planning.plans import Target, pending
 
 from .comparison import Snapshot
-from .guard import EVERYTHING, Activity, SandboxGuard
+from .guard import EVERYTHING, SandboxGuard
 from .results import (
+    Activity,
     Attempt,
     CopiedCollection,
     MigrationRehearsal,
@@ -215,10 +216,9 @@ class Sandbox:
                     "Name these collections to confirm it: [collections=NAMES]. Or copy a sample.",
                 )
             self._options.on_phase(f"Copying {what}")
-        self._end_transactions()
+        self._end_transactions(self.guard.activity)
         self._scratch.clear()
-        self.copied.clear()
-        self.limit, self._snapshot = self._options.sample, None
+        self.copied, self._snapshot, self.limit = {}, None, self._options.sample
         self.copy(names)
 
     def rehearse(self, files: tuple[MigrationFile, ...]) -> tuple[MigrationRehearsal, ...]:
@@ -233,7 +233,7 @@ class Sandbox:
     @without_listeners()
     def drop(self) -> tuple[str, ...]:
         """Drop the scratch database; a failure becomes a warning."""
-        self._end_transactions()
+        self._end_transactions(self.guard.activity)
         return self._scratch.drop()
 
     def copy(self, names: frozenset[str]) -> bool:
@@ -289,22 +289,16 @@ class Sandbox:
         if report.error and not isinstance(report.error, LeaseLostError):
             raise report.error
         (outcome,) = report.outcomes
-        left_open = self._end_transactions()
         activity, self.guard.activity = self.guard.activity, Activity()
+        self._end_transactions(activity)
         error = outcome.error
         # A refused write counts even if the migration caught the error, or a thread of its own ran into it.
         if error is None and activity.escapes:
             error = capture(activity.escapes[0])
         took_ms = max(0, (outcome.took_ms or 0) - round(activity.excluded * 1000))
-        touched, elsewhere = frozenset(activity.touched), frozenset(activity.elsewhere)
-        copied = dict(self.copied)
-        return Attempt(took_ms, error, touched, elsewhere, activity.times, copied, left_open)
+        return Attempt(took_ms, error, activity, self.copied)
 
-    @without_listeners()
-    def _end_transactions(self) -> bool:
-        """End what a migration left open, for which all else would wait; return whether there was something."""
-        left = self.guard.open_transactions
-        for session in left:
+    def _end_transactions(self, activity: Activity) -> None:
+        """End what a migration left open, for which all else would wait."""
+        for session in tuple(activity.open):
             self._scratch.real.kill_session(session)
-        self.guard.activity.open.difference_update(left)
-        return bool(left)

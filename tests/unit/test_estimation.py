@@ -8,6 +8,7 @@ import pytest
 
 from flask_migrate_mongo.rehearsal.results import (
     MARGIN,
+    Activity,
     Attempt,
     CommandTimes,
     CopiedCollection,
@@ -29,7 +30,7 @@ def an_attempt(
 ) -> Attempt:
     return Attempt(
         round(seconds * 1000),
-        times=times or CommandTimes(),
+        activity=Activity(times=times or CommandTimes()),
         copied={each.name: each for each in copied},
     )
 
