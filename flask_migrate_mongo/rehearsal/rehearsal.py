@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.commands import (
     check_listener_support,
@@ -23,7 +22,7 @@ from flask_migrate_mongo.model.errors import (
     capture,
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
-from flask_migrate_mongo.model.values import Actor, Direction
+from flask_migrate_mongo.model.values import Actor, Direction, History, MigrationFile, Record
 from flask_migrate_mongo.planning.plans import Target, pending
 
 from .comparison import Snapshot
@@ -37,12 +36,7 @@ from .results import (
     estimate,
     warnings_of,
 )
-from .scratch import MARKER, RENEW_SECONDS, ScratchDatabase, name_for, remove_leftovers, sibling
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flask_migrate_mongo.model.values import History, MigrationFile, Record
+from .scratch import RENEW_SECONDS, ScratchDatabase, name_for, remove_leftovers, sibling
 
 MakeRunner = Callable[[Server, Folder], Runner]
 """Makes a runner whose migrations see `ctx.rehearsal`."""
@@ -71,9 +65,6 @@ class RehearsalOptions:
     collections: tuple[str, ...] | None = None
     observer: Observer = field(default_factory=Observer)
     on_phase: Callable[[str], object] = lambda _: None
-
-
-DEFAULTS = RehearsalOptions()
 
 
 def choose(
@@ -109,7 +100,7 @@ class Rehearsal:
     name: str | None = None
     mask: Mask = NOTHING_MASKED
 
-    def run(self, options: RehearsalOptions = DEFAULTS) -> RehearsalReport:
+    def run(self, options: RehearsalOptions) -> RehearsalReport:
         """Rehearse, and drop the scratch database in any case.
 
         Raises what refuses the migrations before anything runs, and RunStoppedError.
@@ -160,7 +151,8 @@ class Rehearsal:
                     "Rehearse again: [rehearse].",
                 ) from exc
             finally:
-                not_dropped = sandbox.drop()
+                sandbox.end_transactions(sandbox.guard.activity)
+                not_dropped = scratch.drop()
         migrations = tuple(
             replace(each, estimate=estimate(trial.timed, each.timed))
             for each, trial in zip(done, trials, strict=True)
@@ -191,16 +183,13 @@ class Sandbox:
         self, rehearsal: Rehearsal, scratch: ScratchDatabase, options: RehearsalOptions
     ) -> None:
         self.copied: dict[str, CopiedCollection] = {}
-        self._skip = rehearsal.ours | {MARKER}
-        self.guard = SandboxGuard(scratch.database.name, self._skip, self.copy)
+        self.guard = SandboxGuard(scratch.database.name, scratch.skip, self.copy)
         self._rehearsal = rehearsal
         self._scratch = scratch
         self._options = options
-        self._check = rehearsal.runner.switch.check
         self.limit: int | None = max(1, (options.sample or SAMPLE) // TRIAL_SHARE)
         self._snapshot: Snapshot | None = None
 
-    @without_listeners()
     def restart(self) -> None:
         """Remove everything, and copy again what was copied before, with the full sample.
 
@@ -208,7 +197,7 @@ class Sandbox:
         """
         names = frozenset(self.copied)
         if self._options.sample is None:
-            size = sum(self._scratch.sizes.values())
+            size = sum(each.size for each in self.copied.values())
             what = f"all documents of {', '.join(sorted(names))}: about {size / 1024**2:,.0f} MB"
             if size > MOST_BYTES and self._options.collections is None:
                 raise InvalidRequestError(
@@ -216,7 +205,7 @@ class Sandbox:
                     "Name these collections to confirm it: [collections=NAMES]. Or copy a sample.",
                 )
             self._options.on_phase(f"Copying {what}")
-        self._end_transactions(self.guard.activity)
+        self.end_transactions(self.guard.activity)
         self._scratch.clear()
         self.copied, self._snapshot, self.limit = {}, None, self._options.sample
         self.copy(names)
@@ -231,11 +220,6 @@ class Sandbox:
         return (*done, *map(MigrationRehearsal, files[len(done) :]))
 
     @without_listeners()
-    def drop(self) -> tuple[str, ...]:
-        """Drop the scratch database; a failure becomes a warning."""
-        self._end_transactions(self.guard.activity)
-        return self._scratch.drop()
-
     def copy(self, names: frozenset[str]) -> bool:
         """Copy those of these collections that are not copied yet, and those that a view among them shows.
 
@@ -249,7 +233,7 @@ class Sandbox:
             wanted &= set(self._options.collections)
         new = wanted - self.copied.keys()
         for name in sorted(new):
-            with translated(), without_listeners():
+            with translated():
                 copied = self.copied[name] = self._scratch.copy(name, self.limit)
                 if self._snapshot is not None:
                     # Copied during an `up()`: its `down()` has to restore this collection too.
@@ -260,7 +244,9 @@ class Sandbox:
 
     def _rehearse_last(self, files: tuple[MigrationFile, ...]) -> MigrationRehearsal:
         """Rehearse the last of these files; those before it are applied already."""
-        before = self._snapshot = Snapshot(self._scratch.database, self._skip, self._check)
+        before = self._snapshot = Snapshot(
+            self._scratch.database, self._scratch.skip, self._scratch.check
+        )
         with translated(), without_listeners():
             before.take()
         done = MigrationRehearsal(files[-1], self._attempt(Target(Direction.UP), files))
@@ -277,9 +263,8 @@ class Sandbox:
 
     def _attempt(self, target: Target, files: tuple[MigrationFile, ...]) -> Attempt:
         """Apply or roll back the last of these files."""
-        self._check()
-        with without_listeners():
-            self._scratch.renew_mark()
+        self._scratch.check()
+        self._scratch.renew_mark()
         real = self._rehearsal.runner
         # The application's own client, so that a transaction includes the application's global handle.
         home = sibling(real.server.database, self._scratch.database.name)
@@ -290,7 +275,7 @@ class Sandbox:
             raise report.error
         (outcome,) = report.outcomes
         activity, self.guard.activity = self.guard.activity, Activity()
-        self._end_transactions(activity)
+        self.end_transactions(activity)
         error = outcome.error
         # A refused write counts even if the migration caught the error, or a thread of its own ran into it.
         if error is None and activity.escapes:
@@ -298,7 +283,7 @@ class Sandbox:
         took_ms = max(0, (outcome.took_ms or 0) - round(activity.excluded * 1000))
         return Attempt(took_ms, error, activity, self.copied)
 
-    def _end_transactions(self, activity: Activity) -> None:
+    def end_transactions(self, activity: Activity) -> None:
         """End what a migration left open, for which all else would wait."""
         for session in tuple(activity.open):
             self._scratch.real.kill_session(session)

@@ -28,13 +28,14 @@ _SHORTEST = 0.001
 class CopiedCollection:
     """A collection in the scratch database: how many documents were copied, and how many there are.
 
-    `ttl_indexes` names its TTL indexes, which expire nothing there. `refused` documents are missing because its
-    validator refused them.
+    All have about `size` bytes. `ttl_indexes` names its TTL indexes, which expire nothing there. `refused` documents
+    are missing because its validator refused them.
     """
 
     name: str
     documents: int
     of: int
+    size: int = 0
     ttl_indexes: tuple[str, ...] = ()
     refused: int = 0
 
