@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from pymongo.errors import OperationFailure
 
@@ -22,7 +23,7 @@ from flask_migrate_mongo.driver.commands import (
 )
 from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
-from .results import Activity, CommandTimes
+from .results import Activity
 
 EVERYTHING = "*"
 """Means every collection, among the names that a command touches."""
@@ -88,15 +89,15 @@ class SandboxGuard:
         """Add the time of a command to that of its collection."""
         now = time.monotonic()
         took = now - self._sent.pop(threading.get_ident(), now)
-        name, times = command.collection, self.activity.times
+        name, activity = command.collection, self.activity
         if command.database != self._home or not name or name in self._ours:
             return
-        times.by_collection[name] = times.by_collection.get(name, 0.0) + took
+        activity.spent[name] = activity.spent.get(name, 0.0) + took
         if command.name not in _GROWING:
-            times.fixed += took
+            activity.fixed += took
         elif statements := keyed_statements(command):
-            times.keyed += took
-            times.statements += statements
+            activity.keyed += took
+            activity.statements += statements
 
     def _is_home(self, command: Command) -> bool:
         return command.database == self._home or command.name in BY_FULL_NAME
@@ -124,7 +125,10 @@ class SandboxGuard:
         if copied and document.get("autocommit") is False and "startTransaction" not in document:
             # The transaction began before these documents existed. By the driver's rules, this error makes the
             # migration's transaction run once more.
-            activity.excluded, activity.times = now - activity.began, CommandTimes()
+            excluded = now - activity.began
+            self.activity = replace(
+                activity, excluded=excluded, spent={}, fixed=0.0, keyed=0.0, statements=0
+            )
             msg = "The rehearsal copied a collection after the transaction had begun"
             details = {"errorLabels": ["TransientTransactionError"], "code": _WRITE_CONFLICT}
             raise OperationFailure(msg, _WRITE_CONFLICT, details)

@@ -41,20 +41,6 @@ class CopiedCollection:
 
 
 @dataclass(slots=True)
-class CommandTimes:
-    """The time that commands took, in seconds, as they are added up.
-
-    `fixed` is the part of those that take no longer with more documents; `keyed` the part of the `statements` for
-    single documents.
-    """
-
-    by_collection: dict[str, float] = field(default_factory=dict)
-    fixed: float = 0.0
-    keyed: float = 0.0
-    statements: int = 0
-
-
-@dataclass(slots=True)
 class Activity:
     """What one call of `up()` or `down()` did, as its commands show it.
 
@@ -62,6 +48,9 @@ class Activity:
     that they read in other databases. `excluded` are seconds that are not the migration's own: spent to copy, or in a
     transaction that runs again. `open` are the sessions whose transaction in the scratch database was neither
     committed nor aborted.
+
+    `spent` are the seconds that commands took, by collection. Of these, commands that take no longer with more
+    documents took `fixed`, and the `statements` for single documents took `keyed`.
     """
 
     began: float | None = None
@@ -69,8 +58,11 @@ class Activity:
     touched: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
     excluded: float = 0.0
-    times: CommandTimes = field(default_factory=CommandTimes)
     open: set[bytes] = field(default_factory=set)
+    spent: dict[str, float] = field(default_factory=dict)
+    fixed: float = 0.0
+    keyed: float = 0.0
+    statements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +77,21 @@ class Attempt:
     @property
     def sampled(self) -> tuple[CopiedCollection, ...]:
         """The collections with copied documents that it spent time on."""
-        found = (self.copied.get(name) for name in self.activity.times.by_collection)
+        found = (self.copied.get(name) for name in self.activity.spent)
         return tuple(each for each in found if each and each.documents)
-
-    @property
-    def factor(self) -> float:
-        """How many times as much there is to do for all documents.
-
-        The factor of each collection counts by the time that was spent on it.
-        """
-        factors = {each.name: each.of / each.documents for each in self.sampled}
-        # A collection that the migration makes grows like those that it is made of.
-        largest = max(factors.values(), default=1.0)
-        spent = self.activity.times.by_collection
-        weighted = sum(factors.get(name, largest) * seconds for name, seconds in spent.items())
-        return weighted / sum(spent.values()) if weighted else largest
 
     def extrapolated(self, *, loops: bool) -> float:
         """Extrapolate to all documents, in seconds; `loops` says that each one takes a statement of its own."""
-        times = self.activity.times
-        fixed = times.fixed + (0.0 if loops else times.keyed)
+        spent = self.activity.spent
+        factors = {each.name: each.of / each.documents for each in self.sampled}
+        # A collection that the migration makes grows like those that it is made of.
+        largest = max(factors.values(), default=1.0)
+        # The factor of each collection counts by the time that was spent on it.
+        weighted = sum(factors.get(name, largest) * seconds for name, seconds in spent.items())
+        factor = weighted / sum(spent.values()) if weighted else largest
+        fixed = self.activity.fixed + (0.0 if loops else self.activity.keyed)
         growing = max(0.0, self.took_ms / 1000 - fixed)
-        return max(_SHORTEST, fixed + growing * self.factor)
+        return max(_SHORTEST, fixed + growing * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +117,11 @@ def estimate(trials: Sequence[Attempt], attempts: Sequence[Attempt]) -> Estimate
         return None
     first = attempts[0]
     documents = sum(each.of for each in first.sampled)
-    if first.factor == 1:
+    if all(each.documents == each.of for each in first.sampled):
         took = [attempt.took_ms / 1000 for attempt in attempts]
         return Estimate(documents, min(took), min(took), max(took), extrapolated=False)
-    statements = first.activity.times.statements
-    loops = not trials or statements > trials[0].activity.times.statements * _GROWTH
+    statements = first.activity.statements
+    loops = not trials or statements > trials[0].activity.statements * _GROWTH
     # The first trial does not count if there is a second: much is done once, and then for the first time.
     counted = [*attempts, *(trials[1:] or trials)]
     found = [attempt.extrapolated(loops=loops) for attempt in counted]

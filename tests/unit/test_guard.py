@@ -186,7 +186,7 @@ def test_our_own_collections_are_neither_copied_nor_timed() -> None:
         guard.sending(command)
         guard.answered(command, {})
     activity = guard.activity
-    assert (asked, set(activity.times.by_collection), activity.touched) == (
+    assert (asked, set(activity.spent), activity.touched) == (
         ["users"],
         {"users"},
         {"users"},
