@@ -47,7 +47,6 @@ SAMPLE = 1_000
 TRIAL_SHARE = 4
 """The trial, which finds the collections and gives a second timing, uses a quarter of the sample."""
 
-
 MOST_BYTES = 5 * 1024**3
 """A copy of all documents that is larger needs a confirmation: it takes disk space and oplog of the real server."""
 
@@ -100,6 +99,7 @@ class Rehearsal:
     name: str | None = None
     mask: Mask = NOTHING_MASKED
 
+    @translated()
     def run(self, options: RehearsalOptions) -> RehearsalReport:
         """Rehearse, and drop the scratch database in any case.
 
@@ -219,6 +219,7 @@ class Sandbox:
                 break
         return (*done, *map(MigrationRehearsal, files[len(done) :]))
 
+    @translated()
     @without_listeners()
     def copy(self, names: frozenset[str]) -> bool:
         """Copy those of these collections that are not copied yet, and those that a view among them shows.
@@ -233,13 +234,11 @@ class Sandbox:
             wanted &= set(self._options.collections)
         new = wanted - self.copied.keys()
         for name in sorted(new):
-            with translated():
-                copied = self.copied[name] = self._scratch.copy(name, self.limit)
-                if self._snapshot is not None:
-                    # Copied during an `up()`: its `down()` has to restore this collection too.
-                    self._snapshot.take(name)
-            count = f"{copied.documents} of {copied.of} documents"
-            self._options.on_phase(f"Copied {name}: {count}")
+            copied = self.copied[name] = self._scratch.copy(name, self.limit)
+            if self._snapshot is not None:
+                # Copied during an `up()`: its `down()` has to restore this collection too.
+                self._snapshot.take(name)
+            self._options.on_phase(f"Copied {name}: {copied.documents} of {copied.of} documents")
         return bool(new)
 
     def _rehearse_last(self, files: tuple[MigrationFile, ...]) -> MigrationRehearsal:
@@ -247,7 +246,7 @@ class Sandbox:
         before = self._snapshot = Snapshot(
             self._scratch.database, self._scratch.skip, self._scratch.check
         )
-        with translated(), without_listeners():
+        with without_listeners():
             before.take()
         done = MigrationRehearsal(files[-1], self._attempt(Target(Direction.UP), files))
         if done.raised or not done.file.reversible:
@@ -255,11 +254,10 @@ class Sandbox:
         done = replace(done, down=self._attempt(Target(Direction.DOWN), files))
         if done.raised:
             return done
-        with translated(), without_listeners():
+        with without_listeners():
             differences = before.compare(self._rehearsal.mask)
-        return replace(
-            done, differences=differences, again=self._attempt(Target(Direction.UP), files)
-        )
+        again = self._attempt(Target(Direction.UP), files)
+        return replace(done, differences=differences, again=again)
 
     def _attempt(self, target: Target, files: tuple[MigrationFile, ...]) -> Attempt:
         """Apply or roll back the last of these files."""

@@ -10,7 +10,6 @@ from .comparison import Differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     from flask_migrate_mongo.model.errors import EscapesRehearsalError
     from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
@@ -183,7 +182,7 @@ class MigrationRehearsal:
 def warnings_of(
     rehearsed: Iterable[MigrationRehearsal],
     copied: Mapping[str, CopiedCollection],
-    encrypted: AbstractSet[str] = frozenset(),
+    encrypted: frozenset[str],
 ) -> Iterator[str]:
     """Warn of documents and TTL indexes that are not in the copy as they are, and of open transactions.
 

@@ -12,14 +12,14 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.commands import read_by, without_listeners
-from flask_migrate_mongo.driver.server import Document, Server, is_access_refused, translated
+from flask_migrate_mongo.driver.server import Document, Server, is_access_refused
 from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
 
 from .comparison import RAW, identity, indexes, listed
 from .results import CopiedCollection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from bson.raw_bson import RawBSONDocument
@@ -94,8 +94,7 @@ class ScratchDatabase:
         self._actor = actor
         self._renewed = time.monotonic()
         self._may_bypass = True
-        with translated():
-            found = listed(real.database, self.skip)
+        found = listed(real.database, self.skip)
         encrypted = (n for n, info in found.items() if "encryptedFields" in info.get("options", {}))
         # With Queryable Encryption: the server refuses to insert copies of their documents.
         self.encrypted = frozenset(encrypted)
@@ -108,14 +107,13 @@ class ScratchDatabase:
         if name == self.real.database.name:
             accepts = "another database than the application's"
             raise SettingError("MIGRATE_REHEARSAL_DATABASE", name, accepts)
-        with translated():
-            # The server leaves this one behind if the last view was dropped, and not the database.
-            if set(self.database.list_collection_names()) - {"system.views"}:
-                raise ScratchTakenError(name, _marker(self.database))
-            try:
-                self.database[MARKER].insert_one(self._mark())
-            except DuplicateKeyError as exc:  # Another rehearsal was faster.
-                raise ScratchTakenError(name, _marker(self.database)) from exc
+        # The server leaves this one behind if the last view was dropped, and not the database.
+        if set(self.database.list_collection_names()) - {"system.views"}:
+            raise ScratchTakenError(name, _marker(self.database))
+        try:
+            self.database[MARKER].insert_one(self._mark())
+        except DuplicateKeyError as exc:  # Another rehearsal was faster.
+            raise ScratchTakenError(name, _marker(self.database)) from exc
 
     def renew_mark(self, after: float = 0) -> None:
         """Mark the rehearsal as alive, unless that was done in the last `after` seconds.
@@ -127,15 +125,13 @@ class ScratchDatabase:
         self._renewed = time.monotonic()
         mark = self._mark()
         now = {"aliveAt": mark.pop("aliveAt")}
-        with translated():
-            self.database[MARKER].update_one(
-                {"_id": mark.pop("_id")}, {"$set": now, "$setOnInsert": mark}, upsert=True
-            )
+        self.database[MARKER].update_one(
+            {"_id": mark.pop("_id")}, {"$set": now, "$setOnInsert": mark}, upsert=True
+        )
 
     def clear(self) -> None:
         """Remove all collections."""
-        with translated():
-            _drop(self.database)
+        _drop(self.database)
         self.renew_mark()
 
     def drop(self) -> tuple[str, ...]:
@@ -165,37 +161,30 @@ class ScratchDatabase:
         info = self.available[name]
         left_out = {"expireAfterSeconds", "autoIndexId", "uuid"}
         options = {k: v for k, v in info.get("options", {}).items() if k not in left_out}
-        with translated():
-            self.database.command({"create": name, **options})
-            if info["type"] == "view":
-                return CopiedCollection(name, 0, 0)
-            count = self.real.estimated_count(name)
-            source = self.real.database.with_options(codec_options=RAW)[name]
-            target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
-            copied = refused = size = 0
-            for batch in _batches(source, limit if limit and limit < count else None):
-                self.check()
-                self.renew_mark(RENEW_SECONDS)
-                inserted = self._insert(target[name], batch, validated="validator" in options)
-                copied += inserted
-                refused += len(batch) - inserted
-                size += sum(len(document.raw) for document in batch)
-            size = size * count // max(copied + refused, 1)
-            ttl_indexes = self._copy_indexes(info)
+        self.database.command({"create": name, **options})
+        if info["type"] == "view":
+            return CopiedCollection(name, 0, 0)
+        count = self.real.estimated_count(name)
+        source = self.real.database.with_options(codec_options=RAW)[name]
+        copied = refused = size = 0
+        for batch in _batches(source, limit if limit and limit < count else None):
+            self.check()
+            self.renew_mark(RENEW_SECONDS)
+            inserted = self._insert(name, batch, validated="validator" in options)
+            copied += inserted
+            refused += len(batch) - inserted
+            size += sum(len(document.raw) for document in batch)
+        size = size * count // max(copied + refused, 1)
+        ttl_indexes = self._copy_indexes(info)
         return CopiedCollection(name, copied, max(count, copied), size, ttl_indexes, refused)
 
-    def _insert(
-        self,
-        collection: Collection[RawBSONDocument],
-        batch: Sequence[RawBSONDocument],
-        *,
-        validated: bool,
-    ) -> int:
+    def _insert(self, name: str, batch: list[RawBSONDocument], *, validated: bool) -> int:
         """Insert documents and return how many; the validator refuses some if the user may not bypass it."""
+        target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
         # Documents that a validator would refuse exist all the same.
         bypass = (validated and self._may_bypass) or None
         try:
-            collection.insert_many(batch, ordered=False, bypass_document_validation=bypass)
+            target[name].insert_many(batch, ordered=False, bypass_document_validation=bypass)
         except BulkWriteError as exc:
             failed = exc.details["writeErrors"]
             if any(each["code"] != _INVALID_DOCUMENT for each in failed):
@@ -205,7 +194,7 @@ class ScratchDatabase:
             if not bypass or not is_access_refused(exc):
                 raise
             self._may_bypass = False
-            return self._insert(collection, batch, validated=validated)
+            return self._insert(name, batch, validated=validated)
         return len(batch)
 
     def _copy_indexes(self, info: Document) -> tuple[str, ...]:
@@ -242,9 +231,7 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], t
     of, prefix = real.database.name, prefix_for(real.database.name)
     leftover = {"_id": _MARKER_ID, "of": of, "aliveAt": {"$lt": real.now() - LEFTOVER_AFTER}}
     removed, warnings = list[str](), list[str]()
-    with translated():
-        names = real.database.client.list_database_names()
-    for name in names:
+    for name in real.database.client.list_database_names():
         try:
             database = real.database.client[name]
             named = name.startswith(prefix) or name == also
