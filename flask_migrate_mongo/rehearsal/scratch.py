@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pymongo import timeout
@@ -20,7 +20,6 @@ from .results import CopiedCollection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import datetime
 
     from bson.raw_bson import RawBSONDocument
     from pymongo.collection import Collection

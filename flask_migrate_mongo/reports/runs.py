@@ -122,7 +122,10 @@ def _mark(outcome: Outcome, encoding: str) -> str:
 def _results(console: Console, notes: Console, report: RunReport) -> None:
     # The progress was on this very screen already, unless the results go somewhere else.
     if console.screen is None or notes.screen is None:
-        rows = [_row(outcome) for outcome in report.outcomes]
+        rows = [
+            (str(o.step.version), o.step.file.name, coloured(o.state.value), words.took(o.took_ms))
+            for o in report.outcomes
+        ]
         console.table(("Version", "Name", "State", "Took"), rows)
     console.say(_done(report))
     for outcome in report.outcomes:
@@ -137,19 +140,13 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
         console.say(f"Fix the migration, then run {command} again.")
 
 
-def _row(outcome: Outcome) -> Sequence[Cell]:
-    file = outcome.step.file
-    return str(file.version), file.name, coloured(outcome.state.value), words.took(outcome.took_ms)
-
-
 def _done(report: RunReport) -> str:
     did, done = _DID[report.direction], [o for o in report.outcomes if o.succeeded]
     if not done:
         return f"Nothing was {did.lower()}."
     batch = f" as batch {report.batch}" if report.batch else ""
-    return (
-        f"{did} {words.count(len(done))}{batch} in {words.took(sum(o.took_ms or 0 for o in done))}."
-    )
+    took = words.took(sum(outcome.took_ms or 0 for outcome in done))
+    return f"{did} {words.count(len(done))}{batch} in {took}."
 
 
 # --- when it was a dry run
@@ -228,7 +225,9 @@ def rehearsal(report: RehearsalReport) -> None:
     console.table(_REHEARSED, map(_rehearsal_row, report.migrations))
     for migration in report.migrations:
         _problems(console, notes, migration)
-    console.say(f"Rehearsed on {_samples(report)}.")
+    copied = [f"{c.documents:,} of {c.of:,} of {c.name}" for c in report.copied if c.of]
+    samples = f"documents: {', '.join(copied)}" if copied else "no documents"
+    console.say(f"Rehearsed on {samples}.")
     _verdict(console, report)
 
 
@@ -294,11 +293,6 @@ def _problems(console: Console, notes: Console, migration: MigrationRehearsal) -
             console.say(f"  {difference}")
         if differences.total > len(differences.first):
             console.say(f"  and {differences.total - len(differences.first):,} more")
-
-
-def _samples(report: RehearsalReport) -> str:
-    copied = [f"{c.documents:,} of {c.of:,} of {c.name}" for c in report.copied if c.of]
-    return f"documents: {', '.join(copied)}" if copied else "no documents"
 
 
 def _verdict(console: Console, report: RehearsalReport) -> None:
