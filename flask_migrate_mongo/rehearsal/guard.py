@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from pymongo.errors import OperationFailure
 
@@ -125,10 +124,9 @@ class SandboxGuard:
         if copied and document.get("autocommit") is False and "startTransaction" not in document:
             # The transaction began before these documents existed. By the driver's rules, this error makes the
             # migration's transaction run once more.
-            excluded = now - activity.began
-            self.activity = replace(
-                activity, excluded=excluded, spent={}, fixed=0.0, keyed=0.0, statements=0
-            )
+            activity.excluded = now - activity.began
+            activity.spent, activity.statements = {}, 0
+            activity.fixed = activity.keyed = 0.0
             msg = "The rehearsal copied a collection after the transaction had begun"
             details = {"errorLabels": ["TransientTransactionError"], "code": _WRITE_CONFLICT}
             raise OperationFailure(msg, _WRITE_CONFLICT, details)
