@@ -37,8 +37,8 @@ from flask_migrate_mongo.process import elapsed
 from .checkpoints import (
     IDS,
     Checkpoint,
-    DocumentId,
     IdRange,
+    OneId,
     Phase,
     StoredCheckpoint,
     with_exact_ids,
@@ -161,8 +161,8 @@ class BatchedCollection:
             found = [d["_id"] for d in with_exact_ids(self._collection).aggregate(sample)]
         chosen = [found[len(found) * n // wanted] for n in range(1, wanted)] if found else []
         # Compared as BSON: True equals 1 in Python, but is a different `_id` on the server.
-        ends = [DocumentId(id_) for id_ in {bson.encode({"_id": i}): i for i in chosen}.values()]
-        return [IdRange(a, b) for a, b in zip([None, *ends], [*ends, None], strict=True)]
+        ends: list[OneId] = [(i,) for i in {bson.encode({"_id": i}): i for i in chosen}.values()]
+        return [IdRange(a, b) for a, b in zip([(), *ends], [*ends, ()], strict=True)]
 
     def read(self, bounds: IdRange) -> Batch | None:
         """Read the next batch of a range; None if nothing is left in it.
@@ -274,7 +274,7 @@ def _raw_batches(found: Cursor[RawBSONDocument], size: int) -> Generator[bytes, 
 def _within(bounds: IdRange) -> Document:
     """Build the condition of a range, with $expr because query operators compare only one type."""
     ends = (("$gt", bounds.after), ("$lte", bounds.through))
-    conditions = [{op: ["$_id", {"$literal": id_.value}]} for op, id_ in ends if id_ is not None]
+    conditions = [{op: ["$_id", {"$literal": id_}]} for op, end in ends for id_ in end]
     return {"$expr": {"$and": conditions}} if conditions else {}
 
 
@@ -382,9 +382,9 @@ class Worker:
         separate them from those that are done, so there is none if changed documents still match `where`.
         """
         after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self.name)
-        may_repeat = self.documents.batched.where and not before.stays and before.at is not None
+        may_repeat = self.documents.batched.where and not before.stays and before.at
         if before.phase is Phase.FIRST and may_repeat:
-            after = replace(after, phase=Phase.LAST, first_end=before.at, at=None)
+            after = replace(after, phase=Phase.LAST, first_end=before.at, at=())
         fields = self.control.fields_with(after)
         return after, self.transactions.repeat(
             lambda: self.checkpoint.advance(before, after, fields=fields), _log
@@ -444,7 +444,7 @@ class Worker:
         again = before.phase is Phase.LAST
         after = replace(
             before,
-            at=DocumentId(batch[-1].id),
+            at=(batch[-1].id,),
             stays=before.stays or result.still_matches,
             batches=before.batches + 1,
             by=self.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,12 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
-from flask_migrate_mongo.driver.server import Document, translated
+from flask_migrate_mongo.driver.server import Document, DocumentView, translated
 from flask_migrate_mongo.model.errors import LeaseLostError
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
-from flask_migrate_mongo.store.records import value_at
+from flask_migrate_mongo.model.wording import camel_case
+from flask_migrate_mongo.store.records import Claim, value_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from flask_migrate_mongo.driver.server import DocumentView
-    from flask_migrate_mongo.store.records import Claim
-
 IDS: CodecOptions[Document] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
 """Decodes an `_id` of any type into a value that encodes to the same bytes."""
+
+OneId = tuple[object, ...]
+"""The `_id` of a document, or nothing. It is an item, not None, because null is a valid `_id`."""
 
 
 def with_exact_ids(collection: Collection[Document]) -> Collection[Document]:
@@ -38,18 +39,11 @@ def with_exact_ids(collection: Collection[Document]) -> Collection[Document]:
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentId:
-    """The `_id` of a document. It may be null, so None in place of a DocumentId means "no document"."""
-
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
 class IdRange:
-    """The `_id`s above `after`, up to and including `through`; unlimited where that is None."""
+    """The `_id`s above `after`, up to and including `through`; unlimited where that is empty."""
 
-    after: DocumentId | None = None
-    through: DocumentId | None = None
+    after: OneId = ()
+    through: OneId = ()
 
 
 class Phase(str, Enum):
@@ -68,9 +62,9 @@ class Checkpoint:
     the first pass ended. `stays` is true if `where` still matches documents that were changed.
     """
 
-    at: DocumentId | None = None
+    at: OneId = ()
     phase: Phase = Phase.FIRST
-    first_end: DocumentId | None = None
+    first_end: OneId = ()
     stays: bool = False
     batches: int = 0
     by: str = ""
@@ -79,39 +73,16 @@ class Checkpoint:
 
     def document(self) -> Document:
         """Build the stored document."""
-        return {
-            "at": _to_stored(self.at),
-            "phase": self.phase.value,
-            "firstEnd": _to_stored(self.first_end),
-            "stays": self.stays,
-            "batches": self.batches,
-            "by": self.by,
-            "counts": asdict(self.counts),
-            "rejected": list(self.rejected),
-        }
+        return {camel_case(name): value for name, value in asdict(self).items()}
 
     @classmethod
     def read(cls, document: DocumentView) -> Checkpoint:
         """Read a stored document."""
-        return cls(
-            at=_from_stored(document["at"]),
-            phase=Phase(document["phase"]),
-            first_end=_from_stored(document["firstEnd"]),
-            stays=document["stays"],
-            batches=document["batches"],
-            by=document["by"],
-            counts=Backfilled(**document["counts"]),
-            rejected=tuple(document["rejected"]),
-        )
-
-
-def _to_stored(id_: DocumentId | None) -> list[object]:
-    # A list with at most one item, because null is a valid `_id`.
-    return [] if id_ is None else [id_.value]
-
-
-def _from_stored(stored: list[object]) -> DocumentId | None:
-    return DocumentId(stored[0]) if stored else None
+        found: Document = {f.name: document[camel_case(f.name)] for f in fields(cls)}
+        for name in ("at", "first_end", "rejected"):
+            found[name] = tuple(found[name])
+        found["phase"], found["counts"] = Phase(found["phase"]), Backfilled(**found["counts"])
+        return cls(**found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +246,7 @@ class CheckpointStore:
                 "runId": self.run_id,
                 "session": None,
                 "request": None,
-                "after": _to_stored(each.after),
-                "through": _to_stored(each.through),
+                **asdict(each),
                 "state": Checkpoint().document(),
             }
             for position, each in enumerate(bounds)
@@ -292,8 +262,7 @@ class CheckpointStore:
             self.ranges.update_many(self._own_ranges, {"$set": own})
             found = list(self.ranges.find(self._own_ranges).sort("_id", 1))
         return {
-            each["_id"]: IdRange(_from_stored(each["after"]), _from_stored(each["through"]))
-            for each in found
+            each["_id"]: IdRange(tuple(each["after"]), tuple(each["through"])) for each in found
         }
 
     def range_checkpoints(self) -> list[Checkpoint]:

@@ -21,7 +21,7 @@ from .batches import (
     count_batch,
     ensure_few_rejected,
 )
-from .checkpoints import Checkpoint, CheckpointStore, DocumentId, IdRange, Phase, StoredBackfill
+from .checkpoints import Checkpoint, CheckpointStore, IdRange, OneId, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, portable
 from .options import BackfillCallable
 
@@ -310,7 +310,7 @@ class DryRunBackfill(BackfillCallable):
         # In an empty context, because these commands are not allowed in a transaction.
         documents, estimated = contextvars.Context().run(self._open, arguments)
         counts, complete = Backfilled(), True
-        after: DocumentId | None = None
+        after: OneId = ()
         number = 0
         try:
             while batch := documents.read(IdRange(after)):
@@ -320,7 +320,7 @@ class DryRunBackfill(BackfillCallable):
                 result = documents.write(batch, None, check_where=False)
                 rejected = sum(change.error is not None for change in batch)
                 counts += count_batch(batch, result, rejected=rejected)
-                after, number = DocumentId(batch[-1].id), number + 1
+                after, number = (batch[-1].id,), number + 1
         finally:
             documents.close()
         took = elapsed() - began

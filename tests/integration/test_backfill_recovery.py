@@ -21,7 +21,7 @@ from pymongo import MongoClient, monitoring
 from pymongo.errors import AutoReconnect
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.backfill.checkpoints import Checkpoint, DocumentId, StoredCheckpoint
+from flask_migrate_mongo.backfill.checkpoints import Checkpoint, StoredCheckpoint
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.errors import (
     HalfBackfilledError,
@@ -477,7 +477,7 @@ def test_of_two_workers_on_one_checkpoint_only_one_continues(project: Project) -
     first = Checkpoint()
     project.db.ranges.insert_one({"_id": 1, "runId": "run", "state": first.document()})
     stored = StoredCheckpoint(project.db.ranges, {"_id": 1, "runId": "run"}, "state", "request")
-    mine, theirs = (replace(first, at=DocumentId(n), batches=1, by=f"worker {n}") for n in (1, 2))
+    mine, theirs = (replace(first, at=(n,), batches=1, by=f"worker {n}") for n in (1, 2))
     stored.advance(first, mine, fields={})
     assert stored.is_committed(mine)
     stored.advance(first, mine, fields={})  # The reply was lost, and the command is sent again.
