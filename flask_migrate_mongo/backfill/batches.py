@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.driver.server import Document, DocumentView, Replies, Server, Update
 
-    from .options import BatchedChange
+    from .options import BackfillArguments
 
 POLL_SECONDS = 0.5
 """How often a paused worker looks whether it may continue."""
@@ -118,14 +118,14 @@ class BatchedCollection:
     reads all of them, as long as it lasts.
     """
 
-    def __init__(self, server: Server, batched: BatchedChange) -> None:
-        change = batched.change
+    def __init__(self, server: Server, arguments: BackfillArguments) -> None:
+        change = arguments.change
         if isinstance(change, PortableFunction):
             change = change.resolve()
         has_transactions = server.transactions_lacking is None
-        self.batched = batched
+        self.arguments = arguments
         self._server = server
-        self._collection = server.handle(transactional=has_transactions)[batched.collection]
+        self._collection = server.handle(transactional=has_transactions)[arguments.collection]
         self._change = change
         self._projection = None if callable(change) else {"_id": 1}
         self._group_size = 1 if callable(change) else GROUP_SIZE
@@ -142,7 +142,7 @@ class BatchedCollection:
 
     def estimate(self) -> int | None:
         """Estimate how many documents match; None if counting takes too long, or meets an election."""
-        where, collection = self.batched.where, self._collection
+        where, collection = self.arguments.where, self._collection
         try:
             if where:
                 return collection.count_documents(where, maxTimeMS=COUNT_MS)
@@ -197,7 +197,7 @@ class BatchedCollection:
 
     def _open(self, bounds: IdRange) -> Replies:
         self._was_read = False
-        query, size = _and(self.batched.where, _within(bounds)), self.batched.batch_size
+        query, size = _and(self.arguments.where, _within(bounds)), self.arguments.batch_size
         try:
             return self._server.read_in_order(
                 self._collection, query, projection=self._projection, batch_size=size
@@ -232,7 +232,7 @@ class BatchedCollection:
             raise  # Not the document's fault: the function or the server failed.
         except Exception as exc:
             error = _shortened(f"{type(exc).__name__}: {exc}")
-            if self.batched.max_rejected:
+            if self.arguments.max_rejected:
                 return DocumentChange(id_, None, error)
             raise _rejected("The function", id_, error) from exc
         msg = (
@@ -263,7 +263,7 @@ class BatchedCollection:
 
     def _filter(self, ids: list[object]) -> Document:
         # By equality, because a query by a range of `_id`s finds only one type.
-        return _and(self.batched.where, {"_id": ids[0] if len(ids) == 1 else {"$in": ids}})
+        return _and(self.arguments.where, {"_id": ids[0] if len(ids) == 1 else {"$in": ids}})
 
 
 def _raw_batches(found: Cursor[RawBSONDocument], size: int) -> Generator[bytes, None, None]:
@@ -363,7 +363,7 @@ class Worker:
             self.control.check(request)
 
     def _limit_rate(self, done: int, began: float) -> None:
-        rate = self.documents.batched.max_per_second
+        rate = self.documents.arguments.max_per_second
         if rate is not None and (ahead := began + done / rate - elapsed()) > 0:
             self.control.sleep(ahead)
 
@@ -382,7 +382,7 @@ class Worker:
         separate them from those that are done, so there is none if changed documents still match `where`.
         """
         after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self.name)
-        may_repeat = self.documents.batched.where and not before.stays and before.at
+        may_repeat = self.documents.arguments.where and not before.stays and before.at
         if before.phase is Phase.FIRST and may_repeat:
             after = replace(after, phase=Phase.LAST, first_end=before.at, at=())
         fields = self.control.fields_with(after)
@@ -417,7 +417,7 @@ class Worker:
         """Write the halves of a batch that is too large or was refused, down to the document at fault."""
         if len(batch) == 1:
             id_, error = batch[0].id, _shortened(str(failure_of(exc).get("errmsg") or exc))
-            if not self.documents.batched.max_rejected:
+            if not self.documents.arguments.max_rejected:
                 raise _rejected("The server", id_, error) from exc
             return self._write([DocumentChange(id_, None, error)], checkpoint)
         middle = len(batch) // 2
@@ -435,7 +435,7 @@ class Worker:
     def _write_with_checkpoint(
         self, batch: Batch, before: Checkpoint
     ) -> tuple[Checkpoint, Request | None]:
-        options = self.documents.batched
+        options = self.documents.arguments
         check_where = bool(options.where) and not before.stays
         result = self.documents.write(batch, self.session, check_where=check_where)
         rejected = (*before.rejected, *_newly_rejected(batch, before))

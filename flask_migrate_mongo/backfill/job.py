@@ -22,7 +22,7 @@ from .batches import (
     ensure_few_rejected,
 )
 from .checkpoints import Checkpoint, CheckpointStore, IdRange, OneId, Phase, StoredBackfill
-from .executors import RangeTask, WorkerPool, portable
+from .executors import RangeTask, WorkerPool, sendable
 from .options import BackfillCallable
 
 if TYPE_CHECKING:
@@ -78,9 +78,8 @@ class BackfillJob(WorkerControl):
         self._arguments = arguments
         self._store = store
         # A function that cannot be sent is refused here, before anything is stored.
-        batched = arguments.batched
-        self._sent = portable(batched) if arguments.uses_processes else batched
-        self._documents = BatchedCollection(step.server, batched)
+        self._sent = sendable(arguments)
+        self._documents = BatchedCollection(step.server, arguments)
         self._transactions = Transactions(step.server, step.sleep)
 
     def run(self, session: ClientSession | None) -> Backfilled:
@@ -125,12 +124,12 @@ class BackfillJob(WorkerControl):
             ranges = self._documents.sample_ranges(self._arguments.ranges)
             self._store.create_ranges(ranges)
         total = self._documents.estimate()
-        stored = StoredBackfill(self._arguments.batched.collection, total, len(ranges))
+        stored = StoredBackfill(self._arguments.collection, total, len(ranges))
         self._store.begin(stored, session_id)
         return stored
 
     def _resume(self, stored: StoredBackfill, session_id: bytes | None) -> None:
-        collection = self._arguments.batched.collection
+        collection = self._arguments.collection
         if stored.collection != collection:
             msg = (
                 f"Backfill {self._store.number + 1} of this migration changed {stored.collection} "
@@ -166,11 +165,11 @@ class BackfillJob(WorkerControl):
         self._repeat(lambda: self._store.checkpoint.advance(before, after, fields={}))
 
     def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
-        batched, name = self._sent, self._store.ranges.name
-        if batched.max_per_second:
-            batched = replace(batched, max_per_second=batched.max_per_second / len(ranges))
+        sent, name = self._sent, self._store.ranges.name
+        if sent.max_per_second:
+            sent = replace(sent, max_per_second=sent.max_per_second / len(ranges))
         return [
-            RangeTask(batched, name, range_id, self._store.run_id, bounds)
+            RangeTask(sent, name, range_id, self._store.run_id, bounds)
             for range_id, bounds in ranges.items()
         ]
 
@@ -181,7 +180,7 @@ class BackfillJob(WorkerControl):
         """
         checkpoints = self._repeat(self._store.range_checkpoints)
         rejected = [document for each in checkpoints for document in each.rejected]
-        ensure_few_rejected(rejected, self._arguments.batched.max_rejected)
+        ensure_few_rejected(rejected, self._arguments.max_rejected)
         progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
         update = {"$set": {"metadata.progress": progress_document(progress)}}
         request = self._repeat(lambda: self._store.checkpoint.update(update))
@@ -218,7 +217,7 @@ class BackfillJob(WorkerControl):
         fields: Document = {"metadata.progress": progress}
         if checkpoint.phase is Phase.DONE and checkpoint.rejected:
             fields[f"metadata.rejected.{self._store.number}"] = {
-                "collection": self._arguments.batched.collection,
+                "collection": self._arguments.collection,
                 "documents": list(checkpoint.rejected),
             }
         return fields
@@ -325,11 +324,11 @@ class DryRunBackfill(BackfillCallable):
             documents.close()
         took = elapsed() - began
         self.on_end(
-            ExecutedBatches(arguments.batched.collection, counts.scanned, estimated, took, complete)
+            ExecutedBatches(arguments.collection, counts.scanned, estimated, took, complete)
         )
         return counts
 
     def _open(self, arguments: BackfillArguments) -> tuple[BatchedCollection, int | None]:
-        documents = BatchedCollection(self.server, arguments.batched)
+        documents = BatchedCollection(self.server, arguments)
         documents.ensure_supported()
         return documents, documents.estimate()
