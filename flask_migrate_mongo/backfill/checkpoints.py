@@ -170,6 +170,11 @@ class StoredBackfill:
     ranges: int
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether the workers of the ranges are not done: `checkpoint` continues after their ranges."""
+        return self.ranges > 0 and self.checkpoint.batches == 0
+
 
 class CheckpointStore:
     """The checkpoints of one call of `ctx.backfill()`: in the step's record, and one for each range.
@@ -222,14 +227,17 @@ class CheckpointStore:
 
     def resume(self, backfill: StoredBackfill, at: datetime, session_id: bytes | None) -> None:
         """Record that an interrupted call continues, and with which version of the file."""
-        scanned = backfill.checkpoint.counts.scanned
-        if backfill.ranges and not backfill.checkpoint.batches:
-            scanned += sum(each.counts.scanned for each in self.range_checkpoints())
+        scanned = self.scanned(backfill)
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
         event = self._claim.event("resumed", at, collection=backfill.collection, scanned=scanned)
         self.checkpoint.update(
             {"$set": {**origin, "metadata.backfillSession": session_id}, **event}
         )
+
+    def scanned(self, backfill: StoredBackfill) -> int:
+        """Count the documents that were processed so far."""
+        checkpoints = self.range_checkpoints() if backfill.has_workers else [backfill.checkpoint]
+        return sum(each.counts.scanned for each in checkpoints)
 
     @property
     def _origin(self) -> Document:

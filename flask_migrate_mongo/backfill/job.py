@@ -98,9 +98,10 @@ class BackfillJob(WorkerControl):
                 "can be executed twice.",
                 reason,
             )
-        self._meter = ProgressMeter(self._step, stored)
-        # Once the workers are done, the checkpoint in the record continues after their ranges.
-        if stored.ranges and stored.checkpoint.batches == 0:
+        self._meter = ProgressMeter(
+            self._step, stored, self._repeat(lambda: self._store.scanned(stored))
+        )
+        if stored.has_workers:
             self._run_workers(stored.checkpoint)
         worker = Worker(self._documents, self._store.checkpoint, self, self._transactions, session)
         counts = worker.run().counts
@@ -150,8 +151,6 @@ class BackfillJob(WorkerControl):
         """
         ranges = self._repeat(self._store.take_over_ranges)
         pool = WorkerPool(self._step.server, self._store, self._tasks(ranges))
-        begins = self._repeat(self._store.range_checkpoints)
-        self._meter.start(sum(each.counts.scanned for each in begins))
         pool.run(self._arguments.workers, self._check_workers)
         ends = self._repeat(self._store.range_checkpoints)
         last, (*_, bounds) = ends[-1], ranges.values()
@@ -182,7 +181,7 @@ class BackfillJob(WorkerControl):
         rejected = [document for each in checkpoints for document in each.rejected]
         ensure_few_rejected(rejected, self._arguments.max_rejected)
         progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
-        update = {"$set": {"metadata.progress": progress_document(progress)}}
+        update = {"$set": {"metadata.progress": progress.document()}}
         request = self._repeat(lambda: self._store.checkpoint.update(update))
         self._meter.report(progress)
         self.check(request)
@@ -213,8 +212,8 @@ class BackfillJob(WorkerControl):
         """Build the progress, and at the end what was rejected. Raises LeaseLostError."""
         # The migration's function may have taken long since the last check.
         self._step.lease.ensure()
-        progress = progress_document(self._meter.at(checkpoint.counts.scanned))
-        fields: Document = {"metadata.progress": progress}
+        progress = self._meter.at(checkpoint.counts.scanned)
+        fields: Document = {"metadata.progress": progress.document()}
         if checkpoint.phase is Phase.DONE and checkpoint.rejected:
             fields[f"metadata.rejected.{self._store.number}"] = {
                 "collection": self._arguments.collection,
@@ -231,15 +230,11 @@ class BackfillJob(WorkerControl):
 
 
 class ProgressMeter:
-    """Measures the progress of one call of `ctx.backfill()`, from now on."""
+    """Measures the progress of one call of `ctx.backfill()`, after `done` documents, from now on."""
 
-    def __init__(self, step: Backfill, stored: StoredBackfill) -> None:
+    def __init__(self, step: Backfill, stored: StoredBackfill, done: int) -> None:
         self._step = step
         self._stored = stored
-        self.start(stored.checkpoint.counts.scanned)
-
-    def start(self, done: int) -> None:
-        """Measure from now on; `done` documents were processed before."""
         self._done_before = done
         self._began = self._logged = elapsed()
 
@@ -256,26 +251,7 @@ class ProgressMeter:
         self._step.on_progress(progress)
         if elapsed() - self._logged >= LOG_SECONDS:
             self._logged = elapsed()
-            self._step.log.info("%s", _line(progress))
-
-
-def progress_document(progress: Progress) -> Document:
-    """Build the stored document of a progress."""
-    rate, left = progress.per_second, progress.seconds_left
-    return {
-        "collection": progress.collection,
-        "done": progress.done,
-        "total": progress.total,
-        "perSecond": None if rate is None else round(rate, 1),
-        "secondsLeft": None if left is None else round(left, 1),
-    }
-
-
-def _line(progress: Progress) -> str:
-    total = "" if progress.total is None else f" of about {progress.total}"
-    rate = "" if progress.per_second is None else f", {progress.per_second:.0f} a second"
-    left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
-    return f"{progress.collection}: {progress.done}{total}{rate}{left}"
+            self._step.log.info("%s", progress)
 
 
 # --- in a dry run

@@ -79,7 +79,7 @@ def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
     }
     yield from (note for note, holds in notes.items() if holds)
     if record is not None and record.progress is not None:
-        yield f"backfill of {words.how_far(record.progress)}"
+        yield f"backfill of {record.progress}"
 
 
 # --- what is recorded
