@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -77,7 +78,6 @@ _TOO_LARGE = frozenset({112, 251, 290, 388})
 # CursorNotFound, MaxTimeMSExpired (for all batches of a cursor together), QueryPlanKilled, CursorKilled.
 _LOST_CURSOR = frozenset({43, 50, 175, 237})
 
-_ALL_IDS = IdRange()
 _RAW_IDS: CodecOptions[RawBSONDocument] = CodecOptions(
     RawBSONDocument, tz_aware=True, datetime_conversion=IDS.datetime_conversion
 )
@@ -297,13 +297,10 @@ class WorkerCancelledError(Exception):
 class WorkerControl:
     """Decides between two batches whether the worker of a range continues: this one only follows requests."""
 
-    def check(self, request: Request | None) -> None:
-        """Raise if the worker must stop."""
+    def is_paused(self, request: Request | None) -> bool:
+        """Whether the worker must wait. Raises if it must stop."""
         if request is Request.CANCEL:
             raise WorkerCancelledError
-
-    def is_paused(self, request: Request | None) -> bool:
-        """Whether the worker must wait."""
         return request is Request.PAUSE
 
     def sleep(self, seconds: float) -> None:
@@ -319,7 +316,7 @@ class WorkerControl:
         """Receive a checkpoint that was committed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Worker:
     """Works on one range until nothing is left in it, with one transaction for each batch.
 
@@ -327,70 +324,69 @@ class Worker:
     """
 
     documents: BatchedCollection
-    checkpoint: StoredCheckpoint
+    stored: StoredCheckpoint
     control: WorkerControl
     transactions: Transactions
     session: ClientSession | None
-    bounds: IdRange = _ALL_IDS
-    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    bounds: IdRange
+    _checkpoint: Checkpoint = field(init=False)
+    _request: Request | None = field(init=False)
+    _name: str = field(default_factory=lambda: uuid.uuid4().hex, init=False)
 
-    def run(self) -> Checkpoint:
+    def run(self) -> Backfilled:
         """Work from the checkpoint to the end of the range. Raises LeaseLostError, RejectedError."""
-        checkpoint, request = self.read_checkpoint()
-        began, before = elapsed(), checkpoint.counts.scanned
-        try:
-            while checkpoint.phase is not Phase.DONE:
-                self._wait_while_paused(request)
-                batch = self._read(checkpoint)
+        self._checkpoint, self._request = self.read_checkpoint()
+        began, before = elapsed(), self._checkpoint.counts.scanned
+        with contextlib.closing(self.documents):
+            while self._checkpoint.phase is not Phase.DONE:
+                self._wait_while_paused()
+                batch = self._read()
                 if batch is None:
-                    checkpoint, request = self._end_pass(checkpoint)
+                    self._end_pass()
                 else:
-                    checkpoint, request = self._write(batch, checkpoint)
-                    self._limit_rate(checkpoint.counts.scanned - before, began)
-        finally:
-            self.documents.close()
-        return checkpoint
+                    self._write(batch)
+                    self._limit_rate(self._checkpoint.counts.scanned - before, began)
+        return self._checkpoint.counts
 
     def read_checkpoint(self) -> tuple[Checkpoint, Request | None]:
         """Read the checkpoint and the request to this worker. Raises LeaseLostError."""
-        return self.transactions.repeat(self.checkpoint.read, _log)
+        return self.transactions.repeat(self.stored.read, _log)
 
-    def _wait_while_paused(self, request: Request | None) -> None:
-        self.control.check(request)
-        while self.control.is_paused(request):
+    def _wait_while_paused(self) -> None:
+        while self.control.is_paused(self._request):
             self.control.sleep(POLL_SECONDS)
-            _, request = self.read_checkpoint()
-            self.control.check(request)
+            _, self._request = self.read_checkpoint()
 
     def _limit_rate(self, done: int, began: float) -> None:
         rate = self.documents.arguments.max_per_second
         if rate is not None and (ahead := began + done / rate - elapsed()) > 0:
             self.control.sleep(ahead)
 
-    def _read(self, checkpoint: Checkpoint) -> Batch | None:
+    def _read(self) -> Batch | None:
         """Read the next batch. A lost cursor is opened again at the checkpoint."""
-        last = checkpoint.phase is Phase.LAST
-        through = checkpoint.first_end if last else self.bounds.through
-        left = IdRange(checkpoint.at or self.bounds.after, through)
-        documents = self.documents
+        documents, at = self.documents, self._checkpoint
+        through = at.first_end if at.phase is Phase.LAST else self.bounds.through
+        left = IdRange(at.at or self.bounds.after, through)
         return self.transactions.repeat(lambda: documents.read(left), _log, documents.can_reopen)
 
-    def _end_pass(self, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
+    def _end_pass(self) -> None:
         """Start the last pass, or end the range.
 
         The last pass finds documents that were inserted below the checkpoint. Only `where` can
         separate them from those that are done, so there is none if changed documents still match `where`.
         """
-        after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self.name)
+        before = self._checkpoint
+        after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self._name)
         may_repeat = self.documents.arguments.where and not before.stays and before.at
         if before.phase is Phase.FIRST and may_repeat:
             after = replace(after, phase=Phase.LAST, first_end=before.at, at=())
         fields = self.control.fields_with(after)
-        return after, self.transactions.repeat(
-            lambda: self.checkpoint.advance(before, after, fields=fields), _log
+        self._request = self.transactions.repeat(
+            lambda: self.stored.advance(before, after, fields=fields), _log
         )
+        self._checkpoint = after
 
-    def _write(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
+    def _write(self, batch: Batch) -> None:
         tries = count(1)
 
         def is_too_large(exc: BaseException) -> bool:
@@ -400,59 +396,56 @@ class Worker:
             return is_transient(exc) and not (is_too_large(exc) and next(tries) >= MAX_TRIES)
 
         try:
-            after, request = self.transactions.repeat(
-                lambda: self._commit(batch, before), _log, can_retry
+            self._checkpoint, self._request = self.transactions.repeat(
+                lambda: self._commit(batch), _log, can_retry
             )
         except (PyMongoError, MigrateError) as exc:
             _ensure_same_shard_key(exc)
             if not is_too_large(exc) and not isinstance(exc, BulkWriteError):
                 raise
-            return self._write_halves(batch, before, exc)
-        self.control.committed(after)
-        return after, request
+            self._write_halves(batch, exc)
+        else:
+            self.control.committed(self._checkpoint)
 
-    def _write_halves(
-        self, batch: Batch, checkpoint: Checkpoint, exc: Exception
-    ) -> tuple[Checkpoint, Request | None]:
+    def _write_halves(self, batch: Batch, exc: Exception) -> None:
         """Write the halves of a batch that is too large or was refused, down to the document at fault."""
         if len(batch) == 1:
             id_, error = batch[0].id, _shortened(str(failure_of(exc).get("errmsg") or exc))
             if not self.documents.arguments.max_rejected:
                 raise _rejected("The server", id_, error) from exc
-            return self._write([DocumentChange(id_, None, error)], checkpoint)
-        middle = len(batch) // 2
-        checkpoint, _ = self._write(batch[:middle], checkpoint)
-        return self._write(batch[middle:], checkpoint)
+            self._write([DocumentChange(id_, None, error)])
+        else:
+            middle = len(batch) // 2
+            self._write(batch[:middle])
+            self._write(batch[middle:])
 
-    def _commit(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
+    def _commit(self, batch: Batch) -> tuple[Checkpoint, Request | None]:
         if self.session is None:
-            return self._write_with_checkpoint(batch, before)
+            return self._write_with_checkpoint(batch)
         with transaction(self.session):
-            after, request = self._write_with_checkpoint(batch, before)
-            self.transactions.commit(self.session, lambda: self.checkpoint.is_committed(after))
+            after, request = self._write_with_checkpoint(batch)
+            self.transactions.commit(self.session, lambda: self.stored.is_committed(after))
         return after, request
 
-    def _write_with_checkpoint(
-        self, batch: Batch, before: Checkpoint
-    ) -> tuple[Checkpoint, Request | None]:
-        options = self.documents.arguments
-        check_where = bool(options.where) and not before.stays
+    def _write_with_checkpoint(self, batch: Batch) -> tuple[Checkpoint, Request | None]:
+        before, arguments = self._checkpoint, self.documents.arguments
+        check_where = bool(arguments.where) and not before.stays
         result = self.documents.write(batch, self.session, check_where=check_where)
-        rejected = (*before.rejected, *_newly_rejected(batch, before))
-        ensure_few_rejected(rejected, options.max_rejected)
-        new = len(rejected) - len(before.rejected)
+        new = _newly_rejected(batch, before)
+        rejected = (*before.rejected, *new)
+        ensure_few_rejected(rejected, arguments.max_rejected)
         again = before.phase is Phase.LAST
         after = replace(
             before,
             at=(batch[-1].id,),
             stays=before.stays or result.still_matches,
             batches=before.batches + 1,
-            by=self.name,
-            counts=before.counts + count_batch(batch, result, rejected=new, again=again),
+            by=self._name,
+            counts=before.counts + count_batch(batch, result, rejected=len(new), again=again),
             rejected=rejected,
         )
         fields = self.control.fields_with(after)
-        return after, self.checkpoint.advance(before, after, self.session, fields=fields)
+        return after, self.stored.advance(before, after, self.session, fields=fields)
 
 
 def _ensure_same_shard_key(exc: Exception) -> None:

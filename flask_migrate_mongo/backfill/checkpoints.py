@@ -251,9 +251,6 @@ class CheckpointStore:
             {
                 **self._own_ranges,
                 "_id": f"{version}:{self.number}:{position:06}",
-                "runId": self.run_id,
-                "session": None,
-                "request": None,
                 **asdict(each),
                 "state": Checkpoint().document(),
             }

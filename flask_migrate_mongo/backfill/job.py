@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -103,8 +104,9 @@ class BackfillJob(WorkerControl):
         )
         if stored.has_workers:
             self._run_workers(stored.checkpoint)
-        worker = Worker(self._documents, self._store.checkpoint, self, self._transactions, session)
-        counts = worker.run().counts
+        counts = Worker(
+            self._documents, self._store.checkpoint, self, self._transactions, session, IdRange()
+        ).run()
         if stored.ranges:
             self._repeat(self._store.delete_ranges)
         return counts
@@ -184,20 +186,18 @@ class BackfillJob(WorkerControl):
         update = {"$set": {"metadata.progress": progress.document()}}
         request = self._repeat(lambda: self._store.checkpoint.update(update))
         self._meter.report(progress)
-        self.check(request)
         return Request.PAUSE if self.is_paused(request) else None
 
     # --- the control of workers
 
-    def check(self, request: Request | None) -> None:
-        """Raise if the lease is lost, or if a signal or a request stops the run."""
-        self._step.lease.ensure()
+    def is_paused(self, request: Request | None) -> bool:
+        """Whether a request, or `pause_when`, pauses the backfill.
+
+        Raises LeaseLostError, and Stopped if a signal or a request stops the run.
+        """
         if request is Request.CANCEL:
             self._step.switch.request_stop("a request to cancel it")
-        self._step.switch.check_inside()
-
-    def is_paused(self, request: Request | None) -> bool:
-        """Whether a request, or `pause_when`, pauses the backfill."""
+        self._ensure_running()
         pause_when = self._arguments.pause_when
         return request is Request.PAUSE or (pause_when is not None and bool(pause_when()))
 
@@ -205,8 +205,12 @@ class BackfillJob(WorkerControl):
         """Wait, but not for long once the run is stopped."""
         until = elapsed() + seconds
         while (left := until - elapsed()) > 0:
-            self.check(None)
+            self._ensure_running()
             self._step.sleep(min(left, POLL_SECONDS))
+
+    def _ensure_running(self) -> None:
+        self._step.lease.ensure()
+        self._step.switch.check_inside()
 
     def fields_with(self, checkpoint: Checkpoint) -> Document:
         """Build the progress, and at the end what was rejected. Raises LeaseLostError."""
@@ -284,21 +288,18 @@ class DryRunBackfill(BackfillCallable):
         began = elapsed()
         # In an empty context, because these commands are not allowed in a transaction.
         documents, estimated = contextvars.Context().run(self._open, arguments)
-        counts, complete = Backfilled(), True
+        counts = Backfilled()
         after: OneId = ()
         number = 0
-        try:
+        with contextlib.closing(documents):
             while batch := documents.read(IdRange(after)):
                 if number and (number >= self.batches or elapsed() >= self.until):
-                    complete = False
                     break
                 result = documents.write(batch, None, check_where=False)
                 rejected = sum(change.error is not None for change in batch)
                 counts += count_batch(batch, result, rejected=rejected)
                 after, number = (batch[-1].id,), number + 1
-        finally:
-            documents.close()
-        took = elapsed() - began
+        took, complete = elapsed() - began, batch is None
         self.on_end(
             ExecutedBatches(arguments.collection, counts.scanned, estimated, took, complete)
         )
