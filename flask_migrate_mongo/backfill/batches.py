@@ -44,7 +44,7 @@ from .checkpoints import (
     StoredCheckpoint,
     with_exact_ids,
 )
-from .options import is_update
+from .options import BackfillArguments, is_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from pymongo.cursor import Cursor
 
     from flask_migrate_mongo.driver.server import Document, DocumentView, Replies, Server, Update
-
-    from .options import BackfillArguments
 
 POLL_SECONDS = 0.5
 """How often a paused worker looks whether it may continue."""
@@ -100,15 +98,6 @@ class DocumentChange(NamedTuple):
 
 
 Batch = list[DocumentChange]
-
-
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """The server's counts for a batch, and whether a changed document still matches `where`."""
-
-    matched: int = 0
-    modified: int = 0
-    still_matches: bool = False
 
 
 class BatchedCollection:
@@ -241,25 +230,26 @@ class BatchedCollection:
         )
         raise BackfillError(msg)
 
-    def write(
-        self, batch: Batch, session: ClientSession | None, *, check_where: bool
-    ) -> WriteResult:
-        """Write a batch; with `check_where`, look whether a changed document still matches `where`."""
+    def write(self, batch: Batch, session: ClientSession | None) -> tuple[int, int]:
+        """Write a batch; count matched and modified documents."""
         changes = [(change.id, change.update) for change in batch if change.update is not None]
         if not changes:
-            return WriteResult()
+            return 0, 0
         size = self._group_size
         groups = [changes[start : start + size] for start in range(0, len(changes), size)]
         updates = [(self._filter([id_ for id_, _ in group]), group[0][1]) for group in groups]
-        matched, modified = self._server.bulk_update(
+        return self._server.bulk_update(
             self._collection, updates, many=size > 1 and len(changes) > 1, session=session
         )
-        if not check_where:
-            return WriteResult(matched, modified)
+
+    def still_matches(self, batch: Batch, session: ClientSession | None) -> bool:
+        """Whether `where`, if there is one, matches a document that the batch has changed."""
+        changed = [change.id for change in batch if change.update is not None]
+        if not changed or not self.arguments.where:
+            return False
         options = {} if session is None else {"session": session}
-        changed = self._filter([id_ for id_, _ in changes])
-        found = self._collection.find_one(changed, {"_id": 1}, **options)
-        return WriteResult(matched, modified, still_matches=found is not None)
+        found = self._collection.find_one(self._filter(changed), {"_id": 1}, **options)
+        return found is not None
 
     def _filter(self, ids: list[object]) -> Document:
         # By equality, because a query by a range of `_id`s finds only one type.
@@ -382,7 +372,7 @@ class Worker:
             after = replace(after, phase=Phase.LAST, first_end=before.at, at=())
         fields = self.control.fields_with(after)
         self._request = self.transactions.repeat(
-            lambda: self.stored.advance(before, after, fields=fields), _log
+            lambda: self.stored.advance(after, fields=fields), _log
         )
         self._checkpoint = after
 
@@ -428,24 +418,23 @@ class Worker:
         return after, request
 
     def _write_with_checkpoint(self, batch: Batch) -> tuple[Checkpoint, Request | None]:
-        before, arguments = self._checkpoint, self.documents.arguments
-        check_where = bool(arguments.where) and not before.stays
-        result = self.documents.write(batch, self.session, check_where=check_where)
+        before, documents = self._checkpoint, self.documents
+        written = documents.write(batch, self.session)
         new = _newly_rejected(batch, before)
         rejected = (*before.rejected, *new)
-        ensure_few_rejected(rejected, arguments.max_rejected)
+        ensure_few_rejected(rejected, documents.arguments.max_rejected)
         again = before.phase is Phase.LAST
         after = replace(
             before,
             at=(batch[-1].id,),
-            stays=before.stays or result.still_matches,
+            stays=before.stays or documents.still_matches(batch, self.session),
             batches=before.batches + 1,
             by=self._name,
-            counts=before.counts + count_batch(batch, result, rejected=len(new), again=again),
+            counts=before.counts + count_batch(batch, written, rejected=len(new), again=again),
             rejected=rejected,
         )
         fields = self.control.fields_with(after)
-        return after, self.stored.advance(before, after, self.session, fields=fields)
+        return after, self.stored.advance(after, self.session, fields=fields)
 
 
 def _ensure_same_shard_key(exc: Exception) -> None:
@@ -460,14 +449,17 @@ def _ensure_same_shard_key(exc: Exception) -> None:
 
 
 def count_batch(
-    batch: Batch, result: WriteResult, *, rejected: int, again: bool = False
+    batch: Batch, written: tuple[int, int], *, rejected: int, again: bool = False
 ) -> Backfilled:
-    """Count a batch; `again` in the last pass, where skipped documents have been counted before."""
+    """Count a batch, of which `written` documents were matched and modified.
+
+    `again` is true in the last pass, where skipped documents have been counted before.
+    """
     changed = sum(change.update is not None for change in batch)
     errors = sum(change.error is not None for change in batch)
     skipped = 0 if again else len(batch) - changed - errors
     scanned = changed + skipped + rejected
-    return Backfilled(scanned, result.matched, result.modified, skipped, rejected)
+    return Backfilled(scanned, *written, skipped, rejected)
 
 
 def ensure_few_rejected(rejected: Sequence[Document], limit: int) -> None:

@@ -121,20 +121,15 @@ class StoredCheckpoint:
         return self._request(_claimed(found))
 
     def advance(
-        self,
-        before: Checkpoint,
-        after: Checkpoint,
-        session: ClientSession | None = None,
-        *,
-        fields: DocumentView,
+        self, after: Checkpoint, session: ClientSession | None = None, *, fields: DocumentView
     ) -> Request | None:
-        """Replace one checkpoint by the next, set further fields, and read the request to the worker.
+        """Replace the checkpoint by the next, set further fields, and read the request to the worker.
 
         Raises LeaseLostError if another run, or another worker on the same range, has taken over.
         """
         update = {"$set": {self.path: after.document(), **fields}}
         try:
-            return self.update(update, {f"{self.path}.batches": before.batches}, session)
+            return self.update(update, {f"{self.path}.batches": after.batches - 1}, session)
         except LeaseLostError:
             # Without a transaction, an earlier try may have succeeded although its reply was lost.
             if session is not None or not self.is_committed(after):
@@ -163,17 +158,20 @@ def _claimed(found: Document | None) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class StoredBackfill:
-    """One call of `ctx.backfill()` as the record stores it. `ranges` is 0 if it is not divided."""
+    """One call of `ctx.backfill()` as the record stores it. `ranges` is 0 if it is not divided.
+
+    `state` is the checkpoint. While there are workers, each of their ranges has its own instead.
+    """
 
     collection: str
     total: int | None
     ranges: int
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    state: Checkpoint = field(default_factory=Checkpoint)
 
     @property
     def has_workers(self) -> bool:
-        """Whether the workers of the ranges are not done: `checkpoint` continues after their ranges."""
-        return self.ranges > 0 and self.checkpoint.batches == 0
+        """Whether the workers of the ranges are not done. After them, `state` continues."""
+        return self.ranges > 0 and self.state.batches == 0
 
 
 class CheckpointStore:
@@ -183,7 +181,7 @@ class CheckpointStore:
     LeaseLostError if another run has claimed it.
     """
 
-    def __init__(self, claim: Claim, number: int) -> None:
+    def __init__(self, claim: Claim, number: int, session: ClientSession | None) -> None:
         self.number = number
         self.run_id = claim.run.actor.run_id
         self.ranges = with_exact_ids(claim.ranges)
@@ -194,6 +192,7 @@ class CheckpointStore:
             "metadata.request",
         )
         self._claim = claim
+        self._session_id = None if session is None else session.session_id["id"]
         self._own_ranges = {"version": str(claim.step.version), "call": number}
         self._claimed_ranges = {**self._own_ranges, "runId": self.run_id}
 
@@ -207,36 +206,29 @@ class CheckpointStore:
         call = stored.get("calls", {}).get(str(self.number))
         if call is None or stored["direction"] != self._claim.step.direction.value:
             return None
-        return StoredBackfill(
-            call["collection"], call["total"], call["ranges"], Checkpoint.read(call["state"])
-        )
+        return StoredBackfill(**{**call, "state": Checkpoint.read(call["state"])})
 
-    def begin(self, backfill: StoredBackfill, session_id: bytes | None) -> None:
+    def begin(self, backfill: StoredBackfill) -> None:
         """Store a new call. The first call of a step removes the checkpoints of the other direction."""
-        call = {
-            "collection": backfill.collection,
-            "total": backfill.total,
-            "ranges": backfill.ranges,
-            "state": backfill.checkpoint.document(),
-        }
+        call = {**asdict(backfill), "state": backfill.state.document()}
         fields: Document = {f"metadata.checkpoint.calls.{self.number}": call}
         if self.number == 0:
             checkpoint = {**self._origin, "calls": {"0": call}}
             fields = {"metadata.checkpoint": checkpoint, "metadata.rejected": {}}
-        self.checkpoint.update({"$set": {**fields, "metadata.backfillSession": session_id}})
+        self.checkpoint.update({"$set": {**fields, "metadata.backfillSession": self._session_id}})
 
-    def resume(self, backfill: StoredBackfill, at: datetime, session_id: bytes | None) -> None:
+    def resume(self, backfill: StoredBackfill, at: datetime) -> None:
         """Record that an interrupted call continues, and with which version of the file."""
         scanned = self.scanned(backfill)
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
         event = self._claim.event("resumed", at, collection=backfill.collection, scanned=scanned)
         self.checkpoint.update(
-            {"$set": {**origin, "metadata.backfillSession": session_id}, **event}
+            {"$set": {**origin, "metadata.backfillSession": self._session_id}, **event}
         )
 
     def scanned(self, backfill: StoredBackfill) -> int:
         """Count the documents that were processed so far."""
-        checkpoints = self.range_checkpoints() if backfill.has_workers else [backfill.checkpoint]
+        checkpoints = self.range_checkpoints() if backfill.has_workers else [backfill.state]
         return sum(each.counts.scanned for each in checkpoints)
 
     @property

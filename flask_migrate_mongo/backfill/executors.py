@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pymongo
 
-from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.driver.server import Document, DocumentView, Server, translated
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import (
@@ -25,7 +25,7 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Request
 
 from .batches import BatchedCollection, Worker, WorkerCancelledError, WorkerControl
-from .checkpoints import IdRange, Phase, StoredCheckpoint, with_exact_ids
+from .checkpoints import CheckpointStore, IdRange, Phase, StoredCheckpoint, with_exact_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
     from pymongo.collection import Collection
 
-    from flask_migrate_mongo.driver.server import Document, DocumentView
-
-    from .checkpoints import CheckpointStore
     from .options import BackfillArguments
 
     Check = Callable[[], Request | None]

@@ -60,11 +60,12 @@ class Backfill(BackfillCallable):
     _numbers: Iterator[int] = field(default_factory=count, init=False)
 
     def _execute(self, arguments: BackfillArguments) -> Backfilled:
-        job = BackfillJob(self, arguments, CheckpointStore(self.claim, next(self._numbers)))
         with self.switch.deferred(), self.server.session() as session:
-            return job.run(session)
+            store = CheckpointStore(self.claim, next(self._numbers), session)
+            return BackfillJob(self, arguments, store, session).run()
 
 
+@dataclass
 class BackfillJob(WorkerControl):
     """One call of `ctx.backfill()`, from its begin, or its resumption, to its end.
 
@@ -72,27 +73,26 @@ class BackfillJob(WorkerControl):
     stops the run, and pauses them on request.
     """
 
-    def __init__(
-        self, step: Backfill, arguments: BackfillArguments, store: CheckpointStore
-    ) -> None:
-        self._step = step
-        self._arguments = arguments
-        self._store = store
-        # A function that cannot be sent is refused here, before anything is stored.
-        self._sent = sendable(arguments)
-        self._documents = BatchedCollection(step.server, arguments)
-        self._transactions = Transactions(step.server, step.sleep)
+    _step: Backfill
+    _arguments: BackfillArguments
+    _store: CheckpointStore
+    _session: ClientSession | None
 
-    def run(self, session: ClientSession | None) -> Backfilled:
+    def __post_init__(self) -> None:
+        # A function that cannot be sent is refused here, before anything is stored.
+        self._sent = sendable(self._arguments)
+        self._documents = BatchedCollection(self._step.server, self._arguments)
+        self._transactions = Transactions(self._step.server, self._step.sleep)
+
+    def run(self) -> Backfilled:
         """Begin or resume the call, and execute it to its end."""
-        session_id = None if session is None else session.session_id["id"]
         stored = self._repeat(self._store.find)
         if stored is None:
-            stored = self._repeat(lambda: self._begin(session_id))
+            stored = self._repeat(self._begin)
         else:
-            self._resume(stored, session_id)
-        if stored.checkpoint.phase is Phase.DONE:
-            return stored.checkpoint.counts
+            self._resume(stored)
+        if stored.state.phase is Phase.DONE:
+            return stored.state.counts
         if (reason := self._step.server.transactions_lacking) is not None:
             self._step.log.warning(
                 "This server has no transactions (%s). If this backfill is interrupted, a batch of it "
@@ -103,9 +103,14 @@ class BackfillJob(WorkerControl):
             self._step, stored, self._repeat(lambda: self._store.scanned(stored))
         )
         if stored.has_workers:
-            self._run_workers(stored.checkpoint)
+            self._run_workers(stored.state)
         counts = Worker(
-            self._documents, self._store.checkpoint, self, self._transactions, session, IdRange()
+            self._documents,
+            self._store.checkpoint,
+            self,
+            self._transactions,
+            self._session,
+            IdRange(),
         ).run()
         if stored.ranges:
             self._repeat(self._store.delete_ranges)
@@ -120,7 +125,7 @@ class BackfillJob(WorkerControl):
 
         return self._transactions.repeat(held, self._step.log)
 
-    def _begin(self, session_id: bytes | None) -> StoredBackfill:
+    def _begin(self) -> StoredBackfill:
         self._documents.ensure_supported()
         ranges = []
         if self._arguments.ranges > 1 and self._step.server.allows_workers:
@@ -128,10 +133,10 @@ class BackfillJob(WorkerControl):
             self._store.create_ranges(ranges)
         total = self._documents.estimate()
         stored = StoredBackfill(self._arguments.collection, total, len(ranges))
-        self._store.begin(stored, session_id)
+        self._store.begin(stored)
         return stored
 
-    def _resume(self, stored: StoredBackfill, session_id: bytes | None) -> None:
+    def _resume(self, stored: StoredBackfill) -> None:
         collection = self._arguments.collection
         if stored.collection != collection:
             msg = (
@@ -140,10 +145,10 @@ class BackfillJob(WorkerControl):
                 "same order each time."
             )
             raise BackfillError(msg)
-        if stored.checkpoint.phase is not Phase.DONE:
+        if stored.state.phase is not Phase.DONE:
             self._step.log.info("The backfill of %s continues", collection)
             at = self._step.lease.ensure()
-            self._repeat(lambda: self._store.resume(stored, at, session_id))
+            self._repeat(lambda: self._store.resume(stored, at))
 
     def _run_workers(self, before: Checkpoint) -> None:
         """Work on the ranges with several workers, and store their sum as the checkpoint of the record.
@@ -163,7 +168,7 @@ class BackfillJob(WorkerControl):
             counts=sum((each.counts for each in ends), before.counts),
             rejected=tuple(document for each in ends for document in each.rejected),
         )
-        self._repeat(lambda: self._store.checkpoint.advance(before, after, fields={}))
+        self._repeat(lambda: self._store.checkpoint.advance(after, fields={}))
 
     def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
         sent, name = self._sent, self._store.ranges.name
@@ -295,9 +300,9 @@ class DryRunBackfill(BackfillCallable):
             while batch := documents.read(IdRange(after)):
                 if number and (number >= self.batches or elapsed() >= self.until):
                     break
-                result = documents.write(batch, None, check_where=False)
+                written = documents.write(batch, None)
                 rejected = sum(change.error is not None for change in batch)
-                counts += count_batch(batch, result, rejected=rejected)
+                counts += count_batch(batch, written, rejected=rejected)
                 after, number = (batch[-1].id,), number + 1
         took, complete = elapsed() - began, batch is None
         self.on_end(
