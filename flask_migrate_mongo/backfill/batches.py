@@ -35,15 +35,7 @@ from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.process import elapsed
 
-from .checkpoints import (
-    IDS,
-    Checkpoint,
-    IdRange,
-    OneId,
-    Phase,
-    StoredCheckpoint,
-    with_exact_ids,
-)
+from .checkpoints import IDS, Checkpoint, IdRange, OneId, Phase, StoredCheckpoint, with_exact_ids
 from .options import BackfillArguments, is_update
 
 if TYPE_CHECKING:
@@ -318,7 +310,7 @@ class Worker:
     control: WorkerControl
     transactions: Transactions
     session: ClientSession | None
-    bounds: IdRange
+    bounds: IdRange = field(default_factory=IdRange)
     _checkpoint: Checkpoint = field(init=False)
     _request: Request | None = field(init=False)
     _name: str = field(default_factory=lambda: uuid.uuid4().hex, init=False)
@@ -418,21 +410,12 @@ class Worker:
         return after, request
 
     def _write_with_checkpoint(self, batch: Batch) -> tuple[Checkpoint, Request | None]:
-        before, documents = self._checkpoint, self.documents
+        documents = self.documents
         written = documents.write(batch, self.session)
-        new = _newly_rejected(batch, before)
-        rejected = (*before.rejected, *new)
-        ensure_few_rejected(rejected, documents.arguments.max_rejected)
-        again = before.phase is Phase.LAST
-        after = replace(
-            before,
-            at=(batch[-1].id,),
-            stays=before.stays or documents.still_matches(batch, self.session),
-            batches=before.batches + 1,
-            by=self._name,
-            counts=before.counts + count_batch(batch, written, rejected=len(new), again=again),
-            rejected=rejected,
-        )
+        after = checkpoint_after(self._checkpoint, batch, written, by=self._name)
+        ensure_few_rejected(after.rejected, documents.arguments.max_rejected)
+        if not after.stays:
+            after = replace(after, stays=documents.still_matches(batch, self.session))
         fields = self.control.fields_with(after)
         return after, self.stored.advance(after, self.session, fields=fields)
 
@@ -448,18 +431,25 @@ def _ensure_same_shard_key(exc: Exception) -> None:
         ) from exc
 
 
-def count_batch(
-    batch: Batch, written: tuple[int, int], *, rejected: int, again: bool = False
-) -> Backfilled:
-    """Count a batch, of which `written` documents were matched and modified.
-
-    `again` is true in the last pass, where skipped documents have been counted before.
-    """
-    changed = sum(change.update is not None for change in batch)
-    errors = sum(change.error is not None for change in batch)
-    skipped = 0 if again else len(batch) - changed - errors
-    scanned = changed + skipped + rejected
-    return Backfilled(scanned, *written, skipped, rejected)
+def checkpoint_after(
+    before: Checkpoint, batch: Batch, written: tuple[int, int], by: str = ""
+) -> Checkpoint:
+    """Build the checkpoint after a batch, of which `written` documents were matched and modified."""
+    known = [document["_id"] for document in before.rejected]
+    errors = [{"_id": each.id, "error": each.error} for each in batch if each.error is not None]
+    new = [error for error in errors if error["_id"] not in known]
+    changed = sum(each.update is not None for each in batch)
+    # The last pass reads again what the first one has skipped and counted.
+    skipped = 0 if before.phase is Phase.LAST else len(batch) - changed - len(errors)
+    counts = Backfilled(changed + skipped + len(new), *written, skipped, len(new))
+    return replace(
+        before,
+        at=(batch[-1].id,),
+        batches=before.batches + 1,
+        by=by,
+        counts=before.counts + counts,
+        rejected=(*before.rejected, *new),
+    )
 
 
 def ensure_few_rejected(rejected: Sequence[Document], limit: int) -> None:
@@ -471,15 +461,6 @@ def ensure_few_rejected(rejected: Sequence[Document], limit: int) -> None:
             f"_id {last['_id']!r}: {last['error']}. The batches before it are kept.",
             "Fix the change or the documents and run it again, or raise max_rejected.",
         )
-
-
-def _newly_rejected(batch: Batch, before: Checkpoint) -> list[Document]:
-    known = [document["_id"] for document in before.rejected]
-    return [
-        {"_id": change.id, "error": change.error}
-        for change in batch
-        if change.error is not None and change.id not in known
-    ]
 
 
 def _rejected(by: str, id_: object, error: str) -> RejectedError:

@@ -228,8 +228,8 @@ class CheckpointStore:
 
     def scanned(self, backfill: StoredBackfill) -> int:
         """Count the documents that were processed so far."""
-        checkpoints = self.range_checkpoints() if backfill.has_workers else [backfill.state]
-        return sum(each.counts.scanned for each in checkpoints)
+        checkpoint = self.combined_ranges() if backfill.has_workers else backfill.state
+        return checkpoint.counts.scanned
 
     @property
     def _origin(self) -> Document:
@@ -262,11 +262,23 @@ class CheckpointStore:
             each["_id"]: IdRange(tuple(each["after"]), tuple(each["through"])) for each in found
         }
 
-    def range_checkpoints(self) -> list[Checkpoint]:
-        """Read the checkpoints of the ranges, in their order."""
+    def combined_ranges(self) -> Checkpoint:
+        """Combine the checkpoints of all ranges into the one at which the record continues after them.
+
+        The last range has no upper end, and may have grown after its worker was done. So the checkpoint
+        is not yet at its end.
+        """
         with translated():
-            found = list(self.ranges.find(self._own_ranges, {"state": 1}).sort("_id", 1))
-        return [Checkpoint.read(each["state"]) for each in found]
+            found = list(self.ranges.find(self._own_ranges).sort("_id", 1))
+        states = [Checkpoint.read(each["state"]) for each in found]
+        last = states[-1]
+        return Checkpoint(
+            at=last.first_end or last.at or tuple(found[-1]["after"]),
+            stays=True,  # Each range had its last pass.
+            batches=1,
+            counts=sum((each.counts for each in states), Backfilled()),
+            rejected=tuple(document for each in states for document in each.rejected),
+        )
 
     def range_sessions(self) -> set[bytes]:
         """Read the sessions of the workers of this run."""

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from .options import BackfillArguments
 
-    Check = Callable[[], Request | None]
 
 CHECK_SECONDS = 0.5
 """How often the workers are checked, and requests are sent to them."""
@@ -164,7 +163,7 @@ class WorkerPool:
     tasks: Sequence[RangeTask]
     _sent: Request | None = None
 
-    def run(self, workers: int | Executor, check: Check) -> None:
+    def run(self, workers: int | Executor, check: Callable[[], Request | None]) -> None:
         """Work on all ranges. `check` is called regularly, and returns a request to send.
 
         An exception of `check` or of a worker ends the other workers after their current batch.
@@ -180,7 +179,7 @@ class WorkerPool:
                 ]
             self._wait(futures, check)
 
-    def _wait(self, futures: list[Future[None]], check: Check) -> None:
+    def _wait(self, futures: list[Future[None]], check: Callable[[], Request | None]) -> None:
         running = set(futures)
         try:
             while running:

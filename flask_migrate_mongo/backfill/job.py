@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
-from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Progress, Request
 from flask_migrate_mongo.process import elapsed
 
@@ -19,10 +18,10 @@ from .batches import (
     BatchedCollection,
     Worker,
     WorkerControl,
-    count_batch,
+    checkpoint_after,
     ensure_few_rejected,
 )
-from .checkpoints import Checkpoint, CheckpointStore, IdRange, OneId, Phase, StoredBackfill
+from .checkpoints import Checkpoint, CheckpointStore, IdRange, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, sendable
 from .options import BackfillCallable
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from flask_migrate_mongo.driver.server import Document
+    from flask_migrate_mongo.model.reports import Backfilled
     from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
     from flask_migrate_mongo.store.records import Claim
@@ -99,19 +99,14 @@ class BackfillJob(WorkerControl):
                 "can be executed twice.",
                 reason,
             )
-        self._meter = ProgressMeter(
-            self._step, stored, self._repeat(lambda: self._store.scanned(stored))
-        )
+        scanned = self._repeat(lambda: self._store.scanned(stored))
+        self._meter = ProgressMeter(self._step, stored, scanned)
         if stored.has_workers:
-            self._run_workers(stored.state)
-        counts = Worker(
-            self._documents,
-            self._store.checkpoint,
-            self,
-            self._transactions,
-            self._session,
-            IdRange(),
-        ).run()
+            self._run_workers()
+        worker = Worker(
+            self._documents, self._store.checkpoint, self, self._transactions, self._session
+        )
+        counts = worker.run()
         if stored.ranges:
             self._repeat(self._store.delete_ranges)
         return counts
@@ -150,24 +145,12 @@ class BackfillJob(WorkerControl):
             at = self._step.lease.ensure()
             self._repeat(lambda: self._store.resume(stored, at))
 
-    def _run_workers(self, before: Checkpoint) -> None:
-        """Work on the ranges with several workers, and store their sum as the checkpoint of the record.
-
-        The last range has no upper end, and may have grown after its worker was done. So the checkpoint
-        is not yet at its end.
-        """
+    def _run_workers(self) -> None:
+        """Work on the ranges with several workers, and combine their checkpoints into that of the record."""
         ranges = self._repeat(self._store.take_over_ranges)
         pool = WorkerPool(self._step.server, self._store, self._tasks(ranges))
         pool.run(self._arguments.workers, self._check_workers)
-        ends = self._repeat(self._store.range_checkpoints)
-        last, (*_, bounds) = ends[-1], ranges.values()
-        after = Checkpoint(
-            at=last.first_end or last.at or bounds.after,
-            stays=True,  # Each range had its last pass.
-            batches=before.batches + 1,
-            counts=sum((each.counts for each in ends), before.counts),
-            rejected=tuple(document for each in ends for document in each.rejected),
-        )
+        after = self._repeat(self._store.combined_ranges)
         self._repeat(lambda: self._store.checkpoint.advance(after, fields={}))
 
     def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
@@ -184,13 +167,11 @@ class BackfillJob(WorkerControl):
 
         Raises LeaseLostError, Stopped, RejectedError.
         """
-        checkpoints = self._repeat(self._store.range_checkpoints)
-        rejected = [document for each in checkpoints for document in each.rejected]
-        ensure_few_rejected(rejected, self._arguments.max_rejected)
-        progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
-        update = {"$set": {"metadata.progress": progress.document()}}
+        combined = self._repeat(self._store.combined_ranges)
+        ensure_few_rejected(combined.rejected, self._arguments.max_rejected)
+        update = {"$set": self.fields_with(combined)}
         request = self._repeat(lambda: self._store.checkpoint.update(update))
-        self._meter.report(progress)
+        self.committed(combined)
         return Request.PAUSE if self.is_paused(request) else None
 
     # --- the control of workers
@@ -232,7 +213,7 @@ class BackfillJob(WorkerControl):
 
     def committed(self, checkpoint: Checkpoint) -> None:
         """Report the progress."""
-        self._meter.report(self._meter.at(checkpoint.counts.scanned))
+        self._meter.report(checkpoint.counts.scanned)
 
 
 # --- progress
@@ -255,8 +236,9 @@ class ProgressMeter:
         left = (total - done) / rate if rate and total is not None else None
         return Progress(self._stored.collection, done, total, rate, left)
 
-    def report(self, progress: Progress) -> None:
-        """Report it to the observer, and every ten seconds to the log."""
+    def report(self, done: int) -> None:
+        """Report the progress to the observer, and every ten seconds to the log."""
+        progress = self.at(done)
         self._step.on_progress(progress)
         if elapsed() - self._logged >= LOG_SECONDS:
             self._logged = elapsed()
@@ -293,22 +275,16 @@ class DryRunBackfill(BackfillCallable):
         began = elapsed()
         # In an empty context, because these commands are not allowed in a transaction.
         documents, estimated = contextvars.Context().run(self._open, arguments)
-        counts = Backfilled()
-        after: OneId = ()
-        number = 0
+        done = Checkpoint()
         with contextlib.closing(documents):
-            while batch := documents.read(IdRange(after)):
-                if number and (number >= self.batches or elapsed() >= self.until):
+            while batch := documents.read(IdRange(done.at)):
+                if done.batches and (done.batches >= self.batches or elapsed() >= self.until):
                     break
-                written = documents.write(batch, None)
-                rejected = sum(change.error is not None for change in batch)
-                counts += count_batch(batch, written, rejected=rejected)
-                after, number = (batch[-1].id,), number + 1
+                done = checkpoint_after(done, batch, documents.write(batch, None))
         took, complete = elapsed() - began, batch is None
-        self.on_end(
-            ExecutedBatches(arguments.collection, counts.scanned, estimated, took, complete)
-        )
-        return counts
+        scanned = done.counts.scanned
+        self.on_end(ExecutedBatches(arguments.collection, scanned, estimated, took, complete))
+        return done.counts
 
     def _open(self, arguments: BackfillArguments) -> tuple[BatchedCollection, int | None]:
         documents = BatchedCollection(self.server, arguments)
