@@ -11,7 +11,6 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import bson
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import (
     BulkWriteError,
@@ -41,6 +40,7 @@ from .options import BackfillArguments, is_update
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from bson.codec_options import CodecOptions
     from pymongo.client_session import ClientSession
     from pymongo.cursor import Cursor
 
@@ -68,9 +68,7 @@ _TOO_LARGE = frozenset({112, 251, 290, 388})
 # CursorNotFound, MaxTimeMSExpired (for all batches of a cursor together), QueryPlanKilled, CursorKilled.
 _LOST_CURSOR = frozenset({43, 50, 175, 237})
 
-_RAW_IDS: CodecOptions[RawBSONDocument] = CodecOptions(
-    RawBSONDocument, tz_aware=True, datetime_conversion=IDS.datetime_conversion
-)
+_RAW_IDS: CodecOptions[RawBSONDocument] = IDS.with_options(document_class=RawBSONDocument)
 
 _UNSUPPORTED = {
     "viewOn": "a view, which cannot be written to. Backfill the collection that it shows",
@@ -402,22 +400,18 @@ class Worker:
             self._write(batch[middle:])
 
     def _commit(self, batch: Batch) -> tuple[Checkpoint, Request | None]:
-        if self.session is None:
-            return self._write_with_checkpoint(batch)
-        with transaction(self.session):
-            after, request = self._write_with_checkpoint(batch)
-            self.transactions.commit(self.session, lambda: self.stored.is_committed(after))
+        documents, session = self.documents, self.session
+        with contextlib.nullcontext() if session is None else transaction(session):
+            written = documents.write(batch, session)
+            after = checkpoint_after(self._checkpoint, batch, written, by=self._name)
+            ensure_few_rejected(after.rejected, documents.arguments.max_rejected)
+            if not after.stays:
+                after = replace(after, stays=documents.still_matches(batch, session))
+            fields = self.control.fields_with(after)
+            request = self.stored.advance(after, session, fields=fields)
+            if session is not None:
+                self.transactions.commit(session, lambda: self.stored.is_committed(after))
         return after, request
-
-    def _write_with_checkpoint(self, batch: Batch) -> tuple[Checkpoint, Request | None]:
-        documents = self.documents
-        written = documents.write(batch, self.session)
-        after = checkpoint_after(self._checkpoint, batch, written, by=self._name)
-        ensure_few_rejected(after.rejected, documents.arguments.max_rejected)
-        if not after.stays:
-            after = replace(after, stays=documents.still_matches(batch, self.session))
-        fields = self.control.fields_with(after)
-        return after, self.stored.advance(after, self.session, fields=fields)
 
 
 def _ensure_same_shard_key(exc: Exception) -> None:

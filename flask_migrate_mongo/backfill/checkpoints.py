@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-IDS: CodecOptions[Document] = CodecOptions(
-    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
+IDS = CodecOptions[Document](tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 """Decodes an `_id` of any type into a value that encodes to the same bytes."""
 
 OneId = tuple[object, ...]
@@ -104,19 +102,11 @@ class StoredCheckpoint:
         claimed = _claimed(found)
         return Checkpoint.read(value_at(claimed, self.path)), self._request(claimed)
 
-    def update(
-        self,
-        update: DocumentView,
-        condition: DocumentView | None = None,
-        session: ClientSession | None = None,
-    ) -> Request | None:
+    def update(self, update: DocumentView, session: ClientSession | None = None) -> Request | None:
         """Update the document, and read the request to its worker. Raises LeaseLostError."""
         with translated():
             found = self.collection.find_one_and_update(
-                {**self.condition, **(condition or {})},
-                update,
-                projection={self.request_path: 1},
-                session=session,
+                self.condition, update, projection={self.request_path: 1}, session=session
             )
         return self._request(_claimed(found))
 
@@ -128,8 +118,9 @@ class StoredCheckpoint:
         Raises LeaseLostError if another run, or another worker on the same range, has taken over.
         """
         update = {"$set": {self.path: after.document(), **fields}}
+        before = {**self.condition, f"{self.path}.batches": after.batches - 1}
         try:
-            return self.update(update, {f"{self.path}.batches": after.batches - 1}, session)
+            return replace(self, condition=before).update(update, session)
         except LeaseLostError:
             # Without a transaction, an earlier try may have succeeded although its reply was lost.
             if session is not None or not self.is_committed(after):
@@ -198,10 +189,9 @@ class CheckpointStore:
 
     def find(self) -> StoredBackfill | None:
         """Find what is stored of this call; None if it has not begun."""
+        place = self.checkpoint
         with translated():
-            found = self.checkpoint.collection.find_one(
-                self.checkpoint.condition, {"metadata.checkpoint": 1}
-            )
+            found = place.collection.find_one(place.condition, {"metadata.checkpoint": 1})
         stored = _claimed(found)["metadata"].get("checkpoint") or {}
         call = stored.get("calls", {}).get(str(self.number))
         if call is None or stored["direction"] != self._claim.step.direction.value:

@@ -27,7 +27,7 @@ from .options import BackfillCallable
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from pymongo.client_session import ClientSession
 
@@ -148,19 +148,17 @@ class BackfillJob(WorkerControl):
     def _run_workers(self) -> None:
         """Work on the ranges with several workers, and combine their checkpoints into that of the record."""
         ranges = self._repeat(self._store.take_over_ranges)
-        pool = WorkerPool(self._step.server, self._store, self._tasks(ranges))
-        pool.run(self._arguments.workers, self._check_workers)
-        after = self._repeat(self._store.combined_ranges)
-        self._repeat(lambda: self._store.checkpoint.advance(after, fields={}))
-
-    def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
         sent, name = self._sent, self._store.ranges.name
         if sent.max_per_second:
             sent = replace(sent, max_per_second=sent.max_per_second / len(ranges))
-        return [
+        tasks = [
             RangeTask(sent, name, range_id, self._store.run_id, bounds)
             for range_id, bounds in ranges.items()
         ]
+        pool = WorkerPool(self._step.server, self._store, tasks)
+        pool.run(self._arguments.workers, self._check_workers)
+        after = self._repeat(self._store.combined_ranges)
+        self._repeat(lambda: self._store.checkpoint.advance(after, fields={}))
 
     def _check_workers(self) -> Request | None:
         """Report the progress of all workers, and decide whether they pause.

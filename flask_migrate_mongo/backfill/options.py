@@ -7,13 +7,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from flask_migrate_mongo.driver.server import Document, DocumentView, Update
+from flask_migrate_mongo.driver.server import Document, DocumentView, Server, Update
 from flask_migrate_mongo.model.errors import BackfillError
 
 if TYPE_CHECKING:
     from pymongo.collection import Collection
 
-    from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.files.loading import PortableFunction
     from flask_migrate_mongo.model.reports import Backfilled
 
