@@ -107,7 +107,6 @@ class BatchedCollection:
         self._collection = server.handle(transactional=has_transactions)[arguments.collection]
         self._change = change
         self._projection = None if callable(change) else {"_id": 1}
-        self._group_size = 1 if callable(change) else GROUP_SIZE
         self._replies: Replies | None = None
         self._was_read = False
 
@@ -121,11 +120,10 @@ class BatchedCollection:
 
     def estimate(self) -> int | None:
         """Estimate how many documents match; None if counting takes too long, or meets an election."""
-        where, collection = self.arguments.where, self._collection
         try:
-            if where:
-                return collection.count_documents(where, maxTimeMS=COUNT_MS)
-            return self._server.estimated_count(collection.name)
+            if where := self.arguments.where:
+                return self._collection.count_documents(where, maxTimeMS=COUNT_MS)
+            return self._server.estimated_count(self._collection.name)
         except (ConnectionFailure, ExecutionTimeout, ConnectionFailedError, NotImplementedError):
             return None
 
@@ -225,7 +223,7 @@ class BatchedCollection:
         changes = [(change.id, change.update) for change in batch if change.update is not None]
         if not changes:
             return 0, 0
-        size = self._group_size
+        size = 1 if callable(self._change) else GROUP_SIZE
         groups = [changes[start : start + size] for start in range(0, len(changes), size)]
         updates = [(self._filter([id_ for id_, _ in group]), group[0][1]) for group in groups]
         return self._server.bulk_update(
@@ -240,6 +238,16 @@ class BatchedCollection:
         options = {} if session is None else {"session": session}
         found = self._collection.find_one(self._filter(changed), {"_id": 1}, **options)
         return found is not None
+
+    def ensure_few_rejected(self, rejected: Sequence[Document]) -> None:
+        """Raise RejectedError if more documents were rejected than allowed."""
+        if len(rejected) > self.arguments.max_rejected:
+            last = rejected[-1]
+            raise RejectedError(
+                f"{len(rejected)} documents were rejected, more than max_rejected allows. The last one has "
+                f"_id {last['_id']!r}: {last['error']}. The batches before it are kept.",
+                "Fix the change or the documents and run it again, or raise max_rejected.",
+            )
 
     def _filter(self, ids: list[object]) -> Document:
         # By equality, because a query by a range of `_id`s finds only one type.
@@ -404,7 +412,7 @@ class Worker:
         with contextlib.nullcontext() if session is None else transaction(session):
             written = documents.write(batch, session)
             after = checkpoint_after(self._checkpoint, batch, written, by=self._name)
-            ensure_few_rejected(after.rejected, documents.arguments.max_rejected)
+            documents.ensure_few_rejected(after.rejected)
             if not after.stays:
                 after = replace(after, stays=documents.still_matches(batch, session))
             fields = self.control.fields_with(after)
@@ -444,17 +452,6 @@ def checkpoint_after(
         counts=before.counts + counts,
         rejected=(*before.rejected, *new),
     )
-
-
-def ensure_few_rejected(rejected: Sequence[Document], limit: int) -> None:
-    """Raise RejectedError if more documents were rejected than allowed."""
-    if len(rejected) > limit:
-        last = rejected[-1]
-        raise RejectedError(
-            f"{len(rejected)} documents were rejected, more than max_rejected allows. The last one has "
-            f"_id {last['_id']!r}: {last['error']}. The batches before it are kept.",
-            "Fix the change or the documents and run it again, or raise max_rejected.",
-        )
 
 
 def _rejected(by: str, id_: object, error: str) -> RejectedError:

@@ -13,14 +13,7 @@ from flask_migrate_mongo.model.errors import BackfillError
 from flask_migrate_mongo.model.values import Progress, Request
 from flask_migrate_mongo.process import elapsed
 
-from .batches import (
-    POLL_SECONDS,
-    BatchedCollection,
-    Worker,
-    WorkerControl,
-    checkpoint_after,
-    ensure_few_rejected,
-)
+from .batches import POLL_SECONDS, BatchedCollection, Worker, WorkerControl, checkpoint_after
 from .checkpoints import Checkpoint, CheckpointStore, IdRange, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, sendable
 from .options import BackfillCallable
@@ -166,7 +159,7 @@ class BackfillJob(WorkerControl):
         Raises LeaseLostError, Stopped, RejectedError.
         """
         combined = self._repeat(self._store.combined_ranges)
-        ensure_few_rejected(combined.rejected, self._arguments.max_rejected)
+        self._documents.ensure_few_rejected(combined.rejected)
         update = {"$set": self.fields_with(combined)}
         request = self._repeat(lambda: self._store.checkpoint.update(update))
         self.committed(combined)
