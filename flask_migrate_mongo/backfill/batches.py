@@ -436,7 +436,7 @@ def _ensure_same_shard_key(exc: Exception) -> None:
 def checkpoint_after(
     before: Checkpoint, batch: Batch, written: tuple[int, int], by: str = ""
 ) -> Checkpoint:
-    """Build the checkpoint after a batch, of which `written` documents were matched and modified."""
+    """Build the checkpoint after a batch. `written` counts its matched and its modified documents."""
     known = [document["_id"] for document in before.rejected]
     errors = [{"_id": each.id, "error": each.error} for each in batch if each.error is not None]
     new = [error for error in errors if error["_id"] not in known]
