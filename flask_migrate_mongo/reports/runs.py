@@ -85,10 +85,10 @@ class ProgressReporter(Observer):
                 self.close()
                 self._bar = self._console.screen.bar(_title(step))
                 self._moving.callback(self._bar.stop)
-            self._bar.show(progress.done, progress.total, words.how_far(progress))
+            self._bar.show(progress.done, progress.total, str(progress))
         elif elapsed() - self._printed_at >= LINE_SECONDS:
             self._printed_at = elapsed()
-            self._console.say(f"{step.version} {words.how_far(progress)}")
+            self._console.say(f"{step.version} {progress}")
 
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""

@@ -66,7 +66,7 @@ def _status_row(entry: Entry, state: str) -> Row:
         "not reversible": not entry.reversible,
     }
     if record is not None and record.progress is not None:
-        notes[f"backfill of {words.how_far(record.progress)}"] = True
+        notes[f"backfill of {record.progress}"] = True
     return (
         str(entry.version),
         entry.name,
