@@ -13,6 +13,7 @@ import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import pymongo
@@ -20,7 +21,11 @@ from pymongo.client_session import ClientSession
 from pymongo.common import BaseObject
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.model.errors import EscapesTransactionError
+from flask_migrate_mongo.model.errors import (
+    EscapesTransactionError,
+    TransactionAbortedError,
+    redact,
+)
 
 from .patches import Patches, Replacement, assigned, require
 
@@ -31,26 +36,58 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MaybeSession = ClientSession | None
 
+NO_SUCH_TRANSACTION = 251
+
 _RESERVED = ("start_transaction", "commit_transaction", "abort_transaction", "end_session")
 
 
+@dataclass(slots=True)
 class Confinement:
-    """A session with the transaction that a migration's code runs in.
+    """A session with the transaction that a migration's code runs in, and how that code ended.
 
-    `failure` is the first failed operation, after which nothing is committed; `escape` is the first
-    attempt to leave the transaction. Both are kept, since the migration may catch the errors.
+    `raised` is what it raised. `failure` is the first failed operation, after which nothing is committed;
+    `escape` is the first attempt to leave the transaction. Both are kept, since the migration may catch the errors.
     """
 
-    def __init__(self, session: ClientSession) -> None:
-        self.session = session
-        self.failure: PyMongoError | None = None
-        self.escape: EscapesTransactionError | None = None
+    session: ClientSession
+    raised: BaseException | None = None
+    failure: PyMongoError | None = None
+    escape: EscapesTransactionError | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what was raised only says that the transaction had ended before."""
+        ended = code_of(self.raised) == NO_SUCH_TRANSACTION
+        return ended and self.failure is not None and code_of(self.failure) != NO_SUCH_TRANSACTION
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error that the migration fails with.
+
+        TransactionAbortedError if it continued after an error, because most errors end the transaction.
+        """
+        if self.raised is not None and not self.is_late:
+            return self.raised
+        if self.escape is not None or self.failure is None:
+            return self.escape
+        error = TransactionAbortedError(
+            f"The migration continued after an error that it caught: {redact(str(self.failure))}. On the "
+            "server most errors end the transaction, so nothing of this step is kept.",
+            "Check beforehand instead of catching (count, find_one, upsert), or delete `transactional = True`.",
+        )
+        error.__cause__ = self.failure
+        return error
 
     def refuse(self, message: str, remedy: str = "") -> EscapesTransactionError:
         """Make the error for an attempt to leave the transaction, and keep the first one."""
         error = EscapesTransactionError(message, remedy)
         self.escape = self.escape or error
         return error
+
+
+def code_of(exc: BaseException | None) -> object:
+    """Read the server's code of an error; None if it has none."""
+    return getattr(exc, "code", None)
 
 
 _confinement: ContextVar[Confinement | None] = ContextVar("confinement", default=None)

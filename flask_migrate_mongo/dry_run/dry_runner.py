@@ -11,17 +11,16 @@ from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
 from flask_migrate_mongo.driver.commands import check_listener_support, listening
-from flask_migrate_mongo.driver.confinement import check_confinement_support, confined
+from flask_migrate_mongo.driver.confinement import (
+    NO_SUCH_TRANSACTION,
+    Confinement,
+    check_confinement_support,
+    code_of,
+)
 from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import is_transient, transaction
-from flask_migrate_mongo.engine.calling import (
-    NO_SUCH_TRANSACTION,
-    call_function,
-    caught,
-    code_of,
-    log_of,
-)
+from flask_migrate_mongo.engine.calling import call_confined, log_of
 from flask_migrate_mongo.engine.options import DEFAULTS, Context, notify
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
@@ -34,7 +33,7 @@ from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.planning.plans import Target
-from flask_migrate_mongo.process import Stopped, elapsed
+from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
 
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder
 from .operations import PATCHES, OperationFilter, answered_by
@@ -44,9 +43,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.engine.options import Options
     from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.errors import EscapesTransactionError
     from flask_migrate_mongo.model.values import Plan, Step
-    from flask_migrate_mongo.process import StopSwitch
 
 BATCHES = 10
 """How many batches of a backfill are executed: enough to see its effects and its speed."""
@@ -158,23 +155,17 @@ class DryRunner:
         with server.database.client.start_session() as session:
             with translated():
                 operations = OperationFilter(database, session, self.mask)
-            in_time = False
             try:
-                with transaction(session):
-                    try:
-                        # The first command begins the transaction: it must be one that is sent for certain.
-                        with translated():
-                            records = database[self.runner.history.name]
-                            records.find_one({}, {"_id": 1}, session=session)
-                        yield StepExecution(
-                            self.runner, operations, budget, self.mask, options.samples
-                        )
-                        in_time = budget.seconds_left > 0
-                    finally:
-                        if not in_time:
-                            # A command that a limit or a signal ended here still runs on the server, and the
-                            # rollback would wait for it.
-                            server.kill_session(session.session_id["id"])
+                # A command that a limit or a signal ended here still runs on the server, and the rollback would
+                # wait for it: the session is killed first.
+                with transaction(session), server.killing_on_stop(session):
+                    # The first command begins the transaction: it must be one that is sent for certain.
+                    with translated():
+                        records = database[self.runner.history.name]
+                        records.find_one({}, {"_id": 1}, session=session)
+                    yield StepExecution(self.runner, operations, budget, options.samples)
+                    if not budget.seconds_left:
+                        server.kill_session(session.session_id["id"])
             except (KeyboardInterrupt, Stopped) as exc:
                 raise RunStoppedError(_STOPPED, _LESS) from exc
 
@@ -192,39 +183,17 @@ def _not_executed(step: Step, reason: str) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ending:
-    """How a step's function ended: what it raised, and what ended the transaction or tried to leave it."""
-
-    raised: BaseException | None
-    first_error: PyMongoError | None
-    escape: EscapesTransactionError | None
-
-    @property
-    def is_late(self) -> bool:
-        """Whether what was raised only says that the transaction had ended before."""
-        return code_of(self.raised) == NO_SUCH_TRANSACTION != code_of(self.first_error)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The error that a step in a transaction of its own would fail with."""
-        if self.raised is not None and not (self.is_late and self.first_error):
-            return self.raised
-        return self.escape or (caught(self.first_error) if self.first_error else None)
-
-
-@dataclass(frozen=True, slots=True)
 class StepExecution:
     """Executes steps in one open transaction, each on what those before it have left."""
 
     runner: Runner
     operations: OperationFilter
     budget: Budget
-    mask: Mask
     samples: int
 
     def execute(self, step: Step, function: Callable[..., object]) -> tuple[Outcome, bool]:
         """Execute a step; the second value says whether the transaction can serve the next one."""
-        recorder = Recorder(self.operations, self.budget, self.mask, self.samples)
+        recorder = Recorder(self.operations, self.budget, self.samples)
         began = elapsed()
         ending = self._call(step, function, recorder)
         took_ms = round((elapsed() - began) * 1000)
@@ -232,24 +201,23 @@ class StepExecution:
         reason = self.budget.refusal or self.operations.ended or self._unclear(ending)
         if reason is None and not step.file.transactional:
             reason = _only_here(ending)
-        failure = ending.failure if reason is None else None
+        error = ending.error if reason is None else None
         if self.budget.refusal is not None:
             verdict = Verdict.TOO_LARGE
-        elif failure is not None:
+        elif error is not None:
             verdict = Verdict.FAILS
         elif reason is None and not entries:
             verdict = Verdict.SUCCEEDS
         else:
             verdict = Verdict.PARTLY if recorder.executed else Verdict.NOT_EXECUTED
         trial = Trial(verdict, reason, dict(recorder.effects), entries, tuple(recorder.samples))
-        error = None if failure is None else capture(failure)
         # A transactional step that fails rolls its writes back, which this transaction cannot.
-        stands = failure is not None and not (step.file.transactional or ending.first_error)
-        alive = stands or (reason is None and failure is None)
-        return Outcome(step, StepState.NOT_RUN, took_ms, error, trial), alive
+        stands = error is not None and not (step.file.transactional or ending.failure)
+        alive = stands or (reason is None and error is None)
+        info = None if error is None else capture(error)
+        return Outcome(step, StepState.NOT_RUN, took_ms, info, trial), alive
 
-    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> _Ending:
-        raised: BaseException | None = None
+    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> Confinement:
         server, session = self.runner.server, self.operations.session
         # What a transaction cannot hold fails a transactional step in a real run, too.
         plain = (
@@ -257,18 +225,14 @@ class StepExecution:
         )
         # The server and the driver end one long command; 0 would mean no limit.
         limit = pymongo.timeout(max(self.budget.seconds_left, 0.001))
-        with confined(session) as confinement, listening(recorder), plain, limit:
-            try:
-                database = server.handle(transactional=True)
-                call_function(function, self._context(step), database, self.runner.switch)
-            except (KeyboardInterrupt, Stopped):
-                raise
-            except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
-                raised = exc
-        for error in (raised, confinement.failure):
+        with listening(recorder), plain, limit:
+            database = server.handle(transactional=True)
+            context, switch = self._context(step), self.runner.switch
+            ending = call_confined(function, context, session, database, switch)
+        for error in (ending.raised, ending.failure):
             if isinstance(error, PyMongoError) and error.timeout and self.budget.is_nearly_over:
                 self.budget.time_out()
-        return _Ending(raised, confinement.failure, confinement.escape)
+        return ending
 
     def _context(self, step: Step) -> Context:
         app, log, session = self.runner.app, log_of(step), self.operations.session
@@ -284,9 +248,9 @@ class StepExecution:
         )
         return Context(app, log, _no_lease, backfill, rehearsal=True)
 
-    def _unclear(self, ending: _Ending) -> str | None:
+    def _unclear(self, ending: Confinement) -> str | None:
         """Explain why an error says nothing about a real run; None if it does."""
-        first = ending.first_error or ending.raised
+        first = ending.failure or ending.raised
         if first is None:
             return None
         text = redact(str(first))
@@ -298,12 +262,12 @@ class StepExecution:
         return None
 
 
-def _only_here(ending: _Ending) -> str | None:
+def _only_here(ending: Confinement) -> str | None:
     """Explain why the step fails in a dry run only; None if a real run fails, too."""
     if ending.escape is not None:
         what = str(ending.escape).partition(". ")[0]
         return f"{what}, which a dry run cannot roll back"
-    first = ending.first_error
+    first = ending.failure
     if first is None:
         return None
     text = redact(str(first))

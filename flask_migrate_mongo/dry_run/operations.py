@@ -23,7 +23,7 @@ from flask_migrate_mongo.driver.commands import (
     without_listeners,
     written_by,
 )
-from flask_migrate_mongo.driver.patches import Patches, Replacement
+from flask_migrate_mongo.driver.patches import Patches, Replacement, assigned
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.model.errors import MigrateError, redact
 from flask_migrate_mongo.model.reports import Effects, NotExecuted
@@ -95,8 +95,8 @@ class OperationFilter:
     def __init__(self, database: Database[Document], session: ClientSession, mask: Mask) -> None:
         self.session = session
         self.ended: str | None = None
+        self.mask = mask
         self._home = database.name
-        self._mask = mask
         found = list(database.list_collections())
         self._existing = {f"{self._home}.{each['name']}" for each in found}
         self._views = {f"{self._home}.{each['name']}" for each in found if each["type"] == "view"}
@@ -225,7 +225,7 @@ class OperationFilter:
             documents: int | None = self._count_results(request)
         else:
             documents = self.count(own[0])
-        detail = showing.text(self._mask.document(arguments)) if arguments else ""
+        detail = showing.text(self.mask.document(arguments)) if arguments else ""
         self._entries.append(NotExecuted(operation, self.label(own[0]), documents, detail))
         if decision is not Decision.REPORT_ONLY:
             self._closed.update(dict.fromkeys(own, f"{operation}, which was not executed"))
@@ -263,7 +263,7 @@ class OperationFilter:
                 if isinstance(found, str):
                     raise self._end(f"checking {index['name']} ended the transaction: {found}")
             if isinstance(found, list):
-                return showing.violations(index, found, self._mask)
+                return showing.violations(index, found, self.mask)
             why = found
         return why
 
@@ -332,12 +332,8 @@ _filter: ContextVar[OperationFilter | None] = ContextVar("filter", default=None)
 @contextlib.contextmanager
 def answered_by(operations: OperationFilter) -> Iterator[None]:
     """Let the filter answer the commands of its session that are sent in the current context."""
-    with PATCHES:
-        token = _filter.set(operations)
-        try:
-            yield
-        finally:
-            _filter.reset(token)
+    with PATCHES, assigned(_filter, operations):
+        yield
 
 
 def _command(original: Send) -> Send:
