@@ -103,33 +103,8 @@ _submitting: ContextVar[bool] = ContextVar("submitting", default=False)
 def confined(session: ClientSession) -> Iterator[Confinement]:
     """Bind the session to the current context, and keep the code of the block inside it."""
     confinement = Confinement(session)
-    with (
-        PATCHES,
-        _reserved(confinement),
-        session.bind(end_session=False),
-        assigned(_confinement, confinement),
-    ):
+    with PATCHES, session.bind(end_session=False), assigned(_confinement, confinement):
         yield confinement
-
-
-@contextlib.contextmanager
-def _reserved(confinement: Confinement) -> Iterator[None]:
-    """Refuse the methods that begin or end the session's transaction, inside the block."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise confinement.refuse(
-            "The migration tried to begin or end the transaction itself.",
-            "The transaction begins before up() or down() and is committed after it, together with the "
-            "record. Remove this call.",
-        )
-
-    own = vars(confinement.session)
-    own.update(dict.fromkeys(_RESERVED, refuse))
-    try:
-        yield
-    finally:
-        for name in _RESERVED:
-            del own[name]
 
 
 # --- replacements of methods of pymongo and threading
@@ -189,6 +164,22 @@ def _concern_for(original: Callable[..., _T]) -> Callable[..., _T]:
         return original(owner, session or (confinement.session if confinement else None))
 
     return concern
+
+
+def _reserved(original: Callable[..., _T]) -> Callable[..., _T]:
+    """Refuse a method that begins or ends the transaction of the session."""
+
+    def call(session: ClientSession, *arguments: object, **options: object) -> _T:
+        confinement = _confinement.get() or _thread_of.get()
+        if confinement is not None and session is confinement.session:
+            raise confinement.refuse(
+                "The migration tried to begin or end the transaction itself.",
+                "The transaction begins before up() or down() and is committed after it, together with the "
+                "record. Remove this call.",
+            )
+        return original(session, *arguments, **options)
+
+    return call
 
 
 def _start_thread(original: Callable[[threading.Thread], None]) -> Callable[..., None]:
@@ -258,6 +249,7 @@ PATCHES = Patches(
     Replacement(pymongo.AsyncMongoClient, "_ensure_session", _ensure_session),
     Replacement(BaseObject, "_write_concern_for", _concern_for),
     Replacement(BaseObject, "_read_preference_for", _concern_for),
+    *(Replacement(ClientSession, name, _reserved) for name in _RESERVED),
     Replacement(threading.Thread, "start", _start_thread),
     Replacement(ThreadPoolExecutor, "submit", _submit),
 )
@@ -265,8 +257,7 @@ PATCHES = Patches(
 
 def check_confinement_support() -> None:
     """Raise UnsupportedDriverError if this pymongo lacks a name that confinement needs."""
-    bound = [(ClientSession, name) for name in ("bind", *_RESERVED)]
     require(
-        [*PATCHES.names, *bound],
+        [*PATCHES.names, (ClientSession, "bind")],
         "transactional migrations cannot be confined to their transaction",
     )
