@@ -21,7 +21,7 @@ from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import is_transient, transaction
 from flask_migrate_mongo.engine.calling import call_confined, log_of
-from flask_migrate_mongo.engine.options import DEFAULTS, Context, notify
+from flask_migrate_mongo.engine.options import DEFAULTS, Context, Options, notify
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DryRunTooLongError,
@@ -31,7 +31,7 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
-from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.model.values import Direction, Plan, Step
 from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
 
@@ -41,9 +41,7 @@ from .operations import PATCHES, OperationFilter, answered_by
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flask_migrate_mongo.engine.options import Options
     from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.values import Plan, Step
 
 BATCHES = 10
 """How many batches of a backfill are executed: enough to see its effects and its speed."""
@@ -53,11 +51,6 @@ _NOT_IN_A_TRANSACTION = frozenset({72, 263})
 
 _NEEDS_AN_INDEX = frozenset({2, 27, 291})
 """BadValue for a hint, IndexNotFound, NoQueryExecutionPlans."""
-
-_STOPPED = "Stopped. The transaction of the dry run was rolled back, so nothing was changed."
-_LESS = (
-    "Set a shorter limit: [dry_run_limit=SECONDS]. Or run it on a sample of the data: [rehearse]."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +82,20 @@ class DryRunner:
     def _run(self, target: Target, options: Options) -> RunReport:
         plan = self.runner.plan_of(target, self.runner.look(target))
         lacking = self.runner.server.transactions_lacking if plan.steps else None
-        outcomes: tuple[Outcome, ...] = ()
         warnings = plan.warnings
-        if lacking is not None:
-            reason = f"a dry run needs transactions, and this server has none: {lacking}"
-            outcomes = tuple(_not_executed(step, reason) for step in plan.steps)
-        elif plan.steps:
+        executed = bool(plan.steps) and lacking is None
+        if executed:
             outcomes = self._executed(plan, options)
             lock = self.runner.lock()
             if lock is not None and lock.is_live:
                 holder = f"{lock.holder} ({lock.reason})"
-                beside = (
-                    f"The lock is held by {holder}. Changes of that run are not in this dry run."
+                warnings += (
+                    f"The lock is held by {holder}. Changes of that run are not in this dry run.",
                 )
-                warnings = (*warnings, beside)
-        executed = bool(plan.steps) and lacking is None
-        return RunReport(
-            plan.direction, outcomes, executed=executed, warnings=warnings, dry_run=True
-        )
+        else:
+            reason = f"a dry run needs transactions, and this server has none: {lacking}"
+            outcomes = tuple(_not_executed(step, reason) for step in plan.steps)
+        return RunReport(plan.direction, outcomes, executed, warnings=warnings, dry_run=True)
 
     def _executed(self, plan: Plan, options: Options) -> tuple[Outcome, ...]:
         self._check(options)
@@ -167,7 +156,10 @@ class DryRunner:
                     if not budget.seconds_left:
                         server.kill_session(session.session_id["id"])
             except (KeyboardInterrupt, Stopped) as exc:
-                raise RunStoppedError(_STOPPED, _LESS) from exc
+                raise RunStoppedError(
+                    "Stopped. The transaction of the dry run was rolled back, so nothing was changed.",
+                    "Set a shorter limit: [dry_run_limit=SECONDS]. Or run it on a sample of the data: [rehearse].",
+                ) from exc
 
 
 def _over(outcome: Outcome) -> str:

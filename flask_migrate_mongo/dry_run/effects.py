@@ -17,8 +17,8 @@ from flask_migrate_mongo.model.reports import Effects, Sample
 from flask_migrate_mongo.process import elapsed
 
 from . import showing
-from .decisions import WRITES, effects_of, statements, upserted_ids
-from .operations import EndOfStep
+from .decisions import WRITES, Statement, effects_of, statements, upserted_ids
+from .operations import EndOfStep, OperationFilter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.driver.commands import Command
     from flask_migrate_mongo.driver.server import Document, DocumentView
 
-    from .decisions import Statement
-    from .operations import OperationFilter
 
 DOCUMENTS_LIMIT = 100_000
 """Documents that a dry run may write: a server keeps the changes of an open transaction in memory."""

@@ -24,9 +24,9 @@ from flask_migrate_mongo.driver.commands import (
     written_by,
 )
 from flask_migrate_mongo.driver.patches import Patches, Replacement, assigned
-from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.driver.server import Document, Server
 from flask_migrate_mongo.model.errors import MigrateError, redact
-from flask_migrate_mongo.model.reports import Effects, NotExecuted
+from flask_migrate_mongo.model.reports import Effects, NotExecuted, Violation
 
 from . import showing
 from .decisions import DECISIONS, READS, WRITES, Decision, operation_of
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from flask_migrate_mongo.backfill import ExecutedBatches
-    from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.masking import Mask
-    from flask_migrate_mongo.model.reports import Violation
 
     Send = Callable[..., Document]
 
@@ -54,10 +52,10 @@ class EndOfStep(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """A command, and how the driver is about to send it."""
+    """A command, and how the driver is about to send it: the function, and its arguments after the document."""
 
     command: Command
-    send: Send
+    send: Callable[..., Document]
     arguments: tuple[object, ...]
     options: Document
 
@@ -69,14 +67,14 @@ class CommandRequest:
     def forward(self, *, inside: bool = True) -> Document:
         """Send the command as the migration gave it, in the transaction or outside of it."""
         options = self.options if inside else {**self.options, "session": None}
-        return self.send(self.command.database, self.command.document, *self.arguments, **options)
+        return self.send(self.command.document, *self.arguments, **options)
 
     def results(self, command: Document, *, inside: bool = False) -> list[Document]:
         """Read the first batch of documents that a command of ours finds, on the same connection."""
         session = self.options["session"] if inside else None
         how = {"session": session, "client": self.options["client"], "codec_options": showing.READ}
         with without_listeners():
-            found = self.send(self.command.database, {**command, "cursor": {}}, **how)
+            found = self.send({**command, "cursor": {}}, **how)
         return list(found["cursor"]["firstBatch"])
 
     def try_results(self, command: Document, *, inside: bool = False) -> list[Document] | str:
@@ -115,7 +113,7 @@ class OperationFilter:
     def label(self, namespace: str) -> str:
         """Name a collection, with its database if that is another one; or a database."""
         database, _, name = namespace.partition(".")
-        return name if name and database == self._home else namespace.rstrip(".")
+        return name if name and database == self._home else namespace
 
     def take(self) -> tuple[NotExecuted, ...]:
         """Take the operations that were not executed since the last call."""
@@ -142,7 +140,7 @@ class OperationFilter:
     def _closed_by(self, namespace: str) -> str | None:
         if namespace in self._views and self._closed:  # It may read any of them.
             return next(iter(self._closed.values()))
-        return self._closed.get(namespace) or self._closed.get(_database_of(namespace))
+        return self._closed.get(namespace) or self._closed.get(namespace.partition(".")[0])
 
     def _note_unchecked(self, namespace: str) -> None:
         found = self._unbuilt.get(namespace, ())
@@ -213,18 +211,16 @@ class OperationFilter:
 
     def _report(self, decision: Decision, request: CommandRequest) -> None:
         command, operation = request.command, request.operation
-        own = [command.namespace]
+        written = list(written_by(command.pipeline, command.database))
+        own = written or [command.namespace]
         arguments = {key: part for key, part in command.document.items() if key != command.name}
-        if operation == "renameCollection":
+        if written:
+            arguments = dict(command.document["pipeline"][-1])
+        elif operation == "renameCollection":
             own = [str(command.document["renameCollection"]), str(command.document["to"])]
         elif operation == "dropDatabase":
-            own = [_database_of(command.namespace)]
-        if operation in ("$out", "$merge"):
-            own = list(written_by(command.pipeline, command.database))
-            arguments = dict(command.document["pipeline"][-1])
-            documents: int | None = self._count_results(request)
-        else:
-            documents = self.count(own[0])
+            own = [command.database]
+        documents = self._count_results(request) if written else self.count(own[0])
         detail = showing.text(self.mask.document(arguments)) if arguments else ""
         self._entries.append(NotExecuted(operation, self.label(own[0]), documents, detail))
         if decision is not Decision.REPORT_ONLY:
@@ -310,10 +306,6 @@ def _refusal(namespace: str, index: Document, violation: Violation) -> Duplicate
     return DuplicateKeyError(message, 11000, {"code": 11000, "errmsg": message})
 
 
-def _database_of(namespace: str) -> str:
-    return f"{namespace.partition('.')[0]}."
-
-
 def _extrapolated(done: ExecutedBatches) -> str:
     if done.estimated is None or not done.processed:
         return f"its first {done.processed:,} documents were changed; the total is not known"
@@ -337,21 +329,15 @@ def answered_by(operations: OperationFilter) -> Iterator[None]:
 
 
 def _command(original: Send) -> Send:
-    @functools.wraps(original)
     def command(
-        connection: Connection,
-        database: str,
-        document: Document,
-        *arguments: object,
-        **options: object,
+        connection: Connection, database: str, document: Document, *rest: object, **options: object
     ) -> Document:
-        send, operations = functools.partial(original, connection), _filter.get()
+        operations = _filter.get()
         # Commands without the session are the driver's own: those of a new connection, for example.
         if operations is None or options.get("session") is not operations.session:
-            return send(database, document, *arguments, **options)
-        return operations.answer(
-            CommandRequest(Command(database, document), send, arguments, options)
-        )
+            return original(connection, database, document, *rest, **options)
+        send = functools.partial(original, connection, database)
+        return operations.answer(CommandRequest(Command(database, document), send, rest, options))
 
     return command
 
