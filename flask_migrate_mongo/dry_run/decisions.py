@@ -43,10 +43,6 @@ class Decision(Enum):
     """End the step."""
 
 
-READS = frozenset(
-    {Decision.READ_SERVER, Decision.READ_DATABASE, Decision.READ_INDEXES, Decision.READ_COLLECTION}
-)
-
 WRITES = ("insert", "update", "delete", "findAndModify", "bulkWrite")
 
 DECISIONS = {

@@ -114,7 +114,7 @@ class Recorder:
             self._admit()
             # Whether a findAndModify changed anything is in no reply: only the document shows it.
             least = int(command.name == "findAndModify")
-            self._before = list(self._find(max(self._missing, least)))
+            self._before = self._find(max(self._missing, least))
 
     def answered(self, command: Command, reply: DocumentView) -> None:
         """Count what a command changed."""
@@ -160,10 +160,7 @@ class Recorder:
         if known is not None:
             return known
         # Not `count_documents()`, an aggregation: it refuses filters that an update takes, such as `$where`.
-        options = {"limit": self.budget.documents_left + 1, **statement.options}
-        collection = self._collection(statement.namespace)
-        with without_listeners():
-            return sum(1 for _ in collection.find(statement.filter, {"_id": 1}, **options))
+        return len(self._read(statement, self.budget.documents_left + 1, {"_id": 1}))
 
     def _size(self, namespace: str) -> int:
         """Read the average size of a collection's committed documents."""
@@ -174,18 +171,14 @@ class Recorder:
 
     # --- samples
 
-    def _find(self, wanted: int) -> Iterator[tuple[str, RawBSONDocument]]:
-        """Yield documents that the statements are about to change, each with its namespace."""
+    def _find(self, wanted: int) -> list[tuple[str, RawBSONDocument]]:
+        """Read documents that the statements are about to change, each with its namespace."""
+        found: list[tuple[str, RawBSONDocument]] = []
         for statement in self._statements:
-            if wanted <= 0:
-                return
-            if statement.inserted is None:
-                options = {"limit": wanted if statement.many else 1, **statement.options}
-                collection = self._collection(statement.namespace)
-                with without_listeners():
-                    found = list(collection.find(statement.filter, **options))
-                wanted -= len(found)
-                yield from ((statement.namespace, document) for document in found)
+            if statement.inserted is None and len(found) < wanted:
+                limit = wanted - len(found) if statement.many else 1
+                found += [(statement.namespace, each) for each in self._read(statement, limit)]
+        return found
 
     def _samples(self, command: Command, reply: DocumentView) -> Iterator[Sample]:
         """Yield what was changed, then what was inserted or upserted, while samples are wanted."""
@@ -219,8 +212,17 @@ class Recorder:
         )
 
     def _by_id(self, namespace: str, document_id: object) -> RawBSONDocument | None:
+        found = self._read(Statement(namespace, filter={"_id": document_id}), 1)
+        return found[0] if found else None
+
+    def _read(
+        self, statement: Statement, limit: int, fields: Document | None = None
+    ) -> list[RawBSONDocument]:
+        """Read documents that a statement matches, as the transaction has them."""
+        collection = self._collection(statement.namespace)
         with without_listeners():
-            return self._collection(namespace).find_one({"_id": document_id})
+            found = collection.find(statement.filter, fields, limit=limit, **statement.options)
+            return list(found)
 
     def _collection(self, namespace: str) -> Collection[RawBSONDocument]:
         database, _, name = namespace.partition(".")

@@ -29,7 +29,7 @@ from flask_migrate_mongo.model.errors import MigrateError, redact
 from flask_migrate_mongo.model.reports import Effects, NotExecuted, Violation
 
 from . import showing
-from .decisions import DECISIONS, READS, WRITES, Decision, operation_of
+from .decisions import DECISIONS, WRITES, Decision, operation_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,17 +177,17 @@ class OperationFilter:
         self.check(command)
         if decision is Decision.REFUSE:
             raise self._end(f"a dry run does not execute `{request.operation}`")
-        if decision in READS:
-            return self._read_outside(decision, request)
         if decision in {Decision.CREATE, Decision.BUILD} and self._is_new_and_empty(command):
             self._created.add(namespace)
             return request.forward()
         if decision is Decision.BUILD:
             return self._create_indexes(request)
-        is_missing = self._is_new(namespace) and namespace not in self._created
-        if request.operation != "drop" or not is_missing:
-            self._report(decision, request)
-        return _reply(command)
+        if decision in {Decision.CREATE, Decision.REPORT, Decision.REPORT_ONLY}:
+            is_missing = self._is_new(namespace) and namespace not in self._created
+            if request.operation != "drop" or not is_missing:
+                self._report(decision, request)
+            return _reply(command)
+        return self._read_outside(decision, request)
 
     def _is_new_and_empty(self, command: Command) -> bool:
         is_special = not command.document.keys().isdisjoint(("viewOn", "timeseries"))
