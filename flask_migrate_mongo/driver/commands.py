@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +19,6 @@ from pymongo.monitoring import _EventListeners
 from .patches import Patches, Replacement, assigned, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from .server import DocumentView
 
 _T = TypeVar("_T")

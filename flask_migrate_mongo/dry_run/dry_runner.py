@@ -30,7 +30,7 @@ from flask_migrate_mongo.model.errors import (
     redact,
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
-from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
+from flask_migrate_mongo.model.reports import Outcome, RunReport, Trial, Verdict
 from flask_migrate_mongo.model.values import Direction, Plan, Step
 from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
@@ -171,7 +171,7 @@ def _over(outcome: Outcome) -> str:
 
 
 def _not_executed(step: Step, reason: str) -> Outcome:
-    return Outcome(step, StepState.NOT_RUN, trial=Trial(Verdict.NOT_EXECUTED, reason))
+    return Outcome(step, trial=Trial(Verdict.NOT_EXECUTED, reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,8 @@ class StepExecution:
         reason = self.budget.refusal or self.operations.ended or self._unclear(ending)
         if reason is None and not step.file.transactional:
             reason = _only_here(ending)
-        error = ending.error if reason is None else None
+        failure = ending.error if reason is None else None
+        error = None if failure is None else capture(failure)
         if self.budget.refusal is not None:
             verdict = Verdict.TOO_LARGE
         elif error is not None:
@@ -204,10 +205,9 @@ class StepExecution:
             verdict = Verdict.PARTLY if recorder.executed else Verdict.NOT_EXECUTED
         trial = Trial(verdict, reason, dict(recorder.effects), entries, tuple(recorder.samples))
         # A transactional step that fails rolls its writes back, which this transaction cannot.
-        stands = error is not None and not (step.file.transactional or ending.failure)
-        alive = stands or (reason is None and error is None)
-        info = None if error is None else capture(error)
-        return Outcome(step, StepState.NOT_RUN, took_ms, info, trial), alive
+        is_lost = error is not None and (step.file.transactional or ending.failure is not None)
+        outcome = Outcome(step, took_ms=took_ms, error=error, trial=trial)
+        return outcome, reason is None and not is_lost
 
     def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> Confinement:
         server, session = self.runner.server, self.operations.session
