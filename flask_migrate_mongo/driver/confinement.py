@@ -12,8 +12,8 @@ import contextlib
 import functools
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextvars import Context, ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import pymongo
@@ -42,13 +42,14 @@ _RESERVED = ("start_transaction", "commit_transaction", "abort_transaction", "en
 
 @dataclass(slots=True)
 class Confinement:
-    """A session with the transaction that a migration's code runs in, and how that code ended.
+    """A session with the transaction that a migration's code runs in, in one thread, and how that code ended.
 
     `raised` is what it raised. `failure` is the first failed operation, after which nothing is committed;
     `escape` is the first attempt to leave the transaction. Both are kept, since the migration may catch the errors.
     """
 
     session: ClientSession
+    thread: int = field(default_factory=threading.get_ident)
     raised: BaseException | None = None
     failure: PyMongoError | None = None
     escape: EscapesTransactionError | None = None
@@ -90,12 +91,7 @@ def code_of(exc: BaseException | None) -> object:
 
 
 _confinement: ContextVar[Confinement | None] = ContextVar("confinement", default=None)
-"""The confinement of the code in this context."""
-
-_thread_of: ContextVar[Confinement | None] = ContextVar("thread_of", default=None)
-"""The confinement whose code started this thread, or submitted the task that it runs."""
-
-_submitting: ContextVar[bool] = ContextVar("submitting", default=False)
+"""The confinement of the code in this context, or of the code that started this thread or submitted its task."""
 
 
 @contextlib.contextmanager
@@ -110,10 +106,12 @@ def confined(session: ClientSession) -> Iterator[Confinement]:
 
 
 def _check_client(client: object) -> None:
-    if started_by := _thread_of.get():
-        raise started_by.refuse("A thread that the migration started used the database.")
     confinement = _confinement.get()
-    if confinement is not None and client is not confinement.session.client:
+    if confinement is None:
+        return
+    if threading.get_ident() != confinement.thread:
+        raise confinement.refuse("A thread that the migration started used the database.")
+    if client is not confinement.session.client:
         raise confinement.refuse(
             "The migration used another client than that of its `db`. With MIGRATE_MONGO_URI, the "
             "application's own client is another one."
@@ -169,7 +167,7 @@ def _reserved(original: Callable[..., _T]) -> Callable[..., _T]:
     """Refuse a method that begins or ends the transaction of the session."""
 
     def call(session: ClientSession, *arguments: object, **options: object) -> _T:
-        confinement = _confinement.get() or _thread_of.get()
+        confinement = _confinement.get()
         if confinement is not None and session is confinement.session:
             raise confinement.refuse(
                 "The migration tried to begin or end the transaction itself.",
@@ -183,10 +181,9 @@ def _reserved(original: Callable[..., _T]) -> Callable[..., _T]:
 
 def _start_thread(original: Callable[[threading.Thread], None]) -> Callable[..., None]:
     def start(thread: threading.Thread) -> None:
-        confinement = _confinement.get() or _thread_of.get()
-        # The driver's own threads do no work of the migration, and `_submit` marks tasks of a pool.
-        is_exempt = _submitting.get() or thread.name.startswith("pymongo_")
-        if confinement is not None and not is_exempt:
+        confinement = _confinement.get()
+        # The driver's own threads do no work of the migration.
+        if confinement is not None and not thread.name.startswith("pymongo_"):
             vars(thread)["run"] = functools.partial(_run_marked, confinement, thread.run)
         original(thread)
 
@@ -197,11 +194,12 @@ def _submit(original: Callable[..., Future[_T]]) -> Callable[..., Future[_T]]:
     def submit(
         pool: ThreadPoolExecutor, task: Callable[..., _T], /, *args: object, **kwargs: object
     ) -> Future[_T]:
-        confinement = _confinement.get() or _thread_of.get()
+        confinement = _confinement.get()
         if confinement is None:
             return original(pool, task, *args, **kwargs)
-        with assigned(_submitting, value=True):
-            return original(pool, _run_marked, confinement, task, *args, **kwargs)
+        marked = functools.partial(_run_marked, confinement, task)
+        # In an empty context: a thread that the pool starts for the task also serves others.
+        return Context().run(original, pool, marked, *args, **kwargs)
 
     return submit
 
@@ -209,8 +207,8 @@ def _submit(original: Callable[..., Future[_T]]) -> Callable[..., Future[_T]]:
 def _run_marked(
     confinement: Confinement, run: Callable[..., _T], /, *args: object, **kwargs: object
 ) -> _T:
-    """Run code in another thread, marked as started by the confined code, whose block may have ended."""
-    with PATCHES, assigned(_thread_of, confinement):
+    """Run code in another thread, marked as the confined code's, whose block may have ended."""
+    with PATCHES, assigned(_confinement, confinement):
         return run(*args, **kwargs)
 
 
