@@ -116,20 +116,15 @@ class DryRunner:
         return tuple(outcomes)
 
     def _check(self, options: Options) -> None:
-        """Raise UnsupportedDriverError if the step's code cannot be kept inside the transaction.
-
-        Raises ConfigurationError without a second connection, and DryRunTooLongError if the server
-        would end the transaction earlier than the dry run.
-        """
+        """Raise UnsupportedDriverError, ConfigurationError or DryRunTooLongError if no dry run is possible."""
         check_confinement_support()
         check_listener_support()
         require(PATCHES.names, "no dry run is possible")
         server = self.runner.server
         if server.database.client.options.pool_options.max_pool_size == 1:
             msg = "A dry run needs two connections, and the connection string has maxPoolSize=1."
-            raise ConfigurationError(
-                msg, "Set maxPoolSize to 2 or more. Or run it on a copy: [rehearse]."
-            )
+            remedy = "Set maxPoolSize to 2 or more. Or run it on a copy: [rehearse]."
+            raise ConfigurationError(msg, remedy)
         with translated():
             allowed = server.transaction_seconds()
         if allowed is not None and options.dry_run_limit >= allowed:
@@ -212,12 +207,10 @@ class StepExecution:
     def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> Confinement:
         server, session = self.runner.server, self.operations.session
         # What a transaction cannot hold fails a transactional step in a real run, too.
-        plain = (
-            contextlib.nullcontext() if step.file.transactional else answered_by(self.operations)
-        )
+        operations = None if step.file.transactional else self.operations
         # The server and the driver end one long command; 0 would mean no limit.
         limit = pymongo.timeout(max(self.budget.seconds_left, 0.001))
-        with listening(recorder), plain, limit:
+        with listening(recorder), answered_by(operations), limit:
             database = server.handle(transactional=True)
             context, switch = self._context(step), self.runner.switch
             ending = call_confined(function, context, session, database, switch)

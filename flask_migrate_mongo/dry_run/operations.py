@@ -300,10 +300,10 @@ def _reply(command: Command) -> Document:
 def _refusal(namespace: str, index: Document, violation: Violation) -> DuplicateKeyError:
     """Make the error that the server answers an index with, for its first duplicate key."""
     key = showing.text(violation.key)
-    message = (
+    msg = (
         f"E11000 duplicate key error collection: {namespace} index: {index['name']} dup key: {key}"
     )
-    return DuplicateKeyError(message, 11000, {"code": 11000, "errmsg": message})
+    return DuplicateKeyError(msg, 11000, {"code": 11000, "errmsg": msg})
 
 
 def _extrapolated(done: ExecutedBatches) -> str:
@@ -322,8 +322,8 @@ _filter: ContextVar[OperationFilter | None] = ContextVar("filter", default=None)
 
 
 @contextlib.contextmanager
-def answered_by(operations: OperationFilter) -> Iterator[None]:
-    """Let the filter answer the commands of its session that are sent in the current context."""
+def answered_by(operations: OperationFilter | None) -> Iterator[None]:
+    """Let the filter, if there is one, answer the commands of its session in the current context."""
     with PATCHES, assigned(_filter, operations):
         yield
 
