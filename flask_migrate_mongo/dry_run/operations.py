@@ -24,7 +24,7 @@ from flask_migrate_mongo.driver.commands import (
     written_by,
 )
 from flask_migrate_mongo.driver.patches import Patches, Replacement, assigned
-from flask_migrate_mongo.driver.server import Document, Server
+from flask_migrate_mongo.driver.server import Document, Server, failure_of
 from flask_migrate_mongo.model.errors import MigrateError, redact
 from flask_migrate_mongo.model.reports import Effects, NotExecuted, Violation
 
@@ -84,7 +84,7 @@ class CommandRequest:
         except OperationFailure as exc:
             if exc.timeout:
                 raise
-            return redact(str((exc.details or {}).get("errmsg")))
+            return redact(str(failure_of(exc).get("errmsg")))
 
 
 class OperationFilter:
