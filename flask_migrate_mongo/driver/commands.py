@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +19,6 @@ from pymongo.monitoring import _EventListeners
 from .patches import Patches, Replacement, assigned, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from .server import DocumentView
 
 _T = TypeVar("_T")
@@ -171,10 +169,7 @@ def _listeners() -> list[CommandListener]:
 # --- replacements of pymongo's methods
 
 _sent: dict[tuple[int, int], Command] = {}
-
-
-def _key(request_id: int) -> tuple[int, int]:
-    return threading.get_ident(), request_id
+"""The commands that wait for a reply, by their thread and the id of the request."""
 
 
 def _enabled(original: property) -> property:
@@ -194,7 +189,7 @@ def _start(original: Callable[..., None]) -> Callable[..., None]:
             sent = Command(database, command)
             for listener in listeners:
                 listener.sending(sent)
-            _sent[_key(request_id)] = sent
+            _sent[threading.get_ident(), request_id] = sent
         original(own, command, database, request_id, *rest, **named)
 
     return start
@@ -210,7 +205,7 @@ def _end(original: Callable[..., None], *, succeeded: bool) -> Callable[..., Non
         *rest: object,
         **named: object,
     ) -> None:
-        sent = _sent.pop(_key(request_id), None)
+        sent = _sent.pop((threading.get_ident(), request_id), None)
         original(own, duration, reply, name, request_id, *rest, **named)
         if sent and succeeded:
             for listener in _listeners():

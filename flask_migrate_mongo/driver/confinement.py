@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import pymongo
@@ -20,31 +21,62 @@ from pymongo.client_session import ClientSession
 from pymongo.common import BaseObject
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.model.errors import EscapesTransactionError
+from flask_migrate_mongo.model.errors import (
+    EscapesTransactionError,
+    TransactionAbortedError,
+    redact,
+)
 
 from .patches import Patches, Replacement, assigned, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
 
 _T = TypeVar("_T")
 _MaybeSession = ClientSession | None
 
+NO_SUCH_TRANSACTION = 251
+
 _RESERVED = ("start_transaction", "commit_transaction", "abort_transaction", "end_session")
 
 
+@dataclass(slots=True)
 class Confinement:
-    """A session with the transaction that a migration's code runs in.
+    """A session with the transaction that a migration's code runs in, in one thread, and how that code ended.
 
-    `failure` is the first failed operation, after which nothing is committed; `escape` is the first
-    attempt to leave the transaction. Both are kept, since the migration may catch the errors.
+    `raised` is what it raised. `failure` is the first failed operation, after which nothing is committed;
+    `escape` is the first attempt to leave the transaction. Both are kept, since the migration may catch the errors.
     """
 
-    def __init__(self, session: ClientSession) -> None:
-        self.session = session
-        self.failure: PyMongoError | None = None
-        self.escape: EscapesTransactionError | None = None
+    session: ClientSession
+    thread: int = field(default_factory=threading.get_ident)
+    raised: BaseException | None = None
+    failure: PyMongoError | None = None
+    escape: EscapesTransactionError | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what was raised only says that the transaction had ended before."""
+        ended = code_of(self.raised) == NO_SUCH_TRANSACTION
+        return ended and self.failure is not None and code_of(self.failure) != NO_SUCH_TRANSACTION
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error that the migration fails with.
+
+        TransactionAbortedError if it continued after an error, because most errors end the transaction.
+        """
+        if self.raised is not None and not self.is_late:
+            return self.raised
+        if self.escape is not None or self.failure is None:
+            return self.escape
+        error = TransactionAbortedError(
+            f"The migration continued after an error that it caught: {redact(str(self.failure))}. On the "
+            "server most errors end the transaction, so nothing of this step is kept.",
+            "Check beforehand instead of catching (count, find_one, upsert), or delete `transactional = True`.",
+        )
+        error.__cause__ = self.failure
+        return error
 
     def refuse(self, message: str, remedy: str = "") -> EscapesTransactionError:
         """Make the error for an attempt to leave the transaction, and keep the first one."""
@@ -53,56 +85,33 @@ class Confinement:
         return error
 
 
+def code_of(exc: BaseException | None) -> object:
+    """Read the server's code of an error; None if it has none."""
+    return getattr(exc, "code", None)
+
+
 _confinement: ContextVar[Confinement | None] = ContextVar("confinement", default=None)
-"""The confinement of the code in this context."""
-
-_thread_of: ContextVar[Confinement | None] = ContextVar("thread_of", default=None)
-"""The confinement whose code started this thread, or submitted the task that it runs."""
-
-_submitting: ContextVar[bool] = ContextVar("submitting", default=False)
+"""The confinement of the code in this context, or of the code that started this thread or submitted its task."""
 
 
 @contextlib.contextmanager
 def confined(session: ClientSession) -> Iterator[Confinement]:
     """Bind the session to the current context, and keep the code of the block inside it."""
     confinement = Confinement(session)
-    with (
-        PATCHES,
-        _reserved(confinement),
-        session.bind(end_session=False),
-        assigned(_confinement, confinement),
-    ):
+    with PATCHES, session.bind(end_session=False), assigned(_confinement, confinement):
         yield confinement
-
-
-@contextlib.contextmanager
-def _reserved(confinement: Confinement) -> Iterator[None]:
-    """Refuse the methods that begin or end the session's transaction, inside the block."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise confinement.refuse(
-            "The migration tried to begin or end the transaction itself.",
-            "The transaction begins before up() or down() and is committed after it, together with the "
-            "record. Remove this call.",
-        )
-
-    own = vars(confinement.session)
-    own.update(dict.fromkeys(_RESERVED, refuse))
-    try:
-        yield
-    finally:
-        for name in _RESERVED:
-            del own[name]
 
 
 # --- replacements of methods of pymongo and threading
 
 
 def _check_client(client: object) -> None:
-    if started_by := _thread_of.get():
-        raise started_by.refuse("A thread that the migration started used the database.")
     confinement = _confinement.get()
-    if confinement is not None and client is not confinement.session.client:
+    if confinement is None:
+        return
+    if threading.get_ident() != confinement.thread:
+        raise confinement.refuse("A thread that the migration started used the database.")
+    if client is not confinement.session.client:
         raise confinement.refuse(
             "The migration used another client than that of its `db`. With MIGRATE_MONGO_URI, the "
             "application's own client is another one."
@@ -154,12 +163,27 @@ def _concern_for(original: Callable[..., _T]) -> Callable[..., _T]:
     return concern
 
 
+def _reserved(original: Callable[..., _T]) -> Callable[..., _T]:
+    """Refuse a method that begins or ends the transaction of the session."""
+
+    def call(session: ClientSession, *arguments: object, **options: object) -> _T:
+        confinement = _confinement.get()
+        if confinement is not None and session is confinement.session:
+            raise confinement.refuse(
+                "The migration tried to begin or end the transaction itself.",
+                "The transaction begins before up() or down() and is committed after it, together with the "
+                "record. Remove this call.",
+            )
+        return original(session, *arguments, **options)
+
+    return call
+
+
 def _start_thread(original: Callable[[threading.Thread], None]) -> Callable[..., None]:
     def start(thread: threading.Thread) -> None:
-        confinement = _confinement.get() or _thread_of.get()
-        # The driver's own threads do no work of the migration, and `_submit` marks tasks of a pool.
-        is_exempt = _submitting.get() or thread.name.startswith("pymongo_")
-        if confinement is not None and not is_exempt:
+        confinement = _confinement.get()
+        # The driver's own threads do no work of the migration.
+        if confinement is not None and not thread.name.startswith("pymongo_"):
             vars(thread)["run"] = functools.partial(_run_marked, confinement, thread.run)
         original(thread)
 
@@ -170,11 +194,12 @@ def _submit(original: Callable[..., Future[_T]]) -> Callable[..., Future[_T]]:
     def submit(
         pool: ThreadPoolExecutor, task: Callable[..., _T], /, *args: object, **kwargs: object
     ) -> Future[_T]:
-        confinement = _confinement.get() or _thread_of.get()
+        confinement = _confinement.get()
         if confinement is None:
             return original(pool, task, *args, **kwargs)
-        with assigned(_submitting, value=True):
-            return original(pool, _run_marked, confinement, task, *args, **kwargs)
+        marked = functools.partial(_run_marked, confinement, task)
+        # In an empty context: a thread that the pool starts for the task also serves others.
+        return Context().run(original, pool, marked, *args, **kwargs)
 
     return submit
 
@@ -182,8 +207,8 @@ def _submit(original: Callable[..., Future[_T]]) -> Callable[..., Future[_T]]:
 def _run_marked(
     confinement: Confinement, run: Callable[..., _T], /, *args: object, **kwargs: object
 ) -> _T:
-    """Run code in another thread, marked as started by the confined code, whose block may have ended."""
-    with PATCHES, assigned(_thread_of, confinement):
+    """Run code in another thread, marked as the confined code's, whose block may have ended."""
+    with PATCHES, assigned(_confinement, confinement):
         return run(*args, **kwargs)
 
 
@@ -221,6 +246,7 @@ PATCHES = Patches(
     Replacement(pymongo.AsyncMongoClient, "_ensure_session", _ensure_session),
     Replacement(BaseObject, "_write_concern_for", _concern_for),
     Replacement(BaseObject, "_read_preference_for", _concern_for),
+    *(Replacement(ClientSession, name, _reserved) for name in _RESERVED),
     Replacement(threading.Thread, "start", _start_thread),
     Replacement(ThreadPoolExecutor, "submit", _submit),
 )
@@ -228,8 +254,7 @@ PATCHES = Patches(
 
 def check_confinement_support() -> None:
     """Raise UnsupportedDriverError if this pymongo lacks a name that confinement needs."""
-    bound = [(ClientSession, name) for name in ("bind", *_RESERVED)]
     require(
-        [*PATCHES.names, *bound],
+        [*PATCHES.names, (ClientSession, "bind")],
         "transactional migrations cannot be confined to their transaction",
     )

@@ -43,10 +43,6 @@ class Decision(Enum):
     """End the step."""
 
 
-READS = frozenset(
-    {Decision.READ_SERVER, Decision.READ_DATABASE, Decision.READ_INDEXES, Decision.READ_COLLECTION}
-)
-
 WRITES = ("insert", "update", "delete", "findAndModify", "bulkWrite")
 
 DECISIONS = {
@@ -97,9 +93,7 @@ def statements(command: Command) -> Iterator[Statement]:
     """Yield the writes of a command, in their order."""
     shared = {"let": command.document["let"]} if "let" in command.document else {}
     for namespace, part in _parts(command):
-        if command.name == "insert":
-            yield Statement(namespace, part)
-        elif "insert" in part:  # Of a `bulkWrite`.
+        if "document" in part:
             yield Statement(namespace, part["document"])
         else:
             query = part.get("q") or part.get("query") or part.get("filter") or {}
@@ -108,17 +102,20 @@ def statements(command: Command) -> Iterator[Statement]:
             yield Statement(namespace, None, query, many, shared | options)
 
 
-def _parts(command: Command) -> Iterator[tuple[str, Document]]:
-    """Yield the parts of a command that are writes, each with its collection."""
-    document = command.document
-    if command.name == "findAndModify":
-        yield command.namespace, dict(document)
-    elif command.name == "bulkWrite":
+def _parts(command: Command) -> Iterator[tuple[str, DocumentView]]:
+    """Yield the parts of a command that are writes, each with its collection; an insert has a `document`."""
+    document, name = command.document, command.name
+    if name == "bulkWrite":
         names = [info["ns"] for info in document["nsInfo"]]
         for each in document["ops"]:
             yield names[each[next(iter(each))]], each
-    elif key := {"insert": "documents", "update": "updates", "delete": "deletes"}.get(command.name):
-        for each in document[key]:
+    elif name == "findAndModify":
+        yield command.namespace, document
+    elif name == "insert":
+        for each in document["documents"]:
+            yield command.namespace, {"document": each}
+    elif name in {"update", "delete"}:
+        for each in document[f"{name}s"]:
             yield command.namespace, each
 
 

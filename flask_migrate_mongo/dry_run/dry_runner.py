@@ -11,18 +11,17 @@ from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
 from flask_migrate_mongo.driver.commands import check_listener_support, listening
-from flask_migrate_mongo.driver.confinement import check_confinement_support, confined
+from flask_migrate_mongo.driver.confinement import (
+    NO_SUCH_TRANSACTION,
+    Confinement,
+    check_confinement_support,
+    code_of,
+)
 from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import is_transient, transaction
-from flask_migrate_mongo.engine.calling import (
-    NO_SUCH_TRANSACTION,
-    call_function,
-    caught,
-    code_of,
-    log_of,
-)
-from flask_migrate_mongo.engine.options import DEFAULTS, Context, notify
+from flask_migrate_mongo.engine.calling import call_confined, log_of
+from flask_migrate_mongo.engine.options import DEFAULTS, Context, Options, notify
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DryRunTooLongError,
@@ -31,10 +30,10 @@ from flask_migrate_mongo.model.errors import (
     redact,
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
-from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState, Trial, Verdict
-from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.model.reports import Outcome, RunReport, Trial, Verdict
+from flask_migrate_mongo.model.values import Direction, Plan, Step
 from flask_migrate_mongo.planning.plans import Target
-from flask_migrate_mongo.process import Stopped, elapsed
+from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
 
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder
 from .operations import PATCHES, OperationFilter, answered_by
@@ -42,11 +41,7 @@ from .operations import PATCHES, OperationFilter, answered_by
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flask_migrate_mongo.engine.options import Options
     from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.errors import EscapesTransactionError
-    from flask_migrate_mongo.model.values import Plan, Step
-    from flask_migrate_mongo.process import StopSwitch
 
 BATCHES = 10
 """How many batches of a backfill are executed: enough to see its effects and its speed."""
@@ -56,11 +51,6 @@ _NOT_IN_A_TRANSACTION = frozenset({72, 263})
 
 _NEEDS_AN_INDEX = frozenset({2, 27, 291})
 """BadValue for a hint, IndexNotFound, NoQueryExecutionPlans."""
-
-_STOPPED = "Stopped. The transaction of the dry run was rolled back, so nothing was changed."
-_LESS = (
-    "Set a shorter limit: [dry_run_limit=SECONDS]. Or run it on a sample of the data: [rehearse]."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +82,20 @@ class DryRunner:
     def _run(self, target: Target, options: Options) -> RunReport:
         plan = self.runner.plan_of(target, self.runner.look(target))
         lacking = self.runner.server.transactions_lacking if plan.steps else None
-        outcomes: tuple[Outcome, ...] = ()
         warnings = plan.warnings
-        if lacking is not None:
-            reason = f"a dry run needs transactions, and this server has none: {lacking}"
-            outcomes = tuple(_not_executed(step, reason) for step in plan.steps)
-        elif plan.steps:
+        executed = bool(plan.steps) and lacking is None
+        if executed:
             outcomes = self._executed(plan, options)
             lock = self.runner.lock()
             if lock is not None and lock.is_live:
                 holder = f"{lock.holder} ({lock.reason})"
-                beside = (
-                    f"The lock is held by {holder}. Changes of that run are not in this dry run."
+                warnings += (
+                    f"The lock is held by {holder}. Changes of that run are not in this dry run.",
                 )
-                warnings = (*warnings, beside)
-        executed = bool(plan.steps) and lacking is None
-        return RunReport(
-            plan.direction, outcomes, executed=executed, warnings=warnings, dry_run=True
-        )
+        else:
+            reason = f"a dry run needs transactions, and this server has none: {lacking}"
+            outcomes = tuple(_not_executed(step, reason) for step in plan.steps)
+        return RunReport(plan.direction, outcomes, executed, warnings=warnings, dry_run=True)
 
     def _executed(self, plan: Plan, options: Options) -> tuple[Outcome, ...]:
         self._check(options)
@@ -130,20 +116,15 @@ class DryRunner:
         return tuple(outcomes)
 
     def _check(self, options: Options) -> None:
-        """Raise UnsupportedDriverError if the step's code cannot be kept inside the transaction.
-
-        Raises ConfigurationError without a second connection, and DryRunTooLongError if the server
-        would end the transaction earlier than the dry run.
-        """
+        """Raise UnsupportedDriverError, ConfigurationError or DryRunTooLongError if no dry run is possible."""
         check_confinement_support()
         check_listener_support()
         require(PATCHES.names, "no dry run is possible")
         server = self.runner.server
         if server.database.client.options.pool_options.max_pool_size == 1:
             msg = "A dry run needs two connections, and the connection string has maxPoolSize=1."
-            raise ConfigurationError(
-                msg, "Set maxPoolSize to 2 or more. Or run it on a copy: [rehearse]."
-            )
+            remedy = "Set maxPoolSize to 2 or more. Or run it on a copy: [rehearse]."
+            raise ConfigurationError(msg, remedy)
         with translated():
             allowed = server.transaction_seconds()
         if allowed is not None and options.dry_run_limit >= allowed:
@@ -158,25 +139,22 @@ class DryRunner:
         with server.database.client.start_session() as session:
             with translated():
                 operations = OperationFilter(database, session, self.mask)
-            in_time = False
             try:
-                with transaction(session):
-                    try:
-                        # The first command begins the transaction: it must be one that is sent for certain.
-                        with translated():
-                            records = database[self.runner.history.name]
-                            records.find_one({}, {"_id": 1}, session=session)
-                        yield StepExecution(
-                            self.runner, operations, budget, self.mask, options.samples
-                        )
-                        in_time = budget.seconds_left > 0
-                    finally:
-                        if not in_time:
-                            # A command that a limit or a signal ended here still runs on the server, and the
-                            # rollback would wait for it.
-                            server.kill_session(session.session_id["id"])
+                # A command that a limit or a signal ended here still runs on the server, and the rollback would
+                # wait for it: the session is killed first.
+                with transaction(session), server.killing_on_stop(session):
+                    # The first command begins the transaction: it must be one that is sent for certain.
+                    with translated():
+                        records = database[self.runner.history.name]
+                        records.find_one({}, {"_id": 1}, session=session)
+                    yield StepExecution(self.runner, operations, budget, options.samples)
+                    if not budget.seconds_left:
+                        server.kill_session(session.session_id["id"])
             except (KeyboardInterrupt, Stopped) as exc:
-                raise RunStoppedError(_STOPPED, _LESS) from exc
+                raise RunStoppedError(
+                    "Stopped. The transaction of the dry run was rolled back, so nothing was changed.",
+                    "Set a shorter limit: [dry_run_limit=SECONDS]. Or run it on a sample of the data: [rehearse].",
+                ) from exc
 
 
 def _over(outcome: Outcome) -> str:
@@ -188,28 +166,7 @@ def _over(outcome: Outcome) -> str:
 
 
 def _not_executed(step: Step, reason: str) -> Outcome:
-    return Outcome(step, StepState.NOT_RUN, trial=Trial(Verdict.NOT_EXECUTED, reason))
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How a step's function ended: what it raised, and what ended the transaction or tried to leave it."""
-
-    raised: BaseException | None
-    first_error: PyMongoError | None
-    escape: EscapesTransactionError | None
-
-    @property
-    def is_late(self) -> bool:
-        """Whether what was raised only says that the transaction had ended before."""
-        return code_of(self.raised) == NO_SUCH_TRANSACTION != code_of(self.first_error)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """The error that a step in a transaction of its own would fail with."""
-        if self.raised is not None and not (self.is_late and self.first_error):
-            return self.raised
-        return self.escape or (caught(self.first_error) if self.first_error else None)
+    return Outcome(step, trial=Trial(Verdict.NOT_EXECUTED, reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +176,11 @@ class StepExecution:
     runner: Runner
     operations: OperationFilter
     budget: Budget
-    mask: Mask
     samples: int
 
     def execute(self, step: Step, function: Callable[..., object]) -> tuple[Outcome, bool]:
         """Execute a step; the second value says whether the transaction can serve the next one."""
-        recorder = Recorder(self.operations, self.budget, self.mask, self.samples)
+        recorder = Recorder(self.operations, self.budget, self.samples)
         began = elapsed()
         ending = self._call(step, function, recorder)
         took_ms = round((elapsed() - began) * 1000)
@@ -232,43 +188,36 @@ class StepExecution:
         reason = self.budget.refusal or self.operations.ended or self._unclear(ending)
         if reason is None and not step.file.transactional:
             reason = _only_here(ending)
-        failure = ending.failure if reason is None else None
+        failure = ending.error if reason is None else None
+        error = None if failure is None else capture(failure)
         if self.budget.refusal is not None:
             verdict = Verdict.TOO_LARGE
-        elif failure is not None:
+        elif error is not None:
             verdict = Verdict.FAILS
         elif reason is None and not entries:
             verdict = Verdict.SUCCEEDS
         else:
             verdict = Verdict.PARTLY if recorder.executed else Verdict.NOT_EXECUTED
         trial = Trial(verdict, reason, dict(recorder.effects), entries, tuple(recorder.samples))
-        error = None if failure is None else capture(failure)
         # A transactional step that fails rolls its writes back, which this transaction cannot.
-        stands = failure is not None and not (step.file.transactional or ending.first_error)
-        alive = stands or (reason is None and failure is None)
-        return Outcome(step, StepState.NOT_RUN, took_ms, error, trial), alive
+        is_lost = error is not None and (step.file.transactional or ending.failure is not None)
+        outcome = Outcome(step, took_ms=took_ms, error=error, trial=trial)
+        return outcome, reason is None and not is_lost
 
-    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> _Ending:
-        raised: BaseException | None = None
+    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> Confinement:
         server, session = self.runner.server, self.operations.session
         # What a transaction cannot hold fails a transactional step in a real run, too.
-        plain = (
-            contextlib.nullcontext() if step.file.transactional else answered_by(self.operations)
-        )
+        operations = None if step.file.transactional else self.operations
         # The server and the driver end one long command; 0 would mean no limit.
         limit = pymongo.timeout(max(self.budget.seconds_left, 0.001))
-        with confined(session) as confinement, listening(recorder), plain, limit:
-            try:
-                database = server.handle(transactional=True)
-                call_function(function, self._context(step), database, self.runner.switch)
-            except (KeyboardInterrupt, Stopped):
-                raise
-            except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
-                raised = exc
-        for error in (raised, confinement.failure):
+        with listening(recorder), answered_by(operations), limit:
+            database = server.handle(transactional=True)
+            context, switch = self._context(step), self.runner.switch
+            ending = call_confined(function, context, session, database, switch)
+        for error in (ending.raised, ending.failure):
             if isinstance(error, PyMongoError) and error.timeout and self.budget.is_nearly_over:
                 self.budget.time_out()
-        return _Ending(raised, confinement.failure, confinement.escape)
+        return ending
 
     def _context(self, step: Step) -> Context:
         app, log, session = self.runner.app, log_of(step), self.operations.session
@@ -284,9 +233,9 @@ class StepExecution:
         )
         return Context(app, log, _no_lease, backfill, rehearsal=True)
 
-    def _unclear(self, ending: _Ending) -> str | None:
+    def _unclear(self, ending: Confinement) -> str | None:
         """Explain why an error says nothing about a real run; None if it does."""
-        first = ending.first_error or ending.raised
+        first = ending.failure or ending.raised
         if first is None:
             return None
         text = redact(str(first))
@@ -298,12 +247,12 @@ class StepExecution:
         return None
 
 
-def _only_here(ending: _Ending) -> str | None:
+def _only_here(ending: Confinement) -> str | None:
     """Explain why the step fails in a dry run only; None if a real run fails, too."""
     if ending.escape is not None:
         what = str(ending.escape).partition(". ")[0]
         return f"{what}, which a dry run cannot roll back"
-    first = ending.first_error
+    first = ending.failure
     if first is None:
         return None
     text = redact(str(first))

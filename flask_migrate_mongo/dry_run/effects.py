@@ -13,13 +13,12 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
 from flask_migrate_mongo.driver.commands import namespaces, outside_transaction, without_listeners
-from flask_migrate_mongo.model.masking import differing
 from flask_migrate_mongo.model.reports import Effects, Sample
 from flask_migrate_mongo.process import elapsed
 
 from . import showing
-from .decisions import WRITES, effects_of, statements, upserted_ids
-from .operations import EndOfStep
+from .decisions import WRITES, Statement, effects_of, statements, upserted_ids
+from .operations import EndOfStep, OperationFilter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,10 +27,7 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.driver.commands import Command
     from flask_migrate_mongo.driver.server import Document, DocumentView
-    from flask_migrate_mongo.model.masking import Mask
 
-    from .decisions import Statement
-    from .operations import OperationFilter
 
 DOCUMENTS_LIMIT = 100_000
 """Documents that a dry run may write: a server keeps the changes of an open transaction in memory."""
@@ -101,7 +97,6 @@ class Recorder:
 
     operations: OperationFilter
     budget: Budget
-    mask: Mask
     wanted: int
     """How many samples are taken."""
     effects: dict[str, Effects] = field(default_factory=lambda: defaultdict(Effects))
@@ -119,7 +114,7 @@ class Recorder:
             self._admit()
             # Whether a findAndModify changed anything is in no reply: only the document shows it.
             least = int(command.name == "findAndModify")
-            self._before = list(self._find(max(self.wanted - len(self.samples), least)))
+            self._before = self._find(max(self._missing, least))
 
     def answered(self, command: Command, reply: DocumentView) -> None:
         """Count what a command changed."""
@@ -130,9 +125,13 @@ class Recorder:
         if command.name not in WRITES:
             return
         # A write that failed has ended the transaction: nothing is left to be read.
-        samples = [] if failed else [*self._changed(), *self._created(command, reply)]
+        samples = [] if failed else list(self._samples(command, reply))
         self._add(namespaces(command), effects_of(command.name, reply, changed=bool(samples)))
-        self.samples += samples[: self.wanted - len(self.samples)]
+        self.samples += samples[: self._missing]
+
+    @property
+    def _missing(self) -> int:
+        return self.wanted - len(self.samples)
 
     def _add(self, written: set[str], effects: Effects) -> None:
         touched = effects.upserted + effects.matched + effects.deleted
@@ -161,10 +160,7 @@ class Recorder:
         if known is not None:
             return known
         # Not `count_documents()`, an aggregation: it refuses filters that an update takes, such as `$where`.
-        options = {"limit": self.budget.documents_left + 1, **statement.options}
-        collection = self._collection(statement.namespace)
-        with without_listeners():
-            return sum(1 for _ in collection.find(statement.filter, {"_id": 1}, **options))
+        return len(self._read(statement, self.budget.documents_left + 1, {"_id": 1}))
 
     def _size(self, namespace: str) -> int:
         """Read the average size of a collection's committed documents."""
@@ -175,57 +171,58 @@ class Recorder:
 
     # --- samples
 
-    def _find(self, wanted: int) -> Iterator[tuple[str, RawBSONDocument]]:
-        """Yield documents that the statements are about to change, each with its namespace."""
+    def _find(self, wanted: int) -> list[tuple[str, RawBSONDocument]]:
+        """Read documents that the statements are about to change, each with its namespace."""
+        found: list[tuple[str, RawBSONDocument]] = []
         for statement in self._statements:
-            if wanted <= 0:
-                return
-            if statement.inserted is None:
-                options = {"limit": wanted if statement.many else 1, **statement.options}
-                collection = self._collection(statement.namespace)
-                with without_listeners():
-                    found = list(collection.find(statement.filter, **options))
-                wanted -= len(found)
-                yield from ((statement.namespace, document) for document in found)
+            if statement.inserted is None and len(found) < wanted:
+                limit = wanted - len(found) if statement.many else 1
+                found += [(statement.namespace, each) for each in self._read(statement, limit)]
+        return found
 
-    def _changed(self) -> Iterator[Sample]:
+    def _samples(self, command: Command, reply: DocumentView) -> Iterator[Sample]:
+        """Yield what was changed, then what was inserted or upserted, while samples are wanted."""
         for namespace, before in self._before:
             after = self._by_id(namespace, before["_id"])
             if after is None or after.raw != before.raw:
                 yield self._sample(namespace, before, after)
-
-    def _created(self, command: Command, reply: DocumentView) -> Iterator[Sample]:
-        """Yield what was inserted or upserted, while samples are wanted."""
-        if self.wanted <= len(self.samples):
-            return
-        ids = [
+        created = [
             (each.namespace, each.inserted["_id"])
             for each in self._statements
             if each.inserted and "_id" in each.inserted
         ]
-        ids += [(command.namespace, each) for each in upserted_ids(reply)]
-        for namespace, document_id in ids[: self.wanted]:
-            document = self._by_id(namespace, document_id)
-            if document is not None:
+        created += [(command.namespace, each) for each in upserted_ids(reply)]
+        for namespace, document_id in created[: self._missing]:
+            if document := self._by_id(namespace, document_id):
                 yield self._sample(namespace, None, document)
 
     def _sample(
         self, namespace: str, before: RawBSONDocument | None, after: RawBSONDocument | None
     ) -> Sample:
+        mask = self.operations.mask
         old, new = _decoded(before), _decoded(after)
         document_id = (new or old or {}).get("_id")
         if old is not None and new is not None:
-            old, new = differing(old, new, _same)
+            old, new = showing.differing(old, new)
         return Sample(
             self.operations.label(namespace),
-            showing.value(self.mask("_id", document_id)),
-            None if old is None else showing.document(self.mask.document(old)),
-            None if new is None else showing.document(self.mask.document(new)),
+            showing.value(mask("_id", document_id)),
+            None if old is None else showing.document(mask.document(old)),
+            None if new is None else showing.document(mask.document(new)),
         )
 
     def _by_id(self, namespace: str, document_id: object) -> RawBSONDocument | None:
+        found = self._read(Statement(namespace, filter={"_id": document_id}), 1)
+        return found[0] if found else None
+
+    def _read(
+        self, statement: Statement, limit: int, fields: Document | None = None
+    ) -> list[RawBSONDocument]:
+        """Read documents that a statement matches, as the transaction has them."""
+        collection = self._collection(statement.namespace)
         with without_listeners():
-            return self._collection(namespace).find_one({"_id": document_id})
+            found = collection.find(statement.filter, fields, limit=limit, **statement.options)
+            return list(found)
 
     def _collection(self, namespace: str) -> Collection[RawBSONDocument]:
         database, _, name = namespace.partition(".")
@@ -243,8 +240,3 @@ def _average_size(collection: Collection[RawBSONDocument]) -> int:
 
 def _decoded(document: RawBSONDocument | None) -> Mapping[str, object] | None:
     return None if document is None else bson.decode(document.raw, showing.READ)
-
-
-def _same(one: object, other: object) -> bool:
-    # As BSON: 1 and 1.0 are equal in Python, and different values in a collection.
-    return bson.encode({"": one}) == bson.encode({"": other})

@@ -23,13 +23,13 @@ from flask_migrate_mongo.driver.commands import (
     without_listeners,
     written_by,
 )
-from flask_migrate_mongo.driver.patches import Patches, Replacement
-from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.driver.patches import Patches, Replacement, assigned
+from flask_migrate_mongo.driver.server import Document, Server, failure_of
 from flask_migrate_mongo.model.errors import MigrateError, redact
-from flask_migrate_mongo.model.reports import Effects, NotExecuted
+from flask_migrate_mongo.model.reports import Effects, NotExecuted, Violation
 
 from . import showing
-from .decisions import DECISIONS, READS, WRITES, Decision, operation_of
+from .decisions import DECISIONS, WRITES, Decision, operation_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from flask_migrate_mongo.backfill import ExecutedBatches
-    from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.masking import Mask
-    from flask_migrate_mongo.model.reports import Violation
 
     Send = Callable[..., Document]
 
@@ -54,10 +52,10 @@ class EndOfStep(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """A command, and how the driver is about to send it."""
+    """A command, and how the driver is about to send it: the function, and its arguments after the document."""
 
     command: Command
-    send: Send
+    send: Callable[..., Document]
     arguments: tuple[object, ...]
     options: Document
 
@@ -69,14 +67,14 @@ class CommandRequest:
     def forward(self, *, inside: bool = True) -> Document:
         """Send the command as the migration gave it, in the transaction or outside of it."""
         options = self.options if inside else {**self.options, "session": None}
-        return self.send(self.command.database, self.command.document, *self.arguments, **options)
+        return self.send(self.command.document, *self.arguments, **options)
 
     def results(self, command: Document, *, inside: bool = False) -> list[Document]:
         """Read the first batch of documents that a command of ours finds, on the same connection."""
         session = self.options["session"] if inside else None
         how = {"session": session, "client": self.options["client"], "codec_options": showing.READ}
         with without_listeners():
-            found = self.send(self.command.database, {**command, "cursor": {}}, **how)
+            found = self.send({**command, "cursor": {}}, **how)
         return list(found["cursor"]["firstBatch"])
 
     def try_results(self, command: Document, *, inside: bool = False) -> list[Document] | str:
@@ -86,7 +84,7 @@ class CommandRequest:
         except OperationFailure as exc:
             if exc.timeout:
                 raise
-            return redact(str((exc.details or {}).get("errmsg")))
+            return redact(str(failure_of(exc).get("errmsg")))
 
 
 class OperationFilter:
@@ -95,8 +93,8 @@ class OperationFilter:
     def __init__(self, database: Database[Document], session: ClientSession, mask: Mask) -> None:
         self.session = session
         self.ended: str | None = None
+        self.mask = mask
         self._home = database.name
-        self._mask = mask
         found = list(database.list_collections())
         self._existing = {f"{self._home}.{each['name']}" for each in found}
         self._views = {f"{self._home}.{each['name']}" for each in found if each["type"] == "view"}
@@ -115,7 +113,7 @@ class OperationFilter:
     def label(self, namespace: str) -> str:
         """Name a collection, with its database if that is another one; or a database."""
         database, _, name = namespace.partition(".")
-        return name if name and database == self._home else namespace.rstrip(".")
+        return name if name and database == self._home else namespace
 
     def take(self) -> tuple[NotExecuted, ...]:
         """Take the operations that were not executed since the last call."""
@@ -142,7 +140,7 @@ class OperationFilter:
     def _closed_by(self, namespace: str) -> str | None:
         if namespace in self._views and self._closed:  # It may read any of them.
             return next(iter(self._closed.values()))
-        return self._closed.get(namespace) or self._closed.get(_database_of(namespace))
+        return self._closed.get(namespace) or self._closed.get(namespace.partition(".")[0])
 
     def _note_unchecked(self, namespace: str) -> None:
         found = self._unbuilt.get(namespace, ())
@@ -179,17 +177,17 @@ class OperationFilter:
         self.check(command)
         if decision is Decision.REFUSE:
             raise self._end(f"a dry run does not execute `{request.operation}`")
-        if decision in READS:
-            return self._read_outside(decision, request)
         if decision in {Decision.CREATE, Decision.BUILD} and self._is_new_and_empty(command):
             self._created.add(namespace)
             return request.forward()
         if decision is Decision.BUILD:
             return self._create_indexes(request)
-        is_missing = self._is_new(namespace) and namespace not in self._created
-        if request.operation != "drop" or not is_missing:
-            self._report(decision, request)
-        return _reply(command)
+        if decision in {Decision.CREATE, Decision.REPORT, Decision.REPORT_ONLY}:
+            is_missing = self._is_new(namespace) and namespace not in self._created
+            if request.operation != "drop" or not is_missing:
+                self._report(decision, request)
+            return _reply(command)
+        return self._read_outside(decision, request)
 
     def _is_new_and_empty(self, command: Command) -> bool:
         is_special = not command.document.keys().isdisjoint(("viewOn", "timeseries"))
@@ -213,19 +211,17 @@ class OperationFilter:
 
     def _report(self, decision: Decision, request: CommandRequest) -> None:
         command, operation = request.command, request.operation
-        own = [command.namespace]
+        written = list(written_by(command.pipeline, command.database))
+        own = written or [command.namespace]
         arguments = {key: part for key, part in command.document.items() if key != command.name}
-        if operation == "renameCollection":
+        if written:
+            arguments = dict(command.document["pipeline"][-1])
+        elif operation == "renameCollection":
             own = [str(command.document["renameCollection"]), str(command.document["to"])]
         elif operation == "dropDatabase":
-            own = [_database_of(command.namespace)]
-        if operation in ("$out", "$merge"):
-            own = list(written_by(command.pipeline, command.database))
-            arguments = dict(command.document["pipeline"][-1])
-            documents: int | None = self._count_results(request)
-        else:
-            documents = self.count(own[0])
-        detail = showing.text(self._mask.document(arguments)) if arguments else ""
+            own = [command.database]
+        documents = self._count_results(request) if written else self.count(own[0])
+        detail = showing.text(self.mask.document(arguments)) if arguments else ""
         self._entries.append(NotExecuted(operation, self.label(own[0]), documents, detail))
         if decision is not Decision.REPORT_ONLY:
             self._closed.update(dict.fromkeys(own, f"{operation}, which was not executed"))
@@ -263,7 +259,7 @@ class OperationFilter:
                 if isinstance(found, str):
                     raise self._end(f"checking {index['name']} ended the transaction: {found}")
             if isinstance(found, list):
-                return showing.violations(index, found, self._mask)
+                return showing.violations(index, found, self.mask)
             why = found
         return why
 
@@ -304,14 +300,10 @@ def _reply(command: Command) -> Document:
 def _refusal(namespace: str, index: Document, violation: Violation) -> DuplicateKeyError:
     """Make the error that the server answers an index with, for its first duplicate key."""
     key = showing.text(violation.key)
-    message = (
+    msg = (
         f"E11000 duplicate key error collection: {namespace} index: {index['name']} dup key: {key}"
     )
-    return DuplicateKeyError(message, 11000, {"code": 11000, "errmsg": message})
-
-
-def _database_of(namespace: str) -> str:
-    return f"{namespace.partition('.')[0]}."
+    return DuplicateKeyError(msg, 11000, {"code": 11000, "errmsg": msg})
 
 
 def _extrapolated(done: ExecutedBatches) -> str:
@@ -330,32 +322,22 @@ _filter: ContextVar[OperationFilter | None] = ContextVar("filter", default=None)
 
 
 @contextlib.contextmanager
-def answered_by(operations: OperationFilter) -> Iterator[None]:
-    """Let the filter answer the commands of its session that are sent in the current context."""
-    with PATCHES:
-        token = _filter.set(operations)
-        try:
-            yield
-        finally:
-            _filter.reset(token)
+def answered_by(operations: OperationFilter | None) -> Iterator[None]:
+    """Let the filter, if there is one, answer the commands of its session in the current context."""
+    with PATCHES, assigned(_filter, operations):
+        yield
 
 
 def _command(original: Send) -> Send:
-    @functools.wraps(original)
     def command(
-        connection: Connection,
-        database: str,
-        document: Document,
-        *arguments: object,
-        **options: object,
+        connection: Connection, database: str, document: Document, *rest: object, **options: object
     ) -> Document:
-        send, operations = functools.partial(original, connection), _filter.get()
+        operations = _filter.get()
         # Commands without the session are the driver's own: those of a new connection, for example.
         if operations is None or options.get("session") is not operations.session:
-            return send(database, document, *arguments, **options)
-        return operations.answer(
-            CommandRequest(Command(database, document), send, arguments, options)
-        )
+            return original(connection, database, document, *rest, **options)
+        send = functools.partial(original, connection, database)
+        return operations.answer(CommandRequest(Command(database, document), send, rest, options))
 
     return command
 

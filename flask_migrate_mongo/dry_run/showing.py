@@ -6,11 +6,11 @@ Values are relaxed extended JSON, cut to size.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from bson import json_util
+from bson import encode, json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 
 from flask_migrate_mongo.model.reports import Violation
@@ -65,6 +65,31 @@ def _cut(given: object) -> object:
         items = [_cut(inner) for inner in given[:MOST_ITEMS]]
         return [*items, f"... ({len(given)} items)"] if len(given) > MOST_ITEMS else items
     return given
+
+
+def differing(
+    before: Mapping[str, object], after: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Find the fields that differ, by dotted path, as they were and as they are; arrays as a whole.
+
+    A name that itself holds a dot is quoted in the path.
+    """
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    # As BSON: 1 and 1.0 are equal in Python, and different values in a collection.
+    same = {p for p in old.keys() & new.keys() if encode({"": old[p]}) == encode({"": new[p]})}
+    return (
+        {path: value for path, value in old.items() if path not in same},
+        {path: value for path, value in new.items() if path not in same},
+    )
+
+
+def _leaves(document: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in document.items():
+        path = f'{prefix}"{key}"' if "." in key else f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
 
 
 # --- indexes that are not built

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pymongo.errors import PyMongoError
-
-from flask_migrate_mongo.driver.confinement import confined
+from flask_migrate_mongo.driver.confinement import Confinement, confined
 from flask_migrate_mongo.files.loading import call
-from flask_migrate_mongo.model.errors import TransactionAbortedError, redact
+from flask_migrate_mongo.process import Stopped, StopSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +17,8 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.values import Step
-    from flask_migrate_mongo.process import StopSwitch
 
     from .options import Context
-
-NO_SUCH_TRANSACTION = 251
-INTERRUPTED = 11601
 
 
 def call_function(
@@ -41,41 +35,21 @@ def call_confined(
     session: ClientSession,
     db: Database[Document],
     switch: StopSwitch,
-) -> None:
+) -> Confinement:
     """Call `up()` or `down()` inside the transaction of the session, which it cannot leave.
 
-    Raises what the function raises, EscapesTransactionError, and TransactionAbortedError if the
-    function continued after an error, because most errors end the transaction.
+    Raises only what a signal does; all other errors are in the result.
     """
     with confined(session) as confinement:
         try:
             call_function(function, context, db, switch)
-        except PyMongoError as exc:
-            first = confinement.failure
-            # The error only says that the transaction had ended before.
-            if first is not None and code_of(exc) == NO_SUCH_TRANSACTION != code_of(first):
-                raise caught(first) from first
+        except (KeyboardInterrupt, Stopped):
             raise
-    if confinement.escape is not None:
-        raise confinement.escape
-    if confinement.failure is not None:
-        raise caught(confinement.failure) from confinement.failure
+        except BaseException as exc:  # noqa: BLE001  (what a migration raises, SystemExit too, is its failure)
+            confinement.raised = exc
+    return confinement
 
 
 def log_of(step: Step) -> logging.Logger:
     """Get the logger that the step's migration uses."""
     return logging.getLogger(f"flask_migrate_mongo.migration.{step.version}")
-
-
-def caught(first: PyMongoError) -> TransactionAbortedError:
-    """Build the error of a migration that continued after this one."""
-    return TransactionAbortedError(
-        f"The migration continued after an error that it caught: {redact(str(first))}. On the server "
-        "most errors end the transaction, so nothing of this step is kept.",
-        "Check beforehand instead of catching (count, find_one, upsert), or delete `transactional = True`.",
-    )
-
-
-def code_of(exc: BaseException | None) -> object:
-    """Read the server's code of an error; None if it has none."""
-    return getattr(exc, "code", None)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
-from flask_migrate_mongo.driver.confinement import bound, check_confinement_support
+from flask_migrate_mongo.driver.confinement import bound, check_confinement_support, code_of
 from flask_migrate_mongo.driver.transactions import (
     TransactionLimits,
     Transactions,
@@ -34,7 +34,7 @@ from flask_migrate_mongo.process import Stopped, elapsed, stopped
 from flask_migrate_mongo.store.lease import AWAY_SECONDS
 from flask_migrate_mongo.store.records import Run
 
-from .calling import INTERRUPTED, call_confined, call_function, code_of, log_of
+from .calling import call_confined, call_function, log_of
 from .options import DEFAULTS, Context, notify
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""
+
+_INTERRUPTED = 11601
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,9 @@ class LeasedRun:
                 # Killed before it is rolled back: a rollback waits for the statement that runs.
                 with transaction(session), runner.server.killing_on_stop(session):
                     db = runner.server.handle(transactional=True)
-                    call_confined(function, context, session, db, runner.switch)
+                    error = call_confined(function, context, session, db, runner.switch).error
+                    if error is not None:
+                        raise error
                     watch.stop()
                     at = self.grant.ensure()
                     claim.complete(took_ms=watch.ms, at=at, session=session)
@@ -335,7 +339,7 @@ class LeasedRun:
             self._persist(lambda: claim.fail(error, took_ms=watch.ms, at=at))
             self.runner.switch.check()
         except MigrateError as exc:
-            if isinstance(exc, LeaseLostError) and code_of(cause) == INTERRUPTED:
+            if isinstance(exc, LeaseLostError) and code_of(cause) == _INTERRUPTED:
                 # The heartbeat has ended the statement: that is no failure of the migration.
                 outcome = Outcome(claim.step, StepState.UNKNOWN, watch.ms, capture(exc))
             return outcome, exc

@@ -1,13 +1,9 @@
-"""Fields whose values are never shown, and the fields in which two documents differ."""
+"""Fields whose values are never shown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +37,3 @@ class Mask:
 
 
 NOTHING_MASKED = Mask()
-
-
-def differing(
-    before: Mapping[str, object],
-    after: Mapping[str, object],
-    equal: Callable[[object, object], bool],
-) -> tuple[dict[str, object], dict[str, object]]:
-    """Find the fields that differ, by dotted path, as they were and as they are; arrays as a whole.
-
-    A name that itself holds a dot is quoted in the path.
-    """
-    old, new = dict(_leaves(before)), dict(_leaves(after))
-    return (
-        {p: v for p, v in old.items() if p not in new or not equal(v, new[p])},
-        {p: v for p, v in new.items() if p not in old or not equal(v, old[p])},
-    )
-
-
-def _leaves(document: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in document.items():
-        path = f'{prefix}"{key}"' if "." in key else f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}.")
-        else:
-            yield path, value
