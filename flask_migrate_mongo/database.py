@@ -15,12 +15,11 @@ from werkzeug.local import LocalProxy
 
 from .driver.server import Document, Server, server_of, translated
 from .model.errors import ConfigurationError, NoDatabaseError, redact
-from .state import OwnClient
+from .state import AppState, OwnClient
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-    from .state import AppState
 
 FIRST_CONTACT_SECONDS = 5
 """How long a command waits for a primary before its first statement."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_dump, validate
 
 from flask_migrate_mongo.lint.rules import Severity
-from flask_migrate_mongo.model.errors import as_migrate_error
+from flask_migrate_mongo.model.errors import MigrateError, as_migrate_error
 from flask_migrate_mongo.model.reports import StepState, Verdict
-from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Record
+from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Event, LockState, Record
 from flask_migrate_mongo.model.wording import Wording, camel_case, cli
 from flask_migrate_mongo.store.runs import RunState
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.errors import MigrateError
-    from flask_migrate_mongo.model.values import Event, LockState
 
 VERSION = r"[0-9]{1,30}"
 

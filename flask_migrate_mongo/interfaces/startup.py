@@ -19,7 +19,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
-from flask_migrate_mongo.model.values import Status
+from flask_migrate_mongo.model.values import Status, Step
 from flask_migrate_mongo.process import elapsed
 from flask_migrate_mongo.wiring.running import runner as make_runner
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import Step
     from flask_migrate_mongo.state import AppState
 
 ALWAYS = "always"

@@ -13,6 +13,7 @@ from flask_migrate_mongo.model.reports import (
     LONGEST_DRY_RUN,
     MOST_SAMPLES,
     SAMPLES,
+    RunReport,
 )
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.reports import runs, states
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.reports import RunReport
 
 
 # --- runs

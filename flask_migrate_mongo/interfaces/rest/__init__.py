@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import default_exceptions
 
 from flask_migrate_mongo.state import KEY
@@ -20,7 +20,6 @@ from .routes import ROUTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask import Response
     from flask.blueprints import BlueprintSetupState
 
 

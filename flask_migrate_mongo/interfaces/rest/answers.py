@@ -11,11 +11,12 @@ from flask import Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
+from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.model import errors, wording
 from flask_migrate_mongo.model.access import Scope
 
-from .access import current_route, gate, is_outsider
+from .access import admit, current_route, is_outsider
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.driver.server import Document
@@ -70,7 +71,7 @@ def stray() -> Response | None:
     if isinstance(failure, RequestRedirect):
         return None
     try:
-        gate().admit("status", Scope.READ, request)
+        admit(app_state.current(), "status", Scope.READ, request)
     except Exception as exc:  # noqa: BLE001  (whatever the application's `authorize` raises)
         return explain(exc)
     allowed = getattr(failure, "valid_methods", None)

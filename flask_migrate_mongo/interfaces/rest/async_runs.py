@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.engine.options import DEFAULTS, Observer, Options
 from flask_migrate_mongo.interfaces.schemas import document
 from flask_migrate_mongo.model.errors import MigrateError, NoRunError
-from flask_migrate_mongo.model.values import Direction, Request
+from flask_migrate_mongo.model.values import Direction, Plan, Progress, Request, Step
 from flask_migrate_mongo.model.wording import rest
-from flask_migrate_mongo.process import Stopped, elapsed
-from flask_migrate_mongo.store.runs import RunState
+from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
+from flask_migrate_mongo.store.runs import RunState, RunStore, StoredRun
 from flask_migrate_mongo.wiring.looking import runs
 from flask_migrate_mongo.wiring.running import acting, runner
 
@@ -36,10 +36,7 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import Plan, Progress, Step
-    from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.state import AppState
-    from flask_migrate_mongo.store.runs import RunStore, StoredRun
 
 START_SECONDS = 15
 """Seconds to import the application and claim the run; gunicorn ends a worker after 30."""

@@ -18,7 +18,7 @@ from flask_migrate_mongo.model.reports import LONGEST_DRY_RUN, MOST_SAMPLES
 from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.model.wording import camel_case
 
-from .routes import ROUTES
+from .routes import ROUTES, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from flask_migrate_mongo.driver.server import Document
 
-    from .routes import Route
 
 RUN_ID = r"[0-9a-f]{32}"
 MOST_RECORDS = 1_000
