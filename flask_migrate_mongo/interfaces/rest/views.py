@@ -13,7 +13,7 @@ from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model.errors import CreateDisabledError, NotReadyError, UnknownVersionError
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.wiring.looking import inspector, runs
-from flask_migrate_mongo.wiring.running import acting, runner
+from flask_migrate_mongo.wiring.running import acting, call, runner
 
 from . import async_runs, operations
 from .access import is_outsider
@@ -115,7 +115,7 @@ def _run(direction: Direction, asked: Document) -> Response:
         response.headers["Location"] = url_for(".run", run_id=run_id)
         response.headers["Preference-Applied"] = "respond-async"
         return response
-    report = async_runs.call(acting(state, dry_run=asked["dry_run"]), direction, asked)
+    report = call(acting(state, dry_run=asked["dry_run"]), direction, asked)
     failure = report.failure
     if failure is None:
         return answer("up", report)
