@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import click
+from flask import Blueprint, Flask
 from flask.cli import ScriptInfo
 
 from . import settings as config
@@ -12,16 +13,14 @@ from . import state as app_state
 from .engine.options import Options
 from .interfaces.cli import db_migrate
 from .interfaces.rest import blueprint
+from .model.access import Authorize
 from .model.errors import ConfigurationError
+from .model.reports import RunReport
+from .model.values import Plan, StatusReport
 
 if TYPE_CHECKING:
-    from flask import Blueprint, Flask
-
     from .dry_run import DryRunner
     from .engine.runner import Runner
-    from .model.access import Authorize
-    from .model.reports import RunReport
-    from .model.values import Plan, StatusReport
 
 
 class MongoMigrate:

@@ -6,25 +6,22 @@ this module costs 45 ms, so text output does not import it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from functools import partial
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_dump, validate
 
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.lint.rules import Severity
 from flask_migrate_mongo.model.errors import MigrateError, as_migrate_error
 from flask_migrate_mongo.model.reports import StepState, Verdict
 from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Event, LockState, Record
 from flask_migrate_mongo.model.wording import Wording, camel_case, cli
 from flask_migrate_mongo.store.runs import RunState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flask_migrate_mongo.driver.server import Document
 
 VERSION = r"[0-9]{1,30}"
 

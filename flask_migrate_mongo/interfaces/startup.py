@@ -10,25 +10,21 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 import click
+from flask import Flask
 from flask.cli import FlaskGroup
 from flask.helpers import get_debug_flag
 from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo.engine.options import Observer, Options
+from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
+from flask_migrate_mongo.model.reports import Outcome, RunReport
 from flask_migrate_mongo.model.values import Status, Step
 from flask_migrate_mongo.process import elapsed
+from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.wiring.running import runner as make_runner
-
-if TYPE_CHECKING:
-    from flask import Flask
-
-    from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.state import AppState
 
 ALWAYS = "always"
 """The value of MIGRATE_ON_START that applies migrations in every process that sets up the application."""

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import connected_server
+from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.engine.options import DEFAULTS, Options
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.masking import Mask
+from flask_migrate_mongo.model.reports import RunReport
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.process import StopSwitch
+from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 
 from .looking import policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.dry_run import DryRunner
-    from flask_migrate_mongo.model.reports import RunReport
     from flask_migrate_mongo.rehearsal import Rehearsal
-    from flask_migrate_mongo.state import AppState
 
 
 def runner(state: AppState) -> Runner:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,9 +13,6 @@ from flask_migrate_mongo.reports import runs
 from flask_migrate_mongo.wiring.running import rehearsal
 
 from .output import CHECK_FAILED, as_json, command, show, state
-
-if TYPE_CHECKING:
-    from collections.abc import Container
 
 
 def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | None:

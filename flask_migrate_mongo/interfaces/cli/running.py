@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,10 +21,6 @@ from flask_migrate_mongo.reports import runs, states
 from flask_migrate_mongo.wiring.running import acting, call, runner
 
 from .output import CHECK_FAILED, as_json, command, refuse, show, state
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 # --- runs
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flask import Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.model import errors, wording
 from flask_migrate_mongo.model.access import Scope
 
 from .access import admit, current_route, is_outsider
-
-if TYPE_CHECKING:
-    from flask_migrate_mongo.driver.server import Document
 
 RETRY_SECONDS = 30
 """Longest Retry-After: a holder can release its lock long before it expires."""

@@ -11,30 +11,26 @@ import sysconfig
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
+from flask import Flask
+
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.interfaces.schemas import document
 from flask_migrate_mongo.model.errors import MigrateError, NoRunError
+from flask_migrate_mongo.model.reports import Outcome, RunReport
 from flask_migrate_mongo.model.values import Direction, Plan, Progress, Request, Step
 from flask_migrate_mongo.model.wording import rest
 from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
+from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.store.runs import RunState, RunStore, StoredRun
 from flask_migrate_mongo.wiring.looking import runs
 from flask_migrate_mongo.wiring.running import acting, call, runner
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flask import Flask
-
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.state import AppState
 
 START_SECONDS = 15
 """Seconds to import the application and claim the run; gunicorn ends a worker after 30."""

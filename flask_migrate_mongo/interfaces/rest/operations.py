@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Request
 from marshmallow import RAISE, Schema, ValidationError, fields, missing, validate
 from webargs.flaskparser import FlaskParser
 
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.schemas import VERSION
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
@@ -19,14 +22,6 @@ from flask_migrate_mongo.model.values import Status
 from flask_migrate_mongo.model.wording import camel_case
 
 from .routes import ROUTES, Route
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from flask import Request
-
-    from flask_migrate_mongo.driver.server import Document
-
 
 RUN_ID = r"[0-9a-f]{32}"
 MOST_RECORDS = 1_000

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from flask import Response, current_app, request, stream_with_context, url_for
 
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model.errors import CreateDisabledError, NotReadyError, UnknownVersionError
 from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.store.runs import StoredRun
 from flask_migrate_mongo.wiring.looking import inspector, runs
 from flask_migrate_mongo.wiring.running import acting, call, runner
 
 from . import async_runs, operations
 from .access import is_outsider
 from .answers import HEADERS, answer, document, respond
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.store.runs import StoredRun
 
 LONGEST_STREAM = 300
 """Seconds: a stream occupies a worker of the web server. The reader continues with Last-Event-ID."""
