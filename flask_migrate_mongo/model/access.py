@@ -10,7 +10,7 @@ from enum import Enum
 
 from flask import Request
 
-Authorize = Callable[[str, "Request"], object]
+Authorize = Callable[[str, Request], object]
 """The application's own answer to whether a request may do an action: True or False."""
 
 SHORTEST = 16
