@@ -10,7 +10,7 @@ from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.access import Scope, Token, digest_of
 
-from .operations import QUERIES, NoQuery, query
+from .operations import QUERIES, NoQuery, parse
 from .routes import ROUTES, Route
 
 BODY_LIMIT = 16_384
@@ -111,4 +111,4 @@ def enter() -> None:
         raise errors.InvalidRequestError("This endpoint takes no body.", remedy)
     # Views read the parameters that there are.
     if route.action not in QUERIES:
-        query(NoQuery, request)
+        parse(NoQuery, request)

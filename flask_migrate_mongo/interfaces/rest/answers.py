@@ -51,9 +51,7 @@ def explain(exc: Exception) -> Response:
         if exc.response is not None:
             return cast("Response", exc.response)
         # An `abort()` of the application's own hooks, or of Flask.
-        error: errors.MigrateError = _HttpError(
-            exc.code or 500, exc.name, exc.description or exc.name
-        )
+        error: errors.MigrateError = _HttpError(exc)
         headers = {k: v for k, v in exc.get_headers() if k != "Content-Type"}
     else:
         error = _known(exc)
@@ -81,9 +79,10 @@ class _HttpError(errors.MigrateError):
 
     type_uri = "about:blank"
 
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        self.code, self.title, self.http_status = f"http-{status}", title, status
-        super().__init__(detail)
+    def __init__(self, exc: HTTPException) -> None:
+        self.title, self.http_status = exc.name, exc.code or 500
+        self.code = f"http-{self.http_status}"
+        super().__init__(exc.description or exc.name)
 
 
 def _known(exc: Exception) -> errors.MigrateError:

@@ -120,15 +120,12 @@ def is_version(text: str) -> bool:
     return re.fullmatch(VERSION, text) is not None
 
 
-def query(schema: type[Schema], request: Request) -> dict[str, Any]:
-    """Read the parameters in the query string. Raises InvalidRequestError."""
-    found: dict[str, Any] = _PARSER.parse(schema(), request, location="query")
-    return found
+def parse(schema: type[Schema], request: Request, location: str = "query") -> dict[str, Any]:
+    """Read the parameters in the query string, or those in a body of `json`.
 
-
-def body(schema: type[Schema], request: Request) -> dict[str, Any]:
-    """Read the fields of a JSON body. Raises NotJsonError or InvalidRequestError."""
-    found: dict[str, Any] = _PARSER.parse(schema(), request, location="json")
+    Raises InvalidRequestError, or NotJsonError.
+    """
+    found: dict[str, Any] = _PARSER.parse(schema(), request, location=location)
     return found
 
 

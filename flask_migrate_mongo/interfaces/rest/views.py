@@ -33,11 +33,11 @@ def status() -> Response:
 
 
 def up() -> Response:
-    return _run(Direction.UP, operations.query(operations.UpQuery, request))
+    return _run(Direction.UP, operations.parse(operations.UpQuery, request))
 
 
 def down() -> Response:
-    return _run(Direction.DOWN, operations.query(operations.DownQuery, request))
+    return _run(Direction.DOWN, operations.parse(operations.DownQuery, request))
 
 
 def run(run_id: str) -> Response:
@@ -58,7 +58,7 @@ def run_cancel(run_id: str) -> Response:
 
 
 def history() -> Response:
-    asked = operations.query(operations.HistoryQuery, request)
+    asked = operations.parse(operations.HistoryQuery, request)
     return answer("history", inspector(app_state.current()).records(**asked))
 
 
@@ -72,7 +72,7 @@ def create() -> Response:
     settings = app_state.current().settings
     if not (settings.api_create or current_app.debug):
         raise CreateDisabledError
-    asked = operations.body(operations.NewMigration, request)
+    asked = operations.parse(operations.NewMigration, request, "json")
     scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
     return answer("create", scaffold.create(**asked), 201)
 
@@ -82,7 +82,7 @@ def lock_status() -> Response:
 
 
 def lock_release() -> Response:
-    asked = operations.query(operations.ReleaseQuery, request)
+    asked = operations.parse(operations.ReleaseQuery, request)
     released = runner(app_state.current()).force_unlock(confirmed=asked["confirm"])
     return answer("lock-release", released)
 
