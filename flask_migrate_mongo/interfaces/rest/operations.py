@@ -15,11 +15,10 @@ from webargs.flaskparser import FlaskParser
 
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.interfaces import schemas
-from flask_migrate_mongo.interfaces.schemas import VERSION
+from flask_migrate_mongo.interfaces.schemas import VERSION, ClosedSchema
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
 from flask_migrate_mongo.model.reports import LONGEST_DRY_RUN, MOST_SAMPLES
 from flask_migrate_mongo.model.values import Status
-from flask_migrate_mongo.model.wording import camel_case
 
 from .routes import ROUTES, Route
 
@@ -64,12 +63,8 @@ def _whole(least: int, most: float, description: str, default: object = missing)
     return _Whole(validate=bounds, metadata=about, load_default=default)
 
 
-class NoQuery(Schema):
+class NoQuery(ClosedSchema):
     """No parameters."""
-
-    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Spell the parameter in camelCase."""
-        field_obj.data_key = camel_case(field_name)
 
 
 class UpQuery(NoQuery):
