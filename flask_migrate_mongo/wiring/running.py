@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import connected_server
-from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.driver.server import Document, Server
 from flask_migrate_mongo.engine.options import DEFAULTS, Options
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Folder
@@ -71,7 +70,7 @@ def acting(state: AppState, *, dry_run: bool) -> Runner | DryRunner:
 def call(
     acts: Runner | DryRunner,
     direction: Direction,
-    parameters: Mapping[str, Any],
+    parameters: Document,
     options: Options = DEFAULTS,
 ) -> RunReport:
     """Call `up` or `down` with the parameters of a command or a request, by their names in Python."""
