@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -10,7 +11,6 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import bson
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import (
     BulkWriteError,
@@ -34,26 +34,17 @@ from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.process import elapsed
 
-from .checkpoints import (
-    IDS,
-    Checkpoint,
-    DocumentId,
-    IdRange,
-    Phase,
-    StoredCheckpoint,
-    with_exact_ids,
-)
-from .options import is_update
+from .checkpoints import IDS, Checkpoint, IdRange, OneId, Phase, StoredCheckpoint, with_exact_ids
+from .options import BackfillArguments, is_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from bson.codec_options import CodecOptions
     from pymongo.client_session import ClientSession
     from pymongo.cursor import Cursor
 
     from flask_migrate_mongo.driver.server import Document, DocumentView, Replies, Server, Update
-
-    from .options import BatchedChange
 
 POLL_SECONDS = 0.5
 """How often a paused worker looks whether it may continue."""
@@ -77,10 +68,7 @@ _TOO_LARGE = frozenset({112, 251, 290, 388})
 # CursorNotFound, MaxTimeMSExpired (for all batches of a cursor together), QueryPlanKilled, CursorKilled.
 _LOST_CURSOR = frozenset({43, 50, 175, 237})
 
-_ALL_IDS = IdRange()
-_RAW_IDS: CodecOptions[RawBSONDocument] = CodecOptions(
-    RawBSONDocument, tz_aware=True, datetime_conversion=IDS.datetime_conversion
-)
+_RAW_IDS: CodecOptions[RawBSONDocument] = IDS.with_options(document_class=RawBSONDocument)
 
 _UNSUPPORTED = {
     "viewOn": "a view, which cannot be written to. Backfill the collection that it shows",
@@ -102,15 +90,6 @@ class DocumentChange(NamedTuple):
 Batch = list[DocumentChange]
 
 
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """The server's counts for a batch, and whether a changed document still matches `where`."""
-
-    matched: int = 0
-    modified: int = 0
-    still_matches: bool = False
-
-
 class BatchedCollection:
     """A collection that is read and written in batches.
 
@@ -118,17 +97,16 @@ class BatchedCollection:
     reads all of them, as long as it lasts.
     """
 
-    def __init__(self, server: Server, batched: BatchedChange) -> None:
-        change = batched.change
+    def __init__(self, server: Server, arguments: BackfillArguments) -> None:
+        change = arguments.change
         if isinstance(change, PortableFunction):
             change = change.resolve()
         has_transactions = server.transactions_lacking is None
-        self.batched = batched
+        self.arguments = arguments
         self._server = server
-        self._collection = server.handle(transactional=has_transactions)[batched.collection]
+        self._collection = server.handle(transactional=has_transactions)[arguments.collection]
         self._change = change
         self._projection = None if callable(change) else {"_id": 1}
-        self._group_size = 1 if callable(change) else GROUP_SIZE
         self._replies: Replies | None = None
         self._was_read = False
 
@@ -142,11 +120,10 @@ class BatchedCollection:
 
     def estimate(self) -> int | None:
         """Estimate how many documents match; None if counting takes too long, or meets an election."""
-        where, collection = self.batched.where, self._collection
         try:
-            if where:
-                return collection.count_documents(where, maxTimeMS=COUNT_MS)
-            return self._server.estimated_count(collection.name)
+            if where := self.arguments.where:
+                return self._collection.count_documents(where, maxTimeMS=COUNT_MS)
+            return self._server.estimated_count(self._collection.name)
         except (ConnectionFailure, ExecutionTimeout, ConnectionFailedError, NotImplementedError):
             return None
 
@@ -161,8 +138,8 @@ class BatchedCollection:
             found = [d["_id"] for d in with_exact_ids(self._collection).aggregate(sample)]
         chosen = [found[len(found) * n // wanted] for n in range(1, wanted)] if found else []
         # Compared as BSON: True equals 1 in Python, but is a different `_id` on the server.
-        ends = [DocumentId(id_) for id_ in {bson.encode({"_id": i}): i for i in chosen}.values()]
-        return [IdRange(a, b) for a, b in zip([None, *ends], [*ends, None], strict=True)]
+        ends: list[OneId] = [(i,) for i in {bson.encode({"_id": i}): i for i in chosen}.values()]
+        return [IdRange(a, b) for a, b in zip([(), *ends], [*ends, ()], strict=True)]
 
     def read(self, bounds: IdRange) -> Batch | None:
         """Read the next batch of a range; None if nothing is left in it.
@@ -197,7 +174,7 @@ class BatchedCollection:
 
     def _open(self, bounds: IdRange) -> Replies:
         self._was_read = False
-        query, size = _and(self.batched.where, _within(bounds)), self.batched.batch_size
+        query, size = _and(self.arguments.where, _within(bounds)), self.arguments.batch_size
         try:
             return self._server.read_in_order(
                 self._collection, query, projection=self._projection, batch_size=size
@@ -232,7 +209,7 @@ class BatchedCollection:
             raise  # Not the document's fault: the function or the server failed.
         except Exception as exc:
             error = _shortened(f"{type(exc).__name__}: {exc}")
-            if self.batched.max_rejected:
+            if self.arguments.max_rejected:
                 return DocumentChange(id_, None, error)
             raise _rejected("The function", id_, error) from exc
         msg = (
@@ -241,29 +218,40 @@ class BatchedCollection:
         )
         raise BackfillError(msg)
 
-    def write(
-        self, batch: Batch, session: ClientSession | None, *, check_where: bool
-    ) -> WriteResult:
-        """Write a batch; with `check_where`, look whether a changed document still matches `where`."""
+    def write(self, batch: Batch, session: ClientSession | None) -> tuple[int, int]:
+        """Write a batch; count matched and modified documents."""
         changes = [(change.id, change.update) for change in batch if change.update is not None]
         if not changes:
-            return WriteResult()
-        size = self._group_size
+            return 0, 0
+        size = 1 if callable(self._change) else GROUP_SIZE
         groups = [changes[start : start + size] for start in range(0, len(changes), size)]
         updates = [(self._filter([id_ for id_, _ in group]), group[0][1]) for group in groups]
-        matched, modified = self._server.bulk_update(
+        return self._server.bulk_update(
             self._collection, updates, many=size > 1 and len(changes) > 1, session=session
         )
-        if not check_where:
-            return WriteResult(matched, modified)
+
+    def still_matches(self, batch: Batch, session: ClientSession | None) -> bool:
+        """Whether `where`, if there is one, matches a document that the batch has changed."""
+        changed = [change.id for change in batch if change.update is not None]
+        if not changed or not self.arguments.where:
+            return False
         options = {} if session is None else {"session": session}
-        changed = self._filter([id_ for id_, _ in changes])
-        found = self._collection.find_one(changed, {"_id": 1}, **options)
-        return WriteResult(matched, modified, still_matches=found is not None)
+        found = self._collection.find_one(self._filter(changed), {"_id": 1}, **options)
+        return found is not None
+
+    def ensure_few_rejected(self, rejected: Sequence[Document]) -> None:
+        """Raise RejectedError if more documents were rejected than allowed."""
+        if len(rejected) > self.arguments.max_rejected:
+            last = rejected[-1]
+            raise RejectedError(
+                f"{len(rejected)} documents were rejected, more than max_rejected allows. The last one has "
+                f"_id {last['_id']!r}: {last['error']}. The batches before it are kept.",
+                "Fix the change or the documents and run it again, or raise max_rejected.",
+            )
 
     def _filter(self, ids: list[object]) -> Document:
         # By equality, because a query by a range of `_id`s finds only one type.
-        return _and(self.batched.where, {"_id": ids[0] if len(ids) == 1 else {"$in": ids}})
+        return _and(self.arguments.where, {"_id": ids[0] if len(ids) == 1 else {"$in": ids}})
 
 
 def _raw_batches(found: Cursor[RawBSONDocument], size: int) -> Generator[bytes, None, None]:
@@ -274,7 +262,7 @@ def _raw_batches(found: Cursor[RawBSONDocument], size: int) -> Generator[bytes, 
 def _within(bounds: IdRange) -> Document:
     """Build the condition of a range, with $expr because query operators compare only one type."""
     ends = (("$gt", bounds.after), ("$lte", bounds.through))
-    conditions = [{op: ["$_id", {"$literal": id_.value}]} for op, id_ in ends if id_ is not None]
+    conditions = [{op: ["$_id", {"$literal": id_}]} for op, end in ends for id_ in end]
     return {"$expr": {"$and": conditions}} if conditions else {}
 
 
@@ -297,13 +285,10 @@ class WorkerCancelledError(Exception):
 class WorkerControl:
     """Decides between two batches whether the worker of a range continues: this one only follows requests."""
 
-    def check(self, request: Request | None) -> None:
-        """Raise if the worker must stop."""
+    def is_paused(self, request: Request | None) -> bool:
+        """Whether the worker must wait. Raises if it must stop."""
         if request is Request.CANCEL:
             raise WorkerCancelledError
-
-    def is_paused(self, request: Request | None) -> bool:
-        """Whether the worker must wait."""
         return request is Request.PAUSE
 
     def sleep(self, seconds: float) -> None:
@@ -319,7 +304,7 @@ class WorkerControl:
         """Receive a checkpoint that was committed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Worker:
     """Works on one range until nothing is left in it, with one transaction for each batch.
 
@@ -327,70 +312,69 @@ class Worker:
     """
 
     documents: BatchedCollection
-    checkpoint: StoredCheckpoint
+    stored: StoredCheckpoint
     control: WorkerControl
     transactions: Transactions
     session: ClientSession | None
-    bounds: IdRange = _ALL_IDS
-    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    bounds: IdRange = field(default_factory=IdRange)
+    _checkpoint: Checkpoint = field(init=False)
+    _request: Request | None = field(init=False)
+    _name: str = field(default_factory=lambda: uuid.uuid4().hex, init=False)
 
-    def run(self) -> Checkpoint:
+    def run(self) -> Backfilled:
         """Work from the checkpoint to the end of the range. Raises LeaseLostError, RejectedError."""
-        checkpoint, request = self.read_checkpoint()
-        began, before = elapsed(), checkpoint.counts.scanned
-        try:
-            while checkpoint.phase is not Phase.DONE:
-                self._wait_while_paused(request)
-                batch = self._read(checkpoint)
+        self._checkpoint, self._request = self.read_checkpoint()
+        began, before = elapsed(), self._checkpoint.counts.scanned
+        with contextlib.closing(self.documents):
+            while self._checkpoint.phase is not Phase.DONE:
+                self._wait_while_paused()
+                batch = self._read()
                 if batch is None:
-                    checkpoint, request = self._end_pass(checkpoint)
+                    self._end_pass()
                 else:
-                    checkpoint, request = self._write(batch, checkpoint)
-                    self._limit_rate(checkpoint.counts.scanned - before, began)
-        finally:
-            self.documents.close()
-        return checkpoint
+                    self._write(batch)
+                    self._limit_rate(self._checkpoint.counts.scanned - before, began)
+        return self._checkpoint.counts
 
     def read_checkpoint(self) -> tuple[Checkpoint, Request | None]:
         """Read the checkpoint and the request to this worker. Raises LeaseLostError."""
-        return self.transactions.repeat(self.checkpoint.read, _log)
+        return self.transactions.repeat(self.stored.read, _log)
 
-    def _wait_while_paused(self, request: Request | None) -> None:
-        self.control.check(request)
-        while self.control.is_paused(request):
+    def _wait_while_paused(self) -> None:
+        while self.control.is_paused(self._request):
             self.control.sleep(POLL_SECONDS)
-            _, request = self.read_checkpoint()
-            self.control.check(request)
+            _, self._request = self.read_checkpoint()
 
     def _limit_rate(self, done: int, began: float) -> None:
-        rate = self.documents.batched.max_per_second
+        rate = self.documents.arguments.max_per_second
         if rate is not None and (ahead := began + done / rate - elapsed()) > 0:
             self.control.sleep(ahead)
 
-    def _read(self, checkpoint: Checkpoint) -> Batch | None:
+    def _read(self) -> Batch | None:
         """Read the next batch. A lost cursor is opened again at the checkpoint."""
-        last = checkpoint.phase is Phase.LAST
-        through = checkpoint.first_end if last else self.bounds.through
-        left = IdRange(checkpoint.at or self.bounds.after, through)
-        documents = self.documents
+        documents, at = self.documents, self._checkpoint
+        through = at.first_end if at.phase is Phase.LAST else self.bounds.through
+        left = IdRange(at.at or self.bounds.after, through)
         return self.transactions.repeat(lambda: documents.read(left), _log, documents.can_reopen)
 
-    def _end_pass(self, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
+    def _end_pass(self) -> None:
         """Start the last pass, or end the range.
 
         The last pass finds documents that were inserted below the checkpoint. Only `where` can
         separate them from those that are done, so there is none if changed documents still match `where`.
         """
-        after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self.name)
-        may_repeat = self.documents.batched.where and not before.stays and before.at is not None
+        before = self._checkpoint
+        after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self._name)
+        may_repeat = self.documents.arguments.where and not before.stays and before.at
         if before.phase is Phase.FIRST and may_repeat:
-            after = replace(after, phase=Phase.LAST, first_end=before.at, at=None)
+            after = replace(after, phase=Phase.LAST, first_end=before.at, at=())
         fields = self.control.fields_with(after)
-        return after, self.transactions.repeat(
-            lambda: self.checkpoint.advance(before, after, fields=fields), _log
+        self._request = self.transactions.repeat(
+            lambda: self.stored.advance(after, fields=fields), _log
         )
+        self._checkpoint = after
 
-    def _write(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
+    def _write(self, batch: Batch) -> None:
         tries = count(1)
 
         def is_too_large(exc: BaseException) -> bool:
@@ -400,59 +384,42 @@ class Worker:
             return is_transient(exc) and not (is_too_large(exc) and next(tries) >= MAX_TRIES)
 
         try:
-            after, request = self.transactions.repeat(
-                lambda: self._commit(batch, before), _log, can_retry
+            self._checkpoint, self._request = self.transactions.repeat(
+                lambda: self._commit(batch), _log, can_retry
             )
         except (PyMongoError, MigrateError) as exc:
             _ensure_same_shard_key(exc)
             if not is_too_large(exc) and not isinstance(exc, BulkWriteError):
                 raise
-            return self._write_halves(batch, before, exc)
-        self.control.committed(after)
-        return after, request
+            self._write_halves(batch, exc)
+        else:
+            self.control.committed(self._checkpoint)
 
-    def _write_halves(
-        self, batch: Batch, checkpoint: Checkpoint, exc: Exception
-    ) -> tuple[Checkpoint, Request | None]:
+    def _write_halves(self, batch: Batch, exc: Exception) -> None:
         """Write the halves of a batch that is too large or was refused, down to the document at fault."""
         if len(batch) == 1:
             id_, error = batch[0].id, _shortened(str(failure_of(exc).get("errmsg") or exc))
-            if not self.documents.batched.max_rejected:
+            if not self.documents.arguments.max_rejected:
                 raise _rejected("The server", id_, error) from exc
-            return self._write([DocumentChange(id_, None, error)], checkpoint)
-        middle = len(batch) // 2
-        checkpoint, _ = self._write(batch[:middle], checkpoint)
-        return self._write(batch[middle:], checkpoint)
+            self._write([DocumentChange(id_, None, error)])
+        else:
+            middle = len(batch) // 2
+            self._write(batch[:middle])
+            self._write(batch[middle:])
 
-    def _commit(self, batch: Batch, before: Checkpoint) -> tuple[Checkpoint, Request | None]:
-        if self.session is None:
-            return self._write_with_checkpoint(batch, before)
-        with transaction(self.session):
-            after, request = self._write_with_checkpoint(batch, before)
-            self.transactions.commit(self.session, lambda: self.checkpoint.is_committed(after))
+    def _commit(self, batch: Batch) -> tuple[Checkpoint, Request | None]:
+        documents, session = self.documents, self.session
+        with contextlib.nullcontext() if session is None else transaction(session):
+            written = documents.write(batch, session)
+            after = checkpoint_after(self._checkpoint, batch, written, by=self._name)
+            documents.ensure_few_rejected(after.rejected)
+            if not after.stays:
+                after = replace(after, stays=documents.still_matches(batch, session))
+            fields = self.control.fields_with(after)
+            request = self.stored.advance(after, session, fields=fields)
+            if session is not None:
+                self.transactions.commit(session, lambda: self.stored.is_committed(after))
         return after, request
-
-    def _write_with_checkpoint(
-        self, batch: Batch, before: Checkpoint
-    ) -> tuple[Checkpoint, Request | None]:
-        options = self.documents.batched
-        check_where = bool(options.where) and not before.stays
-        result = self.documents.write(batch, self.session, check_where=check_where)
-        rejected = (*before.rejected, *_newly_rejected(batch, before))
-        ensure_few_rejected(rejected, options.max_rejected)
-        new = len(rejected) - len(before.rejected)
-        again = before.phase is Phase.LAST
-        after = replace(
-            before,
-            at=DocumentId(batch[-1].id),
-            stays=before.stays or result.still_matches,
-            batches=before.batches + 1,
-            by=self.name,
-            counts=before.counts + count_batch(batch, result, rejected=new, again=again),
-            rejected=rejected,
-        )
-        fields = self.control.fields_with(after)
-        return after, self.checkpoint.advance(before, after, self.session, fields=fields)
 
 
 def _ensure_same_shard_key(exc: Exception) -> None:
@@ -466,35 +433,25 @@ def _ensure_same_shard_key(exc: Exception) -> None:
         ) from exc
 
 
-def count_batch(
-    batch: Batch, result: WriteResult, *, rejected: int, again: bool = False
-) -> Backfilled:
-    """Count a batch; `again` in the last pass, where skipped documents have been counted before."""
-    changed = sum(change.update is not None for change in batch)
-    errors = sum(change.error is not None for change in batch)
-    skipped = 0 if again else len(batch) - changed - errors
-    scanned = changed + skipped + rejected
-    return Backfilled(scanned, result.matched, result.modified, skipped, rejected)
-
-
-def ensure_few_rejected(rejected: Sequence[Document], limit: int) -> None:
-    """Raise RejectedError if more documents were rejected than allowed."""
-    if len(rejected) > limit:
-        last = rejected[-1]
-        raise RejectedError(
-            f"{len(rejected)} documents were rejected, more than max_rejected allows. The last one has "
-            f"_id {last['_id']!r}: {last['error']}. The batches before it are kept.",
-            "Fix the change or the documents and run it again, or raise max_rejected.",
-        )
-
-
-def _newly_rejected(batch: Batch, before: Checkpoint) -> list[Document]:
+def checkpoint_after(
+    before: Checkpoint, batch: Batch, written: tuple[int, int], by: str = ""
+) -> Checkpoint:
+    """Build the checkpoint after a batch. `written` counts its matched and its modified documents."""
     known = [document["_id"] for document in before.rejected]
-    return [
-        {"_id": change.id, "error": change.error}
-        for change in batch
-        if change.error is not None and change.id not in known
-    ]
+    errors = [{"_id": each.id, "error": each.error} for each in batch if each.error is not None]
+    new = [error for error in errors if error["_id"] not in known]
+    changed = sum(each.update is not None for each in batch)
+    # The last pass reads again what the first one has skipped and counted.
+    skipped = 0 if before.phase is Phase.LAST else len(batch) - changed - len(errors)
+    counts = Backfilled(changed + skipped + len(new), *written, skipped, len(new))
+    return replace(
+        before,
+        at=(batch[-1].id,),
+        batches=before.batches + 1,
+        by=by,
+        counts=before.counts + counts,
+        rejected=(*before.rejected, *new),
+    )
 
 
 def _rejected(by: str, id_: object, error: str) -> RejectedError:

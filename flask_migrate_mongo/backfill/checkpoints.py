@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,12 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
-from flask_migrate_mongo.driver.server import Document, translated
+from flask_migrate_mongo.driver.server import Document, DocumentView, translated
 from flask_migrate_mongo.model.errors import LeaseLostError
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
-from flask_migrate_mongo.store.records import value_at
+from flask_migrate_mongo.model.wording import camel_case
+from flask_migrate_mongo.store.records import Claim, value_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +23,11 @@ if TYPE_CHECKING:
 
     from pymongo.client_session import ClientSession
 
-    from flask_migrate_mongo.driver.server import DocumentView
-    from flask_migrate_mongo.store.records import Claim
-
-IDS: CodecOptions[Document] = CodecOptions(
-    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
+IDS = CodecOptions[Document](tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 """Decodes an `_id` of any type into a value that encodes to the same bytes."""
+
+OneId = tuple[object, ...]
+"""The `_id` of a document, or nothing. It is an item, not None, because null is a valid `_id`."""
 
 
 def with_exact_ids(collection: Collection[Document]) -> Collection[Document]:
@@ -38,18 +37,11 @@ def with_exact_ids(collection: Collection[Document]) -> Collection[Document]:
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentId:
-    """The `_id` of a document. It may be null, so None in place of a DocumentId means "no document"."""
-
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
 class IdRange:
-    """The `_id`s above `after`, up to and including `through`; unlimited where that is None."""
+    """The `_id`s above `after`, up to and including `through`; unlimited where that is empty."""
 
-    after: DocumentId | None = None
-    through: DocumentId | None = None
+    after: OneId = ()
+    through: OneId = ()
 
 
 class Phase(str, Enum):
@@ -68,9 +60,9 @@ class Checkpoint:
     the first pass ended. `stays` is true if `where` still matches documents that were changed.
     """
 
-    at: DocumentId | None = None
+    at: OneId = ()
     phase: Phase = Phase.FIRST
-    first_end: DocumentId | None = None
+    first_end: OneId = ()
     stays: bool = False
     batches: int = 0
     by: str = ""
@@ -79,39 +71,16 @@ class Checkpoint:
 
     def document(self) -> Document:
         """Build the stored document."""
-        return {
-            "at": _to_stored(self.at),
-            "phase": self.phase.value,
-            "firstEnd": _to_stored(self.first_end),
-            "stays": self.stays,
-            "batches": self.batches,
-            "by": self.by,
-            "counts": asdict(self.counts),
-            "rejected": list(self.rejected),
-        }
+        return {camel_case(name): value for name, value in asdict(self).items()}
 
     @classmethod
     def read(cls, document: DocumentView) -> Checkpoint:
         """Read a stored document."""
-        return cls(
-            at=_from_stored(document["at"]),
-            phase=Phase(document["phase"]),
-            first_end=_from_stored(document["firstEnd"]),
-            stays=document["stays"],
-            batches=document["batches"],
-            by=document["by"],
-            counts=Backfilled(**document["counts"]),
-            rejected=tuple(document["rejected"]),
-        )
-
-
-def _to_stored(id_: DocumentId | None) -> list[object]:
-    # A list with at most one item, because null is a valid `_id`.
-    return [] if id_ is None else [id_.value]
-
-
-def _from_stored(stored: list[object]) -> DocumentId | None:
-    return DocumentId(stored[0]) if stored else None
+        found: Document = {f.name: document[camel_case(f.name)] for f in fields(cls)}
+        for name in ("at", "first_end", "rejected"):
+            found[name] = tuple(found[name])
+        found["phase"], found["counts"] = Phase(found["phase"]), Backfilled(**found["counts"])
+        return cls(**found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,37 +102,25 @@ class StoredCheckpoint:
         claimed = _claimed(found)
         return Checkpoint.read(value_at(claimed, self.path)), self._request(claimed)
 
-    def update(
-        self,
-        update: DocumentView,
-        condition: DocumentView | None = None,
-        session: ClientSession | None = None,
-    ) -> Request | None:
+    def update(self, update: DocumentView, session: ClientSession | None = None) -> Request | None:
         """Update the document, and read the request to its worker. Raises LeaseLostError."""
         with translated():
             found = self.collection.find_one_and_update(
-                {**self.condition, **(condition or {})},
-                update,
-                projection={self.request_path: 1},
-                session=session,
+                self.condition, update, projection={self.request_path: 1}, session=session
             )
         return self._request(_claimed(found))
 
     def advance(
-        self,
-        before: Checkpoint,
-        after: Checkpoint,
-        session: ClientSession | None = None,
-        *,
-        fields: DocumentView,
+        self, after: Checkpoint, session: ClientSession | None = None, *, fields: DocumentView
     ) -> Request | None:
-        """Replace one checkpoint by the next, set further fields, and read the request to the worker.
+        """Replace the checkpoint by the next, set further fields, and read the request to the worker.
 
         Raises LeaseLostError if another run, or another worker on the same range, has taken over.
         """
         update = {"$set": {self.path: after.document(), **fields}}
+        before = {**self.condition, f"{self.path}.batches": after.batches - 1}
         try:
-            return self.update(update, {f"{self.path}.batches": before.batches}, session)
+            return replace(self, condition=before).update(update, session)
         except LeaseLostError:
             # Without a transaction, an earlier try may have succeeded although its reply was lost.
             if session is not None or not self.is_committed(after):
@@ -192,12 +149,20 @@ def _claimed(found: Document | None) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class StoredBackfill:
-    """One call of `ctx.backfill()` as the record stores it. `ranges` is 0 if it is not divided."""
+    """One call of `ctx.backfill()` as the record stores it. `ranges` is 0 if it is not divided.
+
+    `state` is the checkpoint. While there are workers, each of their ranges has its own instead.
+    """
 
     collection: str
     total: int | None
     ranges: int
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    state: Checkpoint = field(default_factory=Checkpoint)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether the workers of the ranges are not done. After them, `state` continues."""
+        return self.ranges > 0 and self.state.batches == 0
 
 
 class CheckpointStore:
@@ -207,7 +172,7 @@ class CheckpointStore:
     LeaseLostError if another run has claimed it.
     """
 
-    def __init__(self, claim: Claim, number: int) -> None:
+    def __init__(self, claim: Claim, number: int, session: ClientSession | None) -> None:
         self.number = number
         self.run_id = claim.run.actor.run_id
         self.ranges = with_exact_ids(claim.ranges)
@@ -218,47 +183,43 @@ class CheckpointStore:
             "metadata.request",
         )
         self._claim = claim
+        self._session_id = None if session is None else session.session_id["id"]
         self._own_ranges = {"version": str(claim.step.version), "call": number}
         self._claimed_ranges = {**self._own_ranges, "runId": self.run_id}
 
     def find(self) -> StoredBackfill | None:
         """Find what is stored of this call; None if it has not begun."""
+        place = self.checkpoint
         with translated():
-            found = self.checkpoint.collection.find_one(
-                self.checkpoint.condition, {"metadata.checkpoint": 1}
-            )
+            found = place.collection.find_one(place.condition, {"metadata.checkpoint": 1})
         stored = _claimed(found)["metadata"].get("checkpoint") or {}
         call = stored.get("calls", {}).get(str(self.number))
         if call is None or stored["direction"] != self._claim.step.direction.value:
             return None
-        return StoredBackfill(
-            call["collection"], call["total"], call["ranges"], Checkpoint.read(call["state"])
-        )
+        return StoredBackfill(**{**call, "state": Checkpoint.read(call["state"])})
 
-    def begin(self, backfill: StoredBackfill, session_id: bytes | None) -> None:
+    def begin(self, backfill: StoredBackfill) -> None:
         """Store a new call. The first call of a step removes the checkpoints of the other direction."""
-        call = {
-            "collection": backfill.collection,
-            "total": backfill.total,
-            "ranges": backfill.ranges,
-            "state": backfill.checkpoint.document(),
-        }
+        call = {**asdict(backfill), "state": backfill.state.document()}
         fields: Document = {f"metadata.checkpoint.calls.{self.number}": call}
         if self.number == 0:
             checkpoint = {**self._origin, "calls": {"0": call}}
             fields = {"metadata.checkpoint": checkpoint, "metadata.rejected": {}}
-        self.checkpoint.update({"$set": {**fields, "metadata.backfillSession": session_id}})
+        self.checkpoint.update({"$set": {**fields, "metadata.backfillSession": self._session_id}})
 
-    def resume(self, backfill: StoredBackfill, at: datetime, session_id: bytes | None) -> None:
+    def resume(self, backfill: StoredBackfill, at: datetime) -> None:
         """Record that an interrupted call continues, and with which version of the file."""
-        scanned = backfill.checkpoint.counts.scanned
-        if backfill.ranges and not backfill.checkpoint.batches:
-            scanned += sum(each.counts.scanned for each in self.range_checkpoints())
+        scanned = self.scanned(backfill)
         origin = {f"metadata.checkpoint.{name}": value for name, value in self._origin.items()}
         event = self._claim.event("resumed", at, collection=backfill.collection, scanned=scanned)
         self.checkpoint.update(
-            {"$set": {**origin, "metadata.backfillSession": session_id}, **event}
+            {"$set": {**origin, "metadata.backfillSession": self._session_id}, **event}
         )
+
+    def scanned(self, backfill: StoredBackfill) -> int:
+        """Count the documents that were processed so far."""
+        checkpoint = self.combined_ranges() if backfill.has_workers else backfill.state
+        return checkpoint.counts.scanned
 
     @property
     def _origin(self) -> Document:
@@ -272,11 +233,7 @@ class CheckpointStore:
             {
                 **self._own_ranges,
                 "_id": f"{version}:{self.number}:{position:06}",
-                "runId": self.run_id,
-                "session": None,
-                "request": None,
-                "after": _to_stored(each.after),
-                "through": _to_stored(each.through),
+                **asdict(each),
                 "state": Checkpoint().document(),
             }
             for position, each in enumerate(bounds)
@@ -292,15 +249,26 @@ class CheckpointStore:
             self.ranges.update_many(self._own_ranges, {"$set": own})
             found = list(self.ranges.find(self._own_ranges).sort("_id", 1))
         return {
-            each["_id"]: IdRange(_from_stored(each["after"]), _from_stored(each["through"]))
-            for each in found
+            each["_id"]: IdRange(tuple(each["after"]), tuple(each["through"])) for each in found
         }
 
-    def range_checkpoints(self) -> list[Checkpoint]:
-        """Read the checkpoints of the ranges, in their order."""
+    def combined_ranges(self) -> Checkpoint:
+        """Combine the checkpoints of all ranges into the one at which the record continues after them.
+
+        The last range has no upper end, and may have grown after its worker was done. So the checkpoint
+        is not yet at its end.
+        """
         with translated():
-            found = list(self.ranges.find(self._own_ranges, {"state": 1}).sort("_id", 1))
-        return [Checkpoint.read(each["state"]) for each in found]
+            found = list(self.ranges.find(self._own_ranges).sort("_id", 1))
+        states = [Checkpoint.read(each["state"]) for each in found]
+        last = states[-1]
+        return Checkpoint(
+            at=last.first_end or last.at or tuple(found[-1]["after"]),
+            stays=True,  # Each range had its last pass.
+            batches=1,
+            counts=sum((each.counts for each in states), Backfilled()),
+            rejected=tuple(document for each in states for document in each.rejected),
+        )
 
     def range_sessions(self) -> set[bytes]:
         """Read the sessions of the workers of this run."""

@@ -8,11 +8,12 @@ import pickle
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pymongo
 
-from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.driver.server import Document, DocumentView, Server, translated
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import (
@@ -24,7 +25,7 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Request
 
 from .batches import BatchedCollection, Worker, WorkerCancelledError, WorkerControl
-from .checkpoints import IdRange, Phase, StoredCheckpoint, with_exact_ids
+from .checkpoints import CheckpointStore, IdRange, Phase, StoredCheckpoint, with_exact_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
     from bson.codec_options import CodecOptions
     from pymongo.collection import Collection
 
-    from flask_migrate_mongo.driver.server import Document, DocumentView
+    from .options import BackfillArguments
 
-    from .checkpoints import CheckpointStore
-    from .options import BatchedChange
-
-    Check = Callable[[], Request | None]
 
 CHECK_SECONDS = 0.5
 """How often the workers are checked, and requests are sent to them."""
@@ -71,18 +68,22 @@ class ConnectionOptions:
 class RangeTask:
     """One range of a backfill, for a worker in any process. `ranges` is the collection of its checkpoint."""
 
-    batched: BatchedChange
+    arguments: BackfillArguments
     ranges: str
     range_id: str
     run_id: str
     bounds: IdRange
 
 
-def portable(batched: BatchedChange) -> BatchedChange:
-    """Convert a change for another process. Raises BackfillError for a function that cannot be sent."""
-    change = batched.change
+def sendable(arguments: BackfillArguments) -> BackfillArguments:
+    """Convert arguments for the workers. Raises BackfillError for a function that cannot be sent."""
+    if isinstance(arguments.workers, int | ThreadPoolExecutor):
+        return arguments
+    # Only this process can call `pause_when`, and has the executor.
+    sent = replace(arguments, pause_when=None, workers=1)
+    change = arguments.change
     if not callable(change):
-        return batched
+        return sent
     name = getattr(change, "__qualname__", type(change).__qualname__)
     converted = PortableFunction.of(change) or change
     try:
@@ -91,7 +92,7 @@ def portable(batched: BatchedChange) -> BatchedChange:
     except Exception:  # noqa: BLE001  (pickle raises whatever the object raises)
         can_be_sent = False
     if can_be_sent:
-        return replace(batched, change=converted)
+        return replace(sent, change=converted)
     msg = (
         f"{name} cannot be sent to another process. Define it as a function at the top level of the "
         "migration, or use threads: `workers=4`."
@@ -102,16 +103,16 @@ def portable(batched: BatchedChange) -> BatchedChange:
 # --- in the worker
 
 
-def work_in_process(connection: ConnectionOptions, task: RangeTask) -> bool:
-    """Work on a range in a process without a client. Returns False if it was cancelled."""
+def work_in_process(connection: ConnectionOptions, task: RangeTask) -> None:
+    """Work on a range in a process without a client."""
     with pymongo.MongoClient(**{**connection.client, "connect": False}) as client:
         database = client.get_database(connection.database, codec_options=connection.codec)
-        return work_in_thread(Server(database), task)
+        work_in_thread(Server(database), task)
 
 
-def work_in_thread(server: Server, task: RangeTask) -> bool:
-    """Work on a range. Returns False if it was cancelled. Raises LeaseLostError, RejectedError."""
-    documents = BatchedCollection(server, task.batched)
+def work_in_thread(server: Server, task: RangeTask) -> None:
+    """Work on a range, until it is done or cancelled. Raises LeaseLostError, RejectedError."""
+    documents = BatchedCollection(server, task.arguments)
     ranges = with_exact_ids(server.collection(task.ranges))
     condition = {"_id": task.range_id, "runId": task.run_id}
     checkpoint = StoredCheckpoint(ranges, condition, "state", "request")
@@ -122,9 +123,7 @@ def work_in_thread(server: Server, task: RangeTask) -> bool:
         # A worker that had the range before may have died in its transaction. A retry finds our own.
         if before not in {None, own}:
             server.kill_session(before)
-        return _run(
-            Worker(documents, checkpoint, WorkerControl(), transactions, session, task.bounds)
-        )
+        _run(Worker(documents, checkpoint, WorkerControl(), transactions, session, task.bounds))
 
 
 def _begin(
@@ -137,22 +136,19 @@ def _begin(
         return (ranges.find_one_and_update(unfinished, own, {"session": 1}) or {}).get("session")
 
 
-def _run(worker: Worker) -> bool:
-    conflicts = 0
-    while True:
+def _run(worker: Worker) -> None:
+    for conflicts in count(1):
         try:
-            worker.run()
-        except WorkerCancelledError:
-            return False
+            with contextlib.suppress(WorkerCancelledError):
+                worker.run()
         except LeaseLostError:
             # An earlier worker on this range may have committed one more batch. If another run has
             # taken over instead, reading the checkpoint fails.
             worker.read_checkpoint()
-            conflicts += 1
             if conflicts > MAX_CONFLICTS:
                 raise
         else:
-            return True
+            return
 
 
 # --- in the process of the migration
@@ -167,7 +163,7 @@ class WorkerPool:
     tasks: Sequence[RangeTask]
     _sent: Request | None = None
 
-    def run(self, workers: int | Executor, check: Check) -> None:
+    def run(self, workers: int | Executor, check: Callable[[], Request | None]) -> None:
         """Work on all ranges. `check` is called regularly, and returns a request to send.
 
         An exception of `check` or of a worker ends the other workers after their current batch.
@@ -183,7 +179,7 @@ class WorkerPool:
                 ]
             self._wait(futures, check)
 
-    def _wait(self, futures: list[Future[bool]], check: Check) -> None:
+    def _wait(self, futures: list[Future[None]], check: Callable[[], Request | None]) -> None:
         running = set(futures)
         try:
             while running:
@@ -205,7 +201,7 @@ class WorkerPool:
         retries = Transactions(self.server, time.sleep)
         retries.repeat(lambda: self.store.set_in_ranges(fields), _log)
 
-    def _end(self, running: set[Future[bool]], *, died: bool) -> None:
+    def _end(self, running: set[Future[None]], *, died: bool) -> None:
         for future in running:
             future.cancel()
         try:
@@ -228,7 +224,7 @@ def _opened(workers: int | Executor) -> contextlib.AbstractContextManager[Execut
     return contextlib.nullcontext(workers)  # The migration opened it, and closes it.
 
 
-def _raise_failure(future: Future[bool]) -> None:
+def _raise_failure(future: Future[None]) -> None:
     try:
         future.result()
     except Exception as exc:

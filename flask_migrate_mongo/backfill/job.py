@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -9,29 +10,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
-from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Progress, Request
 from flask_migrate_mongo.process import elapsed
 
-from .batches import (
-    POLL_SECONDS,
-    BatchedCollection,
-    Worker,
-    WorkerControl,
-    count_batch,
-    ensure_few_rejected,
-)
-from .checkpoints import Checkpoint, CheckpointStore, DocumentId, IdRange, Phase, StoredBackfill
-from .executors import RangeTask, WorkerPool, portable
+from .batches import POLL_SECONDS, BatchedCollection, Worker, WorkerControl, checkpoint_after
+from .checkpoints import Checkpoint, CheckpointStore, IdRange, Phase, StoredBackfill
+from .executors import RangeTask, WorkerPool, sendable
 from .options import BackfillCallable
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from pymongo.client_session import ClientSession
 
     from flask_migrate_mongo.driver.server import Document
+    from flask_migrate_mongo.model.reports import Backfilled
     from flask_migrate_mongo.process import StopSwitch
     from flask_migrate_mongo.store.lease import Grant
     from flask_migrate_mongo.store.records import Claim
@@ -59,11 +53,12 @@ class Backfill(BackfillCallable):
     _numbers: Iterator[int] = field(default_factory=count, init=False)
 
     def _execute(self, arguments: BackfillArguments) -> Backfilled:
-        job = BackfillJob(self, arguments, CheckpointStore(self.claim, next(self._numbers)))
         with self.switch.deferred(), self.server.session() as session:
-            return job.run(session)
+            store = CheckpointStore(self.claim, next(self._numbers), session)
+            return BackfillJob(self, arguments, store, session).run()
 
 
+@dataclass
 class BackfillJob(WorkerControl):
     """One call of `ctx.backfill()`, from its begin, or its resumption, to its end.
 
@@ -71,40 +66,40 @@ class BackfillJob(WorkerControl):
     stops the run, and pauses them on request.
     """
 
-    def __init__(
-        self, step: Backfill, arguments: BackfillArguments, store: CheckpointStore
-    ) -> None:
-        self._step = step
-        self._arguments = arguments
-        self._store = store
-        # A function that cannot be sent is refused here, before anything is stored.
-        batched = arguments.batched
-        self._sent = portable(batched) if arguments.uses_processes else batched
-        self._documents = BatchedCollection(step.server, batched)
-        self._transactions = Transactions(step.server, step.sleep)
+    _step: Backfill
+    _arguments: BackfillArguments
+    _store: CheckpointStore
+    _session: ClientSession | None
 
-    def run(self, session: ClientSession | None) -> Backfilled:
+    def __post_init__(self) -> None:
+        # A function that cannot be sent is refused here, before anything is stored.
+        self._sent = sendable(self._arguments)
+        self._documents = BatchedCollection(self._step.server, self._arguments)
+        self._transactions = Transactions(self._step.server, self._step.sleep)
+
+    def run(self) -> Backfilled:
         """Begin or resume the call, and execute it to its end."""
-        session_id = None if session is None else session.session_id["id"]
         stored = self._repeat(self._store.find)
         if stored is None:
-            stored = self._repeat(lambda: self._begin(session_id))
+            stored = self._repeat(self._begin)
         else:
-            self._resume(stored, session_id)
-        if stored.checkpoint.phase is Phase.DONE:
-            return stored.checkpoint.counts
+            self._resume(stored)
+        if stored.state.phase is Phase.DONE:
+            return stored.state.counts
         if (reason := self._step.server.transactions_lacking) is not None:
             self._step.log.warning(
                 "This server has no transactions (%s). If this backfill is interrupted, a batch of it "
                 "can be executed twice.",
                 reason,
             )
-        self._meter = ProgressMeter(self._step, stored)
-        # Once the workers are done, the checkpoint in the record continues after their ranges.
-        if stored.ranges and stored.checkpoint.batches == 0:
-            self._run_workers(stored.checkpoint)
-        worker = Worker(self._documents, self._store.checkpoint, self, self._transactions, session)
-        counts = worker.run().counts
+        scanned = self._repeat(lambda: self._store.scanned(stored))
+        self._meter = ProgressMeter(self._step, stored, scanned)
+        if stored.has_workers:
+            self._run_workers()
+        worker = Worker(
+            self._documents, self._store.checkpoint, self, self._transactions, self._session
+        )
+        counts = worker.run()
         if stored.ranges:
             self._repeat(self._store.delete_ranges)
         return counts
@@ -118,19 +113,19 @@ class BackfillJob(WorkerControl):
 
         return self._transactions.repeat(held, self._step.log)
 
-    def _begin(self, session_id: bytes | None) -> StoredBackfill:
+    def _begin(self) -> StoredBackfill:
         self._documents.ensure_supported()
         ranges = []
         if self._arguments.ranges > 1 and self._step.server.allows_workers:
             ranges = self._documents.sample_ranges(self._arguments.ranges)
             self._store.create_ranges(ranges)
         total = self._documents.estimate()
-        stored = StoredBackfill(self._arguments.batched.collection, total, len(ranges))
-        self._store.begin(stored, session_id)
+        stored = StoredBackfill(self._arguments.collection, total, len(ranges))
+        self._store.begin(stored)
         return stored
 
-    def _resume(self, stored: StoredBackfill, session_id: bytes | None) -> None:
-        collection = self._arguments.batched.collection
+    def _resume(self, stored: StoredBackfill) -> None:
+        collection = self._arguments.collection
         if stored.collection != collection:
             msg = (
                 f"Backfill {self._store.number + 1} of this migration changed {stored.collection} "
@@ -138,68 +133,48 @@ class BackfillJob(WorkerControl):
                 "same order each time."
             )
             raise BackfillError(msg)
-        if stored.checkpoint.phase is not Phase.DONE:
+        if stored.state.phase is not Phase.DONE:
             self._step.log.info("The backfill of %s continues", collection)
             at = self._step.lease.ensure()
-            self._repeat(lambda: self._store.resume(stored, at, session_id))
+            self._repeat(lambda: self._store.resume(stored, at))
 
-    def _run_workers(self, before: Checkpoint) -> None:
-        """Work on the ranges with several workers, and store their sum as the checkpoint of the record.
-
-        The last range has no upper end, and may have grown after its worker was done. So the checkpoint
-        is not yet at its end.
-        """
+    def _run_workers(self) -> None:
+        """Work on the ranges with several workers, and combine their checkpoints into that of the record."""
         ranges = self._repeat(self._store.take_over_ranges)
-        pool = WorkerPool(self._step.server, self._store, self._tasks(ranges))
-        begins = self._repeat(self._store.range_checkpoints)
-        self._meter.start(sum(each.counts.scanned for each in begins))
-        pool.run(self._arguments.workers, self._check_workers)
-        ends = self._repeat(self._store.range_checkpoints)
-        last, (*_, bounds) = ends[-1], ranges.values()
-        after = Checkpoint(
-            at=last.first_end or last.at or bounds.after,
-            stays=True,  # Each range had its last pass.
-            batches=before.batches + 1,
-            counts=sum((each.counts for each in ends), before.counts),
-            rejected=tuple(document for each in ends for document in each.rejected),
-        )
-        self._repeat(lambda: self._store.checkpoint.advance(before, after, fields={}))
-
-    def _tasks(self, ranges: Mapping[str, IdRange]) -> list[RangeTask]:
-        batched, name = self._sent, self._store.ranges.name
-        if batched.max_per_second:
-            batched = replace(batched, max_per_second=batched.max_per_second / len(ranges))
-        return [
-            RangeTask(batched, name, range_id, self._store.run_id, bounds)
+        sent, name = self._sent, self._store.ranges.name
+        if sent.max_per_second:
+            sent = replace(sent, max_per_second=sent.max_per_second / len(ranges))
+        tasks = [
+            RangeTask(sent, name, range_id, self._store.run_id, bounds)
             for range_id, bounds in ranges.items()
         ]
+        pool = WorkerPool(self._step.server, self._store, tasks)
+        pool.run(self._arguments.workers, self._check_workers)
+        after = self._repeat(self._store.combined_ranges)
+        self._repeat(lambda: self._store.checkpoint.advance(after, fields={}))
 
     def _check_workers(self) -> Request | None:
         """Report the progress of all workers, and decide whether they pause.
 
         Raises LeaseLostError, Stopped, RejectedError.
         """
-        checkpoints = self._repeat(self._store.range_checkpoints)
-        rejected = [document for each in checkpoints for document in each.rejected]
-        ensure_few_rejected(rejected, self._arguments.batched.max_rejected)
-        progress = self._meter.at(sum(each.counts.scanned for each in checkpoints))
-        update = {"$set": {"metadata.progress": progress_document(progress)}}
+        combined = self._repeat(self._store.combined_ranges)
+        self._documents.ensure_few_rejected(combined.rejected)
+        update = {"$set": self.fields_with(combined)}
         request = self._repeat(lambda: self._store.checkpoint.update(update))
-        self._meter.report(progress)
-        self.check(request)
+        self.committed(combined)
         return Request.PAUSE if self.is_paused(request) else None
 
     # --- the control of workers
 
-    def check(self, request: Request | None) -> None:
-        """Raise if the lease is lost, or if a signal or a request stops the run."""
-        self._step.lease.ensure()
+    def is_paused(self, request: Request | None) -> bool:
+        """Whether a request, or `pause_when`, pauses the backfill.
+
+        Raises LeaseLostError, and Stopped if a signal or a request stops the run.
+        """
         if request is Request.CANCEL:
             self._step.switch.request_stop("a request to cancel it")
-        self._step.switch.check_inside()
-
-    def is_paused(self, request: Request | None) -> bool:
-        """Whether a request, or `pause_when`, pauses the backfill."""
+        self._ensure_running()
         pause_when = self._arguments.pause_when
         return request is Request.PAUSE or (pause_when is not None and bool(pause_when()))
 
@@ -207,40 +182,40 @@ class BackfillJob(WorkerControl):
         """Wait, but not for long once the run is stopped."""
         until = elapsed() + seconds
         while (left := until - elapsed()) > 0:
-            self.check(None)
+            self._ensure_running()
             self._step.sleep(min(left, POLL_SECONDS))
+
+    def _ensure_running(self) -> None:
+        self._step.lease.ensure()
+        self._step.switch.check_inside()
 
     def fields_with(self, checkpoint: Checkpoint) -> Document:
         """Build the progress, and at the end what was rejected. Raises LeaseLostError."""
         # The migration's function may have taken long since the last check.
         self._step.lease.ensure()
-        progress = progress_document(self._meter.at(checkpoint.counts.scanned))
-        fields: Document = {"metadata.progress": progress}
+        progress = self._meter.at(checkpoint.counts.scanned)
+        fields: Document = {"metadata.progress": progress.document()}
         if checkpoint.phase is Phase.DONE and checkpoint.rejected:
             fields[f"metadata.rejected.{self._store.number}"] = {
-                "collection": self._arguments.batched.collection,
+                "collection": self._arguments.collection,
                 "documents": list(checkpoint.rejected),
             }
         return fields
 
     def committed(self, checkpoint: Checkpoint) -> None:
         """Report the progress."""
-        self._meter.report(self._meter.at(checkpoint.counts.scanned))
+        self._meter.report(checkpoint.counts.scanned)
 
 
 # --- progress
 
 
 class ProgressMeter:
-    """Measures the progress of one call of `ctx.backfill()`, from now on."""
+    """Measures the progress of one call of `ctx.backfill()`, after `done` documents, from now on."""
 
-    def __init__(self, step: Backfill, stored: StoredBackfill) -> None:
+    def __init__(self, step: Backfill, stored: StoredBackfill, done: int) -> None:
         self._step = step
         self._stored = stored
-        self.start(stored.checkpoint.counts.scanned)
-
-    def start(self, done: int) -> None:
-        """Measure from now on; `done` documents were processed before."""
         self._done_before = done
         self._began = self._logged = elapsed()
 
@@ -252,31 +227,13 @@ class ProgressMeter:
         left = (total - done) / rate if rate and total is not None else None
         return Progress(self._stored.collection, done, total, rate, left)
 
-    def report(self, progress: Progress) -> None:
-        """Report it to the observer, and every ten seconds to the log."""
+    def report(self, done: int) -> None:
+        """Report the progress to the observer, and every ten seconds to the log."""
+        progress = self.at(done)
         self._step.on_progress(progress)
         if elapsed() - self._logged >= LOG_SECONDS:
             self._logged = elapsed()
-            self._step.log.info("%s", _line(progress))
-
-
-def progress_document(progress: Progress) -> Document:
-    """Build the stored document of a progress."""
-    rate, left = progress.per_second, progress.seconds_left
-    return {
-        "collection": progress.collection,
-        "done": progress.done,
-        "total": progress.total,
-        "perSecond": None if rate is None else round(rate, 1),
-        "secondsLeft": None if left is None else round(left, 1),
-    }
-
-
-def _line(progress: Progress) -> str:
-    total = "" if progress.total is None else f" of about {progress.total}"
-    rate = "" if progress.per_second is None else f", {progress.per_second:.0f} a second"
-    left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
-    return f"{progress.collection}: {progress.done}{total}{rate}{left}"
+            self._step.log.info("%s", progress)
 
 
 # --- in a dry run
@@ -309,27 +266,18 @@ class DryRunBackfill(BackfillCallable):
         began = elapsed()
         # In an empty context, because these commands are not allowed in a transaction.
         documents, estimated = contextvars.Context().run(self._open, arguments)
-        counts, complete = Backfilled(), True
-        after: DocumentId | None = None
-        number = 0
-        try:
-            while batch := documents.read(IdRange(after)):
-                if number and (number >= self.batches or elapsed() >= self.until):
-                    complete = False
+        done = Checkpoint()
+        with contextlib.closing(documents):
+            while batch := documents.read(IdRange(done.at)):
+                if done.batches and (done.batches >= self.batches or elapsed() >= self.until):
                     break
-                result = documents.write(batch, None, check_where=False)
-                rejected = sum(change.error is not None for change in batch)
-                counts += count_batch(batch, result, rejected=rejected)
-                after, number = DocumentId(batch[-1].id), number + 1
-        finally:
-            documents.close()
-        took = elapsed() - began
-        self.on_end(
-            ExecutedBatches(arguments.batched.collection, counts.scanned, estimated, took, complete)
-        )
-        return counts
+                done = checkpoint_after(done, batch, documents.write(batch, None))
+        took, complete = elapsed() - began, batch is None
+        scanned = done.counts.scanned
+        self.on_end(ExecutedBatches(arguments.collection, scanned, estimated, took, complete))
+        return done.counts
 
     def _open(self, arguments: BackfillArguments) -> tuple[BatchedCollection, int | None]:
-        documents = BatchedCollection(self.server, arguments.batched)
+        documents = BatchedCollection(self.server, arguments)
         documents.ensure_supported()
         return documents, documents.estimate()

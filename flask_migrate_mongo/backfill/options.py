@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from flask_migrate_mongo.driver.server import Document, DocumentView, Update
+from flask_migrate_mongo.driver.server import Document, DocumentView, Server, Update
 from flask_migrate_mongo.model.errors import BackfillError
 
 if TYPE_CHECKING:
     from pymongo.collection import Collection
 
-    from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.files.loading import PortableFunction
     from flask_migrate_mongo.model.reports import Backfilled
 
@@ -36,9 +35,9 @@ class BackfillOptions:
     on_error: str = "stop"
 
 
-@dataclass(frozen=True, slots=True)
-class BatchedChange:
-    """A change of documents in batches, in the form that is sent to worker processes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillArguments:
+    """The arguments of one call of `ctx.backfill()`, validated.
 
     More than `max_rejected` rejected documents stop the backfill.
     """
@@ -47,23 +46,11 @@ class BatchedChange:
     change: Change | PortableFunction[Update | None]
     where: DocumentView
     batch_size: int
-    max_per_second: float | None = None
-    max_rejected: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillArguments:
-    """The arguments of one call of `ctx.backfill()`, validated."""
-
-    batched: BatchedChange
+    max_per_second: float | None
+    max_rejected: int
     pause_when: Callable[[], object] | None
     workers: int | Executor
     ranges: int
-
-    @property
-    def uses_processes(self) -> bool:
-        """Whether workers run outside this process."""
-        return not isinstance(self.workers, int | ThreadPoolExecutor)
 
 
 @dataclass(kw_only=True)
@@ -114,12 +101,15 @@ class BackfillCallable:
             ranges = EXECUTOR_RANGES if isinstance(workers, Executor) else workers
         return self._execute(
             BackfillArguments(
-                BatchedChange(
-                    self._name(collection), _valid(change), dict(where or {}), size, rate, limit
-                ),
-                pause_when,
-                workers,
-                _integer("ranges", ranges, least=1),
+                collection=self._name(collection),
+                change=_valid(change),
+                where=dict(where or {}),
+                batch_size=size,
+                max_per_second=rate,
+                max_rejected=limit,
+                pause_when=pause_when,
+                workers=workers,
+                ranges=_integer("ranges", ranges, least=1),
             )
         )
 

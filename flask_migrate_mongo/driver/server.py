@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
@@ -27,8 +27,6 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.process import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
     from pymongo.cursor import RawBatchCursor
@@ -46,8 +44,9 @@ _AWARE = CodecOptions[Document](tz_aware=True)
 OLDEST_WIRE_VERSION = 13
 """That of MongoDB 5.0."""
 
-MAJORITY_SECONDS = 60
-"""How long a write of ours waits for a majority: with a member down it could wait for ever."""
+_MAJORITY_SECONDS = 60
+MAJORITY = WriteConcern("majority", wtimeout=_MAJORITY_SECONDS * 1000)
+"""Of writes of ours. Limited, because with a member down they could wait for ever."""
 
 _NOT_CONFIRMED = 64
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
@@ -142,7 +141,7 @@ class Server:
                 name,
                 codec_options=_AWARE,
                 read_preference=ReadPreference.PRIMARY,
-                write_concern=WriteConcern("majority", wtimeout=MAJORITY_SECONDS * 1000),
+                write_concern=MAJORITY,
             )
 
     def handle(self, *, transactional: bool) -> Database[Document]:
@@ -204,12 +203,10 @@ class Server:
 
         A refusal is only logged: the server itself ends a transaction 60 s after its start.
         """
-        # In an empty context: the command must not join a session that is bound to this one.
-        contextvars.Context().run(self._kill_session, session_id)
-
-    def _kill_session(self, session_id: bytes) -> None:
+        command = self.database.client.admin.command
         try:
-            self.database.client.admin.command("killSessions", [{"id": session_id}])
+            # In an empty context: the command must not join a session that is bound to this one.
+            contextvars.Context().run(command, "killSessions", [{"id": session_id}])
         except errors.PyMongoError as exc:
             # Once: a server that lacks the command, or a user without the right, refuses each time.
             _log.log(
@@ -251,16 +248,15 @@ class Server:
             try:
                 # The command `count` is refused to clients with a strict API version before MongoDB 6.0.
                 found = list(collection.aggregate([{"$collStats": {"count": {}}}]))
-            except errors.OperationFailure:
-                # Amazon DocumentDB lacks the stage, and a view has no count.
+            except (errors.OperationFailure, NotImplementedError):
+                # Amazon DocumentDB and mongomock lack the stage, and a view has no count.
                 return collection.estimated_document_count()
         return sum(shard["count"] for shard in found)
 
     def collection_options(self, name: str) -> Document:
         """Read the options that a collection was created with; empty if it does not exist."""
         with translated():
-            found = list(self.database.list_collections(filter={"name": name}))
-        return dict(found[0]["options"]) if found else {}
+            return dict(self.database[name].options())
 
     def read_in_order(
         self,
@@ -333,10 +329,6 @@ class MongomockServer(Server):
             found = collection.find_one(query)
         return (found, self.now()) if found else None
 
-    def estimated_count(self, name: str) -> int:
-        """Count the documents of a collection."""
-        return self.database[name].count_documents({})
-
     def collection_options(self, name: str) -> Document:  # noqa: ARG002
         """Give none: mongomock keeps no options."""
         return {}
@@ -386,12 +378,12 @@ def translated() -> Iterator[None]:
 
 def is_passing(exc: errors.PyMongoError) -> bool:
     """Whether a later try can succeed."""
-    return isinstance(exc, errors.ConnectionFailure) or _code(exc) in _PASSING_CODES
+    return isinstance(exc, errors.ConnectionFailure) or code_of(exc) in _PASSING_CODES
 
 
 def is_access_refused(exc: errors.PyMongoError) -> bool:
     """Whether the credentials are wrong or lack a right."""
-    code = _code(exc)
+    code = code_of(exc)
     of_atlas = code == _ATLAS_ERROR and re.search(_ATLAS_ACCESS, _detail(exc))
     return code in _ACCESS_CODES or bool(of_atlas)
 
@@ -400,9 +392,9 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
     detail = _detail(exc)
     if is_access_refused(exc):
         return AccessDeniedError(f"The server refused access: {detail}.")
-    if _code(exc) == _NOT_CONFIRMED:
+    if code_of(exc) == _NOT_CONFIRMED:
         return ConnectionFailedError(
-            f"No majority of the replica set has confirmed a write within {MAJORITY_SECONDS} s.",
+            f"No majority of the replica set has confirmed a write within {_MAJORITY_SECONDS} s.",
             "Check that its members that hold data are up and replicate: rs.status().",
         )
     if is_passing(exc):
@@ -415,17 +407,20 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
     return DatabaseError(f"The server refused a command: {detail}.")
 
 
-def _code(exc: errors.PyMongoError) -> int | None:
-    """Find the server's code for an error; None if the error is the driver's own."""
-    return failure_of(exc).get("code") or (
-        exc.code if isinstance(exc, errors.OperationFailure) else None
-    )
+def driver_error(exc: BaseException) -> errors.PyMongoError | None:
+    """Find the driver's error: this one or its cause."""
+    cause = exc if isinstance(exc, errors.PyMongoError) else exc.__cause__
+    return cause if isinstance(cause, errors.PyMongoError) else None
+
+
+def code_of(exc: BaseException) -> int | None:
+    """Find the server's code for an error, or for its cause; None if the error is the driver's own."""
+    return failure_of(exc).get("code") or getattr(driver_error(exc), "code", None)
 
 
 def failure_of(exc: BaseException) -> DocumentView:
     """Find what the server replied for an error, or for its cause: for a bulk write its first error."""
-    cause = exc if isinstance(exc, errors.PyMongoError) else exc.__cause__
-    found = (cause.details or {}) if isinstance(cause, errors.OperationFailure) else {}
+    found: DocumentView = getattr(driver_error(exc), "details", None) or {}
     failed = (*found.get("writeErrors", ()), *found.get("writeConcernErrors", ()))
     return next(iter(failed), found)
 

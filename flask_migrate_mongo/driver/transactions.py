@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 from pymongo import ReadPreference
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
@@ -22,14 +21,12 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.process import elapsed
 
-from .server import MAJORITY_SECONDS, is_passing
+from .server import MAJORITY, Server, code_of, driver_error, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pymongo.client_session import ClientSession
-
-    from .server import Server
 
 RETRY_SECONDS = 120
 """How long an action is retried: the limit of the drivers' convenient transactions API."""
@@ -52,10 +49,8 @@ _log = logging.getLogger("flask_migrate_mongo.transactions")
 
 def is_transient(exc: BaseException) -> bool:
     """Whether another attempt of the transaction can succeed, and the failed one was not committed."""
-    if isinstance(exc, OutcomeUnknownError | TransactionTooLargeError):
-        return False
-    cause = exc if isinstance(exc, PyMongoError) else exc.__cause__
-    if not isinstance(cause, PyMongoError):
+    cause = driver_error(exc)
+    if cause is None or isinstance(exc, OutcomeUnknownError | TransactionTooLargeError):
         return False
     is_ours = isinstance(exc, MigrateError)
     return cause.has_error_label("TransientTransactionError") or (is_ours and is_passing(cause))
@@ -75,11 +70,10 @@ class TransactionLimits:
         try:
             yield
         except (PyMongoError, MigrateError) as exc:
-            cause = exc if isinstance(exc, PyMongoError) else exc.__cause__
-            limit = self._exceeded(getattr(cause, "code", None), elapsed() - began)
-            if limit is not None:
-                raise TransactionTooLargeError(limit) from exc
-            raise
+            limit = self._exceeded(code_of(exc), elapsed() - began)
+            if limit is None:
+                raise
+            raise TransactionTooLargeError(limit) from exc
 
     def _exceeded(self, code: int | None, seconds: float) -> str | None:
         if code == _TOO_LARGE_FOR_CACHE:
@@ -162,7 +156,7 @@ def transaction(session: ClientSession) -> Iterator[None]:
     level = "snapshot" if topology in {"Sharded", "LoadBalanced"} else "local"
     session.start_transaction(
         read_concern=ReadConcern(level),
-        write_concern=WriteConcern("majority", wtimeout=MAJORITY_SECONDS * 1000),
+        write_concern=MAJORITY,
         read_preference=ReadPreference.PRIMARY,
     )
     try:

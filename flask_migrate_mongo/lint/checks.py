@@ -1,29 +1,32 @@
-"""The checks: one function for each rule."""
+"""The checks: one function for each rule, with what it gets and yields."""
 
 from __future__ import annotations
 
 import ast
 import re
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .checking import Hit, collection_name, hit
 from .facts import (
     COLLECTION_METHODS,
     INDEX_BUILDS,
     OTHER,
     SINGLE_WRITES,
     STORES,
+    CodeCall,
+    Facts,
     Kind,
+    Node,
     Value,
     words,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-    from .checking import Hits, ParsedMigration
-    from .facts import CodeCall
+    from flask_migrate_mongo.model.values import MigrationFile
 
 _LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
 _COLLECTING = words("dict frozenset list set sorted tuple collections.deque")
@@ -62,6 +65,63 @@ _DRIVER_ERRORS = words(
     " Exception ExecutionTimeout OperationFailure PyMongoError WTimeoutError WriteConcernError"
     " WriteError"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedMigration:
+    """A migration to check. `is_own` says whether a module belongs to the application."""
+
+    file: MigrationFile
+    tree: ast.Module
+    facts: Facts
+    is_own: Callable[[str], bool]
+
+    @property
+    def calls(self) -> tuple[CodeCall, ...]:
+        """The calls that up() and down() reach."""
+        return (*self.facts.up, *self.facts.down)
+
+    @property
+    def calls_in_transaction(self) -> tuple[CodeCall, ...]:
+        """The calls that run in the runner's transaction: all, or none."""
+        return self.calls if self.file.transactional else ()
+
+    def before(self, call: CodeCall) -> tuple[CodeCall, ...]:
+        """List the calls that up() or down() reaches before this one."""
+        calls = self.facts.up if call in self.facts.up else self.facts.down
+        return calls[: calls.index(call)]
+
+    def is_new(self, call: CodeCall) -> bool:
+        """Whether the migration itself created the collection of a call."""
+        return any(earlier.creates(call.receiver.names) for earlier in self.before(call))
+
+    def definition(self, name: str) -> ast.FunctionDef | None:
+        """Find where the file defines a function."""
+        functions = (each for each in self.tree.body if isinstance(each, ast.FunctionDef))
+        return next((each for each in functions if each.name == name), None)
+
+
+class Hit(NamedTuple):
+    """A place that breaks a rule (None: the file as a whole), with the message for it."""
+
+    node: Node | None
+    message: str
+    function: str | None = None
+    collection: str = ""
+
+
+Hits: TypeAlias = Iterator[Hit]
+
+
+def hit(call: CodeCall, message: str, node: Node | None = None) -> Hit:
+    """Make a hit at a call, or at another node that belongs to it."""
+    return Hit(node or call.node, message, call.place.function, call.receiver.label)
+
+
+def collection_name(collection: Value) -> str:
+    """Name a collection in a message."""
+    return collection.label or "the collection"
+
 
 # --- rolling back
 
@@ -104,11 +164,14 @@ def _is_idle(node: ast.stmt) -> bool:
 
 def lost_data(migration: ParsedMigration) -> Hits:
     """Find collections and fields that are deleted without a copy."""
+    restored = {text for call in migration.facts.down for text in call.given.texts()}
+    read = set[str]()
     for call in migration.facts.up:
         drops = call.method in {"drop", "drop_collection", "drop_database"}
         if drops and call.on(*STORES) and not _has_copy(call, migration):
             yield hit(call, f"{call.shown} deletes data, and nothing keeps a copy.")
-        for field in sorted(_lost_fields(call, migration)):
+        read.update(_fields_read(call.given))
+        for field in sorted(_deleted_fields(call) - read - restored):
             yield hit(call, f"`$unset` deletes `{field}`, and nothing keeps its values.")
 
 
@@ -131,20 +194,14 @@ def _fills(call: CodeCall, names: frozenset[str]) -> bool:
     return on_it or is_target or call.creates(names)
 
 
-def _lost_fields(call: CodeCall, migration: ParsedMigration) -> frozenset[str]:
-    """Collect the fields that a call unsets, and that nothing reads before or restores."""
+def _deleted_fields(call: CodeCall) -> frozenset[str]:
+    """Collect the fields that a call unsets, without those whose value its filter says."""
     changed = call.change.entries()
     unset = frozenset(f for key, body in changed if key == "$unset" for f in _unset_fields(body))
-    if not unset:
-        return unset
     where = call.keywords.get("where", OTHER)
     condition = where if call.is_backfill else call.argument(0, "filter")
     # `{"flag": ""}` in the filter says which value the field had.
-    known = {field for field, v in condition.items() if v.kind is Kind.CONSTANT}
-    until = (*migration.before(call), call)
-    read = {field for c in until for v in c.given for field in _fields_read(v)}
-    restored = {text for c in migration.facts.down for v in c.given for text in v.texts()}
-    return unset - known - read - restored
+    return unset - {field for field, value in condition.items() if value.kind is Kind.CONSTANT}
 
 
 def _unset_fields(body: Value) -> frozenset[str]:
@@ -190,7 +247,7 @@ def all_in_memory(migration: ParsedMigration) -> Hits:
 def _loaded_cursor(call: CodeCall) -> Value | None:
     """Find the cursor of a `find` without a limit whose documents a call collects."""
     first = call.argument(0, "iterable") if call.path in _COLLECTING else OTHER
-    if call.method == "to_list" and not call.given:
+    if call.method == "to_list" and not call.given.parts:
         first = call.receiver
     cursor = None if first.kind is Kind.MADE else first.cursor
     return cursor if cursor and not cursor.constant else None
@@ -213,7 +270,7 @@ def _indexes(migration: ParsedMigration, option: str) -> Iterator[tuple[CodeCall
     for call in migration.calls:
         if not call.on(Kind.COLLECTION) or call.method not in INDEX_BUILDS:
             continue
-        made_by = (part.call for value in call.given for part in value.walk())
+        made_by = (part.call for part in call.given.walk())
         models = (each for each in made_by if each and each.last_name == "IndexModel")
         for model in (call, *models):
             if option in model.keywords:
@@ -238,7 +295,7 @@ def _looks_at(call: CodeCall, fields: frozenset[str], collection: Value) -> bool
     if builds_or_inserts or not call.on(Kind.COLLECTION):
         return False
     names, others = collection.names, call.receiver.names
-    texts = {text.lstrip("$") for value in call.given for text in value.texts()}
+    texts = {text.lstrip("$") for text in call.given.texts()}
     elsewhere = names and others and names.isdisjoint(others)
     return not elsewhere and not texts.isdisjoint(fields)
 
@@ -289,9 +346,10 @@ def import_time_work(migration: ParsedMigration) -> Hits:
 
 def sleep(migration: ParsedMigration) -> Hits:
     """Find calls that wait."""
+    held = "the lock and its transaction" if migration.file.transactional else "the lock"
     for call in migration.calls:
         if call.path in {"time.sleep", "asyncio.sleep"}:
-            yield hit(call, "While the migration sleeps, it holds the lock and its transaction.")
+            yield hit(call, f"While the migration sleeps, it holds {held}.")
 
 
 def threads(migration: ParsedMigration) -> Hits:
@@ -318,8 +376,8 @@ def server_script(migration: ParsedMigration) -> Hits:
     """Find JavaScript that runs on the server."""
     for call in migration.calls:
         if call.on(*STORES) or call.is_backfill:
-            keys = {key for value in call.given for key, _ in value.entries()}
-            if used := keys & {"$accumulator", "$function", "$where"}:
+            used = {"$accumulator", "$function", "$where"} & dict(call.given.entries()).keys()
+            if used:
                 yield hit(call, f"`{min(used)}` runs JavaScript on the server for each document.")
         elif call.path.startswith("bson.") and call.last_name == "Code":
             yield hit(call, "`Code` is JavaScript, which the server runs for each document.")
@@ -376,8 +434,7 @@ def _refused_part(call: CodeCall) -> str:
         return str(name) if name in _REFUSED_COMMANDS else ""
     if call.method != "aggregate":
         return ""
-    stages = {key for value in call.given for key, _ in value.entries()}
-    return min(stages & _REFUSED_STAGES, default="")
+    return min(_REFUSED_STAGES & dict(call.given.entries()).keys(), default="")
 
 
 def manual_transaction(migration: ParsedMigration) -> Hits:

@@ -122,11 +122,6 @@ class Value:
         return self.kind is Kind.MAPPING and not self.parts
 
     @property
-    def receiver(self) -> Value:
-        """The object of a method."""
-        return self.parts[0] if self.kind is Kind.METHOD else OTHER
-
-    @property
     def label(self) -> str:
         """The name of the collection, empty if it is not known."""
         return min(self.names) if len(self.names) == 1 else ""
@@ -269,11 +264,8 @@ _RESULTS = {
     (Kind.SESSION, "start_transaction"): Kind.TRANSACTION,
     (Kind.SESSION, "bind"): Kind.BINDING,
 }
-_CURSOR_OPTIONS = words(
-    "add_option allow_disk_use batch_size clone collation comment hint max max_time_ms min"
-    " remove_option rewind skip sort where"
-)
-"""Methods of a cursor that return the cursor, or one like it."""
+_CURSOR_RESULTS = words("close distinct explain next to_list")
+"""Methods of a cursor that return something else than the cursor, or one like it."""
 
 _SAME_ELEMENTS = words("sorted list tuple set reversed")
 
@@ -307,7 +299,7 @@ class CodeCall:
     @property
     def receiver(self) -> Value:
         """The object whose method is called."""
-        return self.callee.receiver
+        return self.callee.parts[0] if self.callee.kind is Kind.METHOD else OTHER
 
     @property
     def method(self) -> str:
@@ -325,9 +317,9 @@ class CodeCall:
         return self.callee.name.rpartition(".")[2]
 
     @property
-    def given(self) -> tuple[Value, ...]:
-        """All known arguments."""
-        return (*self.args, *self.keywords.values())
+    def given(self) -> Value:
+        """All known arguments, as one value."""
+        return Value(Kind.SEQUENCE, parts=(*self.args, *self.keywords.values()))
 
     @property
     def is_backfill(self) -> bool:
@@ -354,8 +346,7 @@ class CodeCall:
     @property
     def targets(self) -> frozenset[str]:
         """The collections that `$out` and `$merge` of a pipeline write to."""
-        given = self.given if self.method == "aggregate" else ()
-        stages = (stage for value in given for stage in value.entries())
+        stages = self.given.entries() if self.method == "aggregate" else ()
         bodies = (body for name, body in stages if name in {"$out", "$merge"})
         return frozenset(text for body in bodies for text in body.texts())
 
@@ -384,7 +375,7 @@ class CodeCall:
             return self._method_result()
         if self.path.endswith("MongoClient"):
             return Value(Kind.CLIENT)
-        parts = (*self.callee.parts, *self.given)
+        parts = (*self.callee.parts, *self.given.parts)
         first = parts[0] if parts else OTHER
         if self.path in _SAME_ELEMENTS and first.kind in {Kind.SEQUENCE, Kind.MAPPING}:
             return first
@@ -397,12 +388,12 @@ class CodeCall:
 
     def _method_result(self) -> Value:
         receiver, is_cursor = self.receiver, self.on(Kind.CURSOR)
-        if self.method == "with_options" or (is_cursor and self.method in _CURSOR_OPTIONS):
-            return receiver
-        if is_cursor and self.method == "limit":
-            return replace(receiver, constant=True)
         if is_cursor and self.method == "to_list":
             return Value(Kind.MADE, "list", parts=(receiver,))
+        if is_cursor and self.method == "limit":
+            return replace(receiver, constant=True)
+        if self.method == "with_options" or (is_cursor and self.method not in _CURSOR_RESULTS):
+            return receiver
         kind = _RESULTS.get((receiver.kind, self.method), Kind.OTHER)
         if kind is Kind.COLLECTION:
             return receiver.collection(self.argument(0, "name"))
@@ -414,14 +405,15 @@ class CodeCall:
 
     def collections(self) -> Iterator[Value]:
         """Yield the collections that the call uses."""
-        used = (v.receiver if v.kind is Kind.METHOD else v for v in (self.callee, *self.given))
+        given = self.given.parts
+        used = (v.parts[0] if v.kind is Kind.METHOD else v for v in (self.callee, *given))
         yield from (value for value in used if value.kind is Kind.COLLECTION)
         for name in self._names():
             if name.kind is not Kind.COLLECTION:
                 yield OTHER.collection(name)
         # A function of another file that gets the database may use any collection.
         elsewhere = not self.method and self.path not in BUILT_IN
-        if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in self.given):
+        if elsewhere and any(v.kind in {Kind.DATABASE, Kind.CLIENT} for v in given):
             yield ANY_COLLECTION
 
     def _names(self) -> Iterator[Value]:
@@ -449,13 +441,16 @@ def _named_in_pipeline(pipeline: Value) -> Iterator[Value]:
         yield OTHER
     for stage, body in pipeline.entries():
         if stage in _NAMING_STAGES:
-            options = dict(body.items())
-            named = options.get("into") or options.get("from") or options.get("coll")
-            if named is not None:
-                # A target in another database is a mapping of `db` and `coll`.
-                yield dict(named.items()).get("coll") or named
-            elif body.kind is not Kind.MAPPING:
-                yield body
+            yield from _named_in_stage(body)
+
+
+def _named_in_stage(body: Value) -> Iterator[Value]:
+    """Yield the collection that a stage names: directly, as an option, or in one beside `db`."""
+    if body.kind is not Kind.MAPPING:
+        yield body
+    for option, value in body.items():
+        if option in {"from", "into", "coll"}:
+            yield from _named_in_stage(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flask_migrate_mongo.files.parsing import describe, parse, read_content, suppressions_in
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
-from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
-from .checking import Hit, ParsedMigration
+from .checks import Hit, ParsedMigration
 from .reading import read
 from .rules import BY_CODE, REMOVED, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from flask_migrate_mongo.model.values import MigrationFile, Suppression
-
-    from .facts import Node
 
 # --- what lint reports
 
@@ -111,25 +107,22 @@ class Linter:
         content = read_content(path)
         tree = parse(path, content)
         file = describe(path, content, tree)
-        comments = tuple(suppressions_in(content))
-        text = SourceText(path, content.splitlines(), tree, comments)
+        text = SourceText(path, content.splitlines(), tree, tuple(suppressions_in(content)))
         migration = ParsedMigration(file, tree, read(tree), self.is_own)
         found = [(each, text.suppression_of(each)) for each in self._findings(migration, text)]
         findings = (replace(each, suppressed=by.reason) if by else each for each, by in found)
         used = [by for _, by in found]
-        unused = (comment for comment in comments if comment not in used)
+        unused = (comment for comment in text.suppressions if comment not in used)
         return file, [*findings, *self._without_effect(text, unused)]
 
-    def _findings(self, migration: ParsedMigration, text: SourceText) -> Iterator[Finding]:
-        seen: set[tuple[str, int, int]] = set()
+    def _findings(self, migration: ParsedMigration, text: SourceText) -> Iterable[Finding]:
+        found: dict[tuple[str, int, int], Finding] = {}
         for rule in self.rules:
             for hit in rule.check(migration) if rule.check else ():
                 finding = text.finding(rule, hit)
                 # A function that is called twice is one place in the file.
-                place = (rule.code, finding.line, finding.column)
-                if place not in seen:
-                    seen.add(place)
-                    yield finding
+                found.setdefault((rule.code, finding.line, finding.column), finding)
+        return found.values()
 
     def _without_effect(self, text: SourceText, unused: Iterable[Suppression]) -> Iterator[Finding]:
         """Yield what is wrong with comments that suppress nothing."""
@@ -188,7 +181,7 @@ class SourceText:
             source=text.decode("utf-8", "replace").strip(),
         )
 
-    def place_of(self, comment: Suppression) -> Node:
+    def place_of(self, comment: Suppression) -> ast.Pass:
         """Make a node for a comment: the syntax tree has none."""
         offset = self._line(comment.line).find(b"#")
         return ast.Pass(lineno=comment.line, col_offset=offset, end_lineno=comment.line)
@@ -207,19 +200,16 @@ class SourceText:
         A comment above the first statement covers the whole file.
         """
         around = [lines for lines in self._statements if line in lines]
-        own_line = self._line(line).lstrip().startswith(b"#")
-        if not own_line or any(map(self._is_simple, around)):
-            return min(around, key=len, default=range(0))
         below = [lines for lines in self._statements if lines.start > line]
+        inner = min(around, key=len, default=range(0))
+        first = min((lines.start for lines in below), default=0)
+        own_line = self._line(line).lstrip().startswith(b"#")
+        # A comment on a line of its own is between two statements, or within one of several lines.
+        if not own_line or (inner and first not in inner):
+            return inner
         if below == self._statements:
             return range(1, len(self.lines) + 1)
-        first = min((lines.start for lines in below), default=0)
         return range(line, max((each.stop for each in below if each.start == first), default=0))
-
-    def _is_simple(self, lines: range) -> bool:
-        """Whether a statement of several lines contains no other statement."""
-        within = [each for each in self._statements if each.start in lines and each != lines]
-        return len(lines) > 1 and not within
 
     @cached_property
     def _statements(self) -> list[range]:

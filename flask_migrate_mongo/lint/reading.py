@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _BUDGET = 50_000
 """Expressions to follow in up() or down(). Only code whose calls multiply needs more."""
 
+_CALL_COST = 20
+"""How many expressions a call counts for: checks compare a call with all calls before it."""
+
 _BY_NAME = {"db": Value(Kind.DATABASE), "ctx": Value(Kind.CONTEXT)}
 """A parameter with one of these names is taken for what migrations use the name for."""
 
@@ -292,6 +295,7 @@ class _Reader(ast.NodeVisitor):
     # --- calls
 
     def visit_Call(self, node: ast.Call) -> Value:
+        self._budget -= _CALL_COST
         callee = self._eval(node.func)
         args = tuple(self._eval(arg) for arg in node.args)
         keywords = {keyword.arg or "**": self._eval(keyword.value) for keyword in node.keywords}

@@ -13,8 +13,6 @@ from . import checks
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from .checking import Hits, ParsedMigration
-
 
 class Severity(str, Enum):
     """How severe a finding is."""
@@ -33,7 +31,7 @@ class Rule:
 
     code: str
     title: str
-    check: Callable[[ParsedMigration], Hits] | None
+    check: Callable[[checks.ParsedMigration], checks.Hits] | None
     advice: str
     example: str
     severity: Severity = Severity.WARNING

@@ -6,7 +6,7 @@ import os
 import platform
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
@@ -112,6 +112,16 @@ class Progress:
     per_second: float | None = None
     seconds_left: float | None = None
 
+    def __str__(self) -> str:
+        total = "" if self.total is None else f" of about {self.total:,}"
+        rate = "" if self.per_second is None else f", {self.per_second:,.0f} a second"
+        left = "" if self.seconds_left is None else f", {_clock(self.seconds_left)} left"
+        return f"{self.collection}: {self.done:,}{total}{rate}{left}"
+
+    def document(self) -> dict[str, object]:
+        """Build the stored document."""
+        return {camel_case(name): value for name, value in asdict(self).items()}
+
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Progress | None:
         """Read the progress as a record keeps it."""
@@ -119,6 +129,12 @@ class Progress:
             return None
         known: dict[str, Any] = {f.name: stored.get(camel_case(f.name)) for f in fields(cls)}
         return cls(**known)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @dataclass(frozen=True, slots=True)

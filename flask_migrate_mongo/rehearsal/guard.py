@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from pymongo.errors import OperationFailure
 
@@ -23,7 +22,7 @@ from flask_migrate_mongo.driver.commands import (
 )
 from flask_migrate_mongo.model.errors import EscapesRehearsalError
 
-from .results import CommandTimes
+from .results import Activity
 
 EVERYTHING = "*"
 """Means every collection, among the names that a command touches."""
@@ -55,24 +54,6 @@ _SYSTEM = frozenset({"admin", "config", "local"})
 _WRITE_CONFLICT = 112
 
 
-@dataclass(slots=True)
-class Activity:
-    """What one call of `up()` or `down()` did, as its commands show it.
-
-    `began` is when the first command was sent. `excluded` are seconds that are not the migration's own: spent to copy,
-    or in a transaction that runs again. `open` are the sessions whose transaction in the scratch database was neither
-    committed nor aborted.
-    """
-
-    began: float | None = None
-    escapes: list[EscapesRehearsalError] = field(default_factory=list)
-    touched: set[str] = field(default_factory=set)
-    elsewhere: set[str] = field(default_factory=set)
-    excluded: float = 0.0
-    times: CommandTimes = field(default_factory=CommandTimes)
-    open: set[bytes] = field(default_factory=set)
-
-
 class SandboxGuard:
     """A command listener that keeps migrations inside the database `home`.
 
@@ -89,11 +70,6 @@ class SandboxGuard:
         self._copy = copy
         self._copying = threading.RLock()
         self._sent: dict[int, float] = {}
-
-    @property
-    def open_transactions(self) -> tuple[bytes, ...]:
-        """The sessions of transactions that were neither committed nor aborted."""
-        return tuple(self.activity.open)
 
     def sending(self, command: Command) -> None:
         """Refuse a write to another database, and copy the collections that the command names."""
@@ -112,15 +88,15 @@ class SandboxGuard:
         """Add the time of a command to that of its collection."""
         now = time.monotonic()
         took = now - self._sent.pop(threading.get_ident(), now)
-        name, times = command.collection, self.activity.times
+        name, activity = command.collection, self.activity
         if command.database != self._home or not name or name in self._ours:
             return
-        times.by_collection[name] = times.by_collection.get(name, 0.0) + took
+        activity.spent[name] = activity.spent.get(name, 0.0) + took
         if command.name not in _GROWING:
-            times.fixed += took
+            activity.fixed += took
         elif statements := keyed_statements(command):
-            times.keyed += took
-            times.statements += statements
+            activity.keyed += took
+            activity.statements += statements
 
     def _is_home(self, command: Command) -> bool:
         return command.database == self._home or command.name in BY_FULL_NAME
@@ -148,7 +124,9 @@ class SandboxGuard:
         if copied and document.get("autocommit") is False and "startTransaction" not in document:
             # The transaction began before these documents existed. By the driver's rules, this error makes the
             # migration's transaction run once more.
-            activity.excluded, activity.times = now - activity.began, CommandTimes()
+            activity.excluded = now - activity.began
+            activity.spent, activity.statements = {}, 0
+            activity.fixed = activity.keyed = 0.0
             msg = "The rehearsal copied a collection after the transaction had begun"
             details = {"errorLabels": ["TransientTransactionError"], "code": _WRITE_CONFLICT}
             raise OperationFailure(msg, _WRITE_CONFLICT, details)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.driver.commands import (
     check_listener_support,
@@ -23,12 +22,13 @@ from flask_migrate_mongo.model.errors import (
     capture,
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
-from flask_migrate_mongo.model.values import Actor, Direction
+from flask_migrate_mongo.model.values import Actor, Direction, History, MigrationFile, Record
 from flask_migrate_mongo.planning.plans import Target, pending
 
 from .comparison import Snapshot
-from .guard import EVERYTHING, Activity, SandboxGuard
+from .guard import EVERYTHING, SandboxGuard
 from .results import (
+    Activity,
     Attempt,
     CopiedCollection,
     MigrationRehearsal,
@@ -36,12 +36,7 @@ from .results import (
     estimate,
     warnings_of,
 )
-from .scratch import MARKER, RENEW_SECONDS, ScratchDatabase, name_for, remove_leftovers, sibling
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flask_migrate_mongo.model.values import History, MigrationFile, Record
+from .scratch import RENEW_SECONDS, ScratchDatabase, name_for, remove_leftovers, sibling
 
 MakeRunner = Callable[[Server, Folder], Runner]
 """Makes a runner whose migrations see `ctx.rehearsal`."""
@@ -51,7 +46,6 @@ SAMPLE = 1_000
 
 TRIAL_SHARE = 4
 """The trial, which finds the collections and gives a second timing, uses a quarter of the sample."""
-
 
 MOST_BYTES = 5 * 1024**3
 """A copy of all documents that is larger needs a confirmation: it takes disk space and oplog of the real server."""
@@ -70,9 +64,6 @@ class RehearsalOptions:
     collections: tuple[str, ...] | None = None
     observer: Observer = field(default_factory=Observer)
     on_phase: Callable[[str], object] = lambda _: None
-
-
-DEFAULTS = RehearsalOptions()
 
 
 def choose(
@@ -108,7 +99,8 @@ class Rehearsal:
     name: str | None = None
     mask: Mask = NOTHING_MASKED
 
-    def run(self, options: RehearsalOptions = DEFAULTS) -> RehearsalReport:
+    @translated()
+    def run(self, options: RehearsalOptions) -> RehearsalReport:
         """Rehearse, and drop the scratch database in any case.
 
         Raises what refuses the migrations before anything runs, and RunStoppedError.
@@ -159,7 +151,8 @@ class Rehearsal:
                     "Rehearse again: [rehearse].",
                 ) from exc
             finally:
-                not_dropped = sandbox.drop()
+                sandbox.end_transactions(sandbox.guard.activity)
+                not_dropped = scratch.drop()
         migrations = tuple(
             replace(each, estimate=estimate(trial.timed, each.timed))
             for each, trial in zip(done, trials, strict=True)
@@ -190,16 +183,13 @@ class Sandbox:
         self, rehearsal: Rehearsal, scratch: ScratchDatabase, options: RehearsalOptions
     ) -> None:
         self.copied: dict[str, CopiedCollection] = {}
-        self._skip = rehearsal.ours | {MARKER}
-        self.guard = SandboxGuard(scratch.database.name, self._skip, self.copy)
+        self.guard = SandboxGuard(scratch.database.name, scratch.skip, self.copy)
         self._rehearsal = rehearsal
         self._scratch = scratch
         self._options = options
-        self._check = rehearsal.runner.switch.check
         self.limit: int | None = max(1, (options.sample or SAMPLE) // TRIAL_SHARE)
         self._snapshot: Snapshot | None = None
 
-    @without_listeners()
     def restart(self) -> None:
         """Remove everything, and copy again what was copied before, with the full sample.
 
@@ -207,7 +197,7 @@ class Sandbox:
         """
         names = frozenset(self.copied)
         if self._options.sample is None:
-            size = sum(self._scratch.sizes.values())
+            size = sum(each.size for each in self.copied.values())
             what = f"all documents of {', '.join(sorted(names))}: about {size / 1024**2:,.0f} MB"
             if size > MOST_BYTES and self._options.collections is None:
                 raise InvalidRequestError(
@@ -215,10 +205,9 @@ class Sandbox:
                     "Name these collections to confirm it: [collections=NAMES]. Or copy a sample.",
                 )
             self._options.on_phase(f"Copying {what}")
-        self._end_transactions()
+        self.end_transactions(self.guard.activity)
         self._scratch.clear()
-        self.copied.clear()
-        self.limit, self._snapshot = self._options.sample, None
+        self.copied, self._snapshot, self.limit = {}, None, self._options.sample
         self.copy(names)
 
     def rehearse(self, files: tuple[MigrationFile, ...]) -> tuple[MigrationRehearsal, ...]:
@@ -230,12 +219,8 @@ class Sandbox:
                 break
         return (*done, *map(MigrationRehearsal, files[len(done) :]))
 
+    @translated()
     @without_listeners()
-    def drop(self) -> tuple[str, ...]:
-        """Drop the scratch database; a failure becomes a warning."""
-        self._end_transactions()
-        return self._scratch.drop()
-
     def copy(self, names: frozenset[str]) -> bool:
         """Copy those of these collections that are not copied yet, and those that a view among them shows.
 
@@ -249,19 +234,19 @@ class Sandbox:
             wanted &= set(self._options.collections)
         new = wanted - self.copied.keys()
         for name in sorted(new):
-            with translated(), without_listeners():
-                copied = self.copied[name] = self._scratch.copy(name, self.limit)
-                if self._snapshot is not None:
-                    # Copied during an `up()`: its `down()` has to restore this collection too.
-                    self._snapshot.take(name)
-            count = f"{copied.documents} of {copied.of} documents"
-            self._options.on_phase(f"Copied {name}: {count}")
+            copied = self.copied[name] = self._scratch.copy(name, self.limit)
+            if self._snapshot is not None:
+                # Copied during an `up()`: its `down()` has to restore this collection too.
+                self._snapshot.take(name)
+            self._options.on_phase(f"Copied {name}: {copied.documents} of {copied.of} documents")
         return bool(new)
 
     def _rehearse_last(self, files: tuple[MigrationFile, ...]) -> MigrationRehearsal:
         """Rehearse the last of these files; those before it are applied already."""
-        before = self._snapshot = Snapshot(self._scratch.database, self._skip, self._check)
-        with translated(), without_listeners():
+        before = self._snapshot = Snapshot(
+            self._scratch.database, self._scratch.skip, self._scratch.check
+        )
+        with without_listeners():
             before.take()
         done = MigrationRehearsal(files[-1], self._attempt(Target(Direction.UP), files))
         if done.raised or not done.file.reversible:
@@ -269,17 +254,15 @@ class Sandbox:
         done = replace(done, down=self._attempt(Target(Direction.DOWN), files))
         if done.raised:
             return done
-        with translated(), without_listeners():
+        with without_listeners():
             differences = before.compare(self._rehearsal.mask)
-        return replace(
-            done, differences=differences, again=self._attempt(Target(Direction.UP), files)
-        )
+        again = self._attempt(Target(Direction.UP), files)
+        return replace(done, differences=differences, again=again)
 
     def _attempt(self, target: Target, files: tuple[MigrationFile, ...]) -> Attempt:
         """Apply or roll back the last of these files."""
-        self._check()
-        with without_listeners():
-            self._scratch.renew_mark()
+        self._scratch.check()
+        self._scratch.renew_mark()
         real = self._rehearsal.runner
         # The application's own client, so that a transaction includes the application's global handle.
         home = sibling(real.server.database, self._scratch.database.name)
@@ -289,22 +272,16 @@ class Sandbox:
         if report.error and not isinstance(report.error, LeaseLostError):
             raise report.error
         (outcome,) = report.outcomes
-        left_open = self._end_transactions()
         activity, self.guard.activity = self.guard.activity, Activity()
+        self.end_transactions(activity)
         error = outcome.error
         # A refused write counts even if the migration caught the error, or a thread of its own ran into it.
         if error is None and activity.escapes:
             error = capture(activity.escapes[0])
         took_ms = max(0, (outcome.took_ms or 0) - round(activity.excluded * 1000))
-        touched, elsewhere = frozenset(activity.touched), frozenset(activity.elsewhere)
-        copied = dict(self.copied)
-        return Attempt(took_ms, error, touched, elsewhere, activity.times, copied, left_open)
+        return Attempt(took_ms, error, activity, self.copied)
 
-    @without_listeners()
-    def _end_transactions(self) -> bool:
-        """End what a migration left open, for which all else would wait; return whether there was something."""
-        left = self.guard.open_transactions
-        for session in left:
+    def end_transactions(self, activity: Activity) -> None:
+        """End what a migration left open, for which all else would wait."""
+        for session in tuple(activity.open):
             self._scratch.real.kill_session(session)
-        self.guard.activity.open.difference_update(left)
-        return bool(left)

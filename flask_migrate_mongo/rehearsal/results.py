@@ -10,8 +10,8 @@ from .comparison import Differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
+    from flask_migrate_mongo.model.errors import EscapesRehearsalError
     from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
 MARGIN = 1.5
@@ -27,31 +27,38 @@ _SHORTEST = 0.001
 class CopiedCollection:
     """A collection in the scratch database: how many documents were copied, and how many there are.
 
-    `ttl_indexes` names its TTL indexes, which expire nothing there. `refused` documents are missing because its
-    validator refused them.
+    All have about `size` bytes. `ttl_indexes` names its TTL indexes, which expire nothing there. `refused` documents
+    are missing because its validator refused them.
     """
 
     name: str
     documents: int
     of: int
+    size: int = 0
     ttl_indexes: tuple[str, ...] = ()
     refused: int = 0
 
-    @property
-    def factor(self) -> float:
-        """How many times as many there are."""
-        return self.of / self.documents if self.documents else 1.0
-
 
 @dataclass(slots=True)
-class CommandTimes:
-    """The time that commands took, in seconds, as they are added up.
+class Activity:
+    """What one call of `up()` or `down()` did, as its commands show it.
 
-    `fixed` is the part of those that take no longer with more documents; `keyed` the part of the `statements` for
-    single documents.
+    `began` is when the first command was sent. `touched` names the collections that commands named, `elsewhere` those
+    that they read in other databases. `excluded` are seconds that are not the migration's own: spent to copy, or in a
+    transaction that runs again. `open` are the sessions whose transaction in the scratch database was neither
+    committed nor aborted.
+
+    `spent` are the seconds that commands took, by collection. Of these, commands that take no longer with more
+    documents took `fixed`, and the `statements` for single documents took `keyed`.
     """
 
-    by_collection: dict[str, float] = field(default_factory=dict)
+    began: float | None = None
+    escapes: list[EscapesRehearsalError] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+    excluded: float = 0.0
+    open: set[bytes] = field(default_factory=set)
+    spent: dict[str, float] = field(default_factory=dict)
     fixed: float = 0.0
     keyed: float = 0.0
     statements: int = 0
@@ -59,44 +66,31 @@ class CommandTimes:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of `up()` or `down()`, and what was `copied` by then, by name.
-
-    `touched` names the collections that its commands named, `elsewhere` those that it read in other databases.
-    `left_open` says that it left a transaction open.
-    """
+    """One call of `up()` or `down()`, and the collections that were `copied`, by name."""
 
     took_ms: int
     error: ErrorInfo | None = None
-    touched: frozenset[str] = frozenset()
-    elsewhere: frozenset[str] = frozenset()
-    times: CommandTimes = field(default_factory=CommandTimes)
+    activity: Activity = field(default_factory=Activity)
     copied: Mapping[str, CopiedCollection] = field(default_factory=dict)
-    left_open: bool = False
 
     @property
     def sampled(self) -> tuple[CopiedCollection, ...]:
         """The collections with copied documents that it spent time on."""
-        found = (self.copied.get(name) for name in self.times.by_collection)
+        found = (self.copied.get(name) for name in self.activity.spent)
         return tuple(each for each in found if each and each.documents)
-
-    @property
-    def factor(self) -> float:
-        """How many times as much there is to do for all documents.
-
-        The factor of each collection counts by the time that was spent on it.
-        """
-        factors = {each.name: each.factor for each in self.sampled}
-        # A collection that the migration makes grows like those that it is made of.
-        largest = max(factors.values(), default=1.0)
-        spent = self.times.by_collection
-        weighted = sum(factors.get(name, largest) * seconds for name, seconds in spent.items())
-        return weighted / sum(spent.values()) if weighted else largest
 
     def extrapolated(self, *, loops: bool) -> float:
         """Extrapolate to all documents, in seconds; `loops` says that each one takes a statement of its own."""
-        fixed = self.times.fixed + (0.0 if loops else self.times.keyed)
+        spent = self.activity.spent
+        factors = {each.name: each.of / each.documents for each in self.sampled}
+        # A collection that the migration makes grows like those that it is made of.
+        largest = max(factors.values(), default=1.0)
+        # The factor of each collection counts by the time that was spent on it.
+        weighted = sum(factors.get(name, largest) * seconds for name, seconds in spent.items())
+        factor = weighted / sum(spent.values()) if weighted else largest
+        fixed = self.activity.fixed + (0.0 if loops else self.activity.keyed)
         growing = max(0.0, self.took_ms / 1000 - fixed)
-        return max(_SHORTEST, fixed + growing * self.factor)
+        return max(_SHORTEST, fixed + growing * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +116,11 @@ def estimate(trials: Sequence[Attempt], attempts: Sequence[Attempt]) -> Estimate
         return None
     first = attempts[0]
     documents = sum(each.of for each in first.sampled)
-    if first.factor == 1:
+    if all(each.documents == each.of for each in first.sampled):
         took = [attempt.took_ms / 1000 for attempt in attempts]
         return Estimate(documents, min(took), min(took), max(took), extrapolated=False)
-    loops = not trials or first.times.statements > trials[0].times.statements * _GROWTH
+    statements = first.activity.statements
+    loops = not trials or statements > trials[0].activity.statements * _GROWTH
     # The first trial does not count if there is a second: much is done once, and then for the first time.
     counted = [*attempts, *(trials[1:] or trials)]
     found = [attempt.extrapolated(loops=loops) for attempt in counted]
@@ -176,18 +171,18 @@ class MigrationRehearsal:
     @property
     def touched(self) -> tuple[str, ...]:
         """The collections that `up()` read or wrote."""
-        return tuple(sorted(self.up.touched)) if self.up else ()
+        return tuple(sorted(self.up.activity.touched)) if self.up else ()
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
         """The collections of other databases that were read."""
-        return tuple(sorted(frozenset[str]().union(*(each.elsewhere for each in self.attempts))))
+        return tuple(sorted(set[str]().union(*(a.activity.elsewhere for a in self.attempts))))
 
 
 def warnings_of(
     rehearsed: Iterable[MigrationRehearsal],
     copied: Mapping[str, CopiedCollection],
-    encrypted: AbstractSet[str] = frozenset(),
+    encrypted: frozenset[str],
 ) -> Iterator[str]:
     """Warn of documents and TTL indexes that are not in the copy as they are, and of open transactions.
 
@@ -201,9 +196,9 @@ def warnings_of(
             )
     for migration in rehearsed:
         version, attempts = migration.file.version, migration.attempts
-        if any(attempt.left_open for attempt in attempts):
+        if any(attempt.activity.open for attempt in attempts):
             yield f"{version} left a transaction open. It was ended, and its changes were rolled back."
-        touched = frozenset[str]().union(*(attempt.touched for attempt in attempts))
+        touched = set[str]().union(*(attempt.activity.touched for attempt in attempts))
         for name in sorted(touched & encrypted):
             yield (
                 f"{version} uses {name}, which has Queryable Encryption and cannot be copied. "

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pymongo import timeout
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from flask_migrate_mongo.driver.commands import read_by
-from flask_migrate_mongo.driver.server import Server, is_access_refused, translated
+from flask_migrate_mongo.driver.commands import read_by, without_listeners
+from flask_migrate_mongo.driver.server import Document, Server, is_access_refused
 from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
 
 from .comparison import RAW, identity, indexes, listed
 from .results import CopiedCollection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Iterator
 
     from bson.raw_bson import RawBSONDocument
     from pymongo.collection import Collection
     from pymongo.database import Database
 
-    from flask_migrate_mongo.driver.server import Document
     from flask_migrate_mongo.model.values import Actor
 
 MARKER = "_rehearsal"
@@ -81,22 +79,21 @@ def sibling(like: Database[Document], name: str) -> Database[Document]:
 class ScratchDatabase:
     """The scratch database of one rehearsal, and the `real` database that its samples come from.
 
-    `available` are the collections that can be copied, `sizes` about how many bytes the copied ones have
-    as a whole. `skip` names those that never are. `check` raises to stop what takes long.
+    `available` are the collections that can be copied, `skip` names our own, which never are. `check` raises to stop
+    what takes long.
     """
 
     def __init__(
-        self, real: Server, name: str, actor: Actor, skip: frozenset[str], check: Callable[[], None]
+        self, real: Server, name: str, actor: Actor, ours: frozenset[str], check: Callable[[], None]
     ) -> None:
         self.database = sibling(real.database, name)
         self.real = real
+        self.skip = ours | {MARKER}
+        self.check = check
         self._actor = actor
-        self._check = check
         self._renewed = time.monotonic()
         self._may_bypass = True
-        self.sizes: dict[str, int] = {}
-        with translated():
-            found = listed(real.database, skip)
+        found = listed(real.database, self.skip)
         encrypted = (n for n, info in found.items() if "encryptedFields" in info.get("options", {}))
         # With Queryable Encryption: the server refuses to insert copies of their documents.
         self.encrypted = frozenset(encrypted)
@@ -109,16 +106,13 @@ class ScratchDatabase:
         if name == self.real.database.name:
             accepts = "another database than the application's"
             raise SettingError("MIGRATE_REHEARSAL_DATABASE", name, accepts)
-        with translated():
-            marker = _marker(self.database)
-            # The server leaves this one behind if the last view was dropped, and not the database.
-            left = {"system.views"}
-            if marker is not None or set(self.database.list_collection_names()) - left:
-                raise ScratchTakenError(name, marker)
-            try:
-                self.database[MARKER].insert_one(self._mark())
-            except DuplicateKeyError as exc:  # Another rehearsal was faster.
-                raise ScratchTakenError(name, _marker(self.database)) from exc
+        # The server leaves this one behind if the last view was dropped, and not the database.
+        if set(self.database.list_collection_names()) - {"system.views"}:
+            raise ScratchTakenError(name, _marker(self.database))
+        try:
+            self.database[MARKER].insert_one(self._mark())
+        except DuplicateKeyError as exc:  # Another rehearsal was faster.
+            raise ScratchTakenError(name, _marker(self.database)) from exc
 
     def renew_mark(self, after: float = 0) -> None:
         """Mark the rehearsal as alive, unless that was done in the last `after` seconds.
@@ -130,15 +124,13 @@ class ScratchDatabase:
         self._renewed = time.monotonic()
         mark = self._mark()
         now = {"aliveAt": mark.pop("aliveAt")}
-        with translated():
-            self.database[MARKER].update_one(
-                {"_id": mark.pop("_id")}, {"$set": now, "$setOnInsert": mark}, upsert=True
-            )
+        self.database[MARKER].update_one(
+            {"_id": mark.pop("_id")}, {"$set": now, "$setOnInsert": mark}, upsert=True
+        )
 
     def clear(self) -> None:
         """Remove all collections."""
-        with translated():
-            _drop(self.database)
+        _drop(self.database)
         self.renew_mark()
 
     def drop(self) -> tuple[str, ...]:
@@ -168,49 +160,40 @@ class ScratchDatabase:
         info = self.available[name]
         left_out = {"expireAfterSeconds", "autoIndexId", "uuid"}
         options = {k: v for k, v in info.get("options", {}).items() if k not in left_out}
-        with translated():
-            self.database.command({"create": name, **options})
-            if info["type"] == "view":
-                return CopiedCollection(name, 0, 0)
-            count = self.real.estimated_count(name)
-            source = self.real.database.with_options(codec_options=RAW)[name]
-            target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
-            copied = refused = size = 0
-            for batch in _batches(source, limit if limit and limit < count else None):
-                self._check()
-                self.renew_mark(RENEW_SECONDS)
-                inserted = self._insert(target[name], batch, validated="validator" in options)
-                copied += inserted
-                refused += len(batch) - inserted
-                size += sum(len(document.raw) for document in batch)
-            self.sizes[name] = size * count // max(copied + refused, 1)
-            ttl_indexes = self._copy_indexes(info)
-        return CopiedCollection(name, copied, max(count, copied), ttl_indexes, refused)
+        self.database.command({"create": name, **options})
+        if info["type"] == "view":
+            return CopiedCollection(name, 0, 0)
+        count = self.real.estimated_count(name)
+        source = self.real.database.with_options(codec_options=RAW)[name]
+        copied = refused = size = 0
+        for batch in _batches(source, limit if limit and limit < count else None):
+            self.check()
+            self.renew_mark(RENEW_SECONDS)
+            inserted = self._insert(name, batch, validated="validator" in options)
+            copied += inserted
+            refused += len(batch) - inserted
+            size += sum(len(document.raw) for document in batch)
+        size = size * count // max(copied + refused, 1)
+        ttl_indexes = self._copy_indexes(info)
+        return CopiedCollection(name, copied, max(count, copied), size, ttl_indexes, refused)
 
-    def _insert(
-        self,
-        collection: Collection[RawBSONDocument],
-        batch: Sequence[RawBSONDocument],
-        *,
-        validated: bool,
-    ) -> int:
+    def _insert(self, name: str, batch: list[RawBSONDocument], *, validated: bool) -> int:
         """Insert documents and return how many; the validator refuses some if the user may not bypass it."""
-        if validated and self._may_bypass:
-            try:
-                # Documents that a validator would refuse exist all the same.
-                collection.insert_many(batch, ordered=False, bypass_document_validation=True)
-                return len(batch)
-            except OperationFailure as exc:
-                if not is_access_refused(exc):
-                    raise
-                self._may_bypass = False
+        target = self.database.with_options(codec_options=RAW, write_concern=WriteConcern(1))
+        # Documents that a validator would refuse exist all the same.
+        bypass = (validated and self._may_bypass) or None
         try:
-            collection.insert_many(batch, ordered=False)
+            target[name].insert_many(batch, ordered=False, bypass_document_validation=bypass)
         except BulkWriteError as exc:
             failed = exc.details["writeErrors"]
             if any(each["code"] != _INVALID_DOCUMENT for each in failed):
                 raise
             return len(batch) - len(failed)
+        except OperationFailure as exc:
+            if not bypass or not is_access_refused(exc):
+                raise
+            self._may_bypass = False
+            return self._insert(name, batch, validated=validated)
         return len(batch)
 
     def _copy_indexes(self, info: Document) -> tuple[str, ...]:
@@ -220,7 +203,7 @@ class ScratchDatabase:
         expiring = [index for index in copied if "expireAfterSeconds" in index]
         for index in expiring:
             index["expireAfterSeconds"] = longest_expiry(self.real.now())
-        self._check()
+        self.check()
         if copied:
             self.database.command({"createIndexes": info["name"], "indexes": copied})
         return tuple(index["name"] for index in expiring)
@@ -244,15 +227,14 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], t
     Returns their names, and a warning for each that could not be dropped. It drops only databases with our marker
     for this very database. `also` is a name that a setting gives.
     """
-    now, of = real.now(), real.database.name
-    prefix = prefix_for(of)
+    of, prefix = real.database.name, prefix_for(real.database.name)
+    leftover = {"_id": _MARKER_ID, "of": of, "aliveAt": {"$lt": real.now() - LEFTOVER_AFTER}}
     removed, warnings = list[str](), list[str]()
-    with translated():
-        names = real.database.client.list_database_names()
-    for name in names:
+    for name in real.database.client.list_database_names():
         try:
             database = real.database.client[name]
-            if (name.startswith(prefix) or name == also) and _is_leftover(database, of, now):
+            named = name.startswith(prefix) or name == also
+            if named and Server(database).collection(MARKER).find_one(leftover):
                 _drop(database)
                 removed.append(name)
         except PyMongoError as exc:
@@ -264,8 +246,9 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], t
 
 
 def _drop(database: Database[Document]) -> None:
-    # Without a limit it would wait as long as a transaction of another process is open.
-    with timeout(DROP_SECONDS):
+    # Without a limit it would wait as long as a transaction of another process is open. The guard of a rehearsal
+    # would copy all collections when they are listed.
+    with timeout(DROP_SECONDS), without_listeners():
         try:
             database.client.drop_database(database)
         except OperationFailure as exc:
@@ -274,14 +257,6 @@ def _drop(database: Database[Document]) -> None:
             # The last collection takes the database with it. Until then, the mark says whose it is.
             for name in (*listed(database, frozenset({MARKER})), MARKER):
                 database.drop_collection(name)
-
-
-def _is_leftover(database: Database[Document], of: str, now: datetime) -> bool:
-    marker = _marker(database)
-    if marker is None or marker["of"] != of:
-        return False
-    alive: datetime = marker["aliveAt" if "aliveAt" in marker else "createdAt"]
-    return now - alive > LEFTOVER_AFTER
 
 
 def _marker(database: Database[Document]) -> Document | None:

@@ -8,14 +8,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
-from flask_migrate_mongo.lint.rules import RULES, Severity
+from flask_migrate_mongo.lint.rules import RULES, Rule, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from flask_migrate_mongo.lint.linter import Finding, LintReport
-    from flask_migrate_mongo.lint.rules import Rule
 
 Json: TypeAlias = "Mapping[str, object]"
 

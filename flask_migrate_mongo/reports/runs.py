@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.engine.options import Observer
 from flask_migrate_mongo.model.reports import Outcome, StepState, Verdict
-from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.model.values import Direction, Progress, Step
 from flask_migrate_mongo.process import elapsed
 
 from . import words
-from .console import Console, Text, coloured, err, error, out
+from .console import Cell, Console, Text, coloured, err, error, out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from flask_migrate_mongo.model.reports import NotExecuted, RunReport, Sample, Trial
-    from flask_migrate_mongo.model.values import Progress, Step
     from flask_migrate_mongo.rehearsal import Attempt, Estimate, MigrationRehearsal, RehearsalReport
 
-    from .console import Cell
     from .terminal import Bar
 
 LINE_SECONDS = 10
@@ -68,7 +67,7 @@ class ProgressReporter(Observer):
 
     def __init__(self) -> None:
         self._console = err()
-        self._stop: Callable[[], None] | None = None
+        self._moving = ExitStack()
         self._bar: Bar | None = None
         self._printed_at = elapsed()
 
@@ -77,7 +76,7 @@ class ProgressReporter(Observer):
         if self._console.screen is None:
             self._console.say(f"{_title(step)} ...")
         else:
-            self._stop = self._console.screen.spin(_title(step))
+            self._moving.callback(self._console.screen.spin(_title(step)))
 
     def progressed(self, step: Step, progress: Progress) -> None:
         """Show how far the step's backfill is: with a bar, or else a line every ten seconds."""
@@ -85,11 +84,11 @@ class ProgressReporter(Observer):
             if self._bar is None:
                 self.close()
                 self._bar = self._console.screen.bar(_title(step))
-                self._stop = self._bar.stop
-            self._bar.show(progress.done, progress.total, words.how_far(progress))
+                self._moving.callback(self._bar.stop)
+            self._bar.show(progress.done, progress.total, str(progress))
         elif elapsed() - self._printed_at >= LINE_SECONDS:
             self._printed_at = elapsed()
-            self._console.say(f"{step.version} {words.how_far(progress)}")
+            self._console.say(f"{step.version} {progress}")
 
     def ended(self, outcome: Outcome) -> None:
         """Show how the step ended, and how long it took."""
@@ -105,9 +104,8 @@ class ProgressReporter(Observer):
 
     def close(self) -> None:
         """Stop what moves, so that the terminal has its cursor again."""
-        if self._stop is not None:
-            self._stop()
-        self._stop = self._bar = None
+        self._moving.close()
+        self._bar = None
 
 
 def _mark(outcome: Outcome, encoding: str) -> str:
@@ -124,7 +122,10 @@ def _mark(outcome: Outcome, encoding: str) -> str:
 def _results(console: Console, notes: Console, report: RunReport) -> None:
     # The progress was on this very screen already, unless the results go somewhere else.
     if console.screen is None or notes.screen is None:
-        rows = [_row(outcome) for outcome in report.outcomes]
+        rows = [
+            (str(o.step.version), o.step.file.name, coloured(o.state.value), words.took(o.took_ms))
+            for o in report.outcomes
+        ]
         console.table(("Version", "Name", "State", "Took"), rows)
     console.say(_done(report))
     for outcome in report.outcomes:
@@ -139,19 +140,13 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
         console.say(f"Fix the migration, then run {command} again.")
 
 
-def _row(outcome: Outcome) -> Sequence[Cell]:
-    file = outcome.step.file
-    return str(file.version), file.name, coloured(outcome.state.value), words.took(outcome.took_ms)
-
-
 def _done(report: RunReport) -> str:
     did, done = _DID[report.direction], [o for o in report.outcomes if o.succeeded]
     if not done:
         return f"Nothing was {did.lower()}."
     batch = f" as batch {report.batch}" if report.batch else ""
-    return (
-        f"{did} {words.count(len(done))}{batch} in {words.took(sum(o.took_ms or 0 for o in done))}."
-    )
+    took = words.took(sum(outcome.took_ms or 0 for outcome in done))
+    return f"{did} {words.count(len(done))}{batch} in {took}."
 
 
 # --- when it was a dry run
@@ -191,7 +186,7 @@ def _speed(outcome: Outcome, trial: Trial) -> str:
 def _not_executed(operation: NotExecuted) -> str:
     documents = operation.documents
     counted = "" if documents is None else f"about {documents:,} documents"
-    facts = "; ".join(fact for fact in (counted, operation.detail) if fact)
+    facts = "; ".join(filter(None, (counted, operation.detail)))
     what = f"not executed: {operation.operation} {operation.collection}"
     return f"{what}: {facts}" if facts else what
 
@@ -230,7 +225,9 @@ def rehearsal(report: RehearsalReport) -> None:
     console.table(_REHEARSED, map(_rehearsal_row, report.migrations))
     for migration in report.migrations:
         _problems(console, notes, migration)
-    console.say(f"Rehearsed on {_samples(report)}.")
+    copied = [f"{c.documents:,} of {c.of:,} of {c.name}" for c in report.copied if c.of]
+    samples = f"documents: {', '.join(copied)}" if copied else "no documents"
+    console.say(f"Rehearsed on {samples}.")
     _verdict(console, report)
 
 
@@ -272,11 +269,9 @@ def _attempt(attempt: Attempt | None) -> Cell:
 def _estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return "unknown"
-    documents = f"for {estimate.documents:,} documents"
-    if not estimate.extrapolated:
-        return f"{_seconds(estimate.seconds)} {documents}"
-    low, high = _seconds(estimate.low), _seconds(estimate.high)
-    return f"about {_seconds(estimate.seconds)} ({low} to {high}) {documents}"
+    seconds, low, high = map(_seconds, (estimate.seconds, estimate.low, estimate.high))
+    took = f"about {seconds} ({low} to {high})" if estimate.extrapolated else seconds
+    return f"{took} for {estimate.documents:,} documents"
 
 
 def _seconds(seconds: float) -> str:
@@ -300,23 +295,17 @@ def _problems(console: Console, notes: Console, migration: MigrationRehearsal) -
             console.say(f"  and {differences.total - len(differences.first):,} more")
 
 
-def _samples(report: RehearsalReport) -> str:
-    copied = [f"{c.documents:,} of {c.of:,} of {c.name}" for c in report.copied if c.of]
-    return f"documents: {', '.join(copied)}" if copied else "no documents"
-
-
 def _verdict(console: Console, report: RehearsalReport) -> None:
     if report.irreversible:
         console.say(Text(f"Cannot be rolled back: {_versions(report.irreversible)}.", "yellow"))
-    if not report.failures:
-        console.say(
-            Text(f"{words.count(len(report.migrations))} rehearsed: no problem found.", "green")
-        )
-        return
-    problems = f"Problems found in {_versions(report.failures)}."
-    console.say(Text(f"{problems} The application's database is unchanged.", "red"))
-    again = "Fix the migration, then rehearse again: flask db-migrate rehearse"
-    console.say(Text(again, "red"))
+    if report.failures:
+        problems = f"Problems found in {_versions(report.failures)}."
+        console.say(Text(f"{problems} The application's database is unchanged.", "red"))
+        again = "Fix the migration, then rehearse again: flask db-migrate rehearse"
+        console.say(Text(again, "red"))
+    else:
+        rehearsed = words.count(len(report.migrations))
+        console.say(Text(f"{rehearsed} rehearsed: no problem found.", "green"))
 
 
 def _versions(migrations: Iterable[MigrationRehearsal]) -> str:

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.model.values import COLUMNS, Direction, Status
 
 from . import words
-from .console import STYLES, Console, Text, coloured, err, out
+from .console import STYLES, Cell, Console, Text, coloured, err, out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from flask_migrate_mongo.lint.linter import Finding, LintReport
     from flask_migrate_mongo.model.values import Entry, Event, LockState, Record, StatusReport
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
-
-    from .console import Cell
 
     Row = Sequence[Cell]
 
@@ -59,17 +56,8 @@ def status(report: StatusReport) -> None:
 
 
 def _status_row(entry: Entry, state: str) -> Row:
-    applied = entry.record if entry.record is not None and entry.record.is_applied else None
-    return (
-        str(entry.version),
-        entry.name,
-        coloured(state),
-        *(_cell(applied, field) if applied else "" for _, field in _STATUS),
-        ", ".join(_notes(entry, entry.record)),
-    )
-
-
-def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
+    record = entry.record
+    applied = record if record is not None and record.is_applied else None
     notes = {
         "changed since": entry.drifted,
         "file missing": entry.missing,
@@ -77,9 +65,15 @@ def _notes(entry: Entry, record: Record | None) -> Iterable[str]:
         "interrupted": record is not None and record.interrupted,
         "not reversible": not entry.reversible,
     }
-    yield from (note for note, holds in notes.items() if holds)
     if record is not None and record.progress is not None:
-        yield f"backfill of {words.how_far(record.progress)}"
+        notes[f"backfill of {record.progress}"] = True
+    return (
+        str(entry.version),
+        entry.name,
+        coloured(state),
+        *(_cell(applied, field) if applied else "" for _, field in _STATUS),
+        ", ".join(note for note, holds in notes.items() if holds),
+    )
 
 
 # --- what is recorded
@@ -180,7 +174,7 @@ def plan(found: Preview) -> None:
         console.say(words.NOTHING_TO_DO[Direction.UP])
     for step in found.planned:
         for finding in step.findings:
-            _finding(console, finding, finding.shown_path)
+            _finding(console, finding)
     for entry in survey.drifted:
         console.say(Text(f"Changed since it was applied: {entry.version} {entry.name}.", "yellow"))
     for entry in survey.missing:
@@ -212,9 +206,9 @@ def _step_row(planned: PlannedStep) -> Row:
 def lint(report: LintReport) -> None:
     """Print what lint found, file by file, and how to do better where a rule is met first."""
     console, explained = out(), set[str]()
-    for path, found in groupby(report.findings, key=lambda finding: finding.shown_path):
+    for _, found in groupby(report.findings, key=lambda finding: finding.path):
         for finding in found:
-            _finding(console, finding, path)
+            _finding(console, finding)
             if finding.rule.code not in explained:
                 explained.add(finding.rule.code)
                 console.say_lines(indent(finding.help, "    "), "dim")
@@ -222,10 +216,10 @@ def lint(report: LintReport) -> None:
     console.say(_found(report))
 
 
-def _finding(console: Console, finding: Finding, path: Path) -> None:
+def _finding(console: Console, finding: Finding) -> None:
     rule = finding.rule
     console.say(
-        f"{path}:{finding.line}:{finding.column}: ",
+        f"{finding.shown_path}:{finding.line}:{finding.column}: ",
         Text(rule.code, STYLES[rule.severity.value]),
         f" {finding.message} [{rule.severity.value}]",
     )

@@ -1,4 +1,4 @@
-"""Words that reports share: counts, durations, errors, progress."""
+"""Words that reports share: counts, durations, errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.model.values import Direction
 
 if TYPE_CHECKING:
-    from flask_migrate_mongo.model.values import ErrorInfo, Progress
+    from flask_migrate_mongo.model.values import ErrorInfo
 
 SECOND = 1_000
 """Milliseconds."""
@@ -33,17 +33,3 @@ def count(number: int) -> str:
 def brief(info: ErrorInfo) -> str:
     """Describe an error without its traceback."""
     return f"{info.type}: {info.message}"
-
-
-def how_far(progress: Progress) -> str:
-    """Describe how far a backfill is, how fast it is, and how long it still takes."""
-    total = "" if progress.total is None else f" of about {progress.total:,}"
-    rate = "" if progress.per_second is None else f", {progress.per_second:,.0f} a second"
-    left = "" if progress.seconds_left is None else f", {_clock(progress.seconds_left)} left"
-    return f"{progress.collection}: {progress.done:,}{total}{rate}{left}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

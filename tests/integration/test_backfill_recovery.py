@@ -21,7 +21,7 @@ from pymongo import MongoClient, monitoring
 from pymongo.errors import AutoReconnect
 
 from flask_migrate_mongo import MongoMigrate
-from flask_migrate_mongo.backfill.checkpoints import Checkpoint, DocumentId, StoredCheckpoint
+from flask_migrate_mongo.backfill.checkpoints import Checkpoint, StoredCheckpoint
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.errors import (
     HalfBackfilledError,
@@ -477,12 +477,12 @@ def test_of_two_workers_on_one_checkpoint_only_one_continues(project: Project) -
     first = Checkpoint()
     project.db.ranges.insert_one({"_id": 1, "runId": "run", "state": first.document()})
     stored = StoredCheckpoint(project.db.ranges, {"_id": 1, "runId": "run"}, "state", "request")
-    mine, theirs = (replace(first, at=DocumentId(n), batches=1, by=f"worker {n}") for n in (1, 2))
-    stored.advance(first, mine, fields={})
+    mine, theirs = (replace(first, at=(n,), batches=1, by=f"worker {n}") for n in (1, 2))
+    stored.advance(mine, fields={})
     assert stored.is_committed(mine)
-    stored.advance(first, mine, fields={})  # The reply was lost, and the command is sent again.
+    stored.advance(mine, fields={})  # The reply was lost, and the command is sent again.
     with pytest.raises(LeaseLostError):
-        stored.advance(first, theirs, fields={})
+        stored.advance(theirs, fields={})
     assert not stored.is_committed(theirs)
     assert stored.read()[0] == mine
 

@@ -35,7 +35,7 @@ from flask_migrate_mongo.planning.plans import survey
 from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 from flask_migrate_mongo.rehearsal import Attempt, MigrationRehearsal, RehearsalReport
 from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
-from flask_migrate_mongo.rehearsal.results import CopiedCollection, Estimate
+from flask_migrate_mongo.rehearsal.results import Activity, CopiedCollection, Estimate
 from flask_migrate_mongo.store.records import read
 from flask_migrate_mongo.store.runs import RunState, StoredRun
 
@@ -442,7 +442,7 @@ def test_a_plan_shows_its_steps_and_what_to_know_before() -> None:
 def test_a_rehearsal_shows_every_turn_of_every_migration() -> None:
     left = Differences((Difference("goods", "count", "1", "2"),), 4)
     estimate = Estimate(10, 1.2345, 0.5, 3.0)
-    up = Attempt(5, touched=frozenset({"goods"}), elsewhere=frozenset({"other"}))
+    up = Attempt(5, activity=Activity(touched={"goods"}, elsewhere={"other"}))
     first = MigrationRehearsal(a_file(1), up, Attempt(6, ERROR), None, left, estimate)
     migrations = (first, MigrationRehearsal(a_file(2)))
     copied = (CopiedCollection("goods", 10, 100),)

@@ -8,8 +8,8 @@ import pytest
 
 from flask_migrate_mongo.rehearsal.results import (
     MARGIN,
+    Activity,
     Attempt,
-    CommandTimes,
     CopiedCollection,
     Estimate,
     estimate,
@@ -20,16 +20,16 @@ ALL = 28_000
 
 def took(seconds: float, copied: int = 1_000, **more: Any) -> Attempt:
     """Return a run on a sample of the airports, all of whose time went into them."""
-    times = CommandTimes(**{"by_collection": {"airports": seconds}, **more})
-    return an_attempt(seconds, times, CopiedCollection("airports", copied, ALL))
+    activity = Activity(**{"spent": {"airports": seconds}, **more})
+    return an_attempt(seconds, activity, CopiedCollection("airports", copied, ALL))
 
 
 def an_attempt(
-    seconds: float, times: CommandTimes | None = None, *copied: CopiedCollection
+    seconds: float, activity: Activity | None = None, *copied: CopiedCollection
 ) -> Attempt:
     return Attempt(
         round(seconds * 1000),
-        times=times or CommandTimes(),
+        activity=activity or Activity(),
         copied={each.name: each for each in copied},
     )
 
@@ -91,7 +91,7 @@ def test_commands_for_single_documents_grow_only_if_there_are_more_of_them_in_a_
 def test_each_collection_grows_by_its_own_factor() -> None:
     copied = CopiedCollection("airports", 1_000, 28_000), CopiedCollection("countries", 200, 200)
     spent = {"airports": 0.1, "countries": 0.3}
-    found = estimate([], [an_attempt(0.4, CommandTimes(spent), *copied)])
+    found = estimate([], [an_attempt(0.4, Activity(spent=spent), *copied)])
     assert found is not None
     assert found.documents == 28_200
     assert found.seconds == pytest.approx(0.1 * 28 + 0.3)
@@ -99,7 +99,7 @@ def test_each_collection_grows_by_its_own_factor() -> None:
 
 def test_a_collection_that_the_migrations_make_grows_like_those_it_is_made_of() -> None:
     spent = {"airports": 0.1, "made": 0.1}
-    found = estimate([], [took(0.2, by_collection=spent)])
+    found = estimate([], [took(0.2, spent=spent)])
     assert found is not None
     assert found.seconds == pytest.approx(0.2 * 28)
 
@@ -114,8 +114,8 @@ def test_nothing_is_extrapolated_when_the_sample_was_all_there_is() -> None:
     "attempt",
     [
         an_attempt(0.5),
-        an_attempt(0.5, CommandTimes({"new": 0.5})),
-        an_attempt(0.5, CommandTimes({"empty": 0.5}), CopiedCollection("empty", 0, 0)),
+        an_attempt(0.5, Activity(spent={"new": 0.5})),
+        an_attempt(0.5, Activity(spent={"empty": 0.5}), CopiedCollection("empty", 0, 0)),
     ],
 )
 def test_there_is_no_estimate_if_no_documents_were_touched(attempt: Attempt) -> None:

@@ -158,7 +158,7 @@ def test_transactions_are_open_until_they_are_committed_or_aborted() -> None:
         guard.sending(a_command(HOME, find="a", **said))
         if end:
             guard.sending(a_command("admin", **{end: 1}, **said))
-    assert guard.open_transactions == (b"3",)
+    assert guard.activity.open == {b"3"}
 
 
 def test_a_session_that_is_used_otherwise_or_elsewhere_is_none_of_an_open_transaction() -> None:
@@ -170,7 +170,7 @@ def test_a_session_that_is_used_otherwise_or_elsewhere_is_none_of_an_open_transa
     guard.sending(
         a_command("admin", bulkWrite=1, nsInfo=[{"ns": f"{HOME}.a"}], autocommit=False, **third)
     )
-    assert guard.open_transactions == (b"3",)
+    assert guard.activity.open == {b"3"}
 
 
 def test_our_own_collections_are_neither_copied_nor_timed() -> None:
@@ -186,7 +186,7 @@ def test_our_own_collections_are_neither_copied_nor_timed() -> None:
         guard.sending(command)
         guard.answered(command, {})
     activity = guard.activity
-    assert (asked, set(activity.times.by_collection), activity.touched) == (
+    assert (asked, set(activity.spent), activity.touched) == (
         ["users"],
         {"users"},
         {"users"},

@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.files.parsing import suppressions_in
 from flask_migrate_mongo.lint import reading
-from flask_migrate_mongo.lint.checking import ParsedMigration
+from flask_migrate_mongo.lint.checks import ParsedMigration
+from flask_migrate_mongo.lint.facts import Value
 from flask_migrate_mongo.lint.linter import (
     Collections,
     Linter,
@@ -29,6 +31,9 @@ from flask_migrate_mongo.model.values import Direction, Suppression
 
 from .given import a_file, read
 from .linted import DOWN, HEAD, NAME, codes, confined, found, lint, up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STDLIB = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
 UNFILTERED = "{}.update_many({{}}, {{'$set': {{'a': 1}}}})"
@@ -90,6 +95,28 @@ def test_functions_that_multiply_their_calls_take_no_longer_than_the_budget() ->
     facts = reading.read(ast.parse(source))
     assert 0 < len(facts.up) < reading._BUDGET
     assert not named_collections(source.encode()).complete
+
+
+def test_functions_that_call_each_other_take_a_limited_number_of_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, walk = 0, Value.walk
+
+    def counted(self: Value) -> Iterator[Value]:
+        nonlocal steps
+        steps += 1
+        return walk(self)
+
+    monkeypatch.setattr(Value, "walk", counted)
+    names = [f"f{n}" for n in range(13)]
+    functions = "".join(
+        f"\n\ndef {name}(db):\n    db.users.update_many({{'a': 1}}, {{'$unset': {{'{name}': ''}}}})\n"
+        "    db.users.create_index('b', unique=True)\n"
+        + "".join(f"    {other}(db)\n" for other in names if other != name)
+        for name in names
+    )
+    assert codes(tmp_path, up("f0(db)", down=DOWN + functions)) == {"MM007", "MM008"}
+    assert steps < 100_000
 
 
 def test_an_expression_that_is_nested_too_deeply_is_skipped_and_the_rest_is_checked(

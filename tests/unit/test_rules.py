@@ -325,6 +325,14 @@ def test_the_example_names_the_collection(tmp_path: Path) -> None:
             "outside the transaction",
         ),
         (
+            up("time.sleep(1)").replace(HEAD, HEAD + "import time\n"),
+            "While the migration sleeps, it holds the lock.",
+        ),
+        (
+            confined("time.sleep(1)").replace(HEAD, HEAD + "import time\n"),
+            "While the migration sleeps, it holds the lock and its transaction.",
+        ),
+        (
             up("db.users.updateMany()"),
             "no method `updateMany`: this raises TypeError. Use `update_many`.",
         ),
