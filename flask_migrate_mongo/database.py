@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pymongo
 from pymongo import MongoClient
+from pymongo.database import Database
 from pymongo.errors import ConfigurationError as NoDefaultDatabase
 from pymongo.errors import PyMongoError
 from werkzeug.local import LocalProxy
 
 from .driver.server import Document, Server, server_of, translated
 from .model.errors import ConfigurationError, NoDatabaseError, redact
-from .state import OwnClient
-
-if TYPE_CHECKING:
-    from pymongo.database import Database
-
-    from .state import AppState
+from .state import AppState, OwnClient
 
 FIRST_CONTACT_SECONDS = 5
 """How long a command waits for a primary before its first statement."""

@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import click
+from flask import Blueprint, Flask
 from flask.cli import ScriptInfo
 
 from . import settings as config
 from . import state as app_state
+from .engine.options import Options
 from .interfaces.cli import db_migrate
 from .interfaces.rest import blueprint
+from .model.access import Authorize
 from .model.errors import ConfigurationError
+from .model.reports import RunReport
+from .model.values import Plan, StatusReport
 
 if TYPE_CHECKING:
-    from flask import Blueprint, Flask
-
     from .dry_run import DryRunner
-    from .engine.options import Options
     from .engine.runner import Runner
-    from .model.access import Authorize
-    from .model.reports import RunReport
-    from .model.values import Plan, StatusReport
 
 
 class MongoMigrate:
@@ -97,10 +96,8 @@ class MongoMigrate:
         Raises LockHeldError, and what refuses the plan, before anything runs. A migration that fails
         does not raise: it is in the report's `failures`.
         """
-        runner, options = _begin(
-            app, dry_run=dry_run, wait=wait, continue_on_error=continue_on_error
-        )
-        return runner.up(options, allow_drift=allow_drift)
+        options = Options(wait=wait, continue_on_error=continue_on_error)
+        return _acting(app, dry_run=dry_run).up(options, allow_drift=allow_drift)
 
     def down(
         self,
@@ -113,10 +110,8 @@ class MongoMigrate:
         wait: float | None = None,
     ) -> RunReport:
         """Roll back the last applied migrations. Raises and reports like `up`."""
-        runner, options = _begin(
-            app, dry_run=dry_run, wait=wait, continue_on_error=continue_on_error
-        )
-        return runner.down(options, steps=steps, allow_drift=allow_drift)
+        options = Options(wait=wait, continue_on_error=continue_on_error)
+        return _acting(app, dry_run=dry_run).down(options, steps=steps, allow_drift=allow_drift)
 
     def runner(self, app: Flask | None = None) -> Runner:
         """Make the runner of an application, by default of the current one."""
@@ -125,14 +120,10 @@ class MongoMigrate:
         return running.runner(app_state.of(app))
 
 
-def _begin(
-    app: Flask | None, *, dry_run: bool, wait: float | None, continue_on_error: bool
-) -> tuple[Runner | DryRunner, Options]:
-    from .engine.options import Options  # noqa: PLC0415  (as above)
+def _acting(app: Flask | None, *, dry_run: bool) -> Runner | DryRunner:
     from .wiring import running  # noqa: PLC0415  (as above)
 
-    options = Options(wait=wait, continue_on_error=continue_on_error)
-    return running.acting(app_state.of(app), dry_run=dry_run), options
+    return running.acting(app_state.of(app), dry_run=dry_run)
 
 
 def _callable(authorize: object) -> Authorize | None:

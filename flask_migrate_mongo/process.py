@@ -8,13 +8,10 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from .model.errors import RunStoppedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

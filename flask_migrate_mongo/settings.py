@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from math import nextafter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from flask import Flask
 
 from .model.access import Token, tokens
 from .model.errors import SettingError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from flask import Flask
 
 _T = TypeVar("_T")
 
@@ -44,7 +42,6 @@ class Setting:
     or OverflowError. `accepts` says in an error what it takes.
     """
 
-    purpose: str
     parse: Callable[[Any], object]
     accepts: str
     secret: bool = False
@@ -136,22 +133,20 @@ def _seconds(least: int) -> tuple[Callable[[object], float], str]:
 
 
 def _setting(
-    purpose: str, parse: Callable[[Any], object], accepts: str, *, default: _T, secret: bool = False
+    parse: Callable[[Any], object], accepts: str, *, default: _T, secret: bool = False
 ) -> _T:
-    setting = Setting(purpose, parse, accepts, secret)
+    setting = Setting(parse, accepts, secret)
     return field(default=default, metadata={"setting": setting})
 
 
-def _optional(
-    purpose: str, parse: Callable[[Any], _T], accepts: str, *, secret: bool = False
-) -> _T | None:
-    return _setting(purpose, parse, accepts, default=None, secret=secret)
+def _optional(parse: Callable[[Any], _T], accepts: str, *, secret: bool = False) -> _T | None:
+    return _setting(parse, accepts, default=None, secret=secret)
 
 
-def _choice(purpose: str, *accepted: str) -> str:
+def _choice(*accepted: str) -> str:
     """Declare a setting with a few values. The first is the default."""
     listed = " or ".join(f'"{value}"' for value in accepted)
-    return _setting(purpose, partial(_one_of, accepted), listed, default=accepted[0])
+    return _setting(partial(_one_of, accepted), listed, default=accepted[0])
 
 
 # Without a repr: the connection string holds a password.
@@ -159,142 +154,86 @@ def _choice(purpose: str, *accepted: str) -> str:
 class Settings:
     """Every setting, parsed: the one table that code, documentation and error messages use.
 
-    Relative paths are relative to the application's root path.
+    The text below a field says what it is for, as docs/reference.md does. Relative paths are relative to the application's root path.
     """
 
-    mongo_uri: str | None = _optional(
-        "The connection string, if the application passes no database of its own.",
-        _text,
-        "a MongoDB connection string",
-    )
-    migrate_mongo_uri: str | None = _optional(
-        "The connection string for migrations alone, with a user of their own.",
-        _text,
-        "a MongoDB connection string",
-        secret=True,
-    )
-    database: str | None = _optional(
-        "The database to migrate, if the connection string names none or another one.",
-        _text,
-        "the name of a database",
-    )
-    directory: Path = _setting(
-        "The folder of the migrations, relative to the application's root path.",
-        *_PATH,
-        default=Path("migrations"),
-    )
-    template: Path | None = _optional(
-        "The Jinja template that `create` uses, relative to the application's root path.", *_PATH
-    )
-    collection: str = _setting("The collection of the history.", *_COLLECTION, default="migrations")
-    lock_collection: str = _setting(
-        "The collection of the lock.", *_COLLECTION, default="migration_locks"
-    )
-    run_collection: str = _setting(
-        "The collection for the progress of asynchronous REST runs.",
-        *_COLLECTION,
-        default="migration_runs",
-    )
-    app: str | None = _optional(
-        "The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up.",
-        _text,
-        "an import path",
-    )
-    rehearsal_database: str | None = _optional(
-        "The scratch database of `rehearse`; without it, a new one named after the application's.",
-        _text,
-        "the name of a database that does not exist",
-    )
-    lock_ttl: float = _setting(
-        "Seconds after which the lock of a crashed process expires.",
-        *_seconds(MINIMAL_TTL),
-        default=1800.0,
-    )
-    lock_wait: float = _setting(
-        "Seconds to wait for the lock of another process.", *_seconds(0), default=0.0
-    )
-    version_format: str = _choice(
-        "How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS.", "sequence", "timestamp"
-    )
-    transactions: str = _choice(
-        "Refuse a transactional migration on a server without transactions, or run it without one.",
-        "required",
-        "preferred",
-    )
-    out_of_order: str = _choice(
-        "Run or refuse a pending version below the highest applied one.", "allow", "refuse"
-    )
-    interrupted: str = _choice(
-        "Run an interrupted migration again if it is neither transactional nor idempotent, or stop.",
-        "rerun",
-        "stop",
-    )
+    mongo_uri: str | None = _optional(_text, "a MongoDB connection string")
+    """The connection string, if the application passes no database of its own."""
+    migrate_mongo_uri: str | None = _optional(_text, "a MongoDB connection string", secret=True)
+    """The connection string for migrations alone, with a user of their own."""
+    database: str | None = _optional(_text, "the name of a database")
+    """The database to migrate, if the connection string names none or another one."""
+    directory: Path = _setting(*_PATH, default=Path("migrations"))
+    """The folder of the migrations, relative to the application's root path."""
+    template: Path | None = _optional(*_PATH)
+    """The Jinja template that `create` uses, relative to the application's root path."""
+    collection: str = _setting(*_COLLECTION, default="migrations")
+    """The collection of the history."""
+    lock_collection: str = _setting(*_COLLECTION, default="migration_locks")
+    """The collection of the lock."""
+    run_collection: str = _setting(*_COLLECTION, default="migration_runs")
+    """The collection for the progress of asynchronous REST runs."""
+    app: str | None = _optional(_text, "an import path")
+    """The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up."""
+    rehearsal_database: str | None = _optional(_text, "the name of a database that does not exist")
+    """The scratch database of `rehearse`; without it, a new one named after the application's."""
+    lock_ttl: float = _setting(*_seconds(MINIMAL_TTL), default=1800.0)
+    """Seconds after which the lock of a crashed process expires."""
+    lock_wait: float = _setting(*_seconds(0), default=0.0)
+    """Seconds to wait for the lock of another process."""
+    version_format: str = _choice("sequence", "timestamp")
+    """How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS."""
+    transactions: str = _choice("required", "preferred")
+    """Refuse a transactional migration on a server without transactions, or run it without one."""
+    out_of_order: str = _choice("allow", "refuse")
+    """Run or refuse a pending version below the highest applied one."""
+    interrupted: str = _choice("rerun", "stop")
+    """Run an interrupted migration again if it is neither transactional nor idempotent, or stop."""
     redact: tuple[str, ...] = _setting(
-        "Fields whose values no dry run and no rehearsal shows, at any depth, in any case.",
         _names,
         "a list of the names of fields, or a text with commas between them",
         default=("password", "passwd", "secret", "token", "api_key", "apikey"),
     )
-    on_start: bool | str = _setting(
-        "Apply pending migrations before the application starts serving.",
-        _flag_or_always,
-        'true, false or "always"',
-        default=False,
-    )
-    on_start_fail_hard: bool = _setting(
-        "End the application if its pending migrations could not be applied.", *_FLAG, default=False
-    )
-    on_start_wait: float = _setting(
-        "Seconds to wait at the start for another process that migrates.",
-        *_seconds(0),
-        default=300.0,
-    )
-    on_start_mode: str = _choice(
-        "Apply them in `init_app()`, or before the first request.", "init", "first-request"
-    )
-    app_version: str | None = _optional(
-        "The application's version, stored with every record for the audit.",
-        _text,
-        "a text that is not blank",
-    )
-    api: bool = _setting("Register the REST API.", *_FLAG, default=True)
+    """Fields whose values no dry run and no rehearsal shows, at any depth, in any case."""
+    on_start: bool | str = _setting(_flag_or_always, 'true, false or "always"', default=False)
+    """Apply pending migrations before the application starts serving."""
+    on_start_fail_hard: bool = _setting(*_FLAG, default=False)
+    """End the application if its pending migrations could not be applied."""
+    on_start_wait: float = _setting(*_seconds(0), default=300.0)
+    """Seconds to wait at the start for another process that migrates."""
+    on_start_mode: str = _choice("init", "first-request")
+    """Apply them in `init_app()`, or before the first request."""
+    app_version: str | None = _optional(_text, "a text that is not blank")
+    """The application's version, stored with every record for the audit."""
+    api: bool = _setting(*_FLAG, default=True)
+    """Register the REST API."""
     url_prefix: str = _setting(
-        "The path of the REST API.",
-        _prefix,
-        "a path that begins with / and is not / alone",
-        default="/api/migrations",
+        _prefix, "a path that begins with / and is not / alone", default="/api/migrations"
     )
+    """The path of the REST API."""
     api_token: tuple[Token, ...] | None = _optional(
-        "Tokens for the REST API; a single one may do everything.",
         tokens,
         "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
         'or a mapping of tokens to "read", "run" or "admin"',
         secret=True,
     )
-    api_create: bool = _setting(
-        "Create files through the REST API; in debug mode it is always possible.",
-        *_FLAG,
-        default=False,
-    )
+    """Tokens for the REST API; a single one may do everything."""
+    api_create: bool = _setting(*_FLAG, default=False)
+    """Create files through the REST API; in debug mode it is always possible."""
     lint_ignore: tuple[str, ...] | None = _optional(
-        "Rules that `lint` ignores if none are selected.",
-        _codes,
-        "codes of rules like MM001, in a list or with commas between them",
+        _codes, "codes of rules like MM001, in a list or with commas between them"
     )
-    backfill_batch_size: int = _setting(
-        "Documents that a backfill changes in one transaction.", *_COUNT, default=1_000
-    )
-    backfill_workers: int = _setting("Threads of a backfill.", *_COUNT, default=1)
+    """Rules that `lint` ignores if none are selected."""
+    backfill_batch_size: int = _setting(*_COUNT, default=1_000)
+    """Documents that a backfill changes in one transaction."""
+    backfill_workers: int = _setting(*_COUNT, default=1)
+    """Threads of a backfill."""
     backfill_max_per_second: float | None = _optional(
-        "The most documents that a backfill changes in a second.",
-        partial(_number, float, nextafter(0, 1), A_YEAR),
-        f"a number above 0, up to {A_YEAR}",
+        partial(_number, float, nextafter(0, 1), A_YEAR), f"a number above 0, up to {A_YEAR}"
     )
-    backfill_on_error: str = _choice(
-        "Stop a backfill at a document that cannot be changed, or skip and collect it.",
-        "stop",
-        "collect",
-    )
+    """The most documents that a backfill changes in a second."""
+    backfill_on_error: str = _choice("stop", "collect")
+    """Stop a backfill at a document that cannot be changed, or skip and collect it."""
 
 
 def key_of(field_name: str) -> str:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flask import current_app
+from flask import Flask, current_app
 
+from .model.access import Authorize
 from .model.errors import ConfigurationError
+from .settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flask import Flask
     from pymongo import MongoClient
 
     from .driver.server import Document
-    from .model.access import Authorize
-    from .settings import Settings
 
 KEY = "mongo_migrate"
 """The key of the state in `app.extensions`."""

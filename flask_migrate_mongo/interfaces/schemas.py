@@ -6,40 +6,33 @@ this module costs 45 ms, so text output does not import it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from functools import partial
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_dump, validate
 
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.lint.rules import Severity
-from flask_migrate_mongo.model.errors import as_migrate_error
+from flask_migrate_mongo.model.errors import MigrateError, as_migrate_error
 from flask_migrate_mongo.model.reports import StepState, Verdict
-from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Record
+from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Event, LockState, Record
 from flask_migrate_mongo.model.wording import Wording, camel_case, cli
 from flask_migrate_mongo.store.runs import RunState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.errors import MigrateError
-    from flask_migrate_mongo.model.values import Event, LockState
 
 VERSION = r"[0-9]{1,30}"
 
 _words: ContextVar[Wording] = ContextVar("wording", default=cli)
+"""The wording of errors; each call of `document` sets it."""
 
 
 def document(name: str, value: object, wording: Wording = cli) -> Document:
     """Dump a value as the document of this name, one of DOCUMENTS; errors in it use the given wording."""
-    token = _words.set(wording)
-    try:
-        dumped: Document = DOCUMENTS[name]().dump(value)
-    finally:
-        _words.reset(token)
+    _words.set(wording)
+    dumped: Document = DOCUMENTS[name]().dump(value)
     return dumped
 
 
@@ -93,18 +86,18 @@ def _list(schema: type[Schema], attribute: str | None = None) -> fields.List[Any
     return fields.List(fields.Nested(schema), required=True, attribute=attribute)
 
 
-class _Document(Schema):
-    """A document that has no other fields."""
+class ClosedSchema(Schema):
+    """A document, or parameters, with keys in camelCase and no others."""
 
     class Meta:
         unknown = RAISE
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Spell the key in camelCase."""
+        """Spell the key in camelCase, unless the field names another one."""
         field_obj.data_key = field_obj.data_key or camel_case(field_name)
 
 
-class _Wrapper(_Document):
+class _Wrapper(ClosedSchema):
     """A document around one value, which its field shows."""
 
     def get_attribute(self, obj: object, attr: str, default: object) -> object:  # noqa: ARG002
@@ -112,7 +105,7 @@ class _Wrapper(_Document):
         return obj
 
 
-class _OpenDocument(_Document):
+class _OpenDocument(ClosedSchema):
     """A document that may have more fields."""
 
     class Meta:
@@ -131,7 +124,7 @@ class _EventOf(_OpenDocument):
 
 
 def _document(
-    name: str, base: type[Schema] = _Document, /, **shown: fields.Field[Any]
+    name: str, base: type[Schema] = ClosedSchema, /, **shown: fields.Field[Any]
 ) -> type[Schema]:
     """Make a document of fields alone; those of the base come first."""
     return base.from_dict(shown, name=f"{name}Document")
@@ -204,7 +197,7 @@ FailedDocument = _document(
 )
 
 
-class ProgressDocument(_Document):
+class ProgressDocument(ClosedSchema):
     collection = _text()
     done = _count()
     total = _count(allow_none=True)
@@ -424,7 +417,7 @@ LintDocument = _document(
 )
 
 
-class LockStatusDocument(_Document):
+class LockStatusDocument(ClosedSchema):
     locked = _flag()
     lock = _maybe(LockDocument)
 

@@ -10,26 +10,21 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 import click
+from flask import Flask
 from flask.cli import FlaskGroup
 from flask.helpers import get_debug_flag
 from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo.engine.options import Observer, Options
+from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
-from flask_migrate_mongo.model.values import Status
+from flask_migrate_mongo.model.reports import Outcome, RunReport
+from flask_migrate_mongo.model.values import Status, Step
 from flask_migrate_mongo.process import elapsed
+from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.wiring.running import runner as make_runner
-
-if TYPE_CHECKING:
-    from flask import Flask
-
-    from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import Step
-    from flask_migrate_mongo.state import AppState
 
 ALWAYS = "always"
 """The value of MIGRATE_ON_START that applies migrations in every process that sets up the application."""
@@ -216,7 +211,9 @@ def _migrate(state: AppState) -> Failure | None:
     except RunStoppedError as exc:
         failure = Failure(str(exc), stopped=True)
     except Exception as exc:  # noqa: BLE001  (an application that may serve in spite of a failure does)
-        failure = _raised(exc)
+        info = capture(exc)
+        prefix = "" if isinstance(exc, MigrateError) else f"{info.type}: "
+        failure = Failure(prefix + info.message, info.traceback)
     state.startup_failure = failure.reason if failure else None
     if failure:
         trace = f"\n{failure.trace.rstrip()}" if failure.trace else ""
@@ -228,11 +225,11 @@ def _migrate(state: AppState) -> Failure | None:
 
 
 def _up(runner: Runner, *, wait: float) -> Failure | None:
-    """Run `up`; while another run has the lock, wait and try again."""
+    """Run `up`; while another run has the lock, wait and try again. Raises what ended the run."""
     deadline = elapsed() + wait
     while True:
         try:
-            return _judge(runner.up(Options(wait=0, observer=_StepLogger())))
+            return _failure_in(runner.up(Options(wait=0, observer=_StepLogger())))
         except LockHeldError as exc:
             if elapsed() >= deadline:
                 return Failure(
@@ -247,39 +244,29 @@ def _up(runner: Runner, *, wait: float) -> Failure | None:
 def _outlast(runner: Runner, run_id: str, deadline: float) -> Failure | None:
     """Wait until this run has released the lock, and find its failure, which is not retried here."""
     _log.info("Waiting for the run of another process ...")
-    while (left := deadline - elapsed()) > 0:
+    lock = runner.lock()
+    while lock and lock.run_id == run_id and lock.is_live and (left := deadline - elapsed()) > 0:
         # Random, so that many processes do not ask at the same time.
         runner.switch.sleep(min(left, random.uniform(0.1, 0.5)))  # noqa: S311
         lock = runner.lock()
-        if lock is None:
-            return _failure_of(runner, run_id)
-        if lock.run_id != run_id or not lock.is_live:
-            break
-    return None
-
-
-def _failure_of(runner: Runner, run_id: str) -> Failure | None:
-    for record in runner.history.load().records:
+    records = () if lock else runner.history.load().records
+    for record in records:
         if record.run_id == run_id and record.status is Status.FAILED:
             cause = record.error.message if record.error else "its record does not say why"
             return _failed(record.version, record.name, f"in another process: {cause}")
     return None
 
 
-def _judge(report: RunReport) -> Failure | None:
+def _failure_in(report: RunReport) -> Failure | None:
     for warning in report.warnings:
         _log.warning("%s", warning)
     for outcome in report.failures:
         assert outcome.error is not None  # noqa: S101
         file, error = outcome.step.file, outcome.error
         return _failed(file.version, file.name, f"{error.type}: {error.message}", error.traceback)
-    return _raised(report.error) if report.error else None
-
-
-def _raised(exc: Exception) -> Failure:
-    info = capture(exc)
-    ours = isinstance(exc, MigrateError)
-    return Failure(info.message if ours else f"{info.type}: {info.message}", info.traceback)
+    if report.error:
+        raise report.error
+    return None
 
 
 def _failed(version: int, name: str, cause: str, traceback: str | None = None) -> Failure:

@@ -7,12 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flask import Request
+from flask import Request
 
-Authorize = Callable[[str, "Request"], object]
+Authorize = Callable[[str, Request], object]
 """The application's own answer to whether a request may do an action: True or False."""
 
 SHORTEST = 16

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import re
 import traceback
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 
-from .values import ErrorInfo
-from .wording import cli, render
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
-    from pathlib import Path
-
-    from .values import LockState, Survey
-    from .wording import Wording
+from .values import ErrorInfo, LockState, Survey
+from .wording import Wording, cli, render
 
 TRACEBACK_LIMIT = 16_000
 """Bytes of a traceback that are kept, so that a record stays far below MongoDB's 16 MB."""

@@ -7,7 +7,7 @@ import platform
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime  # noqa: TC003  (`get_type_hints` looks it up)
+from datetime import datetime
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints

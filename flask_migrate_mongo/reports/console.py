@@ -9,15 +9,14 @@ import contextlib
 import os
 import sys
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
+
+from flask_migrate_mongo.model.values import ErrorInfo
 
 from . import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from flask_migrate_mongo.model.values import ErrorInfo
-
     from .terminal import Terminal
 
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")

@@ -5,7 +5,8 @@ Nothing imports this module for a pipe: rich takes longer to import than most co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterable, Sequence
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
@@ -15,9 +16,6 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from .console import Text, padded, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 _UNLIMITED = 1_000_000
 _FREE_TEXT = frozenset({"Name", "Details"})

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.lint.linter import Linter, owned_by
 from flask_migrate_mongo.lint.rules import BY_CODE, REMOVED, chosen
 from flask_migrate_mongo.model.errors import SettingError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flask_migrate_mongo.state import AppState
+from flask_migrate_mongo.state import AppState
 
 
 def linter(state: AppState, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Linter:

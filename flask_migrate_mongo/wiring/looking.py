@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flask_migrate_mongo.database import connected_server
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.planning.plans import Inspector, Policy
+from flask_migrate_mongo.settings import Settings
+from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 from flask_migrate_mongo.store.runs import RunStore
-
-if TYPE_CHECKING:
-    from flask_migrate_mongo.settings import Settings
-    from flask_migrate_mongo.state import AppState
 
 
 def inspector(state: AppState) -> Inspector:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import connected_server
+from flask_migrate_mongo.driver.server import Document, Server
+from flask_migrate_mongo.engine.options import DEFAULTS, Options
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.masking import Mask
+from flask_migrate_mongo.model.reports import RunReport
+from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.process import StopSwitch
+from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 
 from .looking import policy
 
 if TYPE_CHECKING:
-    from flask_migrate_mongo.driver.server import Server
     from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.rehearsal import Rehearsal
-    from flask_migrate_mongo.state import AppState
 
 
 def runner(state: AppState) -> Runner:
@@ -61,6 +65,19 @@ def acting(state: AppState, *, dry_run: bool) -> Runner | DryRunner:
     from flask_migrate_mongo.dry_run import DryRunner  # noqa: PLC0415
 
     return DryRunner(runner(state), Mask.of(state.settings.redact))
+
+
+def call(
+    acts: Runner | DryRunner,
+    direction: Direction,
+    parameters: Document,
+    options: Options = DEFAULTS,
+) -> RunReport:
+    """Call `up` or `down` with the parameters of a command or a request, by their names in Python."""
+    how = {name: value for name, value in parameters.items() if name != "dry_run"}
+    arguments = {name: how.pop(name) for name in ("steps", "allow_drift") if name in how}
+    act = acts.up if direction is Direction.UP else acts.down
+    return act(replace(options, **how), **arguments)
 
 
 def rehearsal(state: AppState) -> Rehearsal:

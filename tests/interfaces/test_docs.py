@@ -18,6 +18,7 @@ from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.values import LockState
 from flask_migrate_mongo.settings import SETTINGS, Settings, key_of
 from tests.project import ROOT
+from tests.purposes import purposes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 def setting_row(name: str) -> str:
     setting, given = SETTINGS[name], Settings.__dataclass_fields__[name].default
     default = "none" if given is None else f"`{given}`"
-    return f"| `{key_of(name)}` | {default} | {setting.accepts} | {setting.purpose} |"
+    return f"| `{key_of(name)}` | {default} | {setting.accepts} | {purposes()[name]} |"
 
 
 def parameter_row(parameter: click.Parameter, context: click.Context) -> str:

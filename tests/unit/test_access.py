@@ -10,8 +10,8 @@ import pytest
 from flask import Flask, Request
 from werkzeug.test import EnvironBuilder
 
-from flask_migrate_mongo.interfaces.rest.access import Gate
-from flask_migrate_mongo.model.access import SHORTEST, Scope, tokens
+from flask_migrate_mongo.interfaces.rest.access import admit
+from flask_migrate_mongo.model.access import SHORTEST, Authorize, Scope, Token, tokens
 from flask_migrate_mongo.model.errors import (
     ApiClosedError,
     ConfigurationError,
@@ -20,7 +20,8 @@ from flask_migrate_mongo.model.errors import (
     SettingError,
     UnauthenticatedError,
 )
-from flask_migrate_mongo.settings import SETTINGS, read
+from flask_migrate_mongo.settings import SETTINGS, Settings, read
+from flask_migrate_mongo.state import AppState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +46,17 @@ def bearer(token: str) -> str:
     return f"Bearer {token}"
 
 
-def refusal(gate: Gate, request: Request, scope: Scope = Scope.READ) -> type[MigrateError] | None:
+def api(known: tuple[Token, ...] | None = None, authorize: Authorize | None = None) -> AppState:
+    """Make the state of an application whose API knows these tokens, and this login."""
+    return AppState(Flask("shop"), Settings(api_token=known), authorize=authorize)
+
+
+def refusal(
+    state: AppState, request: Request, scope: Scope = Scope.READ
+) -> type[MigrateError] | None:
     """Return the class of the error that the request is refused with, None if it is let in."""
     try:
-        gate.admit("status", scope, request)
+        admit(state, "status", scope, request)
     except MigrateError as exc:
         return type(exc)
     return None
@@ -97,19 +105,19 @@ def test_a_bad_value_is_refused_without_showing_a_token(value: object) -> None:
     assert READ not in shown
 
 
-def test_neither_settings_nor_a_gate_show_a_token_or_its_digest() -> None:
+def test_neither_settings_nor_the_state_show_a_token_or_its_digest() -> None:
     app = Flask("shop")
     app.config["MIGRATE_API_TOKEN"] = ADMIN
     settings = read(app, {})
     assert settings.api_token is not None
-    shown = repr(settings) + repr(Gate(settings.api_token))
+    shown = repr(settings) + repr(api(settings.api_token))
     assert ADMIN not in shown
     assert repr(settings.api_token[0].digest) not in shown
 
 
 def test_a_token_may_be_all_that_the_standard_allows() -> None:
     odd = "AZaz09-._~+/AZaz09-._~+/=="
-    assert refusal(Gate(tokens(odd)), a_request(bearer(odd))) is None
+    assert refusal(api(tokens(odd)), a_request(bearer(odd))) is None
 
 
 # --- tokens
@@ -117,7 +125,7 @@ def test_a_token_may_be_all_that_the_standard_allows() -> None:
 
 def test_without_token_and_login_nobody_gets_in() -> None:
     for given in (None, bearer(ADMIN), "Bearer ", "Bearer"):
-        assert refusal(Gate(), a_request(given)) is ApiClosedError
+        assert refusal(api(), a_request(given)) is ApiClosedError
 
 
 @pytest.mark.parametrize(
@@ -126,7 +134,7 @@ def test_without_token_and_login_nobody_gets_in() -> None:
 def test_a_scope_includes_the_smaller_ones_and_no_other(token: str, allowed: set[str]) -> None:
     for scope in Scope:
         expected = None if scope.value in allowed else ForbiddenError
-        assert refusal(Gate(THREE), a_request(bearer(token)), scope) is expected
+        assert refusal(api(THREE), a_request(bearer(token)), scope) is expected
 
 
 @pytest.mark.parametrize(
@@ -138,18 +146,18 @@ def test_a_scope_includes_the_smaller_ones_and_no_other(token: str, allowed: set
     ],
 )
 def test_what_is_no_token_of_ours_is_not_let_in(given: str | None) -> None:
-    assert refusal(Gate(THREE), a_request(given)) is UnauthenticatedError
+    assert refusal(api(THREE), a_request(given)) is UnauthenticatedError
 
 
 def test_the_word_bearer_may_be_written_in_any_way() -> None:
     for word in ("Bearer", "bearer", "BEARER"):
-        assert refusal(Gate(THREE), a_request(f"{word}  {READ} ")) is None
+        assert refusal(api(THREE), a_request(f"{word}  {READ} ")) is None
 
 
 def test_a_missing_token_is_told_from_a_wrong_one() -> None:
     for given, wrong in ((None, False), (bearer("x"), True)):
         with pytest.raises(UnauthenticatedError) as caught:
-            Gate(THREE).admit("status", Scope.READ, a_request(given))
+            admit(api(THREE), "status", Scope.READ, a_request(given))
         assert caught.value.wrong is wrong
         assert str(caught.value).endswith("`Authorization: Bearer TOKEN`.")
 
@@ -166,15 +174,15 @@ def test_every_token_is_compared_in_constant_time_whichever_matches(
         return compare(one, other)
 
     monkeypatch.setattr(hmac, "compare_digest", watched)
-    refusal(Gate(THREE), a_request(bearer(given)))
+    refusal(api(THREE), a_request(bearer(given)))
     assert compared == [(32, 32)] * 3
 
 
 # --- the application's login
 
 
-def gate(answer: Any, *, known: bool = False) -> Gate:
-    return Gate(THREE if known else (), lambda action, request: answer)
+def login(answer: Any, *, known: bool = False) -> AppState:
+    return api(THREE if known else None, lambda action, request: answer)
 
 
 def test_the_login_is_asked_with_the_action_and_the_request() -> None:
@@ -185,25 +193,25 @@ def test_the_login_is_asked_with_the_action_and_the_request() -> None:
         return True
 
     request = a_request()
-    Gate(authorize=authorize).admit("lock-status", Scope.READ, request)
+    admit(api(authorize=authorize), "lock-status", Scope.READ, request)
     assert asked == [("lock-status", request)]
 
 
 def test_the_login_lets_in_and_keeps_out() -> None:
-    assert refusal(gate(True), a_request()) is None  # noqa: FBT003
-    assert refusal(gate(False), a_request()) is ForbiddenError  # noqa: FBT003
+    assert refusal(login(True), a_request()) is None  # noqa: FBT003
+    assert refusal(login(False), a_request()) is ForbiddenError  # noqa: FBT003
 
 
 def test_with_a_login_the_tokens_hold_too() -> None:
-    assert refusal(gate(False, known=True), a_request(bearer(READ))) is None  # noqa: FBT003
-    assert refusal(gate(True, known=True), a_request(bearer(READ)), Scope.RUN) is ForbiddenError  # noqa: FBT003
-    assert refusal(gate(True, known=True), a_request(bearer("of the application's"))) is None  # noqa: FBT003
-    assert refusal(gate(False, known=True), a_request()) is UnauthenticatedError  # noqa: FBT003
+    assert refusal(login(False, known=True), a_request(bearer(READ))) is None  # noqa: FBT003
+    assert refusal(login(True, known=True), a_request(bearer(READ)), Scope.RUN) is ForbiddenError  # noqa: FBT003
+    assert refusal(login(True, known=True), a_request(bearer("of the application's"))) is None  # noqa: FBT003
+    assert refusal(login(False, known=True), a_request()) is UnauthenticatedError  # noqa: FBT003
 
 
 @pytest.mark.parametrize("answer", [None, 1, 0, "", "yes", ("/login", 302), object()])
 def test_an_answer_that_is_neither_true_nor_false_lets_nobody_in(answer: object) -> None:
-    assert refusal(gate(answer), a_request()) is ConfigurationError
+    assert refusal(login(answer), a_request()) is ConfigurationError
 
 
 def test_a_login_that_raises_lets_nobody_in() -> None:
@@ -211,7 +219,7 @@ def test_a_login_that_raises_lets_nobody_in() -> None:
         raise LookupError(action)
 
     with pytest.raises(LookupError):
-        Gate(authorize=authorize).admit("status", Scope.READ, a_request())
+        admit(api(authorize=authorize), "status", Scope.READ, a_request())
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "X"])
@@ -220,25 +228,25 @@ def test_a_change_that_the_login_lets_in_needs_the_header_of_a_script(
     method: str, header: dict[str, str]
 ) -> None:
     request = a_request(None, method, **header)
-    assert refusal(gate(True), request) is ForbiddenError  # noqa: FBT003
+    assert refusal(login(True), request) is ForbiddenError  # noqa: FBT003
     sent = a_request(None, method, **{**header, "X-Requested-With": "fetch"})
-    assert refusal(gate(True), sent) is None  # noqa: FBT003
+    assert refusal(login(True), sent) is None  # noqa: FBT003
 
 
 def test_looking_and_tokens_need_no_such_header() -> None:
     for method in ("GET", "HEAD"):
-        assert refusal(gate(True), a_request(None, method)) is None  # noqa: FBT003
-    assert refusal(Gate(THREE), a_request(bearer(RUN), "POST"), Scope.RUN) is None
+        assert refusal(login(True), a_request(None, method)) is None  # noqa: FBT003
+    assert refusal(api(THREE), a_request(bearer(RUN), "POST"), Scope.RUN) is None
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: Gate().admit("up", Scope.RUN, a_request()),
-        lambda: Gate(THREE).admit("up", Scope.RUN, a_request(bearer(READ))),
-        lambda: Gate(THREE).admit("up", Scope.RUN, a_request(bearer("wrong" * 9))),
-        lambda: gate(False).admit("up", Scope.RUN, a_request()),  # noqa: FBT003
-        lambda: gate(True).admit("up", Scope.RUN, a_request(None, "POST")),  # noqa: FBT003
+        lambda: admit(api(), "up", Scope.RUN, a_request()),
+        lambda: admit(api(THREE), "up", Scope.RUN, a_request(bearer(READ))),
+        lambda: admit(api(THREE), "up", Scope.RUN, a_request(bearer("wrong" * 9))),
+        lambda: admit(login(False), "up", Scope.RUN, a_request()),  # noqa: FBT003
+        lambda: admit(login(True), "up", Scope.RUN, a_request(None, "POST")),  # noqa: FBT003
     ],
 )
 def test_every_refusal_ends_with_what_to_do_and_shows_no_token(ask: Callable[[], None]) -> None:

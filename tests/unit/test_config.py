@@ -12,6 +12,7 @@ from flask import Flask
 from flask_migrate_mongo.model.access import tokens
 from flask_migrate_mongo.model.errors import SettingError
 from flask_migrate_mongo.settings import A_YEAR, MINIMAL_TTL, SETTINGS, Settings, key_of, read
+from tests.purposes import purposes
 
 ROOT = Path("/shop/package")
 A_TOKEN = "0123456789abcdef"
@@ -159,7 +160,7 @@ def value(found: Settings, name: str) -> object:
 def test_every_setting_has_a_purpose_and_says_what_it_accepts() -> None:
     assert list(SETTINGS) == [field.name for field in fields(Settings)]
     for name, setting in SETTINGS.items():
-        assert setting.purpose.endswith("."), name
+        assert purposes()[name].endswith("."), name
         assert setting.accepts, name
 
 

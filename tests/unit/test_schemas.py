@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def query(schema: type[Schema], text: str) -> dict[str, Any]:
-    return operations.query(schema, Request(EnvironBuilder(query_string=text).get_environ()))
+    return operations.parse(schema, Request(EnvironBuilder(query_string=text).get_environ()))
 
 
 def body(content: bytes, kind: str | None = "application/json") -> dict[str, Any]:
     builder = EnvironBuilder(method="POST", data=content, content_type=kind)
-    return operations.body(operations.NewMigration, Request(builder.get_environ()))
+    return operations.parse(operations.NewMigration, Request(builder.get_environ()), "json")
 
 
 # --- parameters
@@ -120,7 +120,7 @@ def test_any_query_at_all_is_understood_or_refused(text: str) -> None:
     encoded = text.encode("utf-8", "replace").decode("latin-1")
     environ = {**EnvironBuilder().get_environ(), "QUERY_STRING": encoded}
     with contextlib.suppress(InvalidRequestError):
-        operations.query(operations.DownQuery, Request(environ))
+        operations.parse(operations.DownQuery, Request(environ))
 
 
 # --- bodies

@@ -6,16 +6,14 @@ and every layer below.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import click
 from flask.cli import AppGroup
 from werkzeug.utils import import_string
 
 from flask_migrate_mongo.model.errors import MigrateError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _MODULES: Mapping[str, str] = {
     "status": "looking",

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import click
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.lint.linter import LintReport
 from flask_migrate_mongo.reports import code_scanning, states
 from flask_migrate_mongo.reports.console import out
 from flask_migrate_mongo.wiring.linting import linter
 
 from .output import CHECK_FAILED, command, note_format, print_json, show
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flask_migrate_mongo.lint.linter import LintReport
 
 
 def _codes(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -14,9 +15,6 @@ from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
 from flask_migrate_mongo.process import exit_promptly
 from flask_migrate_mongo.reports import console
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _T = TypeVar("_T")
 

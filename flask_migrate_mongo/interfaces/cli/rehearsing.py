@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import click
 
 from flask_migrate_mongo.model.errors import MigrateError
-from flask_migrate_mongo.rehearsal import RehearsalOptions
+from flask_migrate_mongo.rehearsal import RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.reports import runs
 from flask_migrate_mongo.wiring.running import rehearsal
 
 from .output import CHECK_FAILED, as_json, command, show, state
-
-if TYPE_CHECKING:
-    from collections.abc import Container
-
-    from flask_migrate_mongo.rehearsal import RehearsalReport
 
 
 def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,20 +14,13 @@ from flask_migrate_mongo.model.reports import (
     LONGEST_DRY_RUN,
     MOST_SAMPLES,
     SAMPLES,
+    RunReport,
 )
-from flask_migrate_mongo.model.values import Request
+from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.reports import runs, states
-from flask_migrate_mongo.wiring.running import acting, runner
+from flask_migrate_mongo.wiring.running import acting, call, runner
 
 from .output import CHECK_FAILED, as_json, command, refuse, show, state
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flask_migrate_mongo.dry_run import DryRunner
-    from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.reports import RunReport
-
 
 # --- runs
 
@@ -79,14 +73,13 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @command
 @_run_options
-def up(*, allow_drift: bool, dry_run: bool, **options: Any) -> None:  # noqa: ANN401  (click's)
+def up(**parameters: Any) -> None:  # noqa: ANN401  (click's)
     """Apply every pending migration, the lowest number first.
 
     Stops at the first failure: what was applied before it stays applied. To run a failed
     migration again, fix it and run `up` again.
     """
-    acting_runner, how = _begin(options, dry_run=dry_run)
-    _finish(acting_runner.up(how, allow_drift=allow_drift))
+    _run(Direction.UP, parameters)
 
 
 @command
@@ -99,24 +92,21 @@ def up(*, allow_drift: bool, dry_run: bool, **options: Any) -> None:  # noqa: AN
     metavar="N",
     help="How many migrations to roll back.",
 )
-def down(*, steps: int, allow_drift: bool, dry_run: bool, **options: Any) -> None:  # noqa: ANN401
+def down(**parameters: Any) -> None:  # noqa: ANN401  (click's)
     """Roll back the last applied migration, or the last N.
 
     In reverse order of application. Refused as a whole if one of them cannot be rolled back.
     """
-    acting_runner, how = _begin(options, dry_run=dry_run)
-    _finish(acting_runner.down(how, steps=steps, allow_drift=allow_drift))
+    _run(Direction.DOWN, parameters)
 
 
-def _begin(options: dict[str, Any], *, dry_run: bool) -> tuple[Runner | DryRunner, Options]:
+def _run(direction: Direction, parameters: dict[str, Any]) -> None:
+    dry_run = parameters["dry_run"]
     if not dry_run:
         refuse("samples", "dry-run-limit", because="need --dry-run")
-    made = acting(state(), dry_run=dry_run)
+    acts = acting(state(), dry_run=dry_run)
     observer = click.get_current_context().with_resource(closing(runs.ProgressReporter()))
-    return made, Options(observer=observer, **options)
-
-
-def _finish(report: RunReport) -> None:
+    report = call(acts, direction, parameters, Options(observer=observer))
     show("up", runs.run, report, exit_code=exit_code(report))
 
 

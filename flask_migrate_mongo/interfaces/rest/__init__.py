@@ -7,21 +7,17 @@ and every layer below.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
+from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import default_exceptions
 
 from flask_migrate_mongo.state import KEY
 
 from .routes import ROUTES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flask import Response
-    from flask.blueprints import BlueprintSetupState
 
 
 def _lazy(module: str, name: str) -> Callable[..., Any]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from flask import request
+from flask import Request, request
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.access import Authorize, Scope, Token, digest_of
+from flask_migrate_mongo.model.access import Scope, Token, digest_of
 
-from .operations import QUERIES, NoQuery, query
+from .operations import QUERIES, NoQuery, parse
 from .routes import ROUTES, Route
-
-if TYPE_CHECKING:
-    from flask import Request
 
 BODY_LIMIT = 16_384
 """Bytes: a name has at most a thousand characters, of at most twelve bytes each in JSON."""
@@ -24,38 +19,36 @@ BODY_LIMIT = 16_384
 _BY_ACTION = {route.action: route for route in ROUTES}
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """Admits requests with a configured token, and those that the application authorizes."""
+def admit(state: app_state.AppState, action: str, scope: Scope, request: Request) -> None:
+    """Admit a request with a configured token, or one that the application authorizes.
 
-    tokens: tuple[Token, ...] = ()
-    authorize: Authorize | None = None
+    Raises ApiClosedError, UnauthenticatedError or ForbiddenError for any other.
+    """
+    tokens, authorize = state.settings.api_token or (), state.authorize
+    if not tokens and authorize is None:
+        raise errors.ApiClosedError
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    has_token = kind.lower() == "bearer"
+    granted = _scope_of(given.strip() if has_token else "", tokens)
+    if granted is not None:
+        _check_scope(granted, scope)
+    elif authorize is not None and _vouched(authorize(action, request)):
+        _check_same_site(request)
+    elif tokens:
+        raise errors.UnauthenticatedError(wrong=has_token)
+    else:
+        raise errors.ForbiddenError(
+            "The application does not let you do this. Log in as somebody who may."
+        )
 
-    def admit(self, action: str, scope: Scope, request: Request) -> None:
-        """Raise ApiClosedError, UnauthenticatedError or ForbiddenError unless the request may do it."""
-        if not self.tokens and self.authorize is None:
-            raise errors.ApiClosedError
-        kind, _, given = request.headers.get("Authorization", "").partition(" ")
-        has_token = kind.lower() == "bearer"
-        granted = self._scope_of(given.strip() if has_token else "")
-        if granted is not None:
-            _check_scope(granted, scope)
-        elif self.authorize is not None and _vouched(self.authorize(action, request)):
-            _check_same_site(request)
-        elif self.tokens:
-            raise errors.UnauthenticatedError(wrong=has_token)
-        else:
-            raise errors.ForbiddenError(
-                "The application does not let you do this. Log in as somebody who may."
-            )
 
-    def _scope_of(self, given: str) -> Scope | None:
-        # Every token is compared, in constant time, so that the time taken reveals nothing.
-        digest, found = digest_of(given), None
-        for token in self.tokens:
-            if hmac.compare_digest(digest, token.digest):
-                found = token.scope
-        return found
+def _scope_of(given: str, tokens: tuple[Token, ...]) -> Scope | None:
+    # Every token is compared, in constant time, so that the time taken reveals nothing.
+    digest, found = digest_of(given), None
+    for token in tokens:
+        if hmac.compare_digest(digest, token.digest):
+            found = token.scope
+    return found
 
 
 def _check_scope(granted: Scope, needed: Scope) -> None:
@@ -91,16 +84,10 @@ def current_route() -> Route:
     return _BY_ACTION[str(request.endpoint).rpartition(".")[2]]
 
 
-def gate() -> Gate:
-    """Make the gate of the current application."""
-    state = app_state.current()
-    return Gate(state.settings.api_token or (), state.authorize)
-
-
 def is_outsider() -> bool:
     """Whether the current request may not read."""
     try:
-        gate().admit("health", Scope.READ, request)
+        admit(app_state.current(), "health", Scope.READ, request)
     except errors.MigrateError:
         return True
     return False
@@ -110,7 +97,7 @@ def enter() -> None:
     """Check the access, the body and the parameters of a request. Raises MigrateError."""
     route = current_route()
     try:
-        gate().admit(route.action, route.scope, request)
+        admit(app_state.current(), route.action, route.scope, request)
     except (errors.UnauthenticatedError, errors.ForbiddenError):
         # A load balancer has no token; it sees `ready`, and nothing else.
         if route.action != "health":
@@ -124,4 +111,4 @@ def enter() -> None:
         raise errors.InvalidRequestError("This endpoint takes no body.", remedy)
     # Views read the parameters that there are.
     if route.action not in QUERIES:
-        query(NoQuery, request)
+        parse(NoQuery, request)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flask import Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
+from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.model import errors, wording
 from flask_migrate_mongo.model.access import Scope
 
-from .access import current_route, gate, is_outsider
-
-if TYPE_CHECKING:
-    from flask_migrate_mongo.driver.server import Document
+from .access import admit, current_route, is_outsider
 
 RETRY_SECONDS = 30
 """Longest Retry-After: a holder can release its lock long before it expires."""
@@ -52,9 +51,7 @@ def explain(exc: Exception) -> Response:
         if exc.response is not None:
             return cast("Response", exc.response)
         # An `abort()` of the application's own hooks, or of Flask.
-        error: errors.MigrateError = _HttpError(
-            exc.code or 500, exc.name, exc.description or exc.name
-        )
+        error: errors.MigrateError = _HttpError(exc)
         headers = {k: v for k, v in exc.get_headers() if k != "Content-Type"}
     else:
         error = _known(exc)
@@ -70,7 +67,7 @@ def stray() -> Response | None:
     if isinstance(failure, RequestRedirect):
         return None
     try:
-        gate().admit("status", Scope.READ, request)
+        admit(app_state.current(), "status", Scope.READ, request)
     except Exception as exc:  # noqa: BLE001  (whatever the application's `authorize` raises)
         return explain(exc)
     allowed = getattr(failure, "valid_methods", None)
@@ -82,9 +79,10 @@ class _HttpError(errors.MigrateError):
 
     type_uri = "about:blank"
 
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        self.code, self.title, self.http_status = f"http-{status}", title, status
-        super().__init__(detail)
+    def __init__(self, exc: HTTPException) -> None:
+        self.title, self.http_status = exc.name, exc.code or 500
+        self.code = f"http-{self.http_status}"
+        super().__init__(exc.description or exc.name)
 
 
 def _known(exc: Exception) -> errors.MigrateError:

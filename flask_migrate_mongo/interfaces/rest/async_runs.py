@@ -11,35 +11,26 @@ import sysconfig
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.engine.options import DEFAULTS, Observer, Options
+from flask import Flask
+
+from flask_migrate_mongo.driver.server import Document
+from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.interfaces.schemas import document
 from flask_migrate_mongo.model.errors import MigrateError, NoRunError
-from flask_migrate_mongo.model.values import Direction, Request
+from flask_migrate_mongo.model.reports import Outcome, RunReport
+from flask_migrate_mongo.model.values import Direction, Plan, Progress, Request, Step
 from flask_migrate_mongo.model.wording import rest
-from flask_migrate_mongo.process import Stopped, elapsed
-from flask_migrate_mongo.store.runs import RunState
+from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
+from flask_migrate_mongo.state import AppState
+from flask_migrate_mongo.store.runs import RunState, RunStore, StoredRun
 from flask_migrate_mongo.wiring.looking import runs
-from flask_migrate_mongo.wiring.running import acting, runner
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flask import Flask
-
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.dry_run import DryRunner
-    from flask_migrate_mongo.engine.runner import Runner
-    from flask_migrate_mongo.model.reports import Outcome, RunReport
-    from flask_migrate_mongo.model.values import Plan, Progress, Step
-    from flask_migrate_mongo.process import StopSwitch
-    from flask_migrate_mongo.state import AppState
-    from flask_migrate_mongo.store.runs import RunStore, StoredRun
+from flask_migrate_mongo.wiring.running import acting, call, runner
 
 START_SECONDS = 15
 """Seconds to import the application and claim the run; gunicorn ends a worker after 30."""
@@ -119,19 +110,6 @@ def carry_out(state: AppState, run: StoredRun) -> None:
     else:
         ended = _ended(report, cancelled=store.is_cancelled(run_id))
         end(ended, {"current": None, "report": document("up", report, rest)})
-
-
-def call(
-    acts: Runner | DryRunner,
-    direction: Direction,
-    parameters: Document,
-    options: Options = DEFAULTS,
-) -> RunReport:
-    """Call `up` or `down` with the parameters of a request, by their names in Python."""
-    how = {name: value for name, value in parameters.items() if name != "dry_run"}
-    arguments = {name: how.pop(name) for name in ("steps", "allow_drift") if name in how}
-    act = acts.up if direction is Direction.UP else acts.down
-    return act(replace(options, **how), **arguments)
 
 
 def _project(state: AppState) -> Document:

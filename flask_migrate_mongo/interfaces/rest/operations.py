@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Request
 from marshmallow import RAISE, Schema, ValidationError, fields, missing, validate
 from webargs.flaskparser import FlaskParser
 
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.interfaces import schemas
-from flask_migrate_mongo.interfaces.schemas import VERSION
+from flask_migrate_mongo.interfaces.schemas import VERSION, ClosedSchema
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
 from flask_migrate_mongo.model.reports import LONGEST_DRY_RUN, MOST_SAMPLES
 from flask_migrate_mongo.model.values import Status
-from flask_migrate_mongo.model.wording import camel_case
 
-from .routes import ROUTES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from flask import Request
-
-    from flask_migrate_mongo.driver.server import Document
-
-    from .routes import Route
+from .routes import ROUTES, Route
 
 RUN_ID = r"[0-9a-f]{32}"
 MOST_RECORDS = 1_000
@@ -70,12 +63,8 @@ def _whole(least: int, most: float, description: str, default: object = missing)
     return _Whole(validate=bounds, metadata=about, load_default=default)
 
 
-class NoQuery(Schema):
+class NoQuery(ClosedSchema):
     """No parameters."""
-
-    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Spell the parameter in camelCase."""
-        field_obj.data_key = camel_case(field_name)
 
 
 class UpQuery(NoQuery):
@@ -126,15 +115,12 @@ def is_version(text: str) -> bool:
     return re.fullmatch(VERSION, text) is not None
 
 
-def query(schema: type[Schema], request: Request) -> dict[str, Any]:
-    """Read the parameters in the query string. Raises InvalidRequestError."""
-    found: dict[str, Any] = _PARSER.parse(schema(), request, location="query")
-    return found
+def parse(schema: type[Schema], request: Request, location: str = "query") -> dict[str, Any]:
+    """Read the parameters in the query string, or those in a body of `json`.
 
-
-def body(schema: type[Schema], request: Request) -> dict[str, Any]:
-    """Read the fields of a JSON body. Raises NotJsonError or InvalidRequestError."""
-    found: dict[str, Any] = _PARSER.parse(schema(), request, location="json")
+    Raises InvalidRequestError, or NotJsonError.
+    """
+    found: dict[str, Any] = _PARSER.parse(schema(), request, location=location)
     return found
 
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from flask import Response, current_app, request, stream_with_context, url_for
 
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model.errors import CreateDisabledError, NotReadyError, UnknownVersionError
 from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.store.runs import StoredRun
 from flask_migrate_mongo.wiring.looking import inspector, runs
-from flask_migrate_mongo.wiring.running import acting, runner
+from flask_migrate_mongo.wiring.running import acting, call, runner
 
 from . import async_runs, operations
 from .access import is_outsider
 from .answers import HEADERS, answer, document, respond
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.store.runs import StoredRun
 
 LONGEST_STREAM = 300
 """Seconds: a stream occupies a worker of the web server. The reader continues with Last-Event-ID."""
@@ -37,11 +33,11 @@ def status() -> Response:
 
 
 def up() -> Response:
-    return _run(Direction.UP, operations.query(operations.UpQuery, request))
+    return _run(Direction.UP, operations.parse(operations.UpQuery, request))
 
 
 def down() -> Response:
-    return _run(Direction.DOWN, operations.query(operations.DownQuery, request))
+    return _run(Direction.DOWN, operations.parse(operations.DownQuery, request))
 
 
 def run(run_id: str) -> Response:
@@ -62,7 +58,7 @@ def run_cancel(run_id: str) -> Response:
 
 
 def history() -> Response:
-    asked = operations.query(operations.HistoryQuery, request)
+    asked = operations.parse(operations.HistoryQuery, request)
     return answer("history", inspector(app_state.current()).records(**asked))
 
 
@@ -76,7 +72,7 @@ def create() -> Response:
     settings = app_state.current().settings
     if not (settings.api_create or current_app.debug):
         raise CreateDisabledError
-    asked = operations.body(operations.NewMigration, request)
+    asked = operations.parse(operations.NewMigration, request, "json")
     scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
     return answer("create", scaffold.create(**asked), 201)
 
@@ -86,7 +82,7 @@ def lock_status() -> Response:
 
 
 def lock_release() -> Response:
-    asked = operations.query(operations.ReleaseQuery, request)
+    asked = operations.parse(operations.ReleaseQuery, request)
     released = runner(app_state.current()).force_unlock(confirmed=asked["confirm"])
     return answer("lock-release", released)
 
@@ -115,7 +111,7 @@ def _run(direction: Direction, asked: Document) -> Response:
         response.headers["Location"] = url_for(".run", run_id=run_id)
         response.headers["Preference-Applied"] = "respond-async"
         return response
-    report = async_runs.call(acting(state, dry_run=asked["dry_run"]), direction, asked)
+    report = call(acting(state, dry_run=asked["dry_run"]), direction, asked)
     failure = report.failure
     if failure is None:
         return answer("up", report)
