@@ -6,12 +6,16 @@ import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import bson
+from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo.client_session import ClientSession
+from pymongo.cursor import Cursor
 from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
@@ -20,7 +24,16 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from flask_migrate_mongo.driver.server import failure_of, is_passing, translated
+from flask_migrate_mongo.driver.server import (
+    Document,
+    DocumentView,
+    Replies,
+    Server,
+    Update,
+    failure_of,
+    is_passing,
+    translated,
+)
 from flask_migrate_mongo.driver.transactions import Transactions, is_transient, transaction
 from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import (
@@ -36,15 +49,6 @@ from flask_migrate_mongo.process import elapsed
 
 from .checkpoints import IDS, Checkpoint, IdRange, OneId, Phase, StoredCheckpoint, with_exact_ids
 from .options import BackfillArguments, is_update
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from bson.codec_options import CodecOptions
-    from pymongo.client_session import ClientSession
-    from pymongo.cursor import Cursor
-
-    from flask_migrate_mongo.driver.server import Document, DocumentView, Replies, Server, Update
 
 POLL_SECONDS = 0.5
 """How often a paused worker looks whether it may continue."""

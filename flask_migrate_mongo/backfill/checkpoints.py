@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
@@ -16,12 +18,6 @@ from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.model.wording import camel_case
 from flask_migrate_mongo.store.records import Claim, value_at
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
-    from pymongo.client_session import ClientSession
 
 IDS = CodecOptions[Document](tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 """Decodes an `_id` of any type into a value that encodes to the same bytes."""

@@ -6,12 +6,21 @@ import contextlib
 import logging
 import pickle
 import time
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING
 
 import pymongo
+from bson.codec_options import CodecOptions
+from pymongo.collection import Collection
 
 from flask_migrate_mongo.driver.server import Document, DocumentView, Server, translated
 from flask_migrate_mongo.driver.transactions import Transactions
@@ -26,16 +35,7 @@ from flask_migrate_mongo.model.values import Request
 
 from .batches import BatchedCollection, Worker, WorkerCancelledError, WorkerControl
 from .checkpoints import CheckpointStore, IdRange, Phase, StoredCheckpoint, with_exact_ids
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
-
-    from bson.codec_options import CodecOptions
-    from pymongo.collection import Collection
-
-    from .options import BackfillArguments
-
+from .options import BackfillArguments
 
 CHECK_SECONDS = 0.5
 """How often the workers are checked, and requests are sent to them."""

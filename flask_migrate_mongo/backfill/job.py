@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
+from pymongo.client_session import ClientSession
+
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
+from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Progress, Request
-from flask_migrate_mongo.process import elapsed
+from flask_migrate_mongo.process import StopSwitch, elapsed
+from flask_migrate_mongo.store.lease import Grant
+from flask_migrate_mongo.store.records import Claim
 
 from .batches import POLL_SECONDS, BatchedCollection, Worker, WorkerControl, checkpoint_after
 from .checkpoints import Checkpoint, CheckpointStore, IdRange, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, sendable
-from .options import BackfillCallable
+from .options import BackfillArguments, BackfillCallable
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator
 
-    from pymongo.client_session import ClientSession
-
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.reports import Backfilled
-    from flask_migrate_mongo.process import StopSwitch
-    from flask_migrate_mongo.store.lease import Grant
-    from flask_migrate_mongo.store.records import Claim
-
-    from .options import BackfillArguments
 
 LOG_SECONDS = 10
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
+
+from pymongo.collection import Collection
 
 from flask_migrate_mongo.driver.server import Document, DocumentView, Server, Update
+from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import BackfillError
-
-if TYPE_CHECKING:
-    from pymongo.collection import Collection
-
-    from flask_migrate_mongo.files.loading import PortableFunction
-    from flask_migrate_mongo.model.reports import Backfilled
+from flask_migrate_mongo.model.reports import Backfilled
 
 Change = Update | Callable[[Document], Update | None]
 

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from pymongo.monitoring import _EventListeners
 
 from .patches import Patches, Replacement, assigned, require
-
-if TYPE_CHECKING:
-    from .server import DocumentView
+from .server import DocumentView
 
 _T = TypeVar("_T")
 

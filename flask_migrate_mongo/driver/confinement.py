@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import pymongo
 from pymongo.client_session import ClientSession
@@ -28,9 +29,6 @@ from flask_migrate_mongo.model.errors import (
 )
 
 from .patches import Patches, Replacement, assigned, require
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _T = TypeVar("_T")
 _MaybeSession = ClientSession | None

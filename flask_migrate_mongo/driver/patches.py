@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import pymongo
 
 from flask_migrate_mongo.model.errors import UnsupportedDriverError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextvars import ContextVar
 
 _T = TypeVar("_T")
 

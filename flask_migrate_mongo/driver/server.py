@@ -10,10 +10,14 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from bson.codec_options import CodecOptions
 from pymongo import MongoClient, ReadPreference, UpdateMany, UpdateOne, errors
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.cursor import RawBatchCursor
+from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.model.errors import (
@@ -25,12 +29,6 @@ from flask_migrate_mongo.model.errors import (
     redact,
 )
 from flask_migrate_mongo.process import Stopped
-
-if TYPE_CHECKING:
-    from pymongo.client_session import ClientSession
-    from pymongo.collection import Collection
-    from pymongo.cursor import RawBatchCursor
-    from pymongo.database import Database
 
 # The types of stored documents, so that no other module needs `Any` for them.
 Document = dict[str, Any]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from pymongo import ReadPreference
+from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
@@ -22,11 +24,6 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.process import elapsed
 
 from .server import MAJORITY, Server, code_of, driver_error, is_passing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pymongo.client_session import ClientSession
 
 RETRY_SECONDS = 120
 """How long an action is retried: the limit of the drivers' convenient transactions API."""

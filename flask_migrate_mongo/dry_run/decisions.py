@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
 
+from flask_migrate_mongo.driver.commands import Command
+from flask_migrate_mongo.driver.server import Document, DocumentView
 from flask_migrate_mongo.model.reports import Effects
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flask_migrate_mongo.driver.commands import Command
-    from flask_migrate_mongo.driver.server import Document, DocumentView
 
 
 class Decision(Enum):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pymongo
 from pymongo.errors import PyMongoError
@@ -22,6 +22,7 @@ from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import is_transient, transaction
 from flask_migrate_mongo.engine.calling import call_confined, log_of
 from flask_migrate_mongo.engine.options import DEFAULTS, Context, Options, notify
+from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DryRunTooLongError,
@@ -37,11 +38,6 @@ from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
 
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder
 from .operations import PATCHES, OperationFilter, answered_by
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from flask_migrate_mongo.engine.runner import Runner
 
 BATCHES = 10
 """How many batches of a backfill are executed: enough to see its effects and its speed."""

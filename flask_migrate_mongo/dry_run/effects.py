@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import bson
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.driver.commands import namespaces, outside_transaction, without_listeners
+from flask_migrate_mongo.driver.commands import (
+    Command,
+    namespaces,
+    outside_transaction,
+    without_listeners,
+)
+from flask_migrate_mongo.driver.server import Document, DocumentView
 from flask_migrate_mongo.model.reports import Effects, Sample
 from flask_migrate_mongo.process import elapsed
 
 from . import showing
 from .decisions import WRITES, Statement, effects_of, statements, upserted_ids
 from .operations import EndOfStep, OperationFilter
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pymongo.collection import Collection
-
-    from flask_migrate_mongo.driver.commands import Command
-    from flask_migrate_mongo.driver.server import Document, DocumentView
-
 
 DOCUMENTS_LIMIT = 100_000
 """Documents that a dry run may write: a server keeps the changes of an open transaction in memory."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.synchronous.pool import Connection
 
+from flask_migrate_mongo.backfill import ExecutedBatches
 from flask_migrate_mongo.driver.commands import (
     Command,
     namespaces,
@@ -26,20 +30,13 @@ from flask_migrate_mongo.driver.commands import (
 from flask_migrate_mongo.driver.patches import Patches, Replacement, assigned
 from flask_migrate_mongo.driver.server import Document, Server, failure_of
 from flask_migrate_mongo.model.errors import MigrateError, redact
+from flask_migrate_mongo.model.masking import Mask
 from flask_migrate_mongo.model.reports import Effects, NotExecuted, Violation
 
 from . import showing
 from .decisions import DECISIONS, WRITES, Decision, operation_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pymongo.client_session import ClientSession
-    from pymongo.database import Database
-
-    from flask_migrate_mongo.backfill import ExecutedBatches
-    from flask_migrate_mongo.model.masking import Mask
-
     Send = Callable[..., Document]
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from bson import encode, json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 
+from flask_migrate_mongo.driver.server import Document
+from flask_migrate_mongo.model.masking import Mask
 from flask_migrate_mongo.model.reports import Violation
-
-if TYPE_CHECKING:
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.masking import Mask
 
 READ: CodecOptions[dict[str, object]] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
 
 from flask_migrate_mongo.driver.confinement import Confinement, confined
+from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.files.loading import call
+from flask_migrate_mongo.model.values import Step
 from flask_migrate_mongo.process import Stopped, StopSwitch
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pymongo.client_session import ClientSession
-    from pymongo.database import Database
-
-    from flask_migrate_mongo.driver.server import Document
-    from flask_migrate_mongo.model.values import Step
-
-    from .options import Context
+from .options import Context
 
 
 def call_function(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ParamSpec
 
-from flask_migrate_mongo.model.reports import DRY_RUN_SECONDS, SAMPLES
+from flask import Flask
+
+from flask_migrate_mongo.model.reports import DRY_RUN_SECONDS, SAMPLES, Backfilled, Outcome
+from flask_migrate_mongo.model.values import Plan, Progress, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flask import Flask
     from pymongo.client_session import ClientSession
 
-    from flask_migrate_mongo.model.reports import Backfilled, Outcome
-    from flask_migrate_mongo.model.values import Plan, Progress, Step
 
 _P = ParamSpec("_P")
 

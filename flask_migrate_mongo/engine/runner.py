@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.backfill import Backfill, refuse_in_transaction
+from flask import Flask
+from pymongo.client_session import ClientSession
+
+from flask_migrate_mongo.backfill import Backfill, BackfillOptions, refuse_in_transaction
 from flask_migrate_mongo.driver.confinement import bound, check_confinement_support, code_of
 from flask_migrate_mongo.driver.transactions import (
     TransactionLimits,
@@ -27,30 +30,25 @@ from flask_migrate_mongo.model.errors import (
     OutcomeUnknownError,
     capture,
 )
-from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
-from flask_migrate_mongo.model.values import Actor, Direction, Status
+from flask_migrate_mongo.model.reports import Backfilled, Outcome, RunReport, StepState
+from flask_migrate_mongo.model.values import (
+    Actor,
+    Direction,
+    History,
+    LockState,
+    Plan,
+    Record,
+    Request,
+    Status,
+    Step,
+)
 from flask_migrate_mongo.planning.plans import Inspector, Target
-from flask_migrate_mongo.process import Stopped, elapsed, stopped
-from flask_migrate_mongo.store.lease import AWAY_SECONDS
-from flask_migrate_mongo.store.records import Run
+from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed, stopped
+from flask_migrate_mongo.store.lease import AWAY_SECONDS, Grant
+from flask_migrate_mongo.store.records import Claim, Run
 
 from .calling import call_confined, call_function, log_of
-from .options import DEFAULTS, Context, notify
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flask import Flask
-    from pymongo.client_session import ClientSession
-
-    from flask_migrate_mongo.backfill import BackfillOptions
-    from flask_migrate_mongo.model.reports import Backfilled
-    from flask_migrate_mongo.model.values import History, LockState, Plan, Record, Request, Step
-    from flask_migrate_mongo.process import StopSwitch
-    from flask_migrate_mongo.store.lease import Grant
-    from flask_migrate_mongo.store.records import Claim
-
-    from .options import Options
+from .options import DEFAULTS, Context, Options, notify
 
 START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""

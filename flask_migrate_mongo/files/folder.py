@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
@@ -16,14 +16,9 @@ from flask_migrate_mongo.model.errors import (
     SeveralSourceErrors,
     SourceError,
 )
-from flask_migrate_mongo.model.values import MigrationFile
+from flask_migrate_mongo.model.values import MigrationFile, Record
 
 from .parsing import checksum, describe, read_content, version_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from flask_migrate_mongo.model.values import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,11 @@ import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
 
 from flask_migrate_mongo.model.errors import (
     FileChangedError,
@@ -20,15 +23,9 @@ from flask_migrate_mongo.model.errors import (
     StepError,
     message_of,
 )
+from flask_migrate_mongo.model.values import MigrationFile, Step
 
 from .parsing import PARAMETERS, PLAIN, check_imported, checksum, read_content
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-    from types import ModuleType
-
-    from flask_migrate_mongo.model.values import MigrationFile, Step
 
 _Result = TypeVar("_Result")
 

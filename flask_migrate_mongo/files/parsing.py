@@ -10,16 +10,15 @@ import io
 import re
 import tokenize
 import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flask_migrate_mongo.model.errors import SourceError
 from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
-
     Bound = Mapping[str, ast.stmt | ast.expr]
 
 _Literal = TypeVar("_Literal", str, bool)

@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import jinja2
 
@@ -20,9 +21,6 @@ from .parsing import describe, highest_version, next_version, slugify
 if sys.platform != "win32":
     import fcntl
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 _NAME_LIMIT = 1_000
 

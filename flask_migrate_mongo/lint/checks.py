@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
+
+from flask_migrate_mongo.model.values import MigrationFile
 
 from .facts import (
     COLLECTION_METHODS,
@@ -22,11 +24,6 @@ from .facts import (
     Value,
     words,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flask_migrate_mongo.model.values import MigrationFile
 
 _LOGGING = r"(print|(ctx\.)?(log|logger|logging)\.\w+)$"
 _COLLECTING = words("dict frozenset list set sorted tuple collections.deque")

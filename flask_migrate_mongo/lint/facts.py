@@ -5,12 +5,10 @@ from __future__ import annotations
 import ast
 import builtins
 from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 Node: TypeAlias = ast.expr | ast.stmt | ast.excepthandler
 """A part of the syntax tree that has a line number."""

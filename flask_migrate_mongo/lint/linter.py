@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flask_migrate_mongo.files.parsing import describe, parse, read_content, suppressions_in
 from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
@@ -15,9 +16,6 @@ from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppressi
 from .checks import Hit, ParsedMigration
 from .reading import read
 from .rules import BY_CODE, REMOVED, RULES, UNEXPLAINED, UNREADABLE, UNUSED, Rule
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
 
 # --- what lint reports
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 import re
 from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.files.parsing import parameters_of
 
@@ -28,9 +28,6 @@ from .facts import (
     Value,
     choice,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _BUDGET = 50_000
 """Expressions to follow in up() or down(). Only code whose calls multiply needs more."""

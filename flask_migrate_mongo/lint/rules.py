@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.model.errors import InvalidRequestError
 
 from . import checks
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
 
 
 class Severity(str, Enum):

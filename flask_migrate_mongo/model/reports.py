@@ -5,18 +5,12 @@ They are apart from the values since what only looks needs none of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from .errors import MigrationFailedError, as_migrate_error
-from .values import Direction
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .errors import MigrateError
-    from .values import ErrorInfo, Step
+from .errors import MigrateError, MigrationFailedError, as_migrate_error
+from .values import Direction, ErrorInfo, Step
 
 DRY_RUN_SECONDS = 30.0
 """Default limit of a dry run: half of the time that a server allows a transaction, which is 60 s by default."""

@@ -10,12 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 from .wording import camel_case
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Status(str, Enum):

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.files.folder import Discovery, Folder
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.values import (
     Direction,
     Entry,
+    Event,
+    History,
+    LockState,
+    MigrationFile,
     Plan,
+    Record,
     Status,
     StatusReport,
     Step,
     Survey,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from flask_migrate_mongo.driver.server import Server
-    from flask_migrate_mongo.files.folder import Discovery, Folder
-    from flask_migrate_mongo.model.values import Event, History, LockState, MigrationFile, Record
-    from flask_migrate_mongo.store.history import MigrationHistory
-    from flask_migrate_mongo.store.lease import Lease
+from flask_migrate_mongo.store.history import MigrationHistory
+from flask_migrate_mongo.store.lease import Lease
 
 _UNDONE = frozenset({Status.PENDING, Status.ROLLED_BACK})
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.files.parsing import read_content
-from flask_migrate_mongo.lint.linter import named_collections
-from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.lint.linter import Finding, Linter, named_collections
+from flask_migrate_mongo.model.values import Direction, Plan, StatusReport, Step
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from flask_migrate_mongo.lint.linter import Finding, Linter
-    from flask_migrate_mongo.model.values import Plan, StatusReport, Step
-
-    from .plans import Inspector
-
+from .plans import Inspector
 
 MANY = 100_000
 """From how many documents of a collection on a transaction that changes it may be too large or too long."""

@@ -7,24 +7,20 @@ again comes last. Types do: 12 is not 12.0.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import bson
 from bson import json_util
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
+from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pymongo.database import Database
 
 RAW = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
 """Documents as the server sends them, with nothing converted."""

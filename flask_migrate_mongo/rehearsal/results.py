@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import geometric_mean
-from typing import TYPE_CHECKING
+
+from flask_migrate_mongo.model.errors import EscapesRehearsalError
+from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
 from .comparison import Differences
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from flask_migrate_mongo.model.errors import EscapesRehearsalError
-    from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
 MARGIN = 1.5
 """The factor by which two equal runs differ, at least: no range is narrower."""

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
+from bson.raw_bson import RawBSONDocument
 from pymongo import timeout
+from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.commands import read_by, without_listeners
 from flask_migrate_mongo.driver.server import Document, Server, is_access_refused
 from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
+from flask_migrate_mongo.model.values import Actor
 
 from .comparison import RAW, identity, indexes, listed
 from .results import CopiedCollection
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from bson.raw_bson import RawBSONDocument
-    from pymongo.collection import Collection
-    from pymongo.database import Database
-
-    from flask_migrate_mongo.model.values import Actor
 
 MARKER = "_rehearsal"
 """The collection that says which rehearsal a scratch database belongs to; it is created first."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 from flask_migrate_mongo.lint.rules import RULES, Rule, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
     from flask_migrate_mongo.lint.linter import Finding, LintReport
 
 Json: TypeAlias = "Mapping[str, object]"

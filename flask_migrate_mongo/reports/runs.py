@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.engine.options import Observer
-from flask_migrate_mongo.model.reports import Outcome, StepState, Verdict
+from flask_migrate_mongo.model.reports import (
+    NotExecuted,
+    Outcome,
+    RunReport,
+    Sample,
+    StepState,
+    Trial,
+    Verdict,
+)
 from flask_migrate_mongo.model.values import Direction, Progress, Step
 from flask_migrate_mongo.process import elapsed
 
@@ -17,9 +26,6 @@ from . import words
 from .console import Cell, Console, Text, coloured, err, error, out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from flask_migrate_mongo.model.reports import NotExecuted, RunReport, Sample, Trial
     from flask_migrate_mongo.rehearsal import Attempt, Estimate, MigrationRehearsal, RehearsalReport
 
     from .terminal import Bar

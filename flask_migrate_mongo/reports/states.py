@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import groupby
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.model.values import COLUMNS, Direction, Status
+from flask_migrate_mongo.model.values import (
+    COLUMNS,
+    Direction,
+    Entry,
+    Event,
+    LockState,
+    Record,
+    Status,
+    StatusReport,
+)
 
 from . import words
 from .console import STYLES, Cell, Console, Text, coloured, err, out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from flask_migrate_mongo.lint.linter import Finding, LintReport
-    from flask_migrate_mongo.model.values import Entry, Event, LockState, Record, StatusReport
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 
     Row = Sequence[Cell]

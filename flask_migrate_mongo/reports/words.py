@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from flask_migrate_mongo.model.values import Direction
-
-if TYPE_CHECKING:
-    from flask_migrate_mongo.model.values import ErrorInfo
+from flask_migrate_mongo.model.values import Direction, ErrorInfo
 
 SECOND = 1_000
 """Milliseconds."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 from flask_migrate_mongo.driver.server import Server, translated
 from flask_migrate_mongo.model.errors import LeaseLostError, NoRunError
-from flask_migrate_mongo.model.values import Direction, History, Status
+from flask_migrate_mongo.model.values import (
+    Actor,
+    Direction,
+    Event,
+    History,
+    Record,
+    Request,
+    Status,
+    Step,
+)
 
-from .records import NO_BACKFILL, PROJECTION, Claim, paths, push, read, read_events
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from flask_migrate_mongo.model.values import Actor, Event, Record, Request, Step
-
-    from .records import Run
+from .records import NO_BACKFILL, PROJECTION, Claim, Run, paths, push, read, read_events
 
 _ONE_REPLY = 1_000_000
 """More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""

@@ -9,11 +9,14 @@ import math
 import random
 import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from bson import ObjectId
 from pymongo import ReturnDocument
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from flask_migrate_mongo.driver.server import Document, Server, translated
@@ -26,12 +29,6 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.values import Actor, Event, LockState
 from flask_migrate_mongo.process import elapsed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pymongo.client_session import ClientSession
-    from pymongo.collection import Collection
 
 _T = TypeVar("_T")
 

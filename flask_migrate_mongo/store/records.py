@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.driver.server import Document, translated
 from flask_migrate_mongo.model.errors import LeaseLostError
-from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Event, Record, Status
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
-
-    from pymongo.client_session import ClientSession
-    from pymongo.collection import Collection
-
-    from flask_migrate_mongo.model.values import Actor, Step
+from flask_migrate_mongo.model.values import (
+    COLUMNS,
+    Actor,
+    Direction,
+    ErrorInfo,
+    Event,
+    Record,
+    Status,
+    Step,
+)
 
 EVENTS_KEPT = 400
 """Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from pymongo import ReturnDocument
 
 from flask_migrate_mongo.driver.server import Document, Server, translated
 from flask_migrate_mongo.model.errors import UnknownRunError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.model.values import Direction
 
 KEPT_DAYS = 30
 """Days after which a run's document is deleted; the migrations' records keep what it did."""
