@@ -74,7 +74,7 @@ def test_a_run_outlasts_an_election(
     tally: Callable[..., None],
     case: str,
 ) -> None:
-    seconds = rounds(6, 12)
+    seconds = rounds(3, 12)
     uri = uri_with(durable_server.uri, "failover", f"appname={APPNAME}")
     with pymongo.MongoClient[dict[str, Any]](uri) as client:
         project = Project(tmp_path, client.failover, uri)

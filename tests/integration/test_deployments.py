@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from flask import Flask
 from pymongo import MongoClient
 
+from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.interfaces.cli import db_migrate
 from tests.project import ROOT, Project
 from tests.server.launcher import TestServer
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from click.testing import Result
+
     from tests.conftest import Failpoint
 
 Client = MongoClient[dict[str, Any]]
 
 PASSWORD = "correct-horse"
-DOCUMENTS = 400
+DOCUMENTS = 100
 
 PLAIN = """
 def up(db):
@@ -37,10 +41,10 @@ def down(db):
 """
 BACKFILL = """
 def up(db, ctx):
-    ctx.backfill("people", {"$inc": {"n": 1}}, workers=8, batch_size=20)
+    ctx.backfill("people", {"$inc": {"n": 1}}, workers=4, batch_size=20)
 
 def down(db, ctx):
-    ctx.backfill("people", {"$inc": {"n": -1}}, workers=8, batch_size=20)
+    ctx.backfill("people", {"$inc": {"n": -1}}, workers=4, batch_size=20)
 """
 TRANSACTIONAL = """
 transactional = True
@@ -55,7 +59,7 @@ def down(db):
 """
 SLOW = """
 def up(db, ctx):
-    ctx.backfill("people", {"$inc": {"n": 1}}, batch_size=10, max_per_second=100)
+    ctx.backfill("people", {"$inc": {"n": 1}}, batch_size=10, max_per_second=20)
 """
 ADMINISTRATIVE = """
 def up(db):
@@ -86,7 +90,7 @@ class Deployment:
 
     project: Project
     admin: Client
-    environ: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def people(self) -> list[dict[str, Any]]:
@@ -94,8 +98,25 @@ class Deployment:
         return list(self.admin[self.project.db.name].people.find().sort("_id", 1))
 
     def run(self, *command: str) -> str:
+        """Run a command in this process, with a client that it opens; it ends well."""
+        done = self.invoke(*command)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def invoke(self, *command: str) -> Result:
+        """Run a command in this process, with a client that it opens."""
+        app = Flask("shop", root_path=str(self.project.root))
+        app.config.from_mapping(MONGO_URI=self.project.uri, **self.settings)
+        MongoMigrate(app)
+        return app.test_cli_runner().invoke(args=["db-migrate", *command])
+
+
+class DeploymentOfProcesses(Deployment):
+    """The same, for an `app.py` of the test's own: each command is a process."""
+
+    def run(self, *command: str) -> str:
         """Run a command in a process of its own; it ends well."""
-        done = self.project.run(*command, **self.environ)
+        done = self.project.run(*command, **self.settings)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -169,7 +190,9 @@ def test_a_client_with_strict_api_version_1(
 ) -> None:
     folder = tmp_path / "matrix"
     folder.mkdir()
-    deployment = filled(folder, admin, project.db.name, project.uri)
+    deployment = DeploymentOfProcesses(
+        filled(folder, admin, project.db.name, project.uri).project, admin
+    )
     (folder / "app.py").write_text(STRICT_APP, encoding="utf-8")
     for works in (looks, rehearses, migrates, needs_no_server):
         works(deployment)
@@ -189,7 +212,7 @@ def test_a_standalone(tmp_path: Path, standalone_uri: str) -> None:
         uri = standalone_uri.replace("/?", "/shop?")
         deployment = filled(tmp_path, admin, "shop", uri, transactional=False)
         before = deployment.people
-        assert "standalone" in deployment.project.run("up", "--dry-run").stdout
+        assert "standalone" in deployment.invoke("up", "--dry-run").output
         deployment.run("rehearse")
         deployment.run("up")
         assert [each["n"] for each in deployment.people] == [1] * DOCUMENTS
@@ -244,12 +267,12 @@ def migrates(on: Deployment) -> None:
     migrates_up_and_down(on, rehearses=False)
     on.project.write("4_slow", SLOW)
     shop = on.admin[on.project.db.name]
-    with on.project.spawn("up", **on.environ) as run:
+    with on.project.spawn("up", **on.settings) as run:
         until(lambda: shop.people.find_one({"n": 2}))
         for command in ("pause", "resume", "cancel"):
             on.run(command)
         run.communicate(timeout=30)
-    with on.project.spawn("up", **on.environ) as run:
+    with on.project.spawn("up", **on.settings) as run:
         until(lambda: shop.migration_locks.find_one({"locked": True}))
         run.send_signal(signal.SIGKILL)
     on.run("force-unlock", "--confirm")
@@ -267,7 +290,7 @@ def rehearses(on: Deployment) -> None:
 
 
 def rehearses_in_a_database_of_the_settings(on: Deployment) -> None:
-    on.environ["MIGRATE_REHEARSAL_DATABASE"] = "shop_rehearsal"
+    on.settings["MIGRATE_REHEARSAL_DATABASE"] = "shop_rehearsal"
     on.run("rehearse")
 
 
@@ -345,7 +368,7 @@ def as_user(
         deployment = filled(tmp_path, admin, "shop", NOWHERE)
         uri = server.uri.replace("mongodb://", f"mongodb://migrations:{PASSWORD}@")
         named = uri.replace("/?", "/shop?authSource=admin&")
-        deployment.environ["MIGRATE_MONGO_URI"] = named if roles else NOWHERE
+        deployment.settings["MIGRATE_MONGO_URI"] = named if roles else NOWHERE
         return deployment
 
     yield fill
@@ -385,9 +408,9 @@ def test_unacknowledged_writes_are_refused(tmp_path: Path, project: Project, adm
     folder = tmp_path / "matrix"
     folder.mkdir()
     deployment = filled(folder, admin, project.db.name, f"{project.uri}&w=0")
-    done = deployment.project.run("up")
-    assert done.returncode == 6
-    assert "w=0" in done.stdout + done.stderr
+    done = deployment.invoke("up")
+    assert done.exit_code == 6
+    assert "w=0" in done.output
 
 
 def test_one_connection_is_enough_for_all_but_a_dry_run(
@@ -397,8 +420,8 @@ def test_one_connection_is_enough_for_all_but_a_dry_run(
     folder.mkdir()
     deployment = filled(folder, admin, project.db.name, f"{project.uri}&maxPoolSize=1")
     before = deployment.people
-    refused = deployment.project.run("up", "--dry-run")
-    assert refused.returncode == 6
+    refused = deployment.invoke("up", "--dry-run")
+    assert refused.exit_code == 6
     assert "Set maxPoolSize to 2 or more" in refused.stderr
     for command in (["plan"], ["rehearse"], ["up"], ["status"], ["down", "--steps", "3"]):
         deployment.run(*command)
