@@ -139,7 +139,7 @@ OURS = Peer(
     settings=lambda _: {"app.py": APP},
     migration=lambda n: (
         f"migrations/{stamp(n)}_step.py",
-        "def up(db):\n    pass\n\n\ndef down(db):\n    pass\n",
+        f'name = "step {n}"\n\n\ndef up(db):\n    pass\n\n\ndef down(db):\n    pass\n',
     ),
     marks=lambda n: (stamp(n),),
     status=(*_MIGRATE, "status"),

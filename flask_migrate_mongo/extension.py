@@ -53,6 +53,10 @@ class MongoMigrate:
         Raises SettingError; the application is then left as it was.
         """
         state = app_state.AppState(app, config.read(app), self._mongo if mongo is None else mongo)
+        before = app.extensions.get(app_state.KEY)
+        if before is not None and before.mongo is not state.mongo:
+            msg = f"The application {app.name!r} has a MongoMigrate with another database already. One application migrates one database."
+            raise ConfigurationError(msg, "Use another application for the other database.")
         state.authorize = _callable(self._authorize if authorize is None else authorize)
         # None if this is not Flask's command line.
         context = click.get_current_context(silent=True)
@@ -82,36 +86,62 @@ class MongoMigrate:
         plan, _ = self.runner(app).plan()
         return plan
 
-    def up(
+    def up(  # noqa: PLR0913  (each is an option of its own)
         self,
         app: Flask | None = None,
         *,
+        to: str | None = None,
+        steps: int | None = None,
         dry_run: bool = False,
         continue_on_error: bool = False,
         allow_drift: bool = False,
         wait: float | None = None,
     ) -> RunReport:
-        """Apply every pending migration. `wait` is in seconds, by default MIGRATE_LOCK_WAIT.
+        """Apply pending migrations: all, those up to a version, or the first few.
+
+        `to` is a number, the beginning of one, or a slug. `wait` is in seconds, by default MIGRATE_LOCK_WAIT.
 
         Raises LockHeldError, and what refuses the plan, before anything runs. A migration that fails
         does not raise: it is in the report's `failures`.
         """
         options = Options(wait=wait, continue_on_error=continue_on_error)
-        return _acting(app, dry_run=dry_run).up(options, allow_drift=allow_drift)
+        return _acting(app, dry_run=dry_run).up(
+            options, to=to, steps=steps, allow_drift=allow_drift
+        )
 
-    def down(
+    def down(  # noqa: PLR0913  (as above)
         self,
         app: Flask | None = None,
         *,
-        steps: int = 1,
+        to: str | None = None,
+        steps: int | None = None,
+        batch: bool = False,
         dry_run: bool = False,
         continue_on_error: bool = False,
         allow_drift: bool = False,
         wait: float | None = None,
     ) -> RunReport:
-        """Roll back the last applied migrations. Raises and reports like `up`."""
+        """Roll back the last applied migration, the last few, those after a version, or the last batch.
+
+        Raises and reports like `up`.
+        """
         options = Options(wait=wait, continue_on_error=continue_on_error)
-        return _acting(app, dry_run=dry_run).down(options, steps=steps, allow_drift=allow_drift)
+        return _acting(app, dry_run=dry_run).down(
+            options, to=to, steps=steps, batch=batch, allow_drift=allow_drift
+        )
+
+    def redo(
+        self,
+        app: Flask | None = None,
+        *,
+        version: str | None = None,
+        dry_run: bool = False,
+        allow_drift: bool = False,
+        wait: float | None = None,
+    ) -> RunReport:
+        """Roll back the last applied migration, or this one, and apply it again. Raises and reports like `up`."""
+        acts = _acting(app, dry_run=dry_run)
+        return acts.redo(version, Options(wait=wait), allow_drift=allow_drift)
 
     def runner(self, app: Flask | None = None) -> Runner:
         """Make the runner of an application, by default of the current one."""

@@ -177,12 +177,14 @@ class Settings:
     """The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up."""
     rehearsal_database: str | None = _optional(_text, "the name of a database that does not exist")
     """The scratch database of `rehearse`; without it, a new one named after the application's."""
-    lock_ttl: float = _setting(*_seconds(MINIMAL_TTL), default=1800.0)
+    lock_ttl: float = _setting(*_seconds(MINIMAL_TTL), default=60.0)
     """Seconds after which the lock of a crashed process expires."""
     lock_wait: float = _setting(*_seconds(0), default=0.0)
     """Seconds to wait for the lock of another process."""
     version_format: str = _choice("sequence", "timestamp")
     """How `create` numbers: YYYYMMDDNNN or YYYYMMDDHHMMSS."""
+    linear: bool = _setting(*_FLAG, default=False)
+    """Keep the name of the newest migration in the file `.latest`, so that branches conflict in git."""
     transactions: str = _choice("required", "preferred")
     """Refuse a transactional migration on a server without transactions, or run it without one."""
     out_of_order: str = _choice("allow", "refuse")

@@ -220,7 +220,7 @@ class CheckpointStore:
     @property
     def _origin(self) -> Document:
         step = self._claim.step
-        return {"direction": step.direction.value, "checksum": step.file.checksum}
+        return {"direction": step.direction.value, "checksum": step.file.digest}
 
     def create_ranges(self, bounds: Sequence[IdRange]) -> None:
         """Store the ranges of a call that is about to begin."""

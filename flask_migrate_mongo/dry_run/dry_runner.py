@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pymongo
@@ -21,8 +21,10 @@ from flask_migrate_mongo.driver.patches import require
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.driver.transactions import is_transient, transaction
 from flask_migrate_mongo.engine.calling import call_confined, log_of
+from flask_migrate_mongo.engine.commands import RunMethods
 from flask_migrate_mongo.engine.options import DEFAULTS, Context, Options, notify
 from flask_migrate_mongo.engine.runner import Runner
+from flask_migrate_mongo.files.loading import Function
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DryRunTooLongError,
@@ -32,12 +34,14 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, Trial, Verdict
-from flask_migrate_mongo.model.values import Direction, Plan, Step
+from flask_migrate_mongo.model.values import Plan, Step
 from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
 
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder
 from .operations import PATCHES, OperationFilter, answered_by
+
+_ADOPTED = "everything that it replaces is applied, so it is recorded and does not run"
 
 BATCHES = 10
 """How many batches of a backfill are executed: enough to see its effects and its speed."""
@@ -50,7 +54,7 @@ _NEEDS_AN_INDEX = frozenset({2, 27, 291})
 
 
 @dataclass(frozen=True, slots=True)
-class DryRunner:
+class DryRunner(RunMethods):
     """Executes what a runner would run, and leaves nothing of it.
 
     It holds no lease. `documents` is how many documents a dry run may write.
@@ -65,17 +69,8 @@ class DryRunner:
         """The switch that a signal throws."""
         return self.runner.switch
 
-    def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
-        """Execute everything pending. Raises what refuses the plan."""
-        return self._run(Target(Direction.UP, allow_drift=allow_drift), options)
-
-    def down(
-        self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
-    ) -> RunReport:
-        """Execute the `down()` of the last applied migrations. Raises what refuses the plan."""
-        return self._run(Target(Direction.DOWN, steps, allow_drift=allow_drift), options)
-
-    def _run(self, target: Target, options: Options) -> RunReport:
+    def run(self, target: Target, options: Options = DEFAULTS) -> RunReport:
+        """Execute what a target leads to. Raises what refuses the plan."""
         plan = self.runner.plan_of(target, self.runner.look(target))
         lacking = self.runner.server.transactions_lacking if plan.steps else None
         warnings = plan.warnings
@@ -99,10 +94,12 @@ class DryRunner:
         outcomes: list[Outcome] = []
         over: str | None = None
         with self.runner.switch.installed(), self._opened(options) as execution:
-            for step in plan.steps:
-                if over is None:
+            for step, function in zip(plan.steps, functions, strict=True):
+                if function is None:
+                    outcome = Outcome(step, trial=Trial(Verdict.SUCCEEDS, _ADOPTED))
+                elif over is None:
                     notify(options.observer.started, step)
-                    outcome, alive = execution.execute(step, functions[step.version])
+                    outcome, alive = execution.execute(step, function)
                     if not alive or (outcome.failed and not options.continue_on_error):
                         over = _over(outcome)
                 else:
@@ -174,7 +171,7 @@ class StepExecution:
     budget: Budget
     samples: int
 
-    def execute(self, step: Step, function: Callable[..., object]) -> tuple[Outcome, bool]:
+    def execute(self, step: Step, function: Function) -> tuple[Outcome, bool]:
         """Execute a step; the second value says whether the transaction can serve the next one."""
         recorder = Recorder(self.operations, self.budget, self.samples)
         began = elapsed()
@@ -200,7 +197,7 @@ class StepExecution:
         outcome = Outcome(step, took_ms=took_ms, error=error, trial=trial)
         return outcome, reason is None and not is_lost
 
-    def _call(self, step: Step, function: Callable[..., object], recorder: Recorder) -> Confinement:
+    def _call(self, step: Step, function: Function, recorder: Recorder) -> Confinement:
         server, session = self.runner.server, self.operations.session
         # What a transaction cannot hold fails a transactional step in a real run, too.
         operations = None if step.file.transactional else self.operations

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
 from flask_migrate_mongo.driver.confinement import Confinement, confined
 from flask_migrate_mongo.driver.server import Document
-from flask_migrate_mongo.files.loading import call
+from flask_migrate_mongo.files.loading import Function
 from flask_migrate_mongo.model.values import Step
 from flask_migrate_mongo.process import Stopped, StopSwitch
 
@@ -18,21 +17,21 @@ from .options import Context
 
 
 def call_function(
-    function: Callable[..., object], context: Context, db: Database[Document], switch: StopSwitch
+    function: Function, context: Context, db: Database[Document], switch: StopSwitch
 ) -> None:
-    """Call `up()` or `down()` in the application's context, where a signal may interrupt it."""
+    """Call `up()`, with `verify()`, or `down()` in the application's context, where a signal may interrupt it."""
     with context.app.app_context(), switch.interruptible():
-        call(function, {"db": db, "ctx": context})
+        function({"db": db, "ctx": context})
 
 
 def call_confined(
-    function: Callable[..., object],
+    function: Function,
     context: Context,
     session: ClientSession,
     db: Database[Document],
     switch: StopSwitch,
 ) -> Confinement:
-    """Call `up()` or `down()` inside the transaction of the session, which it cannot leave.
+    """Call `up()`, with `verify()`, or `down()` inside the transaction of the session, which it cannot leave.
 
     Raises only what a signal does; all other errors are in the result.
     """

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, ParamSpec
 
 from flask import Flask
 
-from flask_migrate_mongo.model.reports import DRY_RUN_SECONDS, SAMPLES, Backfilled, Outcome
+from flask_migrate_mongo.model.reports import (
+    DRY_RUN_SECONDS,
+    SAMPLES,
+    Backfilled,
+    Outcome,
+)
 from flask_migrate_mongo.model.values import Plan, Progress, Step
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,14 +18,12 @@ from flask_migrate_mongo.driver.transactions import (
     Transactions,
     transaction,
 )
-from flask_migrate_mongo.files.loading import load
+from flask_migrate_mongo.files.loading import Function, load
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
-    InvalidRequestError,
     LeaseLostError,
     MigrateError,
     NoRunError,
-    NotResolvableError,
     OutcomeNotRecordedError,
     OutcomeUnknownError,
     capture,
@@ -36,18 +34,19 @@ from flask_migrate_mongo.model.values import (
     Direction,
     History,
     LockState,
+    Origin,
     Plan,
     Record,
     Request,
-    Status,
     Step,
 )
 from flask_migrate_mongo.planning.plans import Inspector, Target
 from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed, stopped
 from flask_migrate_mongo.store.lease import AWAY_SECONDS, Grant
-from flask_migrate_mongo.store.records import Claim, Run
+from flask_migrate_mongo.store.records import Adoption, Claim, Run
 
 from .calling import call_confined, call_function, log_of
+from .commands import RunMethods
 from .options import DEFAULTS, Context, Options, notify
 
 START_SECONDS = 30
@@ -57,7 +56,7 @@ _INTERRUPTED = 11601
 
 
 @dataclass(frozen=True, slots=True)
-class Runner(Inspector):
+class Runner(Inspector, RunMethods):
     """An inspector that also acts: migrates one database from one folder.
 
     A signal throws the `switch`. `rehearsal` is what migrations get as `ctx.rehearsal`. `wait` is in
@@ -71,16 +70,6 @@ class Runner(Inspector):
     wait: float = 0
     app_version: str | None = None
 
-    def up(self, options: Options = DEFAULTS, *, allow_drift: bool = False) -> RunReport:
-        """Apply everything pending, in ascending order; see `run`."""
-        return self.run(Target(Direction.UP, allow_drift=allow_drift), options)
-
-    def down(
-        self, options: Options = DEFAULTS, *, steps: int = 1, allow_drift: bool = False
-    ) -> RunReport:
-        """Roll back the last applied migrations, in reverse order of application; see `run`."""
-        return self.run(Target(Direction.DOWN, steps, allow_drift=allow_drift), options)
-
     def run(self, target: Target, options: Options = DEFAULTS) -> RunReport:
         """Plan a target under the lease, and run the plan.
 
@@ -93,10 +82,10 @@ class Runner(Inspector):
         if not (plan.steps or seen.history.running):
             return RunReport(plan.direction, (), executed=False, warnings=plan.warnings)
         self.server.ensure_supported()
-        actor = self._actor(target.direction.value, options.run_id)
+        actor = self.actor("redo" if target.redo else target.direction.value, options.run_id)
         wait = self.wait if options.wait is None else options.wait
         with self.switch.installed(), self.lease.hold(actor, wait=wait) as grant:
-            history, run = self._settle(grant)
+            history, run = self.settle(grant)
             if history != seen.history:
                 seen = self.look(target, history)
                 plan = self.plan_of(target, seen)
@@ -104,18 +93,18 @@ class Runner(Inspector):
             notify(options.observer.planned, plan)
             return LeasedRun(self, grant, run, options).execute(plan, functions)
 
-    def load(self, plan: Plan) -> dict[int, Callable[..., object]]:
-        """Import the files of all steps before the first one runs.
+    def load(self, plan: Plan) -> tuple[Function | None, ...]:
+        """Import the files of all steps that run, before the first one does.
 
         Raises SourceError, ImportFailedError or UnsupportedDriverError.
         """
         if any(step.file.transactional for step in plan.steps):
             check_confinement_support()
-        return {step.version: load(step) for step in plan.steps}
+        return tuple(None if step.adopts else load(step) for step in plan.steps)
 
     def force_unlock(self, *, confirmed: bool) -> LockState | None:
         """Release the lock of any holder, and report what it was. Raises NotConfirmedError."""
-        actor = self._actor("force-unlock")
+        actor = self.actor("force-unlock")
         released = self.lease.force_release(actor, confirmed=confirmed)
         if released is not None:
             self.history.disown(released.run_id, actor, self.server.now())
@@ -129,34 +118,14 @@ class Runner(Inspector):
         held = self.lease.inspect()
         if held is None or not held.is_live or run_id not in (None, held.run_id):
             raise NoRunError
-        actor = self._actor(request.value)
+        actor = self.actor(request.value)
         return self.history.request(held.run_id, request, actor, held.seen_at)
 
-    def resolve(self, version: int, *, applied: bool, reason: str) -> Record:
-        """Set by hand whether a migration is applied; the reason goes into its event log.
+    def settle(self, grant: Grant) -> tuple[History, Run]:
+        """Read the history under the lease, and mark what crashed runs left running.
 
-        Raises InvalidRequestError without a reason, NotResolvableError without a record, and
-        LockHeldError during a run.
+        Everything that changes the history begins with it.
         """
-        if not reason.strip():
-            msg = "The reason is empty. Nothing was changed."
-            raise InvalidRequestError(msg, "Say how you know: [reason=TEXT].")
-        settled = {Status.COMPLETED} if applied else {Status.PENDING, Status.ROLLED_BACK}
-        with self.lease.hold(self._actor("resolve"), wait=self.wait) as grant:
-            history, run = self._settle(grant)
-            record = history.by_version.get(version)
-            if record is None:
-                msg = f"The history has no record of {version}. Nothing was changed."
-                raise NotResolvableError(msg, "See the versions: [status].")
-            if record.status in settled:
-                state = "applied" if record.is_applied else "not applied"
-                msg = f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
-                raise NotResolvableError(msg)
-            self.history.resolve(record, run, applied=applied, reason=reason, at=grant.ensure())
-        return self.history.load().by_version[version]
-
-    def _settle(self, grant: Grant) -> tuple[History, Run]:
-        """Read the history under the lease, and mark what crashed runs left running."""
         give_up = elapsed() + AWAY_SECONDS
         grant.outlast(self.history.prepare, give_up=give_up)
         # Read again: another run may have finished while we waited for the lease.
@@ -166,13 +135,14 @@ class Runner(Inspector):
         run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
         for dead in history.running:
             # If the lease was lost meanwhile, the record may be that of the run that has it now.
-            mark = partial(self.history.mark_interrupted, dead, run, at=grant.ensure())
+            mark = partial(self.history.mark_interrupted, dead, grant.actor, at=grant.ensure())
             grant.outlast(mark, give_up=give_up)
         if history.running:
             history = grant.outlast(self.history.load, give_up=give_up)
         return history, run
 
-    def _actor(self, reason: str, run_id: str | None = None) -> Actor:
+    def actor(self, reason: str, run_id: str | None = None) -> Actor:
+        """Describe this process as the holder of the lock, for this reason."""
         return Actor.current(reason, app_version=self.app_version, run_id=run_id)
 
 
@@ -201,15 +171,18 @@ class LeasedRun:
     run: Run
     options: Options
 
-    def execute(self, plan: Plan, functions: Mapping[int, Callable[..., object]]) -> RunReport:
+    def execute(self, plan: Plan, functions: Sequence[Function | None]) -> RunReport:
         """Run the steps in turn, each with its function, until one ends the run.
 
         The first failure ends it, unless the options say to continue.
         """
         outcomes: list[Outcome] = []
         ends_run: MigrateError | None = None
-        for position, step in enumerate(plan.steps):
-            outcome, ends_run = self._run_step(step, functions[step.version], position)
+        for position, (step, function) in enumerate(zip(plan.steps, functions, strict=True)):
+            if function is None:
+                outcome, ends_run = self._adopt(step, position)
+            else:
+                outcome, ends_run = self._run_step(step, function, position)
             outcomes.append(outcome)
             notify(self.options.observer.ended, outcome)
             if ends_run or not (outcome.succeeded or self.options.continue_on_error):
@@ -226,8 +199,20 @@ class LeasedRun:
             error=ends_run,
         )
 
+    def _adopt(self, step: Step, position: int) -> tuple[Outcome, MigrateError | None]:
+        """Record a squashed migration, whose parts are applied, without running it."""
+        try:
+            self.runner.switch.check()
+            at = self.grant.ensure_recent()
+            reason = "everything that it replaces is applied"
+            adoption = Adoption(step.file, Origin.SQUASHED, reason, position=position)
+            self.runner.history.record_applied(adoption, self.run, at)
+        except MigrateError as exc:
+            return Outcome(step, StepState.NOT_RUN), exc
+        return Outcome(step, StepState.RECORDED), None
+
     def _run_step(
-        self, step: Step, function: Callable[..., object], position: int
+        self, step: Step, function: Function, position: int
     ) -> tuple[Outcome, MigrateError | None]:
         """Claim, run and record one step; the error is what ends the whole run, if anything does."""
         claim = self.runner.history.claim(step, self.run)
@@ -251,7 +236,7 @@ class LeasedRun:
                 state = StepState.NOT_RUN if rolled_back else StepState.UNKNOWN
                 return Outcome(step, state, watch.ms, capture(exc)), exc
             except BaseException as exc:  # noqa: BLE001  (whatever a migration raises, SystemExit too, is its failure)
-                return self._record_failure(claim, watch, exc)
+                return self._record_failure(claim, watch, exc, in_transaction=in_transaction)
             return Outcome(step, StepState.after(step), watch.ms), None
 
     def _record_start(self, claim: Claim, position: int, session: ClientSession | None) -> None:
@@ -268,7 +253,7 @@ class LeasedRun:
     def _run_plain(
         self,
         claim: Claim,
-        function: Callable[..., object],
+        function: Function,
         session: ClientSession | None,
         watch: _Stopwatch,
     ) -> None:
@@ -283,7 +268,7 @@ class LeasedRun:
     def _run_in_transaction(
         self,
         claim: Claim,
-        function: Callable[..., object],
+        function: Function,
         session: ClientSession,
         watch: _Stopwatch,
     ) -> None:
@@ -327,22 +312,26 @@ class LeasedRun:
         return Context(runner.app, log, self.grant.verify, backfill, session, runner.rehearsal)
 
     def _record_failure(
-        self, claim: Claim, watch: _Stopwatch, cause: BaseException
+        self, claim: Claim, watch: _Stopwatch, cause: BaseException, *, in_transaction: bool
     ) -> tuple[Outcome, MigrateError | None]:
         """Record a failed step; what prevents that ends the run, and does not mask the failure."""
         error = capture(cause)
         outcome = Outcome(claim.step, StepState.FAILED, watch.ms, error)
+        # A step that is neither rolled back nor safe to repeat is half done, whatever ended it.
+        interrupted = not (in_transaction or claim.step.file.idempotent)
         try:
             at = self.grant.ensure()
-            self._persist(lambda: claim.fail(error, took_ms=watch.ms, at=at))
+            self._persist(
+                lambda: claim.fail(error, took_ms=watch.ms, at=at, interrupted=interrupted)
+            )
             self.runner.switch.check()
         except MigrateError as exc:
             if isinstance(exc, LeaseLostError) and code_of(cause) == _INTERRUPTED:
                 # The heartbeat has ended the statement: that is no failure of the migration.
                 outcome = Outcome(claim.step, StepState.UNKNOWN, watch.ms, capture(exc))
             return outcome, exc
-        interrupted = isinstance(cause, KeyboardInterrupt | Stopped)
-        return outcome, stopped("KeyboardInterrupt") if interrupted else None
+        is_stopped = isinstance(cause, KeyboardInterrupt | Stopped)
+        return outcome, stopped("KeyboardInterrupt") if is_stopped else None
 
     def _persist(self, write: Callable[[], None], *, give_up: float = math.inf) -> None:
         """Write to the history, and try again through outages, until the lease would end.

@@ -5,28 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DuplicateVersionError,
+    ForeignFolderError,
     InvalidRequestError,
     NoFolderError,
-    SeveralSourceErrors,
+    SeveralErrors,
     SourceError,
 )
 from flask_migrate_mongo.model.values import MigrationFile, Record
 
-from .parsing import checksum, describe, read_content, version_of
+from .parsing import checksum, describe, read_content, slug_of, slugify, version_of
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The migrations in a folder, ascending, and the names of numbered files that are not Python."""
+    """The migrations in a folder, ascending, the names of numbered files that are none, and the problems of the others."""
 
     files: tuple[MigrationFile, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    problems: tuple[SourceError, ...] = ()
+    has_folder: bool = True
+
+    def usable(self) -> tuple[MigrationFile, ...]:
+        """Get the migrations, if every file can be used. Raises SourceError or SeveralErrors."""
+        if self.problems:
+            raise self.problems[0] if len(self.problems) == 1 else SeveralErrors(self.problems)
+        return self.files
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +44,28 @@ class Folder:
     path: Path
 
     def discover(self, trusted: Mapping[int, Record] = {}) -> Discovery:
-        """Read every migration, executing none. Raises SourceError or SeveralSourceErrors.
+        """Read every migration, executing none. Without the folder there is none.
 
         `trusted` are records of applied migrations, by version. A file with the checksum of its record is described
         from the record and not parsed: it shows no flags and no suppressions, so no plan may contain it.
         """
-        paths, ignored = _listed(self.path)
-        files: list[MigrationFile] = []
+        try:
+            paths, ignored = _listed(self.path)
+        except NoFolderError:
+            return Discovery((), has_folder=False)
+        files: dict[int, MigrationFile] = {}
         problems: list[SourceError] = []
         for path in paths:
             try:
-                files.append(_described(path, trusted))
+                file = _described(path, trusted)
             except SourceError as problem:
                 problems.append(problem)
-        files.sort(key=lambda file: file.version)
-        for version, group in groupby(files, lambda file: file.version):
-            same = list(group)
-            if len(same) > 1:
-                problems.append(DuplicateVersionError(version, [file.path for file in same]))
-        if problems:
-            raise problems[0] if len(problems) == 1 else SeveralSourceErrors(problems)
-        return Discovery(tuple(files), ignored)
+                continue
+            twin = files.setdefault(file.version, file)
+            if twin is not file:
+                problems.append(DuplicateVersionError(file.version, (twin.path, file.path)))
+        ascending = tuple(files[version] for version in sorted(files))
+        return Discovery(ascending, ignored, tuple(problems))
 
     def choose(self, wanted: Sequence[str]) -> tuple[Path, ...]:
         """Find the files that paths or versions name; all migrations if `wanted` is empty.
@@ -69,14 +78,31 @@ class Folder:
             chosen = _listed(self.path)[0]
         return tuple({path.resolve(): path for path in chosen}.values())
 
+    def find(self, name: str) -> Path:
+        """Find the one file that its name, its number or its slug names. Raises InvalidRequestError."""
+        found = self.matching(name)
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found) or "none"
+            msg = f"{name!r} has to name one file in {self.path}, but it names {names}. Nothing was changed."
+            raise InvalidRequestError(msg, "Give the name of the file.")
+        return found[0]
+
+    def matching(self, name: str) -> list[Path]:
+        """Find the files that have this name, number or slug, or else whose number begins like this."""
+        paths = _listed(self.path)[0]
+        number, slug = name if name.isdecimal() else "", slugify(name)
+        same = [p for p in paths if name in (p.name, p.stem) or slugify(slug_of(p.stem)) == slug]
+        if number:
+            same += [path for path in paths if version_of(path.name) == int(number)]
+        return same or [p for p in paths if number and str(version_of(p.name)).startswith(number)]
+
     def _named(self, wanted: str) -> list[Path]:
         path = Path(wanted)
         if wanted and path.is_dir():
             return _listed(path)[0]
         if wanted and (path.exists() or path.is_symlink()):
             return [] if path.name.startswith(("_", ".")) else [path]
-        paths = _listed(self.path)[0] if wanted.isdecimal() else []
-        found = [path for path in paths if version_of(path.name) == int(wanted)]
+        found = self.matching(wanted) if wanted else []
         if not found:
             raise InvalidRequestError(
                 f"There is no file {wanted!r}, and no migration with that number in {self.path}. "
@@ -93,19 +119,30 @@ def unusable(folder: Path, how: str, exc: OSError) -> ConfigurationError:
     )
 
 
+def ensure_own(folder: Path) -> None:
+    """Raise ForeignFolderError for the folder of Alembic, which Flask-Migrate calls `migrations`, too."""
+    is_versioned = (folder / "versions").is_dir() or (folder / "alembic.ini").is_file()
+    if is_versioned and (folder / "env.py").is_file():
+        raise ForeignFolderError(folder)
+
+
 def _listed(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """List the Python files in a folder, and the names of numbered files that are not Python."""
+    """List the Python files in a folder, and the numbered files that are not Python, or that are in a folder below."""
     try:
         # A broken link is listed, so that it is reported: it may be an applied file.
-        entries = [e for e in os.scandir(folder) if e.is_file() or e.is_symlink()]
+        entries = [e for e in os.scandir(folder) if not e.name.startswith(("_", "."))]
+        names = sorted(e.name for e in entries if e.is_file() or e.is_symlink())
+        folders = sorted(e.name for e in entries if e.is_dir())
     except FileNotFoundError as exc:
         raise NoFolderError(folder) from exc
     except OSError as exc:
         raise unusable(folder, "read", exc) from exc
-    names = sorted(entry.name for entry in entries if not entry.name.startswith(("_", ".")))
+    ensure_own(folder)
     python = [folder / name for name in names if name.endswith(".py")]
-    others = (name for name in names if not name.endswith(".py"))
-    return python, tuple(name for name in others if version_of(name) is not None)
+    below = (path for name in folders for path in sorted((folder / name).glob("*.py")))
+    others = [name for name in names if not name.endswith(".py") and version_of(name) is not None]
+    others += [f"{p.parent.name}/{p.name}" for p in below if version_of(p.name) is not None]
+    return python, tuple(others)
 
 
 def _described(path: Path, trusted: Mapping[int, Record]) -> MigrationFile:
@@ -124,4 +161,6 @@ def _described(path: Path, trusted: Mapping[int, Record]) -> MigrationFile:
         idempotent=False,
         reversible=record.reversible,
         checksum=record.checksum,
+        digest=record.digest,
+        slug=slug_of(path.stem),
     )

@@ -25,23 +25,49 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.values import MigrationFile, Step
 
-from .parsing import PARAMETERS, PLAIN, check_imported, checksum, read_content
+from .parsing import PARAMETERS, PLAIN, UP, VERIFY, check_imported, checksum, read_content
 
 _Result = TypeVar("_Result")
 
 
-def load(step: Step) -> Callable[..., object]:
-    """Import the step's file, exactly the content that was planned, and find its function.
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What a step calls: up(), then verify() if there is one; or down()."""
 
-    Raises FileChangedError, ImportFailedError with the cause, or SourceError: for a file that cannot be read, a
-    function that cannot be called with `PARAMETERS`, and a flag that differs from the plan.
+    parts: tuple[Callable[..., object], ...]
+
+    def __call__(self, available: Mapping[str, object]) -> None:
+        """Call them with those available arguments that each names. Raises StepError."""
+        for part in self.parts:
+            if call(part, available) is False and part.__name__ == VERIFY:
+                raise StepError(
+                    "verify() returned False, so the migration did not have its effect."
+                )
+
+
+def load(step: Step) -> Function:
+    """Import the step's file, exactly the content that was planned, and find its functions.
+
+    Raises FileChangedError, ImportFailedError with the cause, or SourceError: for a
+    file that cannot be read, a function that cannot be called with `PARAMETERS`, and a flag that differs from the plan.
     """
-    path, name = step.file.path, step.direction.value
-    content = read_content(path)
-    if checksum(content) != step.file.checksum:
+    file, name = step.file, step.direction.value
+    module = _imported(file, name)
+    names = (UP, VERIFY) if name == UP and file.verifiable else (name,)
+    return Function(tuple(_checked(file, module, each) for each in names))
+
+
+def load_verify(file: MigrationFile) -> Function:
+    """Import a file, and find its verify() alone. Raises as `load` does."""
+    return Function((_checked(file, _imported(file, VERIFY), VERIFY),))
+
+
+def _imported(file: MigrationFile, name: str) -> ModuleType:
+    path, content = file.path, read_content(file.path)
+    if checksum(content) != file.checksum:
         raise FileChangedError(path, "it changed while this run was starting. Run it again.")
     try:
-        module = _import(_module_name(step), path, content)
+        module = _import(_module_name(file), path, content)
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
@@ -51,19 +77,23 @@ def load(step: Step) -> Callable[..., object]:
             f"importing it raised {type(exc).__name__}: {message_of(exc).rstrip('.')}. Nothing of "
             "the plan has run."
         )
-        remedy = f"Fix the file, then run [{name}] again."
+        remedy = f"Fix the file, then run [{name}] again." if name != VERIFY else "Fix the file."
         line = lines[-1] if lines else None
         raise ImportFailedError(path, problem, line=line, remedy=remedy) from exc
+    _check_flags(file, module)
+    return module
+
+
+def _checked(file: MigrationFile, module: ModuleType, name: str) -> Callable[..., object]:
     function: object = getattr(module, name, None)
     if not callable(function):
-        raise SourceError(path, f"{name} is not a function. Write `def {name}(db):`.")
-    _check_flags(step.file, module)
-    check_imported(path, name, function)
+        raise SourceError(file.path, f"{name} is not a function. Write `def {name}(db):`.")
+    check_imported(file.path, name, function)
     return function
 
 
-def call(function: Callable[..., object], available: Mapping[str, object]) -> None:
-    """Call up() or down() with those available arguments that it names.
+def call(function: Callable[..., object], available: Mapping[str, object]) -> object:
+    """Call a function of a migration with those available arguments that it names.
 
     Raises StepError when the call ran nothing, and only returned a coroutine or a generator.
     """
@@ -75,6 +105,7 @@ def call(function: Callable[..., object], available: Mapping[str, object]) -> No
         # Python warns of a coroutine that is neither awaited nor closed.
         getattr(result, "close", lambda: None)()
         raise StepError(f"The call ran nothing: it returned a {type(result).__name__}. {PLAIN}")
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +146,10 @@ class _ContentLoader(importlib.abc.SourceLoader):
         return self.content
 
 
-def _module_name(step: Step) -> str:
+def _module_name(file: MigrationFile) -> str:
     # Two applications in one process may have the same version: the folder is part of the name.
-    folder = hashlib.sha256(os.fsencode(step.file.folder)).hexdigest()[:8]
-    return f"_migrations_{folder}.v{step.version}"
+    folder = hashlib.sha256(os.fsencode(file.folder)).hexdigest()[:8]
+    return f"_migrations_{folder}.v{file.version}"
 
 
 def _import(name: str, path: Path, content: bytes) -> ModuleType:

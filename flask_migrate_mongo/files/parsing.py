@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flask_migrate_mongo.model.errors import SourceError
-from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
+from flask_migrate_mongo.model.values import MigrationFile, Suppression
+
+from .identity import digest
 
 if TYPE_CHECKING:
     Bound = Mapping[str, ast.stmt | ast.expr]
 
 _Literal = TypeVar("_Literal", str, bool)
 
+UP, DOWN, VERIFY = "up", "down", "verify"
+"""The functions of a migration."""
+
 PARAMETERS = ("db", "ctx")
-"""The parameters that up() and down() may have, by name."""
+"""The parameters that they may have, by name."""
 
 PLAIN = "Write a plain `def` without `await` and `yield`."
 """The remedy for a function whose call would run nothing."""
@@ -44,6 +49,12 @@ def version_of(name: str) -> int | None:
     """Read the version at the beginning of a file name."""
     match = _NUMBERED.match(name)
     return int(match["version"]) if match else None
+
+
+def slug_of(name: str) -> str:
+    """Read what follows the version in a file name without its ending."""
+    match = _NUMBERED.match(name)
+    return match["slug"] if match else ""
 
 
 def highest_version(folder: Path) -> int:
@@ -108,7 +119,7 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
     description = _literal(path, bound, "description", "")
     transactional = _literal(path, bound, "transactional", default=False)
     idempotent = _literal(path, bound, "idempotent", default=False)
-    if not _defines(path, bound, Direction.UP):
+    if not _defines(path, bound, UP):
         raise SourceError(path, "it has no up(). Add `def up(db):` with the change it makes.")
     words = re.sub(r"[-_]+", " ", match["slug"])
     return MigrationFile(
@@ -119,9 +130,13 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
         description=_storable(description or ast.get_docstring(tree) or ""),
         transactional=transactional,
         idempotent=idempotent,
-        reversible=_defines(path, bound, Direction.DOWN),
+        reversible=_defines(path, bound, DOWN),
         checksum=checksum(content),
         suppressions=tuple(s for s in suppressions_in(content) if s.code and s.reason),
+        digest=digest(tree),
+        slug=match["slug"],
+        verifiable=_defines(path, bound, VERIFY),
+        replaces=_replaced(path, bound),
     )
 
 
@@ -171,8 +186,21 @@ def _literal(path: Path, bound: Bound, name: str, default: _Literal) -> _Literal
     raise SourceError(path, problem, line=node.lineno)
 
 
-def _defines(path: Path, bound: Bound, direction: Direction) -> bool:
-    node = bound.get(direction.value)
+def _replaced(path: Path, bound: Bound) -> tuple[int, ...]:
+    """Read the versions that a squashed migration replaces, in ascending order. Raises SourceError."""
+    node = bound.get("replaces")
+    if not isinstance(node, ast.expr):
+        return ()
+    listed = node.elts if isinstance(node, ast.List | ast.Tuple) else [node]
+    versions = [str(getattr(each, "value", "")) for each in listed]
+    if not all(re.fullmatch(r"[0-9]+", version) for version in versions):
+        problem = 'replaces must be a list of versions, such as ["20260101001", "20260101002"].'
+        raise SourceError(path, problem, line=node.lineno)
+    return tuple(sorted(map(int, versions)))
+
+
+def _defines(path: Path, bound: Bound, name: str) -> bool:
+    node = bound.get(name)
     if node is None or (isinstance(node, ast.Constant) and node.value is None):
         return False
     # A decorator can change the parameters: `check_imported` checks the result.

@@ -15,8 +15,9 @@ import jinja2
 
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, message_of
 
-from .folder import unusable
-from .parsing import describe, highest_version, next_version, slugify
+from . import latest
+from .folder import ensure_own, unusable
+from .parsing import describe, highest_version, next_version, slug_of, slugify
 
 if sys.platform != "win32":
     import fcntl
@@ -45,12 +46,13 @@ def down(db, ctx):
 class Scaffold:
     """Creates migration files: in which folder, with which form of version, from which template.
 
-    `clock` gives the present in UTC.
+    With `linear`, the file `.latest` names the newest. `clock` gives the present in UTC.
     """
 
     folder: Path
     version_format: str = "sequence"
     template: Path | None = None
+    linear: bool = False
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
 
     def create(self, name: str, *, transactional: bool = False) -> Path:
@@ -62,14 +64,38 @@ class Scaffold:
         name = _clean(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            ensure_own(self.folder)
             with _locked(self.folder):
                 highest = highest_version(self.folder)
                 version = next_version(highest, self.clock(), self.version_format)
                 path = self.folder / f"{version}_{slugify(name)}.py"
                 _write(path, self._render(path, name, version, transactional=transactional))
+                self._note(path)
         except OSError as exc:
             raise unusable(self.folder, "written to", exc) from exc
         return path
+
+    def renumber(self, path: Path, *, above: int) -> Path:
+        """Rename a file to the next free number above this one; no existing file is ever overwritten.
+
+        Raises ConfigurationError for a folder that cannot be written to.
+        """
+        try:
+            with _locked(self.folder):
+                highest = max(highest_version(self.folder), above)
+                version = next_version(highest, self.clock(), self.version_format)
+                renamed = self.folder / f"{version}_{slug_of(path.stem)}.py"
+                # Only if the name is free, which `rename` does not check.
+                _write(renamed, path.read_bytes())
+                path.unlink()
+                self._note(renamed)
+        except OSError as exc:
+            raise unusable(self.folder, "written to", exc) from exc
+        return renamed
+
+    def _note(self, newest: Path) -> None:
+        if self.linear:
+            latest.write(newest)
 
     def _render(self, path: Path, name: str, version: int, *, transactional: bool) -> bytes:
         try:

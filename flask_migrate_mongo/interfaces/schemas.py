@@ -20,7 +20,8 @@ from flask_migrate_mongo.lint.rules import Severity
 from flask_migrate_mongo.model.errors import MigrateError, as_migrate_error
 from flask_migrate_mongo.model.reports import StepState, Verdict
 from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Event, LockState, Record
-from flask_migrate_mongo.model.wording import Wording, camel_case, cli
+from flask_migrate_mongo.model.wording import Wording, camel_case, cli, render
+from flask_migrate_mongo.planning.gate import Kind
 from flask_migrate_mongo.store.runs import RunState
 
 VERSION = r"[0-9]{1,30}"
@@ -364,6 +365,7 @@ StatusDocument = _document(
     locked=_maybe(LockDocument),
     summary=fields.Nested(SummaryDocument, required=True, attribute="survey"),
     ignored=_texts(),
+    problems=_list(ProblemDocument),
 )
 PlanDocument = _document(
     "Plan",
@@ -452,7 +454,35 @@ StoredRunDocument = _document(
 RunEventDocument = _document("RunEvent", _EventOf, sequence=_count(), event=_text(), at=_moment())
 """An event of an asynchronous run."""
 
+CheckProblemDocument = _document(
+    "CheckProblem",
+    kind=_one_of(Kind),
+    message=_text(),
+    remedy=fields.Function(lambda problem: render(problem.remedy, _words.get())),
+)
+CheckDocument = _document(
+    "Check",
+    problems=_list(CheckProblemDocument),
+    allowed=_list(CheckProblemDocument),
+    ignored=_texts(),
+)
+BaselinedDocument = _document(
+    "Baselined",
+    version=_version(attribute="file.version"),
+    name=_text(attribute="file.name"),
+    verified=_flag(allow_none=True),
+)
+BaselineDocument = _document("Baseline", recorded=_list(BaselinedDocument), dry_run=_flag())
+RenumberedDocument = _document(
+    "Renumbered",
+    version=_version(),
+    path=_text(),
+    record_from=_version(allow_none=True),
+)
+
 DOCUMENTS: Mapping[str, type[Schema]] = {
+    "baseline": BaselineDocument,
+    "check": CheckDocument,
     "create": CreatedDocument,
     "error": ProblemDocument,
     "events": EventsDocument,
@@ -463,10 +493,11 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "plan": PlanDocument,
     "progress": ProgressDocument,
     "rehearse": RehearsalDocument,
+    "renumber": RenumberedDocument,
     "run-event": RunEventDocument,
     "status": StatusDocument,
     "step": StepDocument,
-    **dict.fromkeys(("up", "down"), RunDocument),
+    **dict.fromkeys(("up", "down", "redo"), RunDocument),
     **dict.fromkeys(("run", "run-cancel", "run-events"), StoredRunDocument),
     **dict.fromkeys(("pause", "resume", "cancel"), RequestedDocument),
     **dict.fromkeys(("history", "resolve"), HistoryDocument),

@@ -79,11 +79,11 @@ class Linter:
     is_own: Callable[[str], bool] = lambda _: False
     rules: tuple[Rule, ...] = RULES
 
-    def lint(self, paths: Iterable[Path]) -> LintReport:
-        """Check every file. Executes none."""
+    def lint(self, paths: Iterable[Path], problems: Iterable[SourceError] = ()) -> LintReport:
+        """Check every file, and report problems of the folder, too. Executes none."""
         paths = tuple(paths)
         files: dict[int, MigrationFile] = {}
-        findings: list[Finding] = []
+        findings = [_unusable(problem.path, problem) for problem in problems]
         for path in paths:
             try:
                 file, found = self._file(path)

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from .values import ErrorInfo, LockState, Survey
+from .values import ErrorInfo, LockState, MigrationFile, Record, Survey
 from .wording import Wording, cli, render
 
 TRACEBACK_LIMIT = 16_000
 """Bytes of a traceback that are kept, so that a record stays far below MongoDB's 16 MB."""
 
 _VALUE_LIMIT = 200
+_MOST_LISTED = 10
 _CUT = b"\n ... cut ...\n"
 _SCHEME = r"mongodb(?:\+srv)?://"
 # Up to the last @: a password that should have been percent-encoded may hold any character.
@@ -109,6 +110,14 @@ class NoFolderError(ConfigurationError, code="no-folder"):
         self.message = f"The migrations folder {folder} does not exist."
 
 
+class ForeignFolderError(ConfigurationError, code="foreign-folder"):
+    title = "The migrations folder belongs to Alembic."
+    remedy = 'Choose another folder for these migrations: MIGRATE_DIRECTORY = "mongo_migrations".'
+
+    def __init__(self, folder: Path) -> None:
+        self.message = f"{folder} has an env.py and `versions` of Alembic (Flask-Migrate), so it holds the migrations of an SQL database."
+
+
 class DatabaseError(MigrateError, code="database", exit_code=6, http_status=503):
     title = "The server refused a command for another reason."
     remedy = "Its log may say more. Fix the cause, then run the command again."
@@ -143,10 +152,10 @@ class SourceError(MigrateError, code="bad-file", exit_code=5, http_status=409):
         self.message, self.remedy = f"{where}: {problem}", remedy
 
 
-class SeveralSourceErrors(MigrateError, code="bad-files", exit_code=5, http_status=409):  # noqa: N818  (it is several)
+class SeveralErrors(MigrateError, code="bad-files", exit_code=5, http_status=409):  # noqa: N818  (it is several)
     title = "Several files in the migrations folder cannot be used."
 
-    def __init__(self, problems: Sequence[SourceError]) -> None:
+    def __init__(self, problems: Sequence[MigrateError]) -> None:
         self.problems = tuple(problems)
         self.message = f"{len(problems)} problems in the migrations folder:"
 
@@ -164,6 +173,16 @@ class DuplicateVersionError(SourceError, code="duplicate-version"):
         super().__init__(paths[0].parent, problem)
 
 
+class StaleLatestError(SourceError, code="stale-latest"):
+    title = "The file .latest does not name the newest migration."
+
+    def __init__(self, path: Path, named: str, newest: str) -> None:
+        shown = repr(named[:_VALUE_LIMIT]) if named else "no file"
+        problem = f"it names {shown}, and the newest migration is {newest}."
+        remedy = f"If branches with new migrations were merged, give those that are applied nowhere the next free numbers: [renumber FILE]. Otherwise write {newest!r} into it."
+        super().__init__(path, problem, remedy=remedy)
+
+
 class ImportFailedError(SourceError, code="import-failed"):
     title = "A migration raised an exception while it was imported. Nothing of the plan has run."
 
@@ -177,6 +196,53 @@ class FileChangedError(SourceError, code="file-changed"):
 
 class RefusedError(MigrateError, code="refused", exit_code=5, http_status=409):
     title = "The request was refused because it could do harm."
+
+
+class MistakenError(RefusedError, code="mistaken"):
+    title = "A migration could be mistaken for another one."
+    versions: tuple[int, ...] = ()
+    """The numbers that are in doubt."""
+
+
+class NumberTakenError(MistakenError, code="number-taken"):
+    title = "The number of a file is that of another migration, which is recorded."
+
+    def __init__(self, record: Record, file: MigrationFile) -> None:
+        self.versions = (file.version,)
+        self.message = f"{file.version} is recorded as {record.status.value} for the migration {record.slug}, and {file.file_name} is another one. Nothing was run."
+        self.remedy = f"Give the file the next free number: [renumber {file.file_name}]. If it is the recorded migration after a change of its code and its name: [resolve {file.version} accept_file=True reason=TEXT]."
+
+
+class RenumberedError(MistakenError, code="renumbered"):
+    title = "A pending file is a migration that is recorded under another number."
+
+    def __init__(self, record: Record, file: MigrationFile) -> None:
+        self.versions = (record.version, file.version)
+        self.message = f"{file.file_name} is the migration that is recorded as {record.status.value} under {record.version}. It would run a second time. Nothing was run."
+        self.remedy = f"Let the record follow the file: [renumber {file.file_name}]. If the change has to be made again, give the file another `name` or code."
+
+
+class CopiedError(MistakenError, code="copied"):
+    title = "Several files have the same code, so a migration would run more than once."
+    remedy = "Keep one of them. If the change has to be made again, give each file its own `name`."
+
+    def __init__(self, files: Sequence[MigrationFile]) -> None:
+        self.versions = tuple(file.version for file in files)
+        names = _shortened([file.file_name for file in files])
+        self.message = (
+            f"These are the same migration under several numbers: {names}. Nothing was run."
+        )
+
+
+class PartlySquashedError(RefusedError, code="partly-squashed"):
+    title = "Only some of the migrations that a squashed one replaces are applied."
+
+    def __init__(
+        self, version: int, name: str, applied: Sequence[int], missing: Sequence[int]
+    ) -> None:
+        done = f"{_listed(applied)} are applied" if applied else "None is applied"
+        self.message = f"{version} ({name}) replaces other migrations, and only some of these are applied. {done}; {_listed(missing)} are not. Nothing was run."
+        self.remedy = f"Move the file of {version} out of the folder, restore the files that it replaces, and apply them: [up]."
 
 
 class NotReversibleError(RefusedError, code="not-reversible"):
@@ -199,9 +265,9 @@ class MissingFileError(RefusedError, code="missing-file"):
 
 class DriftError(RefusedError, code="drift"):
     title = "The file of an applied migration has changed."
-    remedy = "Restore the applied version of the file, or roll back with the file as it is now: [down allow_drift=True]."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
+        self.remedy = f"Restore the applied version of the file, or roll back with the file as it is now: [down allow_drift=True]. If the change is right, accept it: [resolve {version} accept_file=True reason=TEXT]."
         self.message = f"{version} ({name}) has changed since it was applied: {path.name} may no longer reverse it. Nothing was rolled back."
 
 
@@ -243,6 +309,15 @@ class HalfBackfilledError(RefusedError, code="half-backfilled"):
 
 class NotResolvableError(RefusedError, code="not-resolvable"):
     title = "The record is not in a state that can be resolved by hand."
+
+
+class VerifyFailedError(RefusedError, code="verify-failed"):
+    title = "A migration's verify() does not pass, so the migration is not recorded as applied."
+    remedy = "Apply what is missing: [up]. Or record only what is true of this database: [baseline to=VERSION reason=TEXT]."
+
+    def __init__(self, failed: Mapping[int, str]) -> None:
+        lines = "; ".join(f"{version} ({why.rstrip('.')})" for version, why in failed.items())
+        self.message = f"verify() fails for {lines}. Nothing was recorded."
 
 
 class DryRunTooLongError(RefusedError, code="dry-run-too-long"):
@@ -447,11 +522,20 @@ class UnknownRunError(InvalidRequestError, code="unknown-run", http_status=404):
 
 
 class UnknownVersionError(InvalidRequestError, code="unknown-version", http_status=404):
-    title = "The history has no record of this version."
+    title = "No migration has this version."
     remedy = "See the versions: [status]."
 
     def __init__(self, version: str) -> None:
-        self.message = f"The history has no record of {version[:_VALUE_LIMIT]!r}."
+        self.message = f"No migration has the number or the name {version[:_VALUE_LIMIT]!r}. Nothing was changed."
+
+
+class AmbiguousVersionError(InvalidRequestError, code="ambiguous-version", http_status=409):
+    title = "Several migrations have a number that begins like this, or this name."
+    remedy = "Give the whole number."
+
+    def __init__(self, version: str, found: Sequence[int]) -> None:
+        shown = _shortened(list(map(str, found)))
+        self.message = f"{version[:_VALUE_LIMIT]!r} means {len(found)} migrations: {shown}. Nothing was changed."
 
 
 class MethodNotAllowedError(InvalidRequestError, code="method-not-allowed", http_status=405):
@@ -510,6 +594,11 @@ def capture(exc: BaseException) -> ErrorInfo:
 
 def _listed(versions: Sequence[int]) -> str:
     return ", ".join(map(str, versions))
+
+
+def _shortened(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_LISTED])
+    return f"{shown}, ..." if len(names) > _MOST_LISTED else shown
 
 
 def _clock(moment: datetime) -> str:

@@ -44,6 +44,7 @@ class StepState(str, Enum):
 
     APPLIED = "applied"
     ROLLED_BACK = "rolled-back"
+    RECORDED = "recorded"
     FAILED = "failed"
     UNKNOWN = "unknown"
     NOT_RUN = "not-run"
@@ -140,8 +141,8 @@ class Outcome:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the migration is applied, or rolled back."""
-        return self.state in {StepState.APPLIED, StepState.ROLLED_BACK}
+        """Whether the migration is applied, recorded as applied, or rolled back."""
+        return self.state in {StepState.APPLIED, StepState.RECORDED, StepState.ROLLED_BACK}
 
     @property
     def failed(self) -> bool:

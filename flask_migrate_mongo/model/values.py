@@ -26,6 +26,9 @@ class Status(str, Enum):
     ROLLED_BACK = "rolled-back"
 
 
+_NOTHING_LEFT = frozenset({Status.PENDING, Status.ROLLED_BACK})
+
+
 class Direction(str, Enum):
     """Which of a migration's two functions a step calls."""
 
@@ -46,6 +49,15 @@ class Request(str, Enum):
         return {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[self.value]
 
 
+class Origin(str, Enum):
+    """How a migration came to be recorded as applied; the values are those stored."""
+
+    RUN = "run"
+    BASELINE = "baseline"
+    RESOLVED = "resolved"
+    SQUASHED = "squashed"
+
+
 @dataclass(frozen=True, slots=True)
 class Suppression:
     """A comment that suppresses a finding of lint, with its reason."""
@@ -57,7 +69,11 @@ class Suppression:
 
 @dataclass(frozen=True, slots=True)
 class MigrationFile:
-    """A migration as its file describes it, read from the syntax tree alone."""
+    """A migration as its file describes it, read from the syntax tree alone.
+
+    `checksum` is of the content, `digest` of what the code does; that is None for an applied file that was not parsed.
+    `verifiable` says that there is a verify(). `replaces` are the versions of those that a squashed migration consists of.
+    """
 
     folder: Path
     file_name: str
@@ -69,6 +85,10 @@ class MigrationFile:
     reversible: bool
     checksum: str
     suppressions: tuple[Suppression, ...] = ()
+    digest: str | None = None
+    slug: str = ""
+    verifiable: bool = False
+    replaces: tuple[int, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -95,7 +115,7 @@ class ErrorInfo:
         if not stored:
             return None
         if not isinstance(stored, Mapping):
-            return cls(type="Error", message=str(stored))
+            return cls("Error", str(stored))
         kind, message = str(stored.get("type") or "Error"), str(stored.get("message") or "")
         return cls(kind, message, stored.get("traceback"))
 
@@ -176,13 +196,27 @@ class Record:
         int | None,
         Column("executionTime", None, "executionTime", "Took", in_status=True, in_table=True),
     ] = None
-    error: Annotated[ErrorInfo | None, Column("error", ErrorInfo.read, "error")] = None
+    error: Annotated[ErrorInfo | None, Column("metadata.failure", ErrorInfo.read, "error")] = None
     reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False
     batch: Annotated[int | None, Column("batch", _batch, "batch", "Batch", in_status=True)] = None
     updated_at: Annotated[datetime | None, Column("updatedAt", shown="updatedAt")] = None
     direction: Annotated[Direction, Column("metadata.direction", Direction)] = Direction.UP
     position: Annotated[int | None, Column("metadata.position")] = None
+    origin: Annotated[Origin, Column("metadata.origin", Origin, "origin", in_status=True)] = (
+        Origin.RUN
+    )
+    verified: Annotated[
+        bool | None, Column("metadata.verified", bool, "verified", in_status=True)
+    ] = None
+    down_failed: Annotated[
+        bool, Column("metadata.downFailed", bool, "downFailed", in_status=True)
+    ] = False
     checksum: Annotated[str | None, Column("metadata.checksum")] = None
+    digest: Annotated[str | None, Column("metadata.digest")] = None
+    slug: Annotated[str | None, Column("metadata.slug")] = None
+    replaces: Annotated[tuple[int, ...], Column("metadata.replaces", tuple)] = ()
+    replaced_by: Annotated[int | None, Column("metadata.replacedBy")] = None
+    forgotten: Annotated[bool, Column("metadata.forgotten", bool)] = False
     run_id: Annotated[str | None, Column("metadata.runId")] = None
     fence: Annotated[int | None, Column("metadata.fence")] = None
     interrupted: Annotated[bool, Column("metadata.interrupted", bool)] = False
@@ -195,9 +229,31 @@ class Record:
 
     @property
     def is_applied(self) -> bool:
-        """Whether up() is in effect: a down() that is running or failed has not rolled it back."""
+        """Whether up() is in effect: a down() that is running or failed has not rolled it back.
+
+        A migration that a squashed one replaced counts as a part of that.
+        """
         undoing = self.status is Status.RUNNING and self.direction is Direction.DOWN
-        return self.status is Status.COMPLETED or undoing
+        return self.replaced_by is None and (self.status is Status.COMPLETED or undoing)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the migration has left something in the database, or may have: it is not pending."""
+        return self.replaced_by is None and self.status not in _NOTHING_LEFT
+
+    def is_unchanged(self, file: MigrationFile) -> bool:
+        """Whether the file is as it was applied; comments, quotes and layout make no difference.
+
+        Also True for the record of another tool, which says nothing about the file.
+        """
+        if self.checksum is None and self.digest is None:
+            return True
+        has_digest = self.digest is not None and self.digest == file.digest
+        return has_digest or self.checksum == file.checksum
+
+    def is_of_another(self, file: MigrationFile) -> bool:
+        """Whether file and record have the same number, and are two migrations."""
+        return self.slug not in (None, file.slug) and not self.is_unchanged(file)
 
     @property
     def order(self) -> tuple[int, int, float, int]:
@@ -256,12 +312,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One migration of a plan."""
+    """One migration of a plan. With `adopts`, it is recorded as applied and does not run."""
 
     file: MigrationFile
     direction: Direction
     out_of_order: bool = False
     interrupted: bool = False
+    adopts: bool = False
 
     @property
     def version(self) -> int:
@@ -336,23 +393,24 @@ class Survey:
         return sum(map(len, (self.applied, self.pending, self.failed, self.running)))
 
     @property
-    def is_ready(self) -> bool:
-        """Whether every known version is applied."""
-        return len(self.applied) == self.total
+    def down_failed(self) -> tuple[Entry, ...]:
+        """Applied, and the last down() failed."""
+        return tuple(e for e in self.applied if e.record is not None and e.record.down_failed)
 
     @property
-    def is_clean(self) -> bool:
-        """Whether everything is applied as its file says."""
-        return self.is_ready and not self.drifted and not self.missing
+    def is_ready(self) -> bool:
+        """Whether every known version is applied, and no down() failed half-way."""
+        return len(self.applied) == self.total and not self.down_failed
 
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """What `status` found: the survey, the lock as it was, and the files that it ignored."""
+    """What `status` found: the survey, the lock as it was, the files that it ignored, and those with problems."""
 
     survey: Survey
     lock: LockState | None
     ignored: tuple[str, ...] = ()
+    problems: tuple[Exception, ...] = ()
 
     @property
     def locked(self) -> LockState | None:

@@ -26,7 +26,7 @@ from flask_migrate_mongo.model.values import (
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 
-_UNDONE = frozenset({Status.PENDING, Status.ROLLED_BACK})
+from .identity import check_identity, find_version, known_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +40,57 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a plan leads to: everything pending applied, or the last `steps` migrations rolled back."""
+    """What a plan leads to. By default `up` applies everything pending, and `down` rolls back the last migration.
+
+    `to` names a version: the last one that `up` applies, the one that stays after `down`, the one to redo. `steps`
+    is how many migrations run. `batch` rolls back what the last `up` applied. `redo` rolls back one migration and
+    applies it again.
+    """
 
     direction: Direction
-    steps: int = 1
+    steps: int | None = None
+    to: str | None = None
+    batch: bool = False
+    redo: bool = False
     allow_drift: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequestError if more than one of `to`, `steps` and `batch` is given."""
+        if sum((self.to is not None, self.steps is not None, self.batch)) > 1:
+            msg = "`to`, `steps` and `batch` exclude each other. Nothing was run."
+            raise errors.InvalidRequestError(msg, "Give one of them.")
 
 
 EVERYTHING_PENDING = Target(Direction.UP)
 
 
 def pending(files: Iterable[MigrationFile], history: History) -> tuple[MigrationFile, ...]:
-    """List the files that are not applied, in ascending order of their version."""
-    waiting = (file for file in files if not history.is_applied(file.version))
+    """List the files that are neither applied nor replaced by a squashed one, in ascending order of their version."""
+    files = tuple(files)
+    replaced = {version for file in files for version in file.replaces}
+    waiting = (f for f in files if f.version not in replaced and not history.is_applied(f.version))
     return tuple(sorted(waiting, key=lambda file: file.version))
 
 
 def plan_up(
-    files: Sequence[MigrationFile], history: History, policy: Policy, *, allow_drift: bool = False
+    files: Sequence[MigrationFile],
+    history: History,
+    policy: Policy,
+    target: Target = EVERYTHING_PENDING,
 ) -> Plan:
-    """Plan `up`: everything pending, in ascending order.
+    """Plan `up`: what is pending, in ascending order, up to the target.
 
-    Raises OutOfOrderError or InterruptedRefusedError where the policy refuses, and
-    HalfBackfilledError where a backfill would continue with a changed file.
+    Raises what `check_identity` does, OutOfOrderError or InterruptedRefusedError where the policy refuses,
+    HalfBackfilledError where a backfill would continue with a changed file, and PartlySquashedError.
     """
+    check_identity(files, history)
     waiting = pending(files, history)
-    if not allow_drift:
+    if target.to is not None:
+        last = find_version(target.to, known_names(files, history.records))
+        waiting = tuple(file for file in waiting if file.version <= last)
+    if target.steps is not None:
+        waiting = waiting[: _positive(target.steps, "Apply")]
+    if not target.allow_drift:
         _check_backfills(waiting, history, Direction.UP)
     steps = tuple(_up_step(file, history) for file in waiting)
     late = [step.version for step in steps if step.out_of_order]
@@ -78,30 +103,53 @@ def plan_up(
 
 
 def plan_down(
-    files: Sequence[MigrationFile], history: History, *, steps: int, allow_drift: bool = False
+    files: Sequence[MigrationFile], history: History, target: Target = Target(Direction.DOWN)
 ) -> Plan:
-    """Plan `down`: the last applied migrations, in reverse order of application.
+    """Plan `down`: the chosen applied migrations, in reverse order of application.
 
     A problem of any step is found before the first one runs. Raises
     InvalidRequestError, MissingFileError, NotReversibleError, DriftError or HalfBackfilledError.
     """
-    if steps < 1:
-        msg = f"The number of steps is {steps}, but it has to be a whole number from 1. Nothing was rolled back."
-        raise errors.InvalidRequestError(msg, "Roll back one migration: [steps=1].")
-    applied = history.applied
-    if not applied:
-        return Plan(Direction.DOWN, ())
-    if steps > len(applied):
-        raise errors.TooManyStepsError(steps, len(applied))
     by_version = {file.version: file for file in files}
     chosen = (
-        _down_step(record, by_version.get(record.version), allow_drift=allow_drift)
-        for record in reversed(applied[-steps:])
+        _down_step(record, by_version.get(record.version), allow_drift=target.allow_drift)
+        for record in to_roll_back(history, target)
     )
     plan = Plan(Direction.DOWN, tuple(chosen))
-    if not allow_drift:
+    if not target.allow_drift:
         _check_backfills((step.file for step in plan.steps), history, Direction.DOWN)
     return plan
+
+
+def plan_redo(files: Sequence[MigrationFile], history: History, target: Target) -> Plan:
+    """Plan `redo`: one applied migration, rolled back and applied again. Raises as `plan_down` does."""
+    down = plan_down(files, history, target).steps
+    return Plan(Direction.UP, (*down, *(Step(step.file, Direction.UP) for step in down)))
+
+
+def to_roll_back(history: History, target: Target) -> tuple[Record, ...]:
+    """Choose the applied migrations that a target rolls back, the last one first.
+
+    Raises InvalidRequestError, TooManyStepsError, UnknownVersionError, AmbiguousVersionError.
+    """
+    applied = history.applied[::-1]
+    if target.to is not None:
+        version = find_version(target.to, known_names((), applied))
+        place = next(n for n, record in enumerate(applied) if record.version == version)
+        return applied[place : place + 1] if target.redo else applied[:place]
+    if target.batch:
+        return tuple(record for record in applied if record.batch == applied[0].batch)
+    steps = _positive(1 if target.steps is None else target.steps, "Roll back")
+    if applied and steps > len(applied):
+        raise errors.TooManyStepsError(steps, len(applied))
+    return applied[:steps]
+
+
+def _positive(steps: int, verb: str) -> int:
+    if steps < 1:
+        msg = f"The number of steps is {steps}, but it has to be a whole number from 1. Nothing was run."
+        raise errors.InvalidRequestError(msg, f"{verb} one migration: [steps=1].")
+    return steps
 
 
 def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | None]) -> Plan:
@@ -123,13 +171,14 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
 def survey(files: Sequence[MigrationFile], history: History) -> Survey:
     """Sort the versions that have a file or a record by their state."""
     known = {file.version for file in files}
-    entries = [_entry(file, history) for file in files]
-    gone = (r for r in history.records if r.version not in known and r.status not in _UNDONE)
+    replaced = {version for file in files for version in file.replaces}
+    entries = [_entry(file, history) for file in files if file.version not in replaced]
+    gone = (r for r in history.records if r.version not in known and r.is_open)
     entries += [Entry(record.version, None, record) for record in gone]
     by_status: defaultdict[Status, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda entry: entry.version):
-        status = entry.record.status if entry.record else Status.PENDING
-        by_status[Status.PENDING if status in _UNDONE else status].append(entry)
+        is_open = entry.record is not None and entry.record.is_open
+        by_status[entry.record.status if entry.record and is_open else Status.PENDING].append(entry)
     order = {record.version: place for place, record in enumerate(history.applied)}
     by_status[Status.COMPLETED].sort(key=lambda entry: order[entry.version])
     return Survey(
@@ -158,7 +207,8 @@ def _check_backfills(
 ) -> None:
     for file in files:
         record = history.by_version.get(file.version)
-        if record is not None and record.backfilled_by not in (None, file.checksum):
+        begun_by = None if record is None else record.backfilled_by
+        if begun_by not in (None, file.digest, file.checksum):
             raise errors.HalfBackfilledError(file.version, direction.value)
 
 
@@ -167,18 +217,31 @@ def _up_step(file: MigrationFile, history: History) -> Step:
     return Step(
         file,
         Direction.UP,
-        out_of_order=file.version < history.highest_applied,
+        out_of_order=file.version < history.highest_applied and not file.replaces,
         # A backfill resumes where it was: nothing of it is repeated.
         interrupted=record is not None and record.interrupted and not record.backfilled_by,
+        adopts=_replaces_applied(file, history),
     )
+
+
+def _replaces_applied(file: MigrationFile, history: History) -> bool:
+    """Whether all that a squashed migration replaces is applied. Raises PartlySquashedError if a part is."""
+    applied = [version for version in file.replaces if history.is_applied(version)]
+    records = map(history.by_version.get, file.replaces)
+    if len(applied) < len(file.replaces) and any(r is not None and r.is_open for r in records):
+        rest = [version for version in file.replaces if version not in applied]
+        raise errors.PartlySquashedError(file.version, file.name, applied, rest)
+    return bool(applied)
 
 
 def _down_step(record: Record, file: MigrationFile | None, *, allow_drift: bool) -> Step:
     if file is None:
         raise errors.MissingFileError(record.version, record.name)
+    if record.is_of_another(file):
+        raise errors.NumberTakenError(record, file)
     if not file.reversible:
         raise errors.NotReversibleError(file.version, file.name, file.path)
-    if _drifted(file, record) and not allow_drift:
+    if not (record.is_unchanged(file) or allow_drift):
         raise errors.DriftError(file.version, file.name, file.path)
     return Step(file, Direction.DOWN)
 
@@ -197,19 +260,14 @@ def _history_warnings(files: Iterable[MigrationFile], history: History) -> Itera
         file = by_version.get(record.version)
         if file is None:
             yield f"{record.version} ({record.name}) is applied, but its file is missing."
-        elif _drifted(file, record):
+        elif not record.is_unchanged(file):
             yield f"{record.version} ({record.name}) has changed since it was applied; it is not run again."
-
-
-def _drifted(file: MigrationFile, record: Record) -> bool:
-    # Records written by another tool have no checksum: nothing is known of those.
-    return record.checksum is not None and record.checksum != file.checksum
 
 
 def _entry(file: MigrationFile, history: History) -> Entry:
     record = history.by_version.get(file.version)
     if record is not None and record.is_applied:
-        return Entry(file.version, file, record, drifted=_drifted(file, record))
+        return Entry(file.version, file, record, drifted=not record.is_unchanged(file))
     out_of_order = file.version < history.highest_applied
     return Entry(file.version, file, record, out_of_order=out_of_order)
 
@@ -249,41 +307,50 @@ class Inspector:
         An applied file that has not changed is not parsed, unless the target would roll it back.
         """
         history = self.history.load() if history is None else history
-        to_roll_back = target.steps if target.direction is Direction.DOWN else 0
-        kept = history.applied[: max(0, len(history.applied) - to_roll_back)]
-        return ProjectState(self.folder.discover({r.version: r for r in kept}), history)
+        trusted = {record.version: record for record in history.applied}
+        if target.direction is Direction.DOWN or target.redo:
+            for record in to_roll_back(history, target):
+                del trusted[record.version]
+        return ProjectState(self.folder.discover(trusted), history)
 
     def plan_of(self, target: Target, state: ProjectState) -> Plan:
         """Plan a target from what was read. Raises what refuses the plan."""
-        files, history, drift = state.found.files, state.history, target.allow_drift
-        if target.direction is Direction.UP:
-            plan = plan_up(files, history, self.policy, allow_drift=drift)
+        files, history = state.found.usable(), state.history
+        if target.redo:
+            plan = plan_redo(files, history, target)
+        elif target.direction is Direction.UP:
+            plan = plan_up(files, history, self.policy, target)
         else:
-            plan = plan_down(files, history, steps=target.steps, allow_drift=drift)
+            plan = plan_down(files, history, target)
+        if not state.found.has_folder:
+            note = f"The migrations folder {self.folder.path} does not exist."
+            plan = replace(plan, warnings=(*plan.warnings, note))
         return check_transactions(plan, self.policy, lambda: self.server.transactions_lacking)
 
     def records(
         self, *, limit: int = 50, skip: int = 0, status: Status | None = None
     ) -> tuple[Record, ...]:
         """Read one page of the history, the last change first. Raises InvalidRequestError."""
-        return page(self.history.load().records, limit=limit, skip=skip, status=status)
+        kept = (record for record in self.history.load().records if not record.forgotten)
+        return page(kept, limit=limit, skip=skip, status=status)
 
-    def events(self, version: int | None = None) -> tuple[Event, ...]:
-        """Read the event log of one version, or of everything and the lock, the oldest first.
+    def events(self, name: str | None = None) -> tuple[Event, ...]:
+        """Read the event log of a recorded version, or of everything and the lock, the oldest first.
 
-        Raises UnknownVersionError.
+        Raises UnknownVersionError or AmbiguousVersionError.
         """
-        events = self.history.events(version)
-        if version is None:
-            return tuple(sorted((*events, *self.lease.events()), key=lambda event: event.at))
-        if not events:
-            raise errors.UnknownVersionError(str(version))
-        return events
+        if name is None:
+            events = (*self.history.events(), *self.lease.events())
+            return tuple(sorted(events, key=lambda event: event.at))
+        return self.history.events(find_version(name, known_names((), self.history.load().records)))
 
     def lock(self) -> LockState | None:
         """Read who holds the lock."""
         return self.lease.inspect()
 
     def _report(self, state: ProjectState) -> StatusReport:
-        found = survey(state.found.files, state.history)
-        return StatusReport(found, self.lease.inspect(), state.found.ignored)
+        files, history, found = state.found.files, state.history, state.found
+        check_identity(files, history)
+        missing = () if found.has_folder else (errors.NoFolderError(self.folder.path),)
+        problems = (*missing, *found.problems)
+        return StatusReport(survey(files, history), self.lease.inspect(), found.ignored, problems)

@@ -23,6 +23,7 @@ from flask_migrate_mongo.model.errors import (
 )
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.values import Actor, Direction, History, MigrationFile, Record
+from flask_migrate_mongo.planning.identity import find_version, known_names
 from flask_migrate_mongo.planning.plans import Target, pending
 
 from .comparison import Snapshot
@@ -59,7 +60,7 @@ class RehearsalOptions:
     the migrations touch. `on_phase` receives what is done between the steps, as text.
     """
 
-    versions: tuple[int, ...] = ()
+    versions: tuple[str, ...] = ()
     sample: int | None = SAMPLE
     collections: tuple[str, ...] | None = None
     observer: Observer = field(default_factory=Observer)
@@ -67,17 +68,15 @@ class RehearsalOptions:
 
 
 def choose(
-    files: Sequence[MigrationFile], history: History, versions: Sequence[int]
+    files: Sequence[MigrationFile], history: History, names: Sequence[str]
 ) -> tuple[MigrationFile, ...]:
     """Choose the pending migrations of these versions, or all, in ascending order.
 
-    Raises InvalidRequestError.
+    Raises InvalidRequestError, UnknownVersionError, AmbiguousVersionError.
     """
-    known = {file.version for file in files}
-    for version in versions:
-        if version not in known:
-            msg = f"There is no migration {version}."
-            raise InvalidRequestError(msg, "See the versions: [status].")
+    known = known_names(files, ())
+    versions = {find_version(name, known) for name in names}
+    for version in sorted(versions):
         if history.is_applied(version):
             msg = f"{version} is applied here, so the samples have its changes already."
             remedy = "Rehearse it where it is pending, or roll it back first: [down]."
@@ -110,7 +109,7 @@ class Rehearsal:
             raise RehearsalUnsupportedError
         check_listener_support()
         seen = runner.look()
-        files = choose(seen.found.files, seen.history, options.versions)
+        files = choose(seen.found.usable(), seen.history, options.versions)
         removed, warnings = remove_leftovers(runner.server, self.name)
         if not files:
             return RehearsalReport(removed=removed, warnings=warnings)
@@ -170,7 +169,7 @@ class _SelectedFiles(Folder):
 
     def discover(self, _trusted: Mapping[int, Record] = {}) -> Discovery:
         """Find the selected migrations."""
-        return Discovery(self.files, ())
+        return Discovery(self.files)
 
 
 class Sandbox:

@@ -19,7 +19,7 @@ from flask_migrate_mongo.model.reports import (
     Trial,
     Verdict,
 )
-from flask_migrate_mongo.model.values import Direction, Progress, Step
+from flask_migrate_mongo.model.values import Direction, Plan, Progress, Step
 from flask_migrate_mongo.process import elapsed
 
 from . import words
@@ -46,10 +46,10 @@ _UNDOES: dict[bool | None, Cell] = {
 }
 
 
-def run(report: RunReport) -> None:
-    """Print what a run did, or, for a dry run, what it would do."""
+def run(report: RunReport, warned: tuple[str, ...] = ()) -> None:
+    """Print what a run did, or, for a dry run, what it would do; without the warnings that were shown before it."""
     console, notes = out(), err()
-    notes.warn(report.warnings)
+    notes.warn(warning for warning in report.warnings if warning not in warned)
     if report.is_noop:
         console.say(words.NOTHING_TO_DO[report.direction])
     elif report.dry_run:
@@ -76,6 +76,12 @@ class ProgressReporter(Observer):
         self._moving = ExitStack()
         self._bar: Bar | None = None
         self._printed_at = elapsed()
+        self.warned: tuple[str, ...] = ()
+
+    def planned(self, plan: Plan) -> None:
+        """Show the warnings of the plan before anything runs."""
+        self.warned = plan.warnings
+        self._console.warn(plan.warnings)
 
     def started(self, step: Step) -> None:
         """Show that the step runs."""

@@ -14,6 +14,7 @@ from flask_migrate_mongo.model.values import (
     Entry,
     Event,
     LockState,
+    Origin,
     Record,
     Status,
     StatusReport,
@@ -23,7 +24,9 @@ from . import words
 from .console import STYLES, Cell, Console, Text, coloured, err, out
 
 if TYPE_CHECKING:
+    from flask_migrate_mongo.engine.settling import BaselineReport, Renumbered
     from flask_migrate_mongo.lint.linter import Finding, LintReport
+    from flask_migrate_mongo.planning.gate import CheckReport
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 
     Row = Sequence[Cell]
@@ -45,33 +48,51 @@ def status(report: StatusReport) -> None:
         "failed": survey.failed,
         "pending": survey.pending,
     }
-    rows = [_status_row(entry, state) for state, entries in found.items() for entry in entries]
+    holder = report.locked.run_id if report.locked else None
+    rows = [
+        _status_row(entry, state, holder) for state, entries in found.items() for entry in entries
+    ]
     headings = [heading for heading, _ in _STATUS]
     console.table(("Version", "Name", "State", *headings, "Notes"), rows)
-    for entry in survey.failed:
+    for entry in (*survey.failed, *survey.down_failed):
         if entry.record and entry.record.error:
-            console.say_lines(f"{entry.version} failed: {words.brief(entry.record.error)}", "red")
+            what = "failed" if entry in survey.failed else "down() failed"
+            console.say_lines(f"{entry.version} {what}: {words.brief(entry.record.error)}", "red")
     shown = ("applied", "pending", "failed", *(("running",) if survey.running else ()))
     totals = ", ".join(f"{len(found[state])} {state}" for state in shown)
     console.say(f"{words.count(survey.total)}: {totals}.")
     if not rows:
         console.say('Make the first one: flask db-migrate create "add user index"')
-    if report.ignored:
-        console.say(f"Ignored, because they do not end in .py: {', '.join(report.ignored)}.")
+    _ignored(console, report.ignored)
+    for problem in report.problems:
+        console.say_lines(str(problem), "red")
     if report.lock is not None:
         lock(report.lock)
 
 
-def _status_row(entry: Entry, state: str) -> Row:
+def _ignored(console: Console, names: Sequence[str]) -> None:
+    if names:
+        why = "only files in the folder itself that end in .py are migrations"
+        console.say(f"Ignored, because {why}: {', '.join(names)}.")
+
+
+def _status_row(entry: Entry, state: str, holder: str | None) -> Row:
     record = entry.record
+    is_running = record is not None and record.status is Status.RUNNING
     applied = record if record is not None and record.is_applied else None
     notes = {
         "changed since": entry.drifted,
         "file missing": entry.missing,
         "out of order": entry.out_of_order,
         "interrupted": record is not None and record.interrupted,
+        "its run crashed": is_running and record is not None and record.run_id != holder,
         "not reversible": not entry.reversible,
     }
+    if applied is not None and applied.origin is not Origin.RUN:
+        notes[applied.origin.value] = True
+        notes["not verified"] = not applied.verified
+    if applied is not None:
+        notes["down failed"] = applied.down_failed
     if record is not None and record.progress is not None:
         notes[f"backfill of {record.progress}"] = True
     return (
@@ -83,7 +104,47 @@ def _status_row(entry: Entry, state: str) -> Row:
     )
 
 
+# --- the gate
+
+
+def check(report: CheckReport) -> None:
+    """Print each problem with what to do."""
+    console = out()
+    for problem in report.problems:
+        console.say(Text(f"{problem.kind.value}: ", "bold red"), problem.explain())
+    for problem in report.allowed:
+        console.say(Text(f"{problem.kind.value} (allowed): ", "yellow"), problem.message)
+    _ignored(console, report.ignored)
+    number = len(report.problems)
+    console.say(
+        "No problem found." if not number else f"{number} problem{'s' * (number > 1)} found."
+    )
+
+
 # --- what is recorded
+
+
+def baseline(report: BaselineReport) -> None:
+    """Print what was recorded as applied, or would be."""
+    console = out()
+    rows = (
+        (str(each.file.version), each.file.name, "passed" if each.verified else "not verified")
+        for each in report.recorded
+    )
+    console.table(("Version", "Name", "verify()"), rows)
+    what = "Would record" if report.dry_run else "Recorded"
+    number = words.count(len(report.recorded))
+    console.say(
+        f"{what} {number} as applied." if report.recorded else "Nothing to do: nothing is pending."
+    )
+
+
+def renumbered(found: Renumbered) -> None:
+    """Print where a file is now, and whether its record followed."""
+    console = out()
+    console.say(str(found.path))
+    if found.record_from is not None:
+        console.say(f"The record of {found.record_from} is now that of {found.version}.")
 
 
 def records(page: Sequence[Record]) -> None:
@@ -187,6 +248,7 @@ def plan(found: Preview) -> None:
     for entry in survey.missing:
         gone = f"Applied, and its file is missing: {entry.version} {entry.name}."
         console.say(Text(gone, "yellow"))
+    _ignored(console, found.status.ignored)
     if found.status.lock is not None:
         lock(found.status.lock)
     if found.planned:

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 
-from flask_migrate_mongo.driver.server import Server, translated
+from pymongo.errors import DuplicateKeyError
+
+from flask_migrate_mongo.driver.server import Document, Server, translated
 from flask_migrate_mongo.model.errors import LeaseLostError, NoRunError
 from flask_migrate_mongo.model.values import (
     Actor,
     Direction,
+    ErrorInfo,
     Event,
     History,
+    MigrationFile,
+    Origin,
     Record,
     Request,
     Status,
     Step,
 )
 
-from .records import NO_BACKFILL, PROJECTION, Claim, Run, paths, push, read, read_events
+from .records import (
+    NO_BACKFILL,
+    PROJECTION,
+    Adoption,
+    Claim,
+    Run,
+    described,
+    failure,
+    paths,
+    placed,
+    push,
+    read,
+    read_events,
+)
 
 _ONE_REPLY = 1_000_000
 """More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""
@@ -66,7 +85,9 @@ class MigrationHistory:
 
     # --- the changes of others
 
-    def mark_interrupted(self, dead: Record, run: Run, at: datetime) -> None:
+    def mark_interrupted(
+        self, dead: Record, actor: Actor, at: datetime, *, event: str = "interrupted"
+    ) -> None:
         """Mark a record left `running` by a crashed run as interrupted, and end its sessions.
 
         An interrupted `up()` counts as failed; after an interrupted `down()` the migration stays applied.
@@ -75,19 +96,19 @@ class MigrationHistory:
         if dead.run_id is not None and dead.backfilled_by is not None:
             self._fence_ranges(dead.run_id)
         undoing = dead.direction is Direction.DOWN
-        error = {"type": "Interrupted", "message": _last_seen(dead), "traceback": None}
+        error = ErrorInfo("Interrupted", _last_seen(dead))
         values = paths(
             status=Status.COMPLETED.value if undoing else Status.FAILED.value,
-            error=None if undoing else error,
             interrupted=not undoing,
+            down_failed=undoing,
             updated_at=at,
         )
-        details = {"direction": dead.direction.value, "error": error, "ofRun": dead.run_id}
+        details = {"direction": dead.direction.value, "error": asdict(error), "ofRun": dead.run_id}
         with translated():
             self._records.update_one(
                 # Matches nothing when that run is alive after all and commits at this very moment.
                 paths(version=str(dead.version), status=Status.RUNNING.value, run_id=dead.run_id),
-                {"$set": values, **push(run.actor, "interrupted", at, **details)},
+                {"$set": {**values, **failure(error)}, **push(actor, event, at, **details)},
             )
 
     def request(self, run_id: str, request: Request, actor: Actor, at: datetime) -> Record:
@@ -110,23 +131,9 @@ class MigrationHistory:
 
     def disown(self, run_id: str, actor: Actor, at: datetime) -> None:
         """Take from a run the step that it has claimed and not ended, so that it records nothing more."""
-        claimed = [record for record in self.load().records if record.run_id == run_id]
-        with translated():
-            self._records.update_many(
-                # By the version, which has an index.
-                paths(
-                    version={"$in": [str(record.version) for record in claimed]},
-                    run_id=run_id,
-                    status={"$ne": Status.COMPLETED.value},
-                ),
-                {
-                    "$set": paths(run_id=None, updated_at=at),
-                    **push(actor, "unlocked", at, ofRun=run_id),
-                },
-            )
-        for record in claimed:
-            if record.status is Status.RUNNING:
-                self._kill_sessions(record)
+        for record in self.load().records:
+            if record.run_id == run_id and record.status is Status.RUNNING:
+                self.mark_interrupted(record, actor, at, event="unlocked")
         self._fence_ranges(run_id)
 
     def _kill_sessions(self, record: Record) -> None:
@@ -134,31 +141,105 @@ class MigrationHistory:
             if session_id is not None:
                 self._server.kill_session(session_id)
 
-    def resolve(
-        self, record: Record, run: Run, *, applied: bool, reason: str, at: datetime
+    # --- what is recorded without running
+
+    def record_applied(self, adoption: Adoption, run: Run, at: datetime) -> None:
+        """Record a migration as applied, as the last in the order of application. Raises LeaseLostError.
+
+        What a squashed migration replaces counts as a part of it from then on.
+        """
+        file, origin, verified = adoption.file, adoption.origin, adoption.verified
+        values = {
+            **described(file),
+            **placed(run, adoption.position),
+            **self._settled(Status.COMPLETED, run, at),
+            **paths(
+                origin=origin.value,
+                verified=verified,
+                applied_at=at,
+                direction=Direction.UP.value,
+            ),
+        }
+        event = push(run.actor, origin.value, at, reason=adoption.reason, verified=verified)
+        update = {"$set": values, "$setOnInsert": {"createdAt": at}, **event}
+        self._settle(file.version, update, run)
+        for version in file.replaces:
+            replaced = push(run.actor, "replaced", at, replacedBy=str(file.version))
+            with translated():
+                self._records.update_one(
+                    paths(version=str(version)),
+                    {"$set": paths(replaced_by=file.version, updated_at=at), **replaced},
+                )
+
+    def accept_file(
+        self, record: Record, file: MigrationFile, run: Run, at: datetime, *, reason: str
     ) -> None:
-        """Set by hand whether a migration is applied; the reason goes into its event log.
+        """Record the file as it is now for a migration, which keeps its place and its state. Raises LeaseLostError."""
+        before = {"slug": record.slug, "digest": record.digest}
+        values = {**described(file), **paths(updated_at=at)}
+        event = push(run.actor, "accepted", at, reason=reason, before=before)
+        self._settle(file.version, {"$set": values, **event}, run, record.status)
+
+    def resolve(
+        self, record: Record, run: Run, at: datetime, *, applied: bool, reason: str
+    ) -> None:
+        """Set by hand whether a migration is applied. Raises LeaseLostError."""
+        status = Status.COMPLETED if applied else Status.PENDING
+        values = self._settled(status, run, at)
+        if applied and not record.is_applied:
+            values |= paths(
+                applied_at=at, batch=run.batch, position=0, origin=Origin.RESOLVED.value
+            )
+        event = push(run.actor, "resolved", at, applied=applied, reason=reason)
+        self._settle(record.version, {"$set": values, **event}, run, record.status)
+
+    def forget(self, record: Record, run: Run, at: datetime, *, reason: str) -> None:
+        """Count a migration whose file is gone as never recorded; its events stay. Raises LeaseLostError."""
+        values = {**self._settled(Status.PENDING, run, at), **paths(forgotten=True)}
+        event = push(run.actor, "forgotten", at, reason=reason, name=record.name)
+        self._settle(record.version, {"$set": values, **event}, run, record.status)
+
+    def renumber(self, record: Record, file: MigrationFile, run: Run, at: datetime) -> None:
+        """Let a record follow its file to a number without a record; its place in the order of application stays.
 
         Raises LeaseLostError.
         """
+        event = push(run.actor, "renumbered", at, **{"from": str(record.version)})
+        values = {**described(file), **paths(version=str(file.version), updated_at=at)}
+        self._settle(record.version, {"$set": values, **event}, run, record.status)
+
+    def _settled(self, status: Status, run: Run, at: datetime) -> Document:
         values = paths(
-            status=Status.COMPLETED.value if applied else Status.PENDING.value,
-            applied_at=at if applied else None,
-            error=None,
-            batch=run.batch if applied else record.batch,
+            status=status.value,
             interrupted=False,
+            down_failed=False,
+            rolled_back_at=None,
+            execution_ms=None,
             run_id=run.actor.run_id,
             fence=run.fence,
             updated_at=at,
         )
-        event = push(run.actor, "resolved", at, applied=applied, reason=reason)
+        return values | failure(None)
+
+    def _settle(
+        self, version: int, update: Document, run: Run, expected: Status | None = None
+    ) -> None:
+        """Change a record that is in the expected state; without one, make it unless it is applied or running."""
+        busy = {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+        condition = paths(
+            version=str(version),
+            status=busy if expected is None else expected.value,
+            fence={"$not": {"$gt": run.fence}},
+        )
         with translated():
-            made = self._records.update_one(
-                paths(version=str(record.version), status=record.status.value),
-                {"$set": values, "$unset": NO_BACKFILL, **event},
-            )
-        if not made.matched_count:
-            raise LeaseLostError(f"the record of {record.version} changed meanwhile")
+            try:
+                made = self._records.update_one(
+                    condition, {**update, "$unset": NO_BACKFILL}, upsert=expected is None
+                )
+            except DuplicateKeyError:
+                made = None
+        if made is None or not (made.matched_count or made.upserted_id):
+            raise LeaseLostError(f"the record of {version} changed meanwhile")
 
     def _fence_ranges(self, run_id: str) -> None:
         """Take from a run's workers, wherever they are, the ranges that they have not finished."""
@@ -172,7 +253,6 @@ class MigrationHistory:
 
 def _last_seen(dead: Record) -> str:
     started = f"{dead.started_at:%Y-%m-%d %H:%M:%S} UTC" if dead.started_at else "an unknown time"
+    run = f"run {dead.run_id}" if dead.run_id else "a run"
     holder = dead.holder or "an unknown process"
-    return (
-        f"run {dead.run_id} by {holder}, started at {started}, ended without recording an outcome"
-    )
+    return f"{run} by {holder}, started at {started}, ended without recording an outcome"

@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
 
-BEATS_PER_TTL = 3
+BEATS_PER_TTL = 4
 RECENT_SECONDS = 1
 """How long ago the server has confirmed the lease at most when a step starts under it."""
 

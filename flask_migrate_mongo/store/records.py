@@ -20,6 +20,8 @@ from flask_migrate_mongo.model.values import (
     Direction,
     ErrorInfo,
     Event,
+    MigrationFile,
+    Origin,
     Record,
     Status,
     Step,
@@ -28,7 +30,11 @@ from flask_migrate_mongo.model.values import (
 EVENTS_KEPT = 400
 """Events that a record keeps, the newest: at 32 kB each, message and traceback, they stay below 16 MB."""
 
-PROJECTION: Document = {"_id": 0, **dict.fromkeys((c.path for c in COLUMNS.values()), 1)}
+PROJECTION: Document = {
+    "_id": 0,
+    "error": 1,
+    **dict.fromkeys((c.path for c in COLUMNS.values()), 1),
+}
 """What is read of a record: all but its events and other long parts."""
 
 NO_BACKFILL = dict.fromkeys(("metadata.checkpoint", "metadata.progress", "metadata.request"), "")
@@ -45,6 +51,8 @@ def read(document: Document) -> Record:
         stored = value_at(document, column.path)
         if stored is not None:
             values[name] = column.read(stored) if column.read else stored
+    # Another tool, and earlier versions of this package, store nothing but this one.
+    values["error"] = values.get("error") or ErrorInfo.read(document.get("error"))
     return Record(**values)
 
 
@@ -92,6 +100,52 @@ class Run:
     batch: int
 
 
+def failure(error: ErrorInfo | None) -> Document:
+    """Build what is stored of an error: a text, and beside it its parts."""
+    text = None if error is None else f"{error.type}: {error.message}"
+    return {"error": text, **paths(error=None if error is None else asdict(error))}
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """A migration that is recorded as applied without running, and why; `verified` if its verify() passed."""
+
+    file: MigrationFile
+    origin: Origin
+    reason: str
+    verified: bool | None = None
+    position: int = 0
+
+
+def described(file: MigrationFile) -> Document:
+    """Build what is stored of a file."""
+    return {
+        **paths(
+            name=file.name,
+            description=file.description,
+            reversible=file.reversible,
+            checksum=file.checksum,
+            digest=file.digest,
+            slug=file.slug,
+            replaces=list(file.replaces),
+        ),
+        "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.suppressions],
+    }
+
+
+def placed(run: Run, position: int) -> Document:
+    """Build the place of a migration in the order of application, and forget what an earlier life of it had."""
+    return paths(
+        batch=run.batch,
+        position=position,
+        origin=Origin.RUN.value,
+        verified=None,
+        replaced_by=None,
+        down_failed=False,
+        forgotten=False,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The record of a step, for the run that claims it.
@@ -133,9 +187,9 @@ class Claim:
                 started_at=at,
                 session=session.session_id["id"] if session else None,
                 backfill_session=None,
-                error=None,
                 updated_at=at,
             ),
+            **failure(None),
             "metadata.host": actor.host,
             "metadata.pid": actor.pid,
             "metadata.user": actor.user,
@@ -149,7 +203,9 @@ class Claim:
         fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
         event = self.event("started", at, direction=direction.value)
         self._change(
-            paths(version=str(self.step.version), status=ready, fence={"$not": {"$gte": fence}}),
+            # Its own run, which has this fence, claims it again to redo what it has rolled back.
+            paths(version=str(self.step.version), status=ready)
+            | {"$or": [paths(fence={"$not": {"$gte": fence}}), paths(run_id=actor.run_id)]},
             {"$set": values, "$setOnInsert": fresh, **event},
             Status.RUNNING,
             upsert=direction is Direction.UP,
@@ -159,37 +215,37 @@ class Claim:
         """Build what an `up` records of the file; a `down` leaves it as it was applied."""
         file = self.step.file
         return {
-            **paths(
-                name=file.name,
-                description=file.description,
-                reversible=file.reversible,
-                checksum=file.checksum,
-                batch=self.run.batch,
-                position=position,
-            ),
+            **described(file),
+            **placed(self.run, position),
             "metadata.outOfOrder": self.step.out_of_order,
-            "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.suppressions],
         }
 
     def complete(self, *, took_ms: int, at: datetime, session: ClientSession | None = None) -> None:
         """Mark the step as successful; with a session, in its transaction."""
         if self.step.direction is Direction.UP:
-            kind, values = "completed", paths(applied_at=at, interrupted=False)
+            verified = self.step.file.verifiable or None
+            kind, values = "completed", paths(applied_at=at, interrupted=False, verified=verified)
         else:
-            kind, values = "rolled-back", paths(rolled_back_at=at)
+            kind, values = "rolled-back", paths(rolled_back_at=at, down_failed=False)
         values |= paths(status=self._success.value, execution_ms=took_ms, updated_at=at)
         direction = self.step.direction.value
         event = self.event(kind, at, direction=direction, executionTime=took_ms)
         update = {"$set": values, "$unset": NO_BACKFILL, **event}
         self._change(self.condition, update, self._success, session=session)
 
-    def fail(self, error: ErrorInfo, *, took_ms: int, at: datetime) -> None:
-        """Mark the step as failed. If `down()` fails, the migration stays marked as applied."""
+    def fail(
+        self, error: ErrorInfo, *, took_ms: int, at: datetime, interrupted: bool = False
+    ) -> None:
+        """Mark the step as failed; `interrupted` if a part of its writes may stay.
+
+        If `down()` fails, the migration stays marked as applied, and its record says that it failed.
+        """
         details = {"error": asdict(error), "executionTime": took_ms}
         event = self.event("failed", at, direction=self.step.direction.value, **details)
-        target, values = Status.FAILED, details
+        target, values = Status.FAILED, paths(interrupted=interrupted, execution_ms=took_ms)
         if self.step.direction is Direction.DOWN:
-            target, values = Status.COMPLETED, {}
+            target, values = Status.COMPLETED, paths(down_failed=True)
+        values |= failure(error)
         update = {"$set": {**values, **paths(status=target.value, updated_at=at)}, **event}
         self._change(self.condition, update, target)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import BackfillOptions
@@ -14,6 +14,7 @@ from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.masking import Mask
 from flask_migrate_mongo.model.reports import RunReport
 from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.process import StopSwitch
 from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.store.history import MigrationHistory
@@ -73,11 +74,10 @@ def call(
     parameters: Document,
     options: Options = DEFAULTS,
 ) -> RunReport:
-    """Call `up` or `down` with the parameters of a command or a request, by their names in Python."""
+    """Run with the parameters of a command or a request, by their names in Python."""
     how = {name: value for name, value in parameters.items() if name != "dry_run"}
-    arguments = {name: how.pop(name) for name in ("steps", "allow_drift") if name in how}
-    act = acts.up if direction is Direction.UP else acts.down
-    return act(replace(options, **how), **arguments)
+    target = {field.name: how.pop(field.name) for field in fields(Target) if field.name in how}
+    return acts.run(Target(direction, **target), replace(options, **how))
 
 
 def rehearsal(state: AppState) -> Rehearsal:

@@ -758,7 +758,7 @@ def test_plain_migrations_work_on_mongomock(project: Project, mock: Any) -> None
 def test_a_failure_on_mongomock_is_recorded_and_fixed(project: Project, mock: Any) -> None:
     path = project.write("1_bad", "def up(db):\n    1 / 0\n")
     assert run(project, mock, "up").exit_code == 1
-    assert mock.migrations.find_one()["error"]["type"] == "ZeroDivisionError"
+    assert mock.migrations.find_one()["metadata"]["failure"]["type"] == "ZeroDivisionError"
     path.write_text("def up(db):\n    db.done.insert_one({})\n")
     assert run(project, mock, "up").exit_code == 0
     assert mock.migrations.find_one()["status"] == "completed"

@@ -254,6 +254,7 @@ def needs_no_server(on: Deployment) -> None:
 def looks(on: Deployment) -> None:
     for command in ("status", "plan", "history", "lock-status"):
         on.run(command)
+    on.run("check", "--allow", "pending")
 
 
 def until(happened: Callable[[], object]) -> None:
@@ -277,6 +278,10 @@ def migrates(on: Deployment) -> None:
         run.send_signal(signal.SIGKILL)
     on.run("force-unlock", "--confirm")
     on.run("resolve", "4", "--applied", "--reason", "looked at it")
+    on.project.write("5_last", "def up(db): pass\ndef down(db): pass\n")
+    on.run("baseline", "--reason", "restored")
+    on.run("redo", "5")
+    on.run("renumber", "5")
 
 
 def administrates(on: Deployment) -> None:
@@ -317,14 +322,14 @@ SPECIAL = "of a migration with `collMod`, or with `bypass_document_validation`"
 ROWS = (
     Row("`create`, `lint`", "none: they do not connect", (), needs_no_server),
     Row(
-        "`status`, `plan`, `history`, `lock-status`",
+        "`status`, `plan`, `check`, `history`, `lock-status`",
         "`read` on the database",
         (READ,),
         looks,
         (("read", "other"),),
     ),
     Row(
-        "`up`, `down`, `pause`, `resume`, `cancel`, `force-unlock`, `resolve`, and dry runs of `up` and `down`",
+        "`up`, `down`, `pause`, `resume`, `cancel`, `redo`, `force-unlock`, `resolve`, `baseline`, `renumber`, and dry runs of `up` and `down`",
         "`readWrite` on the database",
         (WRITE,),
         migrates,

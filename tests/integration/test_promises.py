@@ -106,7 +106,7 @@ def test_promise_5_the_first_cause_is_in_the_trail_and_in_the_report(project: Pr
     event = project.record(FIRST)["metadata"]["events"][-1]
     assert outcome.error is not None
     assert outcome.error.traceback is not None
-    for error in (project.record(FIRST)["error"], event["error"]):
+    for error in (project.record(FIRST)["metadata"]["failure"], event["error"]):
         assert error["type"] == "RuntimeError"
         assert error["message"] == "what came of it"
         assert error["traceback"] == outcome.error.traceback

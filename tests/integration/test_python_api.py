@@ -8,6 +8,7 @@ import pytest
 
 import flask_migrate_mongo
 from flask_migrate_mongo import LockHeldError, MongoMigrate, RunReport, StatusReport
+from flask_migrate_mongo.model.errors import ConfigurationError
 from flask_migrate_mongo.model.reports import StepState
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def test_options_reach_the_run(project: Project) -> None:
     report = migrate.up(project.app(), continue_on_error=True)
     assert [o.state for o in report.outcomes] == [StepState.FAILED, StepState.APPLIED]
     runner = project.runner()
-    with runner.lease.hold(runner._actor("a test")), pytest.raises(LockHeldError):
+    with runner.lease.hold(runner.actor("a test")), pytest.raises(LockHeldError):
         migrate.up(project.app(), wait=0)
 
 
@@ -63,3 +64,11 @@ def test_every_public_name_is_there_and_explained() -> None:
     for name in flask_migrate_mongo.__all__:
         found = getattr(flask_migrate_mongo, name)
         assert found.__doc__ or found.title, name
+
+
+def test_an_application_has_one_database_to_migrate(project: Project) -> None:
+    app = project.app()
+    other = project.db.client["other"]
+    with pytest.raises(ConfigurationError, match="with another database already"):
+        MongoMigrate(app, other)
+    assert MongoMigrate().runner(app).server.database.name == project.db.name

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo import MongoClient
 
+from flask_migrate_mongo.engine import settling
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.model.errors import (
     InterruptedRefusedError,
@@ -137,7 +138,7 @@ def test_the_trail_keeps_what_is_known_of_the_dead_run(project: Project) -> None
     assert event["ofRun"] == started["runId"]
     assert started["by"] in event["error"]["message"]
     assert record["status"] == "failed"
-    assert record["error"]["type"] == "Interrupted"
+    assert record["metadata"]["failure"]["type"] == "Interrupted"
     (failed,) = project.runner().status().survey.failed
     assert failed.version == VERSION
 
@@ -150,7 +151,7 @@ def test_stop_on_interrupted_runs_nothing_until_it_is_resolved(project: Project)
     assert halves(project) == [1]
     assert project.runner().lock() is None
 
-    record = stopping.resolve(VERSION, applied=True, reason="finished by hand")
+    record = settling.resolve(stopping, str(VERSION), applied=True, reason="finished by hand")
     assert record.is_applied
     assert states(stopping.up()) == {LAST: StepState.APPLIED}
     assert halves(project) == [1]
@@ -165,7 +166,7 @@ def test_resolved_as_not_applied_it_runs_again(project: Project) -> None:
     with pytest.raises(InterruptedRefusedError):
         stopping.up()
     project.db.people.delete_many({})
-    stopping.resolve(VERSION, applied=False, reason="cleaned up")
+    settling.resolve(stopping, str(VERSION), applied=False, reason="cleaned up")
     assert states(stopping.up()) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
     assert halves(project) == [1, 2]
 
@@ -185,12 +186,12 @@ def test_resolving_needs_a_reason_and_a_record_that_is_in_doubt(project: Project
     project.write_inserts(FIRST)
     runner = project.runner()
     with pytest.raises(InvalidRequestError, match="--reason"):
-        runner.resolve(FIRST, applied=True, reason=" ")
+        settling.resolve(runner, str(FIRST), applied=True, reason=" ")
     with pytest.raises(NotResolvableError, match="The history has no record of"):
-        runner.resolve(FIRST, applied=True, reason="r")
+        settling.resolve(runner, str(FIRST), applied=False, reason="r")
     runner.up()
     with pytest.raises(NotResolvableError, match="applied already"):
-        runner.resolve(FIRST, applied=True, reason="r")
+        settling.resolve(runner, str(FIRST), applied=True, reason="r")
     assert project.trail(FIRST) == ["started", "completed"]
 
 
@@ -272,13 +273,13 @@ def test_a_stopped_process_records_what_happened_and_releases(
     assert f"Stopped by {number.name}" in stderr
     assert project.runner().lock() is None
     assert project.statuses() == {FIRST: "completed", VERSION: "failed"}
-    assert project.record(VERSION)["error"]["type"] == "Stopped"
+    assert project.record(VERSION)["metadata"]["failure"]["type"] == "Stopped"
     assert halves(project) == ([] if transactional else [1])
 
 
 def test_a_signal_while_waiting_for_the_lock_ends_the_wait(project: Project) -> None:
     project.write_inserts(FIRST)
-    with project.runner().lease.hold(project.runner()._actor("up")):
+    with project.runner().lease.hold(project.runner().actor("up")):
         process = project.spawn("up", "--wait", "60")
         time.sleep(1.5)
         assert process.poll() is None
@@ -405,7 +406,8 @@ def test_a_run_whose_lock_was_forced_starts_nothing_more(project: Project) -> No
     assert isinstance(report.error, LeaseLostError)
     assert project.db.done.count_documents({}) == 0
     assert "unlocked" in project.trail(VERSION)
-    assert project.record(VERSION)["status"] == Status.RUNNING.value
+    record = project.record(VERSION)
+    assert (record["status"], record["metadata"]["interrupted"]) == (Status.FAILED.value, True)
     again = project.runner(FORCE=lambda: None).up()
     assert states(again) == {VERSION: StepState.APPLIED, LAST: StepState.APPLIED}
 
@@ -449,7 +451,7 @@ def test_a_record_says_of_a_second_run_what_it_said_of_the_first(project: Projec
 def said(project: Project, version: int) -> dict[str, Any]:
     """Return what a record says of its step, but for what each step has of its own."""
     own = {"_id", "version", "createdAt", "rolledBackAt", "appliedAt", "updatedAt", "executionTime"}
-    own |= {"checksum", "position", "startedAt", "runId", "fence", "events", "session"}
+    own |= {"checksum", "digest", "position", "startedAt", "runId", "fence", "events", "session"}
     record = project.record(version)
     flat = {**record.pop("metadata"), **record}
     return {name: value for name, value in flat.items() if name not in own and value is not None}
@@ -500,7 +502,7 @@ def test_what_has_failed_before_keeps_its_error_until_it_starts(project: Project
     runner = project.runner()
     runner.up(Options(observer=Meanwhile(1, lambda: runner.switch.request_stop("a test"))))
     assert project.statuses() == {1: "completed", 2: "failed"}
-    assert project.record(2)["error"]["message"] == "first"
+    assert project.record(2)["metadata"]["failure"]["message"] == "first"
     assert project.trail(2) == ["started", "failed"]
 
 
@@ -620,8 +622,8 @@ def test_recording_a_start_again_after_the_reply_was_lost_changes_nothing(
         runner.up()
         runner.down()
     (file,) = runner.folder.discover().files
-    with runner.lease.hold(runner._actor("a test")) as grant:
-        _, run = runner._settle(grant)
+    with runner.lease.hold(runner.actor("a test")) as grant:
+        _, run = runner.settle(grant)
         for _ in range(2):
             start(runner, Step(file, Direction.UP), run)
     assert project.statuses() == {1: "running"}
@@ -640,8 +642,8 @@ def test_a_step_that_a_later_run_has_started_is_not_started(
         runner.down()
     (file,) = runner.folder.discover().files
     step = Step(file, Direction.UP)
-    with runner.lease.hold(runner._actor("a test")) as grant:
-        _, run = runner._settle(grant)
+    with runner.lease.hold(runner.actor("a test")) as grant:
+        _, run = runner.settle(grant)
         start(runner, step, Run(Actor.current("later"), fence=run.fence + 1, batch=run.batch))
         before = list(project.db.migrations.find())
         with pytest.raises(LeaseLostError, match="taken over 1"):
@@ -653,8 +655,8 @@ def test_a_step_that_a_later_run_has_failed_is_not_started(project: Project) -> 
     project.write("1_fails", "def up(db):\n    raise ValueError('no')\n")
     runner = project.runner()
     (file,) = runner.folder.discover().files
-    with runner.lease.hold(runner._actor("a test")) as grant:
-        _, earlier = runner._settle(grant)
+    with runner.lease.hold(runner.actor("a test")) as grant:
+        _, earlier = runner.settle(grant)
     runner.up()
     before = list(project.db.migrations.find())
     with pytest.raises(LeaseLostError, match="taken over 1"):
@@ -684,13 +686,13 @@ def test_a_run_that_lost_its_lease_marks_nothing_of_another_run_as_interrupted(
     runner = project.runner(MIGRATE_LOCK_TTL=2)
     (file,) = runner.folder.discover().files
     other = Run(Actor.current("another"), fence=0, batch=1)
-    with runner.lease.hold(runner._actor("a test")) as grant:
+    with runner.lease.hold(runner.actor("a test")) as grant:
         project.db.migration_locks.update_one({}, {"$set": {"runId": other.actor.run_id}})
         start(runner, Step(file, Direction.UP), other)
         while "another run took it over" not in caplog.text:
             time.sleep(0.01)
         with pytest.raises(LeaseLostError):
-            runner._settle(grant)
+            runner.settle(grant)
     assert project.statuses() == {1: "running"}
 
 

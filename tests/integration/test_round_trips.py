@@ -11,6 +11,7 @@ from bson.codec_options import CodecOptions
 from pymongo import MongoClient
 
 from flask_migrate_mongo.driver.server import server_of
+from flask_migrate_mongo.engine import settling
 from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.reports import StepState
 from flask_migrate_mongo.model.values import Direction, Step
@@ -40,8 +41,8 @@ def commands(project: Project) -> Iterator[Sent]:
 def write(project: Project, number: int, *, first: int = 1, transactional: bool = False) -> None:
     """Write migrations that send nothing themselves."""
     flag = "transactional = True\n" if transactional else ""
-    source = f"{flag}def up(db): pass\ndef down(db): pass\n"
     for version in range(first, first + number):
+        source = f"{flag}name = 'nothing {version}'\ndef up(db): pass\ndef down(db): pass\n"
         project.write(f"{version}_nothing", source)
 
 
@@ -79,7 +80,7 @@ def test_status_is_two_commands_while_the_lock_is_held(
     write(project, size)
     runner = project.runner()
     apply(runner)
-    with runner.lease.hold(runner._actor("a test")):
+    with runner.lease.hold(runner.actor("a test")):
         commands.taken()
         report = runner.status()
         assert commands.taken() == ["find", "aggregate"]
@@ -179,7 +180,7 @@ def test_a_lock_that_is_held_is_found_so_in_three_commands(
 ) -> None:
     write(project, 1)
     runner, other = project.runner(), project.runner()
-    with other.lease.hold(other._actor("a test")):
+    with other.lease.hold(other.actor("a test")):
         commands.taken()
         assert project.invoke("up").exit_code == 3
         assert commands.taken() == ["find", "hello", "findAndModify", "aggregate"]
@@ -192,11 +193,11 @@ def test_what_was_applied_between_the_first_look_and_the_lock_is_not_run_again(
     project.write_inserts(1)
     runner, other = project.runner(), project.runner()
     with ThreadPoolExecutor() as pool:
-        with other.lease.hold(other._actor("a test")) as grant:
+        with other.lease.hold(other.actor("a test")) as grant:
             commands.taken()
             waiting = pool.submit(runner.up, Options(wait=60))
             until(lambda: "findAndModify" in commands.names())
-            _, run = other._settle(grant)
+            _, run = other.settle(grant)
             (file,) = other.folder.discover().files
             step = Step(file, Direction.UP)
             at = grant.ensure()
@@ -231,12 +232,12 @@ def test_an_index_serves_every_command_that_looks_for_something(
     runner.up()
     runner.status()
     runner.events()
-    runner.events(3)
-    runner.resolve(6, applied=True, reason="a test")
+    runner.events("3")
+    settling.resolve(runner, "6", applied=True, reason="a test")
     runner.down(steps=2)
     project.db.migrations.update_one({"version": "2"}, {"$set": {"status": "running"}})
     runner.up()
-    with runner.lease.hold(runner._actor("a test")):
+    with runner.lease.hold(runner.actor("a test")):
         runner.force_unlock(confirmed=True)
     ours = [c for c in commands.commands if str(next(iter(c.values()))) in OURS]
     looked_for = [condition for command in ours for condition in filters(command)]

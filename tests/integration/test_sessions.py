@@ -139,14 +139,15 @@ def test_a_forced_release_ends_what_the_run_has_in_flight(
     assert "could not be killed" in released.stderr
     project.db.gate.insert_one({})
     thread.join(20)
-    assert project.statuses() == {FIRST: "running"}
+    assert project.statuses() == {FIRST: "failed"}
+    assert project.record(FIRST)["metadata"]["interrupted"] is True
 
 
 def test_the_next_run_kills_the_session_of_a_crashed_one(project: Project, sent: Sent) -> None:
     project.write(f"{FIRST}_one", "idempotent = True\ndef up(db): pass\n")
     runner = project.runner()
     (file,) = runner.folder.discover().files
-    with runner.lease.hold(runner._actor("up")) as grant:
+    with runner.lease.hold(runner.actor("up")) as grant:
         (step,) = runner.plan()[0].steps
         claim = runner.history.claim(step, Run(grant.actor, grant.fence, 1))
         with runner.server.session(transactional=False) as session:

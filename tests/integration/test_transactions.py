@@ -64,7 +64,7 @@ def assert_untouched(project: Project, outcome: Outcome, error: str, says: str) 
     assert says in outcome.error.message
     record = project.record(VERSION)
     assert record["status"] == "failed"
-    assert record["error"]["type"] == error
+    assert record["metadata"]["failure"]["type"] == error
     assert project.trail(VERSION) == ["started", "failed"]
     ours = {"migrations", "migration_locks"}
     others = [n for n in project.db.list_collection_names() if n not in ours]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -339,7 +340,10 @@ def test_the_failure_record_is_not_part_of_the_transaction_that_is_aborted(
     assert project.invoke("up").exit_code == 1
     assert done(project) == []
     record = project.record(1)
-    assert (record["status"], record["error"]["message"]) == ("failed", "no such field")
+    assert (record["status"], record["metadata"]["failure"]["message"]) == (
+        "failed",
+        "no such field",
+    )
     assert project.trail(1) == ["started", "failed"]
 
 
@@ -472,7 +476,7 @@ def test_a_run_of_many_migrations_has_one_client(project: Project) -> None:
             db.clients.insert_one({"clients": clients, "id": id(db.client)})
         """
     for version in (1, 2, 3):
-        project.write(f"{version}_count", source)
+        project.write(f"{version}_count", f"version = {version}\n{textwrap.dedent(source)}")
     assert project.run("up").returncode == 0
     found = list(project.db.clients.find())
     assert [document["clients"] for document in found] == [1, 1, 1]

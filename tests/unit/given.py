@@ -43,8 +43,10 @@ def a_file(version: int, **changes: Any) -> MigrationFile:
         "idempotent": False,
         "reversible": True,
         "checksum": f"sum of {version}",
+        "slug": "change",
     }
-    return MigrationFile(version=version, **{**values, **changes})
+    values |= changes
+    return MigrationFile(version=version, **{"digest": f"code of {values['checksum']}", **values})
 
 
 def read(path: Path) -> MigrationFile:
@@ -54,8 +56,14 @@ def read(path: Path) -> MigrationFile:
 
 def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) -> Record:
     """Return the record of an unchanged migration, by default one that was applied."""
-    values = {"name": f"change {version}", "reversible": True, "checksum": f"sum of {version}"}
-    return Record(version=version, status=status, **{**values, **changes})
+    values: dict[str, Any] = {
+        "name": f"change {version}",
+        "reversible": True,
+        "checksum": f"sum of {version}",
+    }
+    values |= changes
+    digest = f"code of {values['checksum']}" if values["checksum"] else None
+    return Record(version=version, status=status, **{"digest": digest, "slug": "change", **values})
 
 
 def a_step(version: int, direction: Direction = Direction.UP, **changes: Any) -> Step:

@@ -94,6 +94,9 @@ def test_the_status_document_is_that_of_the_contract() -> None:
         "appliedAt": SAME,
         "executionTime": 12,
         "batch": 1,
+        "origin": "run",
+        "verified": None,
+        "downFailed": False,
         "drifted": False,
         "missing": False,
     }
@@ -128,6 +131,7 @@ def test_the_status_document_is_that_of_the_contract() -> None:
             "outOfOrder": 2,
         },
         "ignored": ["8_old.js"],
+        "problems": [],
     }
     assert same_as_json(document)
 
@@ -201,6 +205,9 @@ def test_a_record_in_the_history_has_the_fields_of_the_contract() -> None:
                 "reversible": True,
                 "batch": 3,
                 "updatedAt": "2026-11-22T10:30:07.123Z",
+                "origin": "run",
+                "verified": None,
+                "downFailed": False,
             }
         ]
     }

@@ -83,7 +83,10 @@ def test_an_error_of_atlas_is_a_lack_of_rights_only_if_it_says_so(
         (errors.DuplicateVersionError(7, [FILE, FILE]), "the next free number."),
         (errors.NotReversibleError(7, "change", FILE), "that reverses this one."),
         (errors.MissingFileError(7, "change"), "then try again."),
-        (errors.DriftError(7, "change", FILE), "`flask db-migrate down --allow-drift`."),
+        (
+            errors.DriftError(7, "change", FILE),
+            "`flask db-migrate resolve 7 --accept-file --reason TEXT`.",
+        ),
         (errors.OutOfOrderError([7, 8], 9), 'set MIGRATE_OUT_OF_ORDER = "allow".'),
         (
             errors.TransactionsUnsupportedError([7], "a standalone"),
@@ -134,7 +137,9 @@ def test_refusals_say_that_nothing_was_done() -> None:
 def test_each_interface_words_the_remedy_in_its_own_terms() -> None:
     drift = errors.DriftError(7, "change", FILE)
     assert drift.explain(cli) == str(drift)
-    assert drift.explain(rest).endswith("as it is now: `POST down?allowDrift=true`.")
+    assert (
+        drift.explain(rest).partition(" If the")[0].endswith("is now: `POST down?allowDrift=true`.")
+    )
 
 
 def test_several_bad_files_are_named_in_one_message() -> None:
@@ -142,7 +147,7 @@ def test_several_bad_files_are_named_in_one_message() -> None:
         errors.SourceError(FILE, "no up()."),
         errors.ImportFailedError(FILE, "it raised.", line=3, remedy="Run [up] again."),
     ]
-    assert errors.SeveralSourceErrors(problems).explain(rest) == (
+    assert errors.SeveralErrors(problems).explain(rest) == (
         f"2 problems in the migrations folder:\n  {FILE}: no up().\n  {FILE}:3: it raised. Run `POST up` again."
     )
 

@@ -59,7 +59,7 @@ def test_every_answer_is_a_failure_for_the_shell_and_for_http(kind: type[Migrate
         (errors.LockHeldError, 3, 409),
         (errors.LeaseLostError, 3, 409),
         (errors.DuplicateVersionError, 5, 409),
-        (errors.SeveralSourceErrors, 5, 409),
+        (errors.SeveralErrors, 5, 409),
         (errors.NotReversibleError, 5, 409),
         (errors.MissingFileError, 5, 409),
         (errors.DriftError, 5, 409),
@@ -131,15 +131,6 @@ def test_the_failure_of_a_run_names_the_failed_migrations_and_what_is_kept() -> 
     tried = a_dry_run().failure
     assert tried is not None
     assert tried.message == "Would fail: 1. Nothing was changed."
-
-
-def test_a_survey_is_clean_when_everything_is_applied_as_it_is() -> None:
-    folder = [a_file(1)]
-    assert survey(folder, recorded(a_record(1))).is_clean
-    assert survey([], recorded()).is_clean
-    assert not survey(folder, recorded()).is_clean
-    assert not survey([], recorded(a_record(1))).is_clean
-    assert not survey(folder, recorded(a_record(1, checksum="other"))).is_clean
 
 
 def test_a_database_is_ready_when_nothing_is_pending_running_or_failed() -> None:

@@ -19,8 +19,7 @@ from flask_migrate_mongo.model.errors import (
     DuplicateVersionError,
     FileChangedError,
     ImportFailedError,
-    NoFolderError,
-    SeveralSourceErrors,
+    SeveralErrors,
     SourceError,
     StepError,
 )
@@ -52,6 +51,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 def step(path: Path, direction: Direction = Direction.UP) -> Step:
     return Step(read(path), direction)
+
+
+def function_of(planned: Step) -> Callable[..., object]:
+    """Load a step that has one function."""
+    (function,) = load(planned).parts
+    return function
 
 
 def problem(path: Path) -> str:
@@ -107,7 +112,7 @@ def test_a_link_to_a_migration_is_one(folder: Folder, tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_is_named_and_not_ignored(folder: Folder) -> None:
     (folder.path / "1_gone.py").symlink_to(folder.path / "nowhere")
     with pytest.raises(SourceError, match=r"1_gone\.py: it cannot be read: No such file"):
-        folder.discover()
+        folder.discover().usable()
 
 
 def test_a_pipe_called_like_a_migration_is_not_waited_for(folder: Folder) -> None:
@@ -115,9 +120,8 @@ def test_a_pipe_called_like_a_migration_is_not_waited_for(folder: Folder) -> Non
     assert folder.discover().files == ()
 
 
-def test_a_missing_folder_is_an_error_that_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(NoFolderError, match=r"does not exist\..*create NAME"):
-        Folder(tmp_path / "none").discover()
+def test_a_missing_folder_has_no_migrations(tmp_path: Path) -> None:
+    assert Folder(tmp_path / "none").discover() == Discovery((), has_folder=False)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_two_files_with_one_number_are_both_named(
     for name in ("7_one.py", "007-two.py", "8_other.py"):
         write(name=name)
     with pytest.raises(DuplicateVersionError, match=r"007-two\.py and 7_one\.py.*number, 7\."):
-        folder.discover()
+        folder.discover().usable()
 
 
 def test_every_problem_of_a_folder_is_reported_at_once(
@@ -148,8 +152,10 @@ def test_every_problem_of_a_folder_is_reported_at_once(
     write(name="unnumbered.py")
     write(name="3_a.py")
     write(name="3_b.py")
-    with pytest.raises(SeveralSourceErrors) as caught:
-        folder.discover()
+    found = folder.discover()
+    assert [file.version for file in found.files] == [3]
+    with pytest.raises(SeveralErrors) as caught:
+        found.usable()
     said = str(caught.value)
     assert said.startswith("4 problems in the migrations folder:\n")
     for fact in ("1_syntax.py:1: syntax", "2_empty.py: it has no up", "unnumbered.py", "3_b.py"):
@@ -198,7 +204,8 @@ def test_the_record_of_a_file_describes_it_as_parsing_does(
     folder: Folder, write: Callable[..., Path]
 ) -> None:
     path = write(f'"""Why."""\nname = "Name"\n{BOTH}')
-    trusted = trust(path, name="Name", description="Why.", reversible=True)
+    digest = read(path).digest
+    trusted = trust(path, name="Name", description="Why.", reversible=True, digest=digest)
     assert folder.discover(trusted) == folder.discover()
 
 
@@ -210,7 +217,7 @@ def test_an_applied_file_that_has_changed_is_parsed(
     assert folder.discover(trusted).files == (read(path),)
     write("def up(db:")
     with pytest.raises(SourceError, match="syntax error"):
-        folder.discover(trusted)
+        folder.discover(trusted).usable()
 
 
 def test_a_record_without_a_checksum_or_of_another_version_is_not_trusted(
@@ -229,7 +236,7 @@ def test_two_applied_files_with_one_number_are_both_named(
     trusted = trust(write(name="1_a.py"))
     write(name="1_b.py")
     with pytest.raises(DuplicateVersionError, match=r"1_a\.py and 1_b\.py"):
-        folder.discover(trusted)
+        folder.discover(trusted).usable()
 
 
 def test_a_file_that_was_not_parsed_does_not_run_without_its_flags(
@@ -488,7 +495,7 @@ def test_an_unknown_encoding_is_refused(write: Callable[..., Path]) -> None:
 def test_a_byte_order_mark_is_ignored(write: Callable[..., Path]) -> None:
     path = write(b"\xef\xbb\xbf" + BOTH.encode())
     assert read(path).reversible
-    assert load(step(path))(None) == "up"
+    assert function_of(step(path))(None) == "up"
 
 
 def test_an_expression_too_deep_for_python_is_refused(write: Callable[..., Path]) -> None:
@@ -527,15 +534,15 @@ def test_the_checksum_is_indifferent_to_the_line_ends_of_windows(
 
 def test_loading_gives_the_function_of_the_direction(write: Callable[..., Path]) -> None:
     path = write(BOTH)
-    assert load(step(path))({}) == "up"
-    assert load(step(path, Direction.DOWN))({}) == "down"
+    assert function_of(step(path))({}) == "up"
+    assert function_of(step(path, Direction.DOWN))({}) == "down"
 
 
 def test_a_loaded_migration_knows_its_file_and_can_be_found_by_name(
     write: Callable[..., Path],
 ) -> None:
     path = write("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n" + UP)
-    function = load(step(path))
+    function = function_of(step(path))
     module = sys.modules[function.__module__]
     assert module.__file__ == str(path)
     assert module.up is function
@@ -567,7 +574,7 @@ def test_a_change_that_keeps_size_and_times_is_noticed(write: Callable[..., Path
 def test_a_file_that_is_saved_without_a_change_is_imported(write: Callable[..., Path]) -> None:
     planned = step(write(BOTH))
     os.utime(write(BOTH), (0, 0))
-    assert load(planned)(None) == "up"
+    assert function_of(planned)(None) == "up"
 
 
 class Rewritten(type(Path())):  # type: ignore[misc]
@@ -584,7 +591,7 @@ def test_a_file_that_changes_after_it_was_checked_is_imported_as_it_was_checked(
 ) -> None:
     planned = step(write(BOTH))
     planned = replace(planned, file=replace(planned.file, folder=Rewritten(planned.file.folder)))
-    assert load(planned)(None) == "up"
+    assert function_of(planned)(None) == "up"
     assert "saved meanwhile" in planned.file.path.read_text()
 
 
@@ -600,11 +607,11 @@ def test_what_runs_are_the_bytes_that_were_checked_and_not_a_stale_cache(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write("def up(db): return 1\n")
-    assert load(step(path))(None) == 1
+    assert function_of(step(path))(None) == 1
     times = path.stat()
     write("def up(db): return 2\n")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert load(step(path))(None) == 2
+    assert function_of(step(path))(None) == 2
 
 
 def test_two_folders_with_one_version_share_no_module(tmp_path: Path) -> None:
@@ -612,7 +619,7 @@ def test_two_folders_with_one_version_share_no_module(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1_change.py").write_text(f"x = {name!r}\ndef up(db): return x\n")
-        functions.append(load(step(tmp_path / name / "1_change.py")))
+        functions.append(function_of(step(tmp_path / name / "1_change.py")))
     assert functions[0].__module__ != functions[1].__module__
     assert [function(None) for function in functions] == ["a", "b"]
 

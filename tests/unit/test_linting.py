@@ -431,7 +431,8 @@ def test_files_folders_and_versions_are_found(tmp_path: Path) -> None:
     )
     assert len(folder.choose(["1", str(tmp_path / "1_a.py"), str(tmp_path)])) == 2
     assert folder.choose([str(tmp_path / "_no.py")]) == ()
-    for unknown in ("3", "2", "no.py", ""):
+    assert folder.choose(["2"]) == folder.choose(["b"]) == (other,)
+    for unknown in ("3", "0", "no.py", ""):
         with pytest.raises(InvalidRequestError, match=r"Name files, folders or versions"):
             folder.choose([unknown])
 

@@ -15,13 +15,17 @@ from flask_migrate_mongo.model.errors import (
     InterruptedRefusedError,
     InvalidRequestError,
     MissingFileError,
+    MistakenError,
     NotReversibleError,
     OutOfOrderError,
+    SeveralErrors,
     TransactionsUnsupportedError,
+    UnknownVersionError,
 )
 from flask_migrate_mongo.model.values import Direction, History, MigrationFile, Record, Status
 from flask_migrate_mongo.planning.plans import (
     Policy,
+    Target,
     check_transactions,
     page,
     pending,
@@ -33,6 +37,8 @@ from flask_migrate_mongo.planning.plans import (
 from .given import NOW, a_file, a_record, recorded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flask_migrate_mongo.model.values import Entry, Plan
 
 ALLOW = Policy()
@@ -47,27 +53,34 @@ def listed(entries: tuple[Entry, ...]) -> list[int]:
     return [entry.version for entry in entries]
 
 
+def down(
+    folder: Sequence[MigrationFile], history: History, *, steps: int, allow_drift: bool = False
+) -> Plan:
+    return plan_down(folder, history, Target(Direction.DOWN, steps, allow_drift=allow_drift))
+
+
 def files(*numbers: int) -> list[MigrationFile]:
     return [a_file(number) for number in numbers]
 
 
 @st.composite
 def records(draw: st.DrawFn) -> Record:
+    version = draw(st.integers(0, 30))
     return a_record(
-        draw(st.integers(0, 30)),
+        version,
         draw(st.sampled_from(Status)),
         direction=draw(st.sampled_from(Direction)),
         batch=draw(st.integers(0, 3)),
         position=draw(st.integers(0, 3)),
         applied_at=draw(st.none() | st.integers(0, 9).map(lambda s: NOW + timedelta(seconds=s))),
         interrupted=draw(st.booleans()),
-        checksum=draw(st.sampled_from([None, "sum of another", "same"])),
+        checksum=draw(st.sampled_from([None, "sum of another", f"sum of {version}"])),
     )
 
 
 histories = st.lists(records(), unique_by=lambda r: r.version).map(lambda r: History(tuple(r)))
 folders = st.lists(
-    st.builds(a_file, st.integers(0, 30), checksum=st.just("same"), reversible=st.booleans()),
+    st.builds(a_file, st.integers(0, 30), reversible=st.booleans()),
     unique_by=lambda f: f.version,
 )
 
@@ -193,7 +206,7 @@ def test_down_undoes_the_last_applied_ones_in_the_reverse_of_their_application(
     applied = [r for r in history.records if r.is_applied]
     steps = data.draw(st.integers(1, max(1, len(applied))))
     folder = [a_file(r.version, checksum=r.checksum) for r in applied]
-    plan = plan_down(folder, history, steps=steps)
+    plan = down(folder, history, steps=steps)
 
     def applied_at(record: Record) -> float:
         return record.applied_at.timestamp() if record.applied_at else 0.0
@@ -210,27 +223,27 @@ def test_down_goes_by_batch_and_place_in_it_and_not_by_number() -> None:
     late = a_record(1, batch=2, position=0, applied_at=NOW)
     first = a_record(2, batch=1, position=0, applied_at=NOW + timedelta(days=1))
     second = a_record(3, batch=1, position=1, applied_at=NOW)
-    assert versions(plan_down(files(1, 2, 3), recorded(late, first, second), steps=3)) == [1, 3, 2]
+    assert versions(down(files(1, 2, 3), recorded(late, first, second), steps=3)) == [1, 3, 2]
 
 
 def test_down_undoes_again_what_a_dead_down_was_undoing() -> None:
-    assert versions(plan_down(files(1, 2), recorded(a_record(1), UNDOING), steps=1)) == [2]
+    assert versions(down(files(1, 2), recorded(a_record(1), UNDOING), steps=1)) == [2]
 
 
 def test_down_leaves_alone_what_is_not_applied() -> None:
     history = recorded(a_record(1), a_record(2, Status.FAILED), a_record(3, Status.ROLLED_BACK))
-    assert versions(plan_down(files(1, 2, 3, 4), history, steps=1)) == [1]
+    assert versions(down(files(1, 2, 3, 4), history, steps=1)) == [1]
 
 
 def test_down_with_nothing_applied_is_an_empty_plan() -> None:
-    assert plan_down(files(1), recorded(a_record(1, Status.FAILED)), steps=5).steps == ()
+    assert down(files(1), recorded(a_record(1, Status.FAILED)), steps=5).steps == ()
 
 
 @pytest.mark.parametrize("steps", [0, -1, -100])
 @pytest.mark.parametrize("history", [History(), recorded(a_record(1))])
 def test_down_by_less_than_one_step_is_refused(history: History, steps: int) -> None:
     with pytest.raises(InvalidRequestError, match=rf"steps is {steps}, .*: `--steps 1`\."):
-        plan_down(files(1), history, steps=steps)
+        down(files(1), history, steps=steps)
 
 
 @pytest.mark.parametrize(("applied", "said"), [(1, "1 migration is"), (2, "2 migrations are")])
@@ -239,32 +252,32 @@ def test_down_by_more_than_is_applied_is_refused_and_says_how_many_there_are(
 ) -> None:
     history = recorded(*(a_record(number) for number in range(applied)))
     with pytest.raises(InvalidRequestError, match=f"only {said} applied.*`--steps {applied}`"):
-        plan_down(files(*range(applied)), history, steps=applied + 1)
+        down(files(*range(applied)), history, steps=applied + 1)
 
 
 def test_down_of_a_missing_file_is_refused_by_name() -> None:
     with pytest.raises(
         MissingFileError, match=r"1 \(change 1\) is applied, but its file is missing"
     ):
-        plan_down([], recorded(a_record(1)), steps=1)
+        down([], recorded(a_record(1)), steps=1)
 
 
 def test_down_of_a_migration_without_down_is_refused_by_file() -> None:
     with pytest.raises(NotReversibleError, match=r"1_change\.py has no down\(\)"):
-        plan_down([a_file(1, reversible=False)], recorded(a_record(1)), steps=1)
+        down([a_file(1, reversible=False)], recorded(a_record(1)), steps=1)
 
 
 def test_down_refuses_before_the_first_step_what_stands_in_the_way_of_the_last() -> None:
     folder = [a_file(1, reversible=False), a_file(2)]
     with pytest.raises(NotReversibleError):
-        plan_down(folder, recorded(a_record(1, batch=1), a_record(2, batch=2)), steps=2)
+        down(folder, recorded(a_record(1, batch=1), a_record(2, batch=2)), steps=2)
 
 
 def test_down_of_a_changed_file_is_refused_unless_that_is_allowed() -> None:
     folder, history = [a_file(1, checksum="other")], recorded(a_record(1))
     with pytest.raises(DriftError, match="--allow-drift"):
-        plan_down(folder, history, steps=1)
-    assert versions(plan_down(folder, history, steps=1, allow_drift=True)) == [1]
+        down(folder, history, steps=1)
+    assert versions(down(folder, history, steps=1, allow_drift=True)) == [1]
 
 
 # --- transactions
@@ -323,23 +336,6 @@ def test_a_survey_shows_the_applied_in_the_order_of_application_and_the_rest_asc
     assert listed(found.applied) == order
     for entries in (found.pending, found.failed, found.running):
         assert listed(entries) == sorted(listed(entries))
-
-
-@given(folders, histories)
-def test_a_survey_is_clean_only_when_everything_is_applied_as_its_file_says(
-    folder: list[MigrationFile], history: History
-) -> None:
-    by_version = {f.version: f for f in folder}
-    as_it_says = {
-        r.version
-        for r in history.records
-        if r.status is Status.COMPLETED
-        and r.version in by_version
-        and r.checksum in {None, by_version[r.version].checksum}
-    }
-    traces = {Status.COMPLETED, Status.FAILED, Status.RUNNING}
-    known = set(by_version) | {r.version for r in history.records if r.status in traces}
-    assert survey(folder, history).is_clean == (as_it_says == known)
 
 
 def test_a_survey_names_what_changed_what_is_missing_and_what_is_out_of_order() -> None:
@@ -419,8 +415,93 @@ def test_a_backfill_that_would_go_on_with_another_file_is_refused_unless_that_is
     begun = a_record(1, Status.FAILED, backfilled_by="sum of the file as it was")
     with pytest.raises(HalfBackfilledError, match=r"`flask db-migrate up --allow-drift`"):
         plan_up([a_file(1)], recorded(begun), Policy())
-    assert versions(plan_up([a_file(1)], recorded(begun), Policy(), allow_drift=True)) == [1]
+    assert versions(
+        plan_up([a_file(1)], recorded(begun), Policy(), Target(Direction.UP, allow_drift=True))
+    ) == [1]
     undoing = a_record(1, backfilled_by="sum of the file as it was")
     with pytest.raises(HalfBackfilledError, match=r"`flask db-migrate down --allow-drift`"):
-        plan_down([a_file(1)], recorded(undoing), steps=1)
-    assert versions(plan_down([a_file(1)], recorded(undoing), steps=1, allow_drift=True)) == [1]
+        down([a_file(1)], recorded(undoing), steps=1)
+    assert versions(down([a_file(1)], recorded(undoing), steps=1, allow_drift=True)) == [1]
+
+
+# --- identity
+
+
+codes = st.sampled_from("abcdef")
+slugs = st.sampled_from(["alice", "bob"])
+
+
+@st.composite
+def any_history(draw: st.DrawFn) -> History:
+    """Make records of any state, also of migrations with the same code or the same name."""
+    numbers = draw(st.lists(st.integers(1, 6), unique=True))
+    found = []
+    for number in numbers:
+        code = draw(codes)
+        found.append(
+            a_record(
+                number,
+                draw(st.sampled_from(Status)),
+                direction=draw(st.sampled_from(Direction)),
+                checksum=f"text {code} {draw(st.integers(0, 1))}",
+                digest=draw(st.sampled_from([code, None])),
+                slug=draw(st.none() | slugs),
+                replaced_by=draw(st.sampled_from([None, None, None, 99])),
+            )
+        )
+    return recorded(*found)
+
+
+@st.composite
+def any_folder(draw: st.DrawFn) -> list[MigrationFile]:
+    """Make files of any number, also several with the same code."""
+    numbers = draw(st.lists(st.integers(1, 6), unique=True))
+    found = []
+    for number in sorted(numbers):
+        code = draw(codes)
+        checksum = f"text {code} {draw(st.integers(0, 1))}"
+        found.append(a_file(number, checksum=checksum, digest=code, slug=draw(slugs)))
+    return found
+
+
+@given(any_folder(), any_history())
+def test_no_up_ever_runs_code_that_is_recorded_as_applied_or_the_same_code_twice(
+    folder: list[MigrationFile], history: History
+) -> None:
+    try:
+        plan = plan_up(folder, history, Policy())
+    except (MistakenError, SeveralErrors):
+        return
+    applied = [record for record in history.records if record.is_applied]
+    ran = [step.file for step in plan.steps]
+    assert not {record.digest for record in applied} & {file.digest for file in ran}
+    assert not {record.checksum for record in applied} & {file.checksum for file in ran}
+    assert len({file.digest for file in ran}) == len(ran)
+
+
+@given(any_folder(), any_history())
+def test_no_file_is_taken_for_a_migration_with_another_name_and_other_code(
+    folder: list[MigrationFile], history: History
+) -> None:
+    try:
+        plan_up(folder, history, Policy())
+    except (MistakenError, SeveralErrors):
+        return
+    for file in folder:
+        record = history.by_version.get(file.version)
+        if record is not None and record.is_open and record.slug not in {None, file.slug}:
+            assert record.digest == file.digest or record.checksum == file.checksum
+
+
+@given(any_folder(), any_history(), st.integers(1, 6))
+def test_a_target_limits_a_plan_and_adds_nothing(
+    folder: list[MigrationFile], history: History, number: int
+) -> None:
+    try:
+        whole = plan_up(folder, history, Policy())
+        to = plan_up(folder, history, Policy(), Target(Direction.UP, to=str(number)))
+        first = plan_up(folder, history, Policy(), Target(Direction.UP, steps=number))
+    except (MistakenError, SeveralErrors, UnknownVersionError):
+        return
+    assert versions(to) == [version for version in versions(whole) if version <= number]
+    assert versions(first) == versions(whole)[:number]

@@ -286,7 +286,7 @@ def test_status_sums_up_and_names_errors_and_passed_over_files(streams: Streams)
     assert streams.out.splitlines()[-3:] == [
         "4 failed: ValueError: change",
         "6 migrations: 3 applied, 1 pending, 1 failed, 1 running.",
-        "Ignored, because they do not end in .py: 8_change.js.",
+        "Ignored, because only files in the folder itself that end in .py are migrations: 8_change.js.",
     ]
 
 

@@ -357,7 +357,7 @@ def test_a_new_file_can_be_loaded_and_says_that_it_is_to_be_written(
     for direction in Direction:
         function = load(Step(file, direction))
         with pytest.raises(NotImplementedError, match=rf"Write {direction.value}\(\)"):
-            function(None, None)
+            function({"db": None, "ctx": None})
 
 
 def test_a_project_has_its_own_template(tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ _MODULES: Mapping[str, str] = {
     "resume": "running",
     "cancel": "running",
     "force-unlock": "running",
-    "resolve": "running",
+    "redo": "running",
+    "resolve": "settling",
+    "baseline": "settling",
+    "renumber": "settling",
+    "check": "checking",
     "run-async": "queued",
 }
 """The commands, each with the module that it is in, under its name with `_` in place of `-`."""

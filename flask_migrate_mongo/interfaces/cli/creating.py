@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.files.scaffold import Scaffold
+from flask_migrate_mongo.wiring.creating import scaffold
 
 from .output import as_json, command, show
 
@@ -21,6 +21,5 @@ def create(name: str, *, transactional: bool) -> None:
 
     Example: flask db-migrate create "add user index"
     """
-    settings = app_state.current().settings
-    scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
-    show("create", click.echo, scaffold.create(name, transactional=transactional))
+    made = scaffold(app_state.current()).create(name, transactional=transactional)
+    show("create", click.echo, made)

@@ -8,6 +8,7 @@ import click
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.files.latest import stale
 from flask_migrate_mongo.lint.linter import LintReport
 from flask_migrate_mongo.reports import code_scanning, states
 from flask_migrate_mongo.reports.console import out
@@ -71,6 +72,7 @@ def lint(
     }
     found = app_state.current()
     paths = Folder(found.settings.directory).choose(files)
-    report = linter(found, select, ignore).lint(paths)
+    problem = stale(paths) if found.settings.linear and not files else None
+    report = linter(found, select, ignore).lint(paths, [problem] if problem else ())
     exit_code = CHECK_FAILED if report.fails(fail_on) else 0
     show("lint", text.get(layout, states.lint), report, exit_code=exit_code)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from flask_migrate_mongo.model.values import Status
+from flask_migrate_mongo.planning import gate
 from flask_migrate_mongo.reports import states
 from flask_migrate_mongo.wiring.looking import inspector
 
-from .output import CHECK_FAILED, as_json, command, refuse, show, state
+from .output import CHECK_FAILED, VERSION, as_json, command, refuse, show, state
 
 
 @command
@@ -16,20 +17,21 @@ from .output import CHECK_FAILED, as_json, command, refuse, show, state
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 4 unless every migration is applied and unchanged.",
+    help="Exit with 4 if `check` would find a problem, but for those of lint.",
 )
 def status(*, check: bool) -> None:
     """Show what is applied, pending and failed, and the lock.
 
     Executes no migration's code and takes no lock.
     """
-    report = inspector(state()).status()
-    passed = report.survey.is_clean or not check
-    show("status", states.status, report, exit_code=0 if passed else CHECK_FAILED)
+    found = state()
+    failed = check and gate.check(inspector(found), linear=found.settings.linear).problems
+    report = inspector(found).status()
+    show("status", states.status, report, exit_code=CHECK_FAILED if failed else 0)
 
 
 @command
-@click.argument("version", type=int, required=False)
+@click.argument("version", type=VERSION, required=False)
 @click.option(
     "--limit", type=int, default=50, show_default=True, metavar="N", help="Show at most N."
 )
@@ -42,7 +44,7 @@ def status(*, check: bool) -> None:
 @click.option("--events", is_flag=True, help="Show everything that happened, the oldest first.")
 @as_json
 def history(
-    version: int | None, *, limit: int, skip: int, status: str | None, events: bool
+    version: str | None, *, limit: int, skip: int, status: str | None, events: bool
 ) -> None:
     """Show what is recorded, the newest first.
 

@@ -8,10 +8,13 @@ from typing import NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
-from flask.cli import FlaskGroup, with_appcontext
+from click.shell_completion import CompletionItem
+from flask.cli import FlaskGroup, ScriptInfo, with_appcontext
 from werkzeug.utils import import_string
 
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.files.parsing import slug_of, version_of
 from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
 from flask_migrate_mongo.process import exit_promptly
 from flask_migrate_mongo.reports import console
@@ -34,6 +37,26 @@ def note_format(ctx: click.Context, _: click.Parameter, value: _T) -> _T:
     ctx.meta[_JSON] = value in {True, "json"}
     return value
 
+
+class _Version(click.ParamType[str]):
+    """A version: its number, the beginning of it, or its slug. A shell completes the numbers of the files."""
+
+    name = "version"
+
+    def shell_complete(
+        self, ctx: click.Context, _: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        app = ctx.ensure_object(ScriptInfo).load_app()
+        paths = Folder(app_state.of(app).settings.directory).choose(())
+        numbers = ((str(version_of(path.name)), slug_of(path.stem)) for path in paths)
+        return [
+            CompletionItem(number, help=slug)
+            for number, slug in numbers
+            if number.startswith(incomplete)
+        ]
+
+
+VERSION = _Version()
 
 as_json = click.option(
     "--json",

@@ -12,7 +12,7 @@ from flask_migrate_mongo.rehearsal import RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.reports import runs
 from flask_migrate_mongo.wiring.running import rehearsal
 
-from .output import CHECK_FAILED, as_json, command, show, state
+from .output import CHECK_FAILED, VERSION, as_json, command, show, state
 
 
 def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -25,7 +25,7 @@ def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | Non
 
 
 @command
-@click.argument("versions", type=int, nargs=-1, metavar="[VERSION]...")
+@click.argument("versions", type=VERSION, nargs=-1, metavar="[VERSION]...")
 @click.option(
     "--sample",
     default="1000",
@@ -48,7 +48,7 @@ def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | Non
 @as_json
 def rehearse(
     *,
-    versions: tuple[int, ...],
+    versions: tuple[str, ...],
     sample: int | None,
     collections: str | None,
     fail_on: tuple[str, ...],

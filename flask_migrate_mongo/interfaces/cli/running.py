@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.reports import runs, states
 from flask_migrate_mongo.wiring.running import acting, call, runner
 
-from .output import CHECK_FAILED, as_json, command, refuse, show, state
+from .output import CHECK_FAILED, VERSION, as_json, command, refuse, show, state
 
 # --- runs
 
@@ -61,18 +62,23 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
             is_flag=True,
             help="Use the file as it is now, although it has changed.",
         ),
-        click.option(
-            "--continue-on-error",
-            is_flag=True,
-            help="Continue with the next migration if one fails; the exit code is still 1.",
-        ),
     ):
         command = option(command)
     return command
 
 
+_continue_on_error = click.option(
+    "--continue-on-error",
+    is_flag=True,
+    help="Continue with the next migration if one fails; the exit code is still 1.",
+)
+
+
 @command
 @_run_options
+@_continue_on_error
+@click.option("--steps", type=int, metavar="N", help="Apply only the first N.")
+@click.option("--to", type=VERSION, help="Apply only what is pending up to this version.")
 def up(**parameters: Any) -> None:  # noqa: ANN401  (click's)
     """Apply every pending migration, the lowest number first.
 
@@ -84,20 +90,27 @@ def up(**parameters: Any) -> None:  # noqa: ANN401  (click's)
 
 @command
 @_run_options
-@click.option(
-    "--steps",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="How many migrations to roll back.",
-)
+@_continue_on_error
+@click.option("--batch", is_flag=True, help="Roll back all that the last `up` applied.")
+@click.option("--to", type=VERSION, help="Roll back what was applied after this version.")
+@click.option("--steps", type=int, metavar="N", help="Roll back the last N.  [default: 1]")
 def down(**parameters: Any) -> None:  # noqa: ANN401  (click's)
-    """Roll back the last applied migration, or the last N.
+    """Roll back the last applied migration, or more.
 
     In reverse order of application. Refused as a whole if one of them cannot be rolled back.
     """
     _run(Direction.DOWN, parameters)
+
+
+@command
+@click.argument("to", metavar="[VERSION]", type=VERSION, required=False)
+@_run_options
+def redo(**parameters: Any) -> None:  # noqa: ANN401
+    """Roll back one migration and apply it again.
+
+    The last applied one, or VERSION.
+    """
+    _run(Direction.UP, {**parameters, "redo": True})
 
 
 def _run(direction: Direction, parameters: dict[str, Any]) -> None:
@@ -107,7 +120,8 @@ def _run(direction: Direction, parameters: dict[str, Any]) -> None:
     acts = acting(state(), dry_run=dry_run)
     observer = click.get_current_context().with_resource(closing(runs.ProgressReporter()))
     report = call(acts, direction, parameters, Options(observer=observer))
-    show("up", runs.run, report, exit_code=exit_code(report))
+    text = partial(runs.run, warned=observer.warned)
+    show("up", text, report, exit_code=exit_code(report))
 
 
 def exit_code(report: RunReport) -> int:
@@ -166,17 +180,3 @@ def force_unlock(*, confirm: bool) -> None:
     Without --confirm it shows the holder. The lock of a crashed process expires by itself.
     """
     show("force-unlock", states.unlocked, runner(state()).force_unlock(confirmed=confirm))
-
-
-@command
-@click.argument("version", type=int)
-@click.option("--applied/--not-applied", "applied", required=True, help="Its true state.")
-@click.option("--reason", required=True, help="How you know; it is stored in the event log.")
-@as_json
-def resolve(version: int, *, applied: bool, reason: str) -> None:
-    """Set whether VERSION is applied, after a look at the data.
-
-    For a migration that was interrupted half-way, or whose record is known to be wrong.
-    """
-    record = runner(state()).resolve(version, applied=applied, reason=reason)
-    show("resolve", states.records, (record,))

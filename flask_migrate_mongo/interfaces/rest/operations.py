@@ -15,12 +15,15 @@ from webargs.flaskparser import FlaskParser
 
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.interfaces import schemas
-from flask_migrate_mongo.interfaces.schemas import VERSION, ClosedSchema
+from flask_migrate_mongo.interfaces.schemas import ClosedSchema
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
 from flask_migrate_mongo.model.reports import LONGEST_DRY_RUN, MOST_SAMPLES
 from flask_migrate_mongo.model.values import Status
 
 from .routes import ROUTES, Route
+
+NAME = r"[0-9A-Za-z_-]{1,100}"
+"""A version: its number, the beginning of it, or its slug."""
 
 RUN_ID = r"[0-9a-f]{32}"
 MOST_RECORDS = 1_000
@@ -78,12 +81,17 @@ class UpQuery(NoQuery):
     continue_on_error = _flag("Continue with the next migration when one fails.")
     wait = _whole(0, LONGEST_WAIT, "Seconds to wait for a lock that another process holds.")
     allow_drift = _flag("Use the file as it is now, even if it has changed.")
+    steps = _whole(1, MOST_STEPS, "Run this many migrations; `down` rolls back one by default.")
+    to = fields.String(
+        validate=validate.Regexp(f"^{NAME}$"),
+        metadata={"description": "The last version that `up` applies, or that stays after `down`."},
+    )
 
 
 class DownQuery(UpQuery):
     """How `down` runs."""
 
-    steps = _whole(1, MOST_STEPS, "How many migrations to roll back.", default=1)
+    batch = _flag("Roll back all that the last `up` applied.")
 
 
 class HistoryQuery(NoQuery):
@@ -108,11 +116,6 @@ class NewMigration(Schema):
         validate=[validate.Length(1, 1_000), validate.Regexp(r"[\s\S]*\S")],
     )
     transactional = _JsonFlag(load_default=False)
-
-
-def is_version(text: str) -> bool:
-    """Whether the text can be a version at all."""
-    return re.fullmatch(VERSION, text) is not None
 
 
 def parse(schema: type[Schema], request: Request, location: str = "query") -> dict[str, Any]:
@@ -241,7 +244,7 @@ def _operation(route: Route) -> Document:
 def _parameters(route: Route) -> list[Document]:
     query = QUERIES.get(route.action, NoQuery)
     found: list[Document] = [{"in": "query", "schema": query()}]
-    for name, pattern in (("version", VERSION), ("run_id", RUN_ID)):
+    for name, pattern in (("version", NAME), ("run_id", RUN_ID)):
         if f"<{name}>" in route.path:
             schema = {**_TEXT, "pattern": f"^{pattern}$"}
             found.append({"in": "path", "name": name, "required": True, "schema": schema})

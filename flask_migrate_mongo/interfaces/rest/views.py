@@ -10,10 +10,10 @@ from flask import Response, current_app, request, stream_with_context, url_for
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.driver.server import Document
-from flask_migrate_mongo.files.scaffold import Scaffold
-from flask_migrate_mongo.model.errors import CreateDisabledError, NotReadyError, UnknownVersionError
+from flask_migrate_mongo.model.errors import CreateDisabledError, NotReadyError
 from flask_migrate_mongo.model.values import Direction
 from flask_migrate_mongo.store.runs import StoredRun
+from flask_migrate_mongo.wiring.creating import scaffold
 from flask_migrate_mongo.wiring.looking import inspector, runs
 from flask_migrate_mongo.wiring.running import acting, call, runner
 
@@ -63,9 +63,7 @@ def history() -> Response:
 
 
 def events(version: str) -> Response:
-    if not operations.is_version(version):
-        raise UnknownVersionError(version)
-    return answer("events", inspector(app_state.current()).events(int(version)))
+    return answer("events", inspector(app_state.current()).events(version))
 
 
 def create() -> Response:
@@ -73,8 +71,7 @@ def create() -> Response:
     if not (settings.api_create or current_app.debug):
         raise CreateDisabledError
     asked = operations.parse(operations.NewMigration, request, "json")
-    scaffold = Scaffold(settings.directory, settings.version_format, settings.template)
-    return answer("create", scaffold.create(**asked), 201)
+    return answer("create", scaffold(app_state.current()).create(**asked), 201)
 
 
 def lock_status() -> Response:

@@ -1,0 +1,101 @@
+"""Which migration a name means, and whether files and records of one number are the same migration."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from flask_migrate_mongo.files.parsing import slugify
+from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.values import History, MigrationFile, Record
+
+_LONGEST = 200
+"""Characters of a name: Python refuses to read numbers of thousands of digits."""
+
+# --- names
+
+
+def known_names(
+    files: Iterable[MigrationFile], records: Iterable[Record]
+) -> Mapping[int, frozenset[str]]:
+    """Collect the slugs of every version that has a file or a record."""
+    names: defaultdict[int, set[str]] = defaultdict(set)
+    for file in files:
+        names[file.version].add(slugify(file.slug))
+    for record in records:
+        names[record.version].add(slugify(record.slug or record.name))
+    return {version: frozenset(slugs) for version, slugs in names.items()}
+
+
+def find_version(name: str, known: Mapping[int, frozenset[str]]) -> int:
+    """Find the version that its number, the beginning of that, or its slug names.
+
+    Raises UnknownVersionError or AmbiguousVersionError.
+    """
+    if len(name) > _LONGEST:
+        raise errors.UnknownVersionError(name)
+    if name.isascii() and name.isdecimal():
+        if int(name) in known:
+            return int(name)
+        found = [version for version in known if str(version).startswith(name)]
+    else:
+        slug = slugify(name)
+        found = [version for version, slugs in known.items() if slug in slugs]
+    if len(found) > 1:
+        raise errors.AmbiguousVersionError(name, sorted(found))
+    if not found:
+        raise errors.UnknownVersionError(name)
+    return found[0]
+
+
+# --- identity
+
+
+def check_identity(files: Sequence[MigrationFile], history: History) -> None:
+    """Raise NumberTakenError, RenumberedError or CopiedError, or SeveralErrors, if a migration could be mistaken."""
+    problems = tuple(mistaken(files, history))
+    if problems:
+        raise problems[0] if len(problems) == 1 else errors.SeveralErrors(problems)
+
+
+def mistaken(files: Sequence[MigrationFile], history: History) -> Iterator[errors.MistakenError]:
+    """Find numbers that two migrations have, and migrations that have two numbers."""
+    waiting = []
+    for file in files:
+        record = history.by_version.get(file.version)
+        if record is not None and record.is_open:
+            if record.is_of_another(file):
+                yield errors.NumberTakenError(record, file)
+        else:
+            waiting.append(file)
+    by_digest: defaultdict[str | None, list[MigrationFile]] = defaultdict(list)
+    recorded = Recorded(history)
+    for file in waiting:
+        if (record := recorded.elsewhere(file)) is None:
+            by_digest[file.digest].append(file)
+        elif twins := [f for f in files if f.version == record.version and record.is_unchanged(f)]:
+            yield errors.CopiedError((*twins, file))
+        else:
+            yield errors.RenumberedError(record, file)
+    yield from (errors.CopiedError(same) for same in by_digest.values() if len(same) > 1)
+
+
+class Recorded:
+    """The records of what is in the database, found by what their files did."""
+
+    def __init__(self, history: History) -> None:
+        there = [record for record in history.records if record.is_open]
+        by_content: dict[str | None, Record] = {
+            record.checksum: record for record in there if record.checksum
+        }
+        self._found: dict[str | None, Record] = by_content | {
+            record.digest: record for record in there if record.digest
+        }
+
+    def elsewhere(self, file: MigrationFile) -> Record | None:
+        """Find the record of what a file does under another number than the file's."""
+        for key in (file.digest, file.checksum):
+            record = self._found.get(key)
+            if record is not None and record.version != file.version:
+                return record
+        return None
