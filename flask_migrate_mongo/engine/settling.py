@@ -52,10 +52,12 @@ class Settling:
     @classmethod
     @contextlib.contextmanager
     def begun(cls, runner: Runner, command: str, reason: str) -> Iterator[Settling]:
-        """Hold the lease for the block. Raises InvalidRequestError without a reason, and LockHeldError."""
+        """Hold the lease for the block. Raises InvalidRequestError without a reason, ForeignDocumentError, LockHeldError."""
         if not reason.strip():
             msg = "The reason is empty. Nothing was changed."
             raise errors.InvalidRequestError(msg, "Say how you know: [reason=TEXT].")
+        # Before our index is created: the collection can be that of another tool.
+        runner.history.load()
         with runner.lease.hold(runner.actor(command), wait=runner.wait) as grant:
             history, run = runner.settle(grant)
             yield cls(runner, grant, history, run, reason)

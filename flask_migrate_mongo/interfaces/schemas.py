@@ -18,8 +18,17 @@ from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.lint.rules import Severity
 from flask_migrate_mongo.model.errors import MigrateError, as_migrate_error
+from flask_migrate_mongo.model.imports import ImportState
 from flask_migrate_mongo.model.reports import StepState, Verdict
-from flask_migrate_mongo.model.values import COLUMNS, Direction, ErrorInfo, Event, LockState, Record
+from flask_migrate_mongo.model.values import (
+    COLUMNS,
+    Direction,
+    ErrorInfo,
+    Event,
+    LockState,
+    Record,
+    Tool,
+)
 from flask_migrate_mongo.model.wording import Wording, camel_case, cli, render
 from flask_migrate_mongo.planning.gate import Kind
 from flask_migrate_mongo.store.runs import RunState
@@ -480,6 +489,23 @@ RenumberedDocument = _document(
     record_from=_version(allow_none=True),
 )
 
+MappedDocument = _document(
+    "Mapped",
+    name=_text(attribute="entry.name"),
+    applied_at=_moment(attribute="entry.applied_at"),
+    state=_one_of(ImportState),
+    version=_version(attribute="file.version", allow_none=True, dump_default=None),
+    file_name=_text(attribute="file.file_name", allow_none=True, dump_default=None),
+    note=_text(),
+)
+ImportDocument = _document(
+    "Import",
+    tool=_one_of(Tool),
+    collection=_text(),
+    entries=_list(MappedDocument),
+    unused=_texts(),
+)
+
 DOCUMENTS: Mapping[str, type[Schema]] = {
     "baseline": BaselineDocument,
     "check": CheckDocument,
@@ -487,6 +513,7 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "error": ProblemDocument,
     "events": EventsDocument,
     "health": HealthDocument,
+    "import-history": ImportDocument,
     "lint": LintDocument,
     "lock-status": LockStatusDocument,
     "openapi": _document("OpenApi", _OpenDocument, openapi=_text()),

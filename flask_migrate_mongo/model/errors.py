@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from .values import ErrorInfo, LockState, MigrationFile, Record, Survey
+from .values import ErrorInfo, LockState, MigrationFile, Record, Survey, Tool
 from .wording import Wording, cli, render
 
 TRACEBACK_LIMIT = 16_000
@@ -92,10 +92,7 @@ class SettingError(ConfigurationError, code="bad-setting"):
     remedy = "Change it in app.config or in the environment."
 
     def __init__(self, name: str, value: object, accepts: str) -> None:
-        shown = redact(repr(value))
-        if len(shown) > _VALUE_LIMIT:
-            shown = f"{shown[:_VALUE_LIMIT]}..."
-        self.message = f"{name} is {shown}, but it accepts {accepts}."
+        self.message = f"{name} is {_shown(value)}, but it accepts {accepts}."
 
 
 class NoDatabaseError(ConfigurationError, code="no-database"):
@@ -350,6 +347,50 @@ class RehearsalUnsupportedError(RefusedError, code="rehearsal-unsupported"):
     remedy = "Set MONGO_URI to a server for the rehearsal. A small local one is enough."
 
 
+# --- other tools
+
+
+class ForeignDocumentError(RefusedError, code="foreign-document"):
+    title = "The collection of the history holds a document that is not a record of a migration."
+
+    def __init__(self, collection: str, document_id: object, tool: Tool | str | None) -> None:
+        name = tool.value if isinstance(tool, Tool) else tool
+        like = f" It looks like one of {name}." if name else ""
+        self.message = f"The collection {collection} holds a document that is not a record of a migration: _id {_shown(document_id)}.{like} Nothing was changed."
+        self.remedy = (
+            'Keep the history in another collection: MIGRATE_COLLECTION = "flask_migrations".'
+        )
+        if isinstance(tool, Tool):
+            self.remedy += f" Then record what {name} has applied: [import-history from={name} collection={collection}]."
+        elif tool:
+            self.remedy += f" `import-history` cannot read what {name} records. Record what is applied: [baseline to=VERSION reason=TEXT]."
+        else:
+            names = ", ".join(each.value for each in Tool)
+            self.remedy += f" If the document is of one of {names}, then record what that tool has applied: [import-history from=TOOL collection={collection}]."
+
+
+class NotImportableError(RefusedError, code="not-importable"):
+    title = "A collection is not the history of the tool whose history should be imported."
+
+
+class NotMappedError(RefusedError, code="not-mapped"):
+    title = "Entries of another tool's history cannot be mapped to files."
+
+    def __init__(self, tool: Tool, collection: str, unmapped: Mapping[str, str]) -> None:
+        self.unmapped = dict(unmapped)
+        many = len(unmapped) > 1
+        count = f"{len(unmapped)} entries" if many else "1 entry"
+        self.message = (
+            f"{count} of {collection} cannot be mapped to a file here. Nothing was recorded."
+        )
+        self.remedy = f"Write a line `NAME = VERSION` for each into a file, or `NAME = ignore` if it has no file here, then: [import-history from={tool.value} collection={collection} map=FILE confirm=True]."
+
+    def explain(self, wording: Wording) -> str:
+        """List every entry, so that all can be mapped at once."""
+        lines = (f"  {name}: {note}" for name, note in self.unmapped.items())
+        return "\n".join((self.message, *lines, render(self.remedy, wording)))
+
+
 # --- the lock
 
 
@@ -590,6 +631,11 @@ def capture(exc: BaseException) -> ErrorInfo:
         message=_bounded(message_of(exc)),
         traceback=_bounded(redact(_trace(exc))),
     )
+
+
+def _shown(value: object) -> str:
+    text = redact(repr(value))
+    return text if len(text) <= _VALUE_LIMIT else f"{text[:_VALUE_LIMIT]}..."
 
 
 def _listed(versions: Sequence[int]) -> str:

@@ -56,6 +56,17 @@ class Origin(str, Enum):
     BASELINE = "baseline"
     RESOLVED = "resolved"
     SQUASHED = "squashed"
+    IMPORTED = "imported"
+
+
+class Tool(str, Enum):
+    """A migration tool whose history can be imported, by the name of its package."""
+
+    MIGRATE_MONGO = "migrate-mongo"
+    PYMONGO_MIGRATE = "pymongo-migrate"
+    MONGODB_MIGRATIONS = "mongodb-migrations"
+    MONGOMIG = "mongomig"
+    MONGRATE = "mongrate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,35 +184,57 @@ class Column:
     in_table: bool = False
 
 
-def _batch(stored: int) -> int | None:
-    return stored or None  # another tool may store 0
+def _batch(stored: object) -> float | None:
+    return _number(stored) or None  # another tool may store 0
+
+
+# What another tool stores under our names can be of any type. It is refused here, not where it is used.
+
+
+def _version(stored: str | float) -> int:
+    version = int(stored)
+    if isinstance(stored, bool) or not (isinstance(stored, str) or version == stored):
+        raise TypeError(stored)
+    return version
+
+
+def _number(stored: object) -> float:
+    if not isinstance(stored, int | float):
+        raise TypeError(stored)
+    return stored
+
+
+def _time(stored: object) -> datetime:
+    if not isinstance(stored, datetime):
+        raise TypeError(stored)
+    return stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One version's entry in the history, and the table of its fields: where stored, how read and shown."""
 
-    version: Annotated[int, Column("version", int, "version", "Version")]
+    version: Annotated[int, Column("version", _version, "version", "Version")]
     name: Annotated[str, Column("name", str, "name", "Name")] = ""
     description: Annotated[str, Column("description", str, "description")] = ""
     status: Annotated[Status, Column("status", Status, "status", "Status")]
     applied_at: Annotated[
         datetime | None,
-        Column("appliedAt", None, "appliedAt", "Applied at (UTC)", in_status=True, in_table=True),
+        Column("appliedAt", _time, "appliedAt", "Applied at (UTC)", in_status=True, in_table=True),
     ] = None
     rolled_back_at: Annotated[
-        datetime | None, Column("rolledBackAt", None, "rolledBackAt", "Rolled back at (UTC)")
+        datetime | None, Column("rolledBackAt", _time, "rolledBackAt", "Rolled back at (UTC)")
     ] = None
     execution_ms: Annotated[
         int | None,
-        Column("executionTime", None, "executionTime", "Took", in_status=True, in_table=True),
+        Column("executionTime", _number, "executionTime", "Took", in_status=True, in_table=True),
     ] = None
     error: Annotated[ErrorInfo | None, Column("metadata.failure", ErrorInfo.read, "error")] = None
     reversible: Annotated[bool, Column("reversible", bool, "reversible")] = False
     batch: Annotated[int | None, Column("batch", _batch, "batch", "Batch", in_status=True)] = None
-    updated_at: Annotated[datetime | None, Column("updatedAt", shown="updatedAt")] = None
+    updated_at: Annotated[datetime | None, Column("updatedAt", _time, "updatedAt")] = None
     direction: Annotated[Direction, Column("metadata.direction", Direction)] = Direction.UP
-    position: Annotated[int | None, Column("metadata.position")] = None
+    position: Annotated[int | None, Column("metadata.position", _number)] = None
     origin: Annotated[Origin, Column("metadata.origin", Origin, "origin", in_status=True)] = (
         Origin.RUN
     )
@@ -218,10 +251,10 @@ class Record:
     replaced_by: Annotated[int | None, Column("metadata.replacedBy")] = None
     forgotten: Annotated[bool, Column("metadata.forgotten", bool)] = False
     run_id: Annotated[str | None, Column("metadata.runId")] = None
-    fence: Annotated[int | None, Column("metadata.fence")] = None
+    fence: Annotated[int | None, Column("metadata.fence", _number)] = None
     interrupted: Annotated[bool, Column("metadata.interrupted", bool)] = False
     holder: Annotated[str | None, Column("metadata.holder")] = None
-    started_at: Annotated[datetime | None, Column("metadata.startedAt")] = None
+    started_at: Annotated[datetime | None, Column("metadata.startedAt", _time)] = None
     session: Annotated[bytes | None, Column("metadata.session")] = None
     backfill_session: Annotated[bytes | None, Column("metadata.backfillSession")] = None
     backfilled_by: Annotated[str | None, Column("metadata.checkpoint.checksum")] = None

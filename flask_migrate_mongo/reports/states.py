@@ -160,13 +160,13 @@ def _cell(record: Record, field: str) -> Cell:
     if isinstance(value, Status):
         return coloured(value.value)
     if isinstance(value, datetime):
-        return _when(value)
+        return when(value)
     if field == "execution_ms":
         return words.took(value)
     return "" if value is None else str(value)
 
 
-def _when(at: datetime) -> str:
+def when(at: datetime) -> str:
     """Format a time in UTC."""
     # A third of what strftime takes, for thousands.
     return at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(" ", "seconds")
@@ -183,7 +183,7 @@ def _event_row(event: Event) -> Row:
     shown = ("direction", "applied", "reason", "of", "ofRun")
     details = ", ".join(f"{key} {event.details[key]}" for key in shown if key in event.details)
     return (
-        _when(event.at),
+        when(event.at),
         "lock" if event.version is None else str(event.version),
         coloured(event.kind),
         str(event.details.get("by", "")),
@@ -203,14 +203,14 @@ def lock(state: LockState | None) -> None:
         return
     what = "is held" if state.is_live else "was left"
     console.say(
-        f"The lock {what} by {state.holder} ({state.reason}), since {_when(state.locked_at)} UTC, "
-        f"last heartbeat {_when(state.heartbeat_at)} UTC."
+        f"The lock {what} by {state.holder} ({state.reason}), since {when(state.locked_at)} UTC, "
+        f"last heartbeat {when(state.heartbeat_at)} UTC."
     )
     if state.is_live:
         remedy = "If that process is dead: flask db-migrate force-unlock --confirm"
-        console.say(f"It ends at {_when(state.expires_at)} UTC unless renewed. {remedy}")
+        console.say(f"It ends at {when(state.expires_at)} UTC unless renewed. {remedy}")
     else:
-        console.say(f"It expired at {_when(state.expires_at)} UTC. The next run takes it over.")
+        console.say(f"It expired at {when(state.expires_at)} UTC. The next run takes it over.")
 
 
 def unlocked(state: LockState | None) -> None:

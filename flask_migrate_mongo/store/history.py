@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 
 from pymongo.errors import DuplicateKeyError
 
 from flask_migrate_mongo.driver.server import Document, Server, translated
-from flask_migrate_mongo.model.errors import LeaseLostError, NoRunError
+from flask_migrate_mongo.model.errors import ForeignDocumentError, LeaseLostError, NoRunError
 from flask_migrate_mongo.model.values import (
     Actor,
     Direction,
@@ -23,14 +25,17 @@ from flask_migrate_mongo.model.values import (
     Step,
 )
 
+from .foreign import looks_like
 from .records import (
     NO_BACKFILL,
     PROJECTION,
+    UNREADABLE,
     Adoption,
     Claim,
     Run,
     described,
     failure,
+    is_record,
     paths,
     placed,
     push,
@@ -66,18 +71,32 @@ class MigrationHistory:
             self._records.create_index("version", unique=True)
 
     def load(self) -> History:
-        """Read all records, in one command as long as they fit into one reply."""
-        with translated():
+        """Read all records, in one command as long as they fit into one reply. Raises ForeignDocumentError."""
+        with self._reading():
             found = self._records.find({}, PROJECTION).batch_size(_ONE_REPLY)
             return History(tuple(map(read, found)))
 
-    def events(self, version: int | None = None) -> tuple[Event, ...]:
-        """Read the event log of one version, or of all, the oldest first."""
-        wanted = {} if version is None else {"version": str(version)}
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raise ForeignDocumentError if a document that is read in the block is not a record."""
         with translated():
-            found = list(self._records.find(wanted, {"version": 1, "metadata.events": 1}))
-        events = (event for document in found for event in read_events(document))
-        return tuple(sorted(events, key=lambda event: event.at))
+            try:
+                yield
+            except UNREADABLE:
+                # Read whole: a projection leaves out what other tools store.
+                for document in self._records.find():
+                    if not is_record(document):
+                        tool = looks_like(document)
+                        raise ForeignDocumentError(self.name, document["_id"], tool) from None
+                raise
+
+    def events(self, version: int | None = None) -> tuple[Event, ...]:
+        """Read the event log of one version, or of all, the oldest first. Raises ForeignDocumentError."""
+        wanted = {} if version is None else {"version": str(version)}
+        with self._reading():
+            found = self._records.find(wanted, {"version": 1, "metadata.events": 1})
+            events = (event for document in found for event in read_events(document))
+            return tuple(sorted(events, key=lambda event: event.at))
 
     def claim(self, step: Step, run: Run) -> Claim:
         """Give a run access to the record of a step, which `Claim.start` claims."""
@@ -131,7 +150,10 @@ class MigrationHistory:
 
     def disown(self, run_id: str, actor: Actor, at: datetime) -> None:
         """Take from a run the step that it has claimed and not ended, so that it records nothing more."""
-        for record in self.load().records:
+        with translated():
+            # Not `load`: the lock can be released whatever another tool has stored.
+            found = list(filter(is_record, self._records.find({}, PROJECTION)))
+        for record in map(read, found):
             if record.run_id == run_id and record.status is Status.RUNNING:
                 self.mark_interrupted(record, actor, at, event="unlocked")
         self._fence_ranges(run_id)
@@ -156,7 +178,7 @@ class MigrationHistory:
             **paths(
                 origin=origin.value,
                 verified=verified,
-                applied_at=at,
+                applied_at=adoption.applied_at or at,
                 direction=Direction.UP.value,
             ),
         }

@@ -40,12 +40,15 @@ PROJECTION: Document = {
 NO_BACKFILL = dict.fromkeys(("metadata.checkpoint", "metadata.progress", "metadata.request"), "")
 """What a migration that ended, well or by hand, no longer needs of its backfills."""
 
+UNREADABLE = (TypeError, ValueError, AttributeError, KeyError, OverflowError)
+"""What reading a document raises that is not a record."""
+
 
 # --- reading
 
 
 def read(document: Document) -> Record:
-    """Read a record as it is stored, by this package or by another tool."""
+    """Read a record as it is stored, by this package or by another tool. Raises one of UNREADABLE."""
     values: dict[str, Any] = {}
     for name, column in COLUMNS.items():
         stored = value_at(document, column.path)
@@ -54,6 +57,16 @@ def read(document: Document) -> Record:
     # Another tool, and earlier versions of this package, store nothing but this one.
     values["error"] = values.get("error") or ErrorInfo.read(document.get("error"))
     return Record(**values)
+
+
+def is_record(document: Document) -> bool:
+    """Whether a document can be read as a record with its events."""
+    try:
+        read(document)
+        tuple(read_events(document))
+    except UNREADABLE:
+        return False
+    return True
 
 
 def value_at(document: Document, path: str) -> Any:  # noqa: ANN401  (whatever is stored)
@@ -66,7 +79,7 @@ def value_at(document: Document, path: str) -> Any:  # noqa: ANN401  (whatever i
 
 def read_events(document: Document) -> Iterable[Event]:
     """Read the events of a stored record, the oldest first."""
-    for stored in (document.get("metadata") or {}).get("events") or ():
+    for stored in value_at(document, "metadata.events") or ():
         details = {k: v for k, v in stored.items() if k not in {"event", "at", "error"}}
         yield Event(
             kind=stored["event"],
@@ -108,13 +121,17 @@ def failure(error: ErrorInfo | None) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """A migration that is recorded as applied without running, and why; `verified` if its verify() passed."""
+    """A migration that is recorded as applied without running, and why; `verified` if its verify() passed.
+
+    `applied_at` is when another tool applied it.
+    """
 
     file: MigrationFile
     origin: Origin
     reason: str
     verified: bool | None = None
     position: int = 0
+    applied_at: datetime | None = None
 
 
 def described(file: MigrationFile) -> Document:

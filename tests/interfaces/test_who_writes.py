@@ -12,7 +12,18 @@ from tests.content import content
 if TYPE_CHECKING:
     from tests.project import Project
 
-CHANGING = {"up", "down", "redo", "resolve", "baseline", "renumber", "pause", "resume", "cancel"}
+CHANGING = {
+    "up",
+    "down",
+    "redo",
+    "resolve",
+    "baseline",
+    "renumber",
+    "import-history",
+    "pause",
+    "resume",
+    "cancel",
+}
 RELEASING = {"force-unlock"}
 LOOKING: dict[str, list[tuple[str, ...]]] = {
     "status": [(), ("--check",), ("--json",)],

@@ -33,6 +33,7 @@ _MODULES: Mapping[str, str] = {
     "resolve": "settling",
     "baseline": "settling",
     "renumber": "settling",
+    "import-history": "importing",
     "check": "checking",
     "run-async": "queued",
 }

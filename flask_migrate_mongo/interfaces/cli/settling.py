@@ -29,7 +29,7 @@ _reason = click.option(
 @_reason
 @as_json
 def resolve(version: str, *, wanted: str | None, reason: str) -> None:
-    """Settle what is recorded of VERSION, after a look at the data.
+    """Settle what is recorded of VERSION after a look at the data.
 
     For a migration that ended half-way, whose file changed on purpose or is gone, or whose record is known to be wrong.
     """
