@@ -57,6 +57,8 @@ class MongoMigrate:
         if before is not None and before.mongo is not state.mongo:
             msg = f"The application {app.name!r} has a MongoMigrate with another database already. One application migrates one database."
             raise ConfigurationError(msg, "Use another application for the other database.")
+        given = config.sources(app.config)
+        state.sources = {name: place for name, (place, _) in given.items()}
         state.authorize = _callable(self._authorize if authorize is None else authorize)
         # None if this is not Flask's command line.
         context = click.get_current_context(silent=True)

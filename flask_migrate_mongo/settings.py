@@ -255,20 +255,48 @@ def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
 
     Raises SettingError, which names the setting, its value and what is accepted.
     """
-    given: dict[str, Any] = {}
-    for name in SETTINGS:
-        value = app.config.get(key_of(name))
-        if value is None:
-            value = environ.get(key_of(name))
-        if value is not None:
-            given[name] = _parsed(name, value)
+    given: dict[str, Any] = {
+        name: _parsed(name, value) for name, (_, value) in sources(app.config, environ).items()
+    }
     settings = Settings(**given)
-    if settings.lock_collection == settings.collection:
-        accepts = "another collection than MIGRATE_COLLECTION"
-        raise SettingError("MIGRATE_LOCK_COLLECTION", settings.lock_collection, accepts)
+    if error := collision(settings):
+        raise error
     root = Path(app.root_path)
     template = root / settings.template if settings.template else None
     return replace(settings, directory=root / settings.directory, template=template)
+
+
+def sources(
+    config: Mapping[str, object], environ: Mapping[str, str] = os.environ
+) -> Mapping[str, tuple[str, object]]:
+    """Find each setting that is given, by the name of its field: where, and its value before it is parsed."""
+    places: tuple[tuple[str, Mapping[str, object]], ...] = (
+        ("environment", environ),
+        ("app.config", config),
+    )
+    return {
+        name: (place, value)
+        for name in SETTINGS
+        for place, values in places
+        if (value := values.get(key_of(name))) is not None
+    }
+
+
+def collision(settings: Settings) -> SettingError | None:
+    """Find a collection that two purposes would share; None if each has its own."""
+    checkpoints = f"{settings.collection}.ranges"
+    taken = {
+        settings.collection: "MIGRATE_COLLECTION",
+        checkpoints: f"{checkpoints}, which holds checkpoints of MIGRATE_COLLECTION",
+    }
+    for key, name in (
+        ("MIGRATE_LOCK_COLLECTION", settings.lock_collection),
+        ("MIGRATE_RUN_COLLECTION", settings.run_collection),
+    ):
+        if name in taken:
+            return SettingError(key, name, f"another collection than {taken[name]}")
+        taken[name] = key
+    return None
 
 
 def _parsed(name: str, value: object) -> object:

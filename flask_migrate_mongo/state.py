@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,14 +35,15 @@ class OwnClient:
 class AppState:
     """The state of one application.
 
-    `mongo` and `authorize` are what the application passed, or None. `app_option` is the value of
-    `flask --app`, if Flask's command line loaded the application. `startup_failure` is why pending migrations
-    could not be applied before the application served.
+    `mongo` and `authorize` are what the application passed, or None. `sources` says where each given setting
+    comes from. `app_option` is the value of `flask --app`, if Flask's command line loaded the application.
+    `startup_failure` is why pending migrations could not be applied before the application served.
     """
 
     app: Flask
     settings: Settings
     mongo: object = None
+    sources: Mapping[str, str] = field(default_factory=dict)
     authorize: Authorize | None = None
     app_option: str | None = None
     startup_failure: str | None = None

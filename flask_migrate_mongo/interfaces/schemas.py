@@ -30,6 +30,7 @@ from flask_migrate_mongo.model.values import (
     Tool,
 )
 from flask_migrate_mongo.model.wording import Wording, camel_case, cli, render
+from flask_migrate_mongo.planning.diagnosis import Grade
 from flask_migrate_mongo.planning.gate import Kind
 from flask_migrate_mongo.store.runs import RunState
 
@@ -506,10 +507,59 @@ ImportDocument = _document(
     unused=_texts(),
 )
 
+# --- one version, and the set-up
+
+_of_file = {
+    name: make(attribute=f"file.{name}", allow_none=True, dump_default=None)
+    for make, names in (
+        (_text, ("name", "description", "digest", "checksum")),
+        (_flag, ("transactional", "idempotent", "reversible")),
+        (_texts, ("replaces",)),
+    )
+    for name in names
+}
+FileDetailsDocument = _document(
+    "FileDetails",
+    path=_text(),
+    **_of_file,
+    verify=_flag(attribute="file.verifiable", allow_none=True, dump_default=None),
+    problem=_maybe(ProblemDocument),
+    source=_text(allow_none=True),
+)
+RecordDetailsDocument = _document(
+    "RecordDetails",
+    RecordDocument,
+    **_each(partial(_text, allow_none=True), "slug", "digest", "checksum", "holder", "app_version"),
+    interrupted=_flag(),
+    replaced_by=_text(allow_none=True),
+)
+VersionDetailsDocument = _document(
+    "VersionDetails",
+    version=_version(),
+    **_each(_text, "name", "state"),
+    changed=_flag(),
+    files=_list(FileDetailsDocument),
+    record=_maybe(RecordDetailsDocument),
+    problems=_list(ProblemDocument),
+    findings=_list(FindingDocument, "lint.findings"),
+    progress=_maybe(ProgressDocument, attribute="record.progress", dump_default=None),
+    events=_list(EventDocument),
+)
+DiagnosisDocument = _document(
+    "Diagnosis", grade=_one_of(Grade), message=_text(), remedy=_text(attribute="advice")
+)
+DoctorDocument = _document(
+    "Doctor",
+    problems=_count(),
+    checks=fields.Dict(fields.String(), fields.Nested(DiagnosisDocument), required=True),
+    settings=_list(_document("SettingValue", **_each(_text, "name", "value", "source"))),
+)
+
 DOCUMENTS: Mapping[str, type[Schema]] = {
     "baseline": BaselineDocument,
     "check": CheckDocument,
     "create": CreatedDocument,
+    "doctor": DoctorDocument,
     "error": ProblemDocument,
     "events": EventsDocument,
     "health": HealthDocument,
@@ -522,6 +572,7 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "rehearse": RehearsalDocument,
     "renumber": RenumberedDocument,
     "run-event": RunEventDocument,
+    "show": VersionDetailsDocument,
     "status": StatusDocument,
     "step": StepDocument,
     **dict.fromkeys(("up", "down", "redo"), RunDocument),

@@ -254,6 +254,7 @@ class Record:
     fence: Annotated[int | None, Column("metadata.fence", _number)] = None
     interrupted: Annotated[bool, Column("metadata.interrupted", bool)] = False
     holder: Annotated[str | None, Column("metadata.holder")] = None
+    app_version: Annotated[str | None, Column("metadata.appVersion")] = None
     started_at: Annotated[datetime | None, Column("metadata.startedAt", _time)] = None
     session: Annotated[bytes | None, Column("metadata.session")] = None
     backfill_session: Annotated[bytes | None, Column("metadata.backfillSession")] = None

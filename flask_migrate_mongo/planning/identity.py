@@ -60,23 +60,19 @@ def check_identity(files: Sequence[MigrationFile], history: History) -> None:
 
 def mistaken(files: Sequence[MigrationFile], history: History) -> Iterator[errors.MistakenError]:
     """Find numbers that two migrations have, and migrations that have two numbers."""
-    waiting = []
-    for file in files:
-        record = history.by_version.get(file.version)
-        if record is not None and record.is_open:
-            if record.is_of_another(file):
-                yield errors.NumberTakenError(record, file)
-        else:
-            waiting.append(file)
     by_digest: defaultdict[str | None, list[MigrationFile]] = defaultdict(list)
     recorded = Recorded(history)
-    for file in waiting:
-        if (record := recorded.elsewhere(file)) is None:
-            by_digest[file.digest].append(file)
-        elif twins := [f for f in files if f.version == record.version and record.is_unchanged(f)]:
-            yield errors.CopiedError((*twins, file))
-        else:
-            yield errors.RenumberedError(record, file)
+    for file in files:
+        record = history.by_version.get(file.version)
+        if record is not None and record.is_open and record.is_of_another(file):
+            yield errors.NumberTakenError(record, file)
+        elif not history.is_applied(file.version):
+            if (other := recorded.elsewhere(file)) is None:
+                by_digest[file.digest].append(file)
+            elif same := [f for f in files if f.version == other.version and other.is_unchanged(f)]:
+                yield errors.CopiedError((*same, file))
+            else:
+                yield errors.RenumberedError(other, file)
     yield from (errors.CopiedError(same) for same in by_digest.values() if len(same) > 1)
 
 
@@ -84,18 +80,13 @@ class Recorded:
     """The records of what is in the database, found by what their files did."""
 
     def __init__(self, history: History) -> None:
-        there = [record for record in history.records if record.is_open]
-        by_content: dict[str | None, Record] = {
-            record.checksum: record for record in there if record.checksum
-        }
-        self._found: dict[str | None, Record] = by_content | {
-            record.digest: record for record in there if record.digest
-        }
+        self._found: defaultdict[str | None, list[Record]] = defaultdict(list)
+        for record in history.records:
+            for key in (record.digest, record.checksum) if record.is_open else ():
+                self._found[key].append(record)
 
     def elsewhere(self, file: MigrationFile) -> Record | None:
         """Find the record of what a file does under another number than the file's."""
-        for key in (file.digest, file.checksum):
-            record = self._found.get(key)
-            if record is not None and record.version != file.version:
-                return record
-        return None
+        keys = filter(None, (file.digest, file.checksum))
+        found = (record for key in keys for record in self._found.get(key, ()))
+        return next((record for record in found if record.version != file.version), None)

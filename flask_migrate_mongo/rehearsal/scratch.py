@@ -240,6 +240,19 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], t
     return tuple(removed), tuple(warnings)
 
 
+def leftovers(real: Server, also: str | None) -> tuple[str, ...]:
+    """Find the databases that `remove_leftovers` would drop."""
+    of, prefix = real.database.name, prefix_for(real.database.name)
+    leftover = {"_id": _MARKER_ID, "of": of, "aliveAt": {"$lt": real.now() - LEFTOVER_AFTER}}
+    client = real.database.client
+    return tuple(
+        name
+        for name in client.list_database_names()
+        if (name.startswith(prefix) or name == also)
+        and Server(client[name]).collection(MARKER).find_one(leftover)
+    )
+
+
 def _drop(database: Database[Document]) -> None:
     # Without a limit it would wait as long as a transaction of another process is open. The guard of a rehearsal
     # would copy all collections when they are listed.

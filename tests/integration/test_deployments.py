@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -255,6 +256,11 @@ def looks(on: Deployment) -> None:
     for command in ("status", "plan", "history", "lock-status"):
         on.run(command)
     on.run("check", "--allow", "pending")
+    on.run("show", "1", "--source")
+
+
+def examines(on: Deployment) -> None:
+    on.run("doctor")
 
 
 def until(happened: Callable[[], object]) -> None:
@@ -282,6 +288,8 @@ def migrates(on: Deployment) -> None:
     on.run("baseline", "--reason", "restored")
     on.run("redo", "5")
     on.run("renumber", "5")
+    shop.changelog.insert_one({"fileName": "5-last.js", "appliedAt": datetime.now(timezone.utc)})
+    on.run("import-history", "--from", "migrate-mongo")
 
 
 def administrates(on: Deployment) -> None:
@@ -322,14 +330,15 @@ SPECIAL = "of a migration with `collMod`, or with `bypass_document_validation`"
 ROWS = (
     Row("`create`, `lint`", "none: they do not connect", (), needs_no_server),
     Row(
-        "`status`, `plan`, `check`, `history`, `lock-status`",
+        "`status`, `plan`, `check`, `history`, `lock-status`, `show`",
         "`read` on the database",
         (READ,),
         looks,
         (("read", "other"),),
     ),
+    Row("`doctor`", "any: it names the rights that the user lacks", (READ,), examines),
     Row(
-        "`up`, `down`, `pause`, `resume`, `cancel`, `redo`, `force-unlock`, `resolve`, `baseline`, `renumber`, and dry runs of `up` and `down`",
+        "`up`, `down`, `pause`, `resume`, `cancel`, `redo`, `force-unlock`, `resolve`, `baseline`, `renumber`, `import-history`, and dry runs of `up` and `down`",
         "`readWrite` on the database",
         (WRITE,),
         migrates,

@@ -171,6 +171,8 @@ def fields(document: object) -> Iterator[str]:
         ("rehearse",),
         ("down", "--steps", "0"),
         ("plan",),
+        ("show", "20261101003", "--source"),
+        ("doctor",),
     ],
     ids=" ".join,
 )

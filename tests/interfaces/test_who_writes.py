@@ -33,6 +33,8 @@ LOOKING: dict[str, list[tuple[str, ...]]] = {
     "history": [(), ("--events",), ("1",)],
     "lock-status": [()],
     "create": [("x",)],
+    "doctor": [()],
+    "show": [("1",), ("2", "--source")],
     "rehearse": [()],
 }
 DRY: list[tuple[str, ...]] = [("up", "--dry-run"), ("down", "--dry-run"), ("redo", "--dry-run")]

@@ -259,6 +259,42 @@ def test_the_lock_may_not_share_the_collection_of_the_history() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"MIGRATE_RUN_COLLECTION": "migrations"},
+            "MIGRATE_RUN_COLLECTION is 'migrations', but it accepts another collection than MIGRATE_COLLECTION.",
+        ),
+        (
+            {"MIGRATE_COLLECTION": "migration_runs"},
+            "MIGRATE_RUN_COLLECTION is 'migration_runs', but it accepts another collection than MIGRATE_COLLECTION.",
+        ),
+        (
+            {"MIGRATE_RUN_COLLECTION": "locks", "MIGRATE_LOCK_COLLECTION": "locks"},
+            "MIGRATE_RUN_COLLECTION is 'locks', but it accepts another collection than MIGRATE_LOCK_COLLECTION.",
+        ),
+        (
+            {"MIGRATE_COLLECTION": "log", "MIGRATE_LOCK_COLLECTION": "log.ranges"},
+            "MIGRATE_LOCK_COLLECTION is 'log.ranges', but it accepts another collection than log.ranges, which holds checkpoints of MIGRATE_COLLECTION.",
+        ),
+        (
+            {"MIGRATE_RUN_COLLECTION": "migrations.ranges"},
+            "MIGRATE_RUN_COLLECTION is 'migrations.ranges', but it accepts another collection than migrations.ranges, which holds checkpoints of MIGRATE_COLLECTION.",
+        ),
+    ],
+)
+def test_no_two_purposes_share_a_collection(given: dict[str, str], expected: str) -> None:
+    for environ, config in (({}, given), (given, {})):
+        with pytest.raises(SettingError) as caught:
+            settings(environ, **config)
+        assert str(caught.value).startswith(expected)
+
+
+def test_the_checkpoints_of_the_lock_and_the_runs_are_no_collections() -> None:
+    assert settings(MIGRATE_COLLECTION="migration_locks.ranges").run_collection == "migration_runs"
+
+
+@pytest.mark.parametrize(
     ("name", "bound"),
     [("MIGRATE_LOCK_TTL", MINIMAL_TTL), ("MIGRATE_LOCK_TTL", A_YEAR), ("MIGRATE_LOCK_WAIT", 0)],
 )

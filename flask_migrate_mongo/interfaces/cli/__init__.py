@@ -35,6 +35,8 @@ _MODULES: Mapping[str, str] = {
     "renumber": "settling",
     "import-history": "importing",
     "check": "checking",
+    "show": "showing",
+    "doctor": "examining",
     "run-async": "queued",
 }
 """The commands, each with the module that it is in, under its name with `_` in place of `-`."""
@@ -72,8 +74,8 @@ def db_migrate() -> None:
       1  a migration failed, or a rehearsal found a problem
       2  the command line is not valid
       3  another process holds the lock
-      4  a check found something: `status --check`, `lint`, `rehearse --fail-on`,
-         or a dry run that could execute nothing
+      4  a check found something: `status --check`, `doctor`, `lint`,
+         `rehearse --fail-on`, or a dry run that could execute nothing
       5  refused, because it could do harm
       6  the configuration is wrong, or the database does not answer
     """  # noqa: D301  (Click's mark for lines that stay as they are)

@@ -1,0 +1,125 @@
+"""Everything that is known of one version, also if its file or its record is missing or broken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask_migrate_mongo.files.parsing import describe, read_content, slug_of, slugify, version_of
+from flask_migrate_mongo.model.errors import (
+    DuplicateVersionError,
+    MigrateError,
+    NoFolderError,
+    SourceError,
+)
+from flask_migrate_mongo.model.values import Event, MigrationFile, Record, Status
+
+from .identity import find_version, known_names, mistaken
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flask_migrate_mongo.files.folder import Folder
+    from flask_migrate_mongo.lint.linter import Linter, LintReport
+
+    from .plans import Inspector
+
+
+@dataclass(frozen=True, slots=True)
+class FileDetails:
+    """A file, what it declares or why it cannot be used, and its text if that is wanted."""
+
+    path: Path
+    file: MigrationFile | None = None
+    problem: SourceError | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDetails:
+    """The files and the record of a version, and what is wrong with them. Usually there is one file."""
+
+    version: int
+    files: tuple[FileDetails, ...]
+    record: Record | None
+    problems: tuple[MigrateError, ...]
+    lint: LintReport
+    events: tuple[Event, ...]
+
+    @property
+    def name(self) -> str:
+        """The name in the file, or else the one that was recorded."""
+        named = [each.file.name if each.file else slug_of(each.path.stem) for each in self.files]
+        return named[0] if named else self.record.name if self.record else ""
+
+    @property
+    def state(self) -> str:
+        """The state of the version, as `status` names it, or why that does not list it."""
+        record = self.record
+        if record is not None and record.replaced_by is not None:
+            return "replaced"
+        if record is not None and record.is_open:
+            return "applied" if record.status is Status.COMPLETED else record.status.value
+        if self.files or record is None:
+            return Status.PENDING.value if any(f.file for f in self.files) else "unusable"
+        return "forgotten" if record.forgotten else record.status.value
+
+    @property
+    def changed(self) -> bool:
+        """Whether a file is not as it was when the migration started."""
+        record, files = self.record, [each.file for each in self.files if each.file]
+        if record is None or not record.is_open:
+            return False
+        return not all(map(record.is_unchanged, files))
+
+
+def details(
+    inspector: Inspector, linter: Linter, name: str, *, with_source: bool = False
+) -> VersionDetails:
+    """Find a version by its number, the beginning of it, or its slug. Executes no migration, and takes no lock.
+
+    Raises UnknownVersionError or AmbiguousVersionError.
+    """
+    history = inspector.history.load()
+    paths = _numbered(inspector.folder)
+    known = dict(known_names((), history.records))
+    for path, number in paths.items():
+        known[number] = known.get(number, frozenset()) | {slugify(slug_of(path.stem))}
+    version = find_version(name, known)
+    own = [path for path, number in paths.items() if number == version]
+    files = tuple(_read(path, with_source=with_source) for path in own)
+    declared = [each.file for each in files if each.file]
+    problems = [each.problem for each in files if each.problem]
+    return VersionDetails(
+        version,
+        files,
+        history.by_version.get(version),
+        (
+            *problems,
+            *([DuplicateVersionError(version, own)] if len(own) > 1 else []),
+            *(error for file in declared for error in mistaken([file], history)),
+        ),
+        linter.lint(file.path for file in declared),
+        inspector.history.events(version),
+    )
+
+
+def _numbered(folder: Folder) -> dict[Path, int]:
+    """List the files that have a version, also those that cannot be used."""
+    try:
+        paths = folder.choose(())
+    except NoFolderError:
+        return {}
+    return {path: number for path in paths if (number := version_of(path.stem)) is not None}
+
+
+def _read(path: Path, *, with_source: bool) -> FileDetails:
+    try:
+        content = read_content(path)
+    except SourceError as problem:
+        return FileDetails(path, problem=problem)
+    source = content.decode("utf-8", "backslashreplace") if with_source else None
+    try:
+        return FileDetails(path, describe(path, content), source=source)
+    except SourceError as problem:
+        return FileDetails(path, problem=problem, source=source)
