@@ -98,7 +98,7 @@ class Runner(Inspector, RunMethods):
 
         Raises SourceError, ImportFailedError or UnsupportedDriverError.
         """
-        if any(step.file.transactional for step in plan.steps):
+        if any(step.file.transactional and not step.adopts for step in plan.steps):
             check_confinement_support()
         return tuple(None if step.adopts else load(step) for step in plan.steps)
 
@@ -133,10 +133,14 @@ class Runner(Inspector, RunMethods):
         if history.fence >= grant.fence:
             grant.raise_fence(above=history.fence)
         run = Run(grant.actor, fence=grant.fence, batch=history.next_batch)
+        for squashed, parts in history.unmarked:
+            # The run that recorded the squashed migration crashed before it did this.
+            mark = partial(self.history.mark_replaced, parts, squashed, run, at=grant.ensure())
+            grant.outlast(mark, give_up=give_up)
         for dead in history.running:
             # If the lease was lost meanwhile, the record may be that of the run that has it now.
-            mark = partial(self.history.mark_interrupted, dead, grant.actor, at=grant.ensure())
-            grant.outlast(mark, give_up=give_up)
+            interrupt = partial(self.history.mark_interrupted, dead, grant.actor, at=grant.ensure())
+            grant.outlast(interrupt, give_up=give_up)
         if history.running:
             history = grant.outlast(self.history.load, give_up=give_up)
         return history, run
@@ -201,14 +205,20 @@ class LeasedRun:
 
     def _adopt(self, step: Step, position: int) -> tuple[Outcome, MigrateError | None]:
         """Record a squashed migration, whose parts are applied, without running it."""
+        state = StepState.NOT_RUN
         try:
             self.runner.switch.check()
             at = self.grant.ensure_recent()
+            state = StepState.UNKNOWN
             reason = "everything that it replaces is applied"
-            adoption = Adoption(step.file, Origin.SQUASHED, reason, position=position)
+            adoption = Adoption(
+                step.file, Origin.SQUASHED, reason, position=position, parts=step.adopts
+            )
             self.runner.history.record_applied(adoption, self.run, at)
-        except MigrateError as exc:
+        except LeaseLostError as exc:
             return Outcome(step, StepState.NOT_RUN), exc
+        except MigrateError as exc:
+            return Outcome(step, state, error=capture(exc)), exc
         return Outcome(step, StepState.RECORDED), None
 
     def _run_step(

@@ -15,6 +15,7 @@ from flask_migrate_mongo.files.loading import load_verify
 from flask_migrate_mongo.files.parsing import describe, read_content
 from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.squashing import parts_of
 from flask_migrate_mongo.model.values import (
     Direction,
     History,
@@ -30,7 +31,7 @@ from flask_migrate_mongo.planning.identity import (
     find_version,
     known_names,
 )
-from flask_migrate_mongo.planning.plans import pending
+from flask_migrate_mongo.planning.plans import pending, place_of
 from flask_migrate_mongo.store.lease import Grant
 from flask_migrate_mongo.store.records import Adoption, Run
 
@@ -70,8 +71,20 @@ class Settling:
         """Find the version that a number, the beginning of one, or a slug names."""
         return find_version(name, known_names(files.values(), self.history.records))
 
+    def refuse_part(self, version: int) -> None:
+        """Refuse to settle what a recorded squashed migration replaces. Raises NotResolvableError."""
+        squashed = self.history.replaced.get(version)
+        if squashed is not None:
+            name = self.history.by_version[squashed].name
+            msg = f"{version} is a part of the squashed migration {squashed} ({name}), so it has no state of its own. Nothing was changed."
+            raise errors.NotResolvableError(
+                msg,
+                f"Settle the squashed one: [resolve {squashed} applied=True|False reason=TEXT].",
+            )
+
     def record(self, version: int) -> Record:
         """Find a record. Raises NotResolvableError."""
+        self.refuse_part(version)
         record = self.history.by_version.get(version)
         if record is None or record.forgotten:
             msg = f"The history has no record of {version}. Nothing was changed."
@@ -90,9 +103,11 @@ def resolve(runner: Runner, name: str, *, applied: bool, reason: str) -> Record:
     with Settling.begun(runner, "resolve", reason) as settling:
         files = settling.files()
         version = settling.version(name, files)
+        settling.refuse_part(version)
         record = settling.history.by_version.get(version)
         if applied and version in files and (record is None or not record.is_open):
-            adoption = Adoption(files[version], Origin.RESOLVED, reason)
+            parts = parts_of(files[version], settling.history.records)
+            adoption = Adoption(files[version], Origin.RESOLVED, reason, parts=parts)
             runner.history.record_applied(adoption, settling.run, settling.grant.ensure())
         else:
             record = settling.record(version)
@@ -214,12 +229,17 @@ def baseline(
     with Settling.begun(runner, "baseline", reason) as settling:
         files = {file.version: file for file in runner.folder.discover().usable()}
         check_identity(tuple(files.values()), settling.history)
-        last = max(files, default=0) if to is None else settling.version(to, files)
-        chosen = [f for f in pending(files.values(), settling.history) if f.version <= last]
+        chosen = list(pending(files.values(), settling.history))
+        if to is not None:
+            last = place_of(settling.version(to, files), files.values())
+            chosen = [file for file in chosen if file.place <= last]
         recorded = tuple(Baselined(file, True if file.verifiable else None) for file in chosen)
         _verify(settling, chosen)
         for position, each in enumerate(() if dry_run else recorded):
-            adoption = Adoption(each.file, Origin.BASELINE, reason, each.verified, position)
+            parts = parts_of(each.file, settling.history.records)
+            adoption = Adoption(
+                each.file, Origin.BASELINE, reason, each.verified, position, parts=parts
+            )
             at = settling.grant.ensure_recent()
             runner.history.record_applied(adoption, settling.run, at)
     return BaselineReport(recorded, dry_run)

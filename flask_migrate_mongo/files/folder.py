@@ -163,4 +163,5 @@ def _described(path: Path, trusted: Mapping[int, Record]) -> MigrationFile:
         checksum=record.checksum,
         digest=record.digest,
         slug=slug_of(path.stem),
+        replaces=record.replaces,
     )

@@ -136,7 +136,7 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
         digest=digest(tree),
         slug=match["slug"],
         verifiable=_defines(path, bound, VERIFY),
-        replaces=_replaced(path, bound),
+        replaces=_replaced(path, bound, int(match["version"])),
     )
 
 
@@ -186,7 +186,7 @@ def _literal(path: Path, bound: Bound, name: str, default: _Literal) -> _Literal
     raise SourceError(path, problem, line=node.lineno)
 
 
-def _replaced(path: Path, bound: Bound) -> tuple[int, ...]:
+def _replaced(path: Path, bound: Bound, version: int) -> tuple[int, ...]:
     """Read the versions that a squashed migration replaces, in ascending order. Raises SourceError."""
     node = bound.get("replaces")
     if not isinstance(node, ast.expr):
@@ -196,7 +196,12 @@ def _replaced(path: Path, bound: Bound) -> tuple[int, ...]:
     if not all(re.fullmatch(r"[0-9]+", version) for version in versions):
         problem = 'replaces must be a list of versions, such as ["20260101001", "20260101002"].'
         raise SourceError(path, problem, line=node.lineno)
-    return tuple(sorted(map(int, versions)))
+    replaced = sorted(set(map(int, versions)))
+    # Then no migration replaces itself, and no two replace each other.
+    if replaced and replaced[-1] >= version:
+        problem = f"replaces names {replaced[-1]}, but a squashed migration has a higher number than all that it replaces."
+        raise SourceError(path, problem, line=node.lineno)
+    return tuple(replaced)
 
 
 def _defines(path: Path, bound: Bound, name: str) -> bool:

@@ -62,14 +62,26 @@ class Scaffold:
         produce a valid migration, or a folder that cannot be written to.
         """
         name = _clean(name)
+        return self.add(
+            name,
+            lambda path, version: self._render(path, name, version, transactional=transactional),
+        )
+
+    def add(self, name: str, content: Callable[[Path, int], bytes]) -> Path:
+        """Write a file with the next free number; `content` gets its path and that number.
+
+        Raises InvalidRequestError for an empty or overlong name, and ConfigurationError for a folder that cannot be
+        written to.
+        """
+        slug = slugify(_clean(name))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             ensure_own(self.folder)
             with _locked(self.folder):
                 highest = highest_version(self.folder)
                 version = next_version(highest, self.clock(), self.version_format)
-                path = self.folder / f"{version}_{slugify(name)}.py"
-                _write(path, self._render(path, name, version, transactional=transactional))
+                path = self.folder / f"{version}_{slug}.py"
+                _write(path, content(path, version))
                 self._note(path)
         except OSError as exc:
             raise unusable(self.folder, "written to", exc) from exc

@@ -298,6 +298,7 @@ PlannedStepDocument = _document(
     _StepOf,
     idempotent=_flag(attribute="step.file.idempotent"),
     interrupted=_flag(attribute="step.interrupted"),
+    recorded_only=fields.Function(lambda planned: bool(planned.step.adopts)),
     collections=fields.Function(
         lambda planned: [
             {"collection": name, "documents": size} for name, size in planned.collections.items()
@@ -489,6 +490,18 @@ RenumberedDocument = _document(
     path=_text(),
     record_from=_version(allow_none=True),
 )
+SquashedDocument = _document(
+    "Squashed",
+    path=_text(),
+    version=_version(attribute="file.version"),
+    replaces=fields.List(_version(), required=True, attribute="file.replaces"),
+    joined=fields.Function(lambda squashed: [str(file.version) for file in squashed.joined]),
+    transactional=_flag(attribute="file.transactional"),
+    idempotent=_flag(attribute="file.idempotent"),
+    reversible=_flag(attribute="file.reversible"),
+    notes=_texts(),
+)
+"""A squashed migration that was written."""
 
 MappedDocument = _document(
     "Mapped",
@@ -573,6 +586,7 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "renumber": RenumberedDocument,
     "run-event": RunEventDocument,
     "show": VersionDetailsDocument,
+    "squash": SquashedDocument,
     "status": StatusDocument,
     "step": StepDocument,
     **dict.fromkeys(("up", "down", "redo"), RunDocument),

@@ -231,15 +231,40 @@ class CopiedError(MistakenError, code="copied"):
         )
 
 
+class OverlappingSquashError(MistakenError, code="overlapping-squash"):
+    title = (
+        "Two squashed migrations replace the same migration, so its changes would be made twice."
+    )
+    remedy = (
+        "Keep one of them. A squashed migration may replace everything that another one replaces."
+    )
+
+    def __init__(self, files: Sequence[MigrationFile], common: Sequence[int]) -> None:
+        self.versions = tuple(file.version for file in files)
+        names = " and ".join(file.file_name for file in files)
+        self.message = (
+            f"{names} both replace {_shortened(list(map(str, common)))}. Nothing was run."
+        )
+
+
+class IncompleteSquashError(MistakenError, code="incomplete-squash"):
+    title = "A squashed migration replaces another one, and not everything that this one replaces."
+
+    def __init__(self, whole: MigrationFile, part: MigrationFile, missing: Sequence[int]) -> None:
+        self.versions = (whole.version, part.version)
+        listed = _shortened(list(map(str, missing)))
+        self.message = f"{whole.file_name} replaces the squashed {part.version}, and not everything that this one replaces: {listed}. Nothing was run."
+        self.remedy = f"Add these to `replaces` in {whole.file_name}."
+
+
 class PartlySquashedError(RefusedError, code="partly-squashed"):
     title = "Only some of the migrations that a squashed one replaces are applied."
 
-    def __init__(
-        self, version: int, name: str, applied: Sequence[int], missing: Sequence[int]
-    ) -> None:
-        done = f"{_listed(applied)} are applied" if applied else "None is applied"
-        self.message = f"{version} ({name}) replaces other migrations, and only some of these are applied. {done}; {_listed(missing)} are not. Nothing was run."
-        self.remedy = f"Move the file of {version} out of the folder, restore the files that it replaces, and apply them: [up]."
+    def __init__(self, file: MigrationFile, missing: Sequence[str]) -> None:
+        total = len(file.replaces)
+        self.versions: tuple[int, ...] = (file.version,)
+        self.message = f"{file.version} ({file.name}) replaces {total} migrations, and {total - len(missing)} of them are applied. The others: {', '.join(missing)}. Nothing was run."
+        self.remedy = f"Move {file.file_name} out of the folder, restore the files that it replaces, and apply them: [up]. Then put it back."
 
 
 class NotReversibleError(RefusedError, code="not-reversible"):

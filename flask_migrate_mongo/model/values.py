@@ -111,6 +111,11 @@ class MigrationFile:
         """Whether running it again after an interruption can do no harm."""
         return self.transactional or self.idempotent
 
+    @property
+    def place(self) -> int:
+        """Its place in the order of versions: a squashed migration has that of the last one that it replaces."""
+        return max(self.replaces, default=self.version)
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
@@ -290,6 +295,11 @@ class Record:
         return self.slug not in (None, file.slug) and not self.is_unchanged(file)
 
     @property
+    def place(self) -> int:
+        """Its place in the order of versions: a squashed migration has that of the last one that it replaces."""
+        return max(self.replaces, default=self.version)
+
+    @property
     def order(self) -> tuple[int, int, float, int]:
         """When it was applied, as a key: within a batch by position, since clocks can tie or step back."""
         applied = self.applied_at.timestamp() if self.applied_at else 0.0
@@ -304,9 +314,14 @@ COLUMNS: Mapping[str, Column] = {
 
 @dataclass(frozen=True)
 class History:
-    """All records at one moment."""
+    """All records at one moment.
+
+    `unmarked` are squashed migrations, each with those of its parts that are marked as replaced here and not yet in
+    the database.
+    """
 
     records: tuple[Record, ...] = ()
+    unmarked: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     @cached_property
     def by_version(self) -> Mapping[int, Record]:
@@ -319,9 +334,32 @@ class History:
         return tuple(sorted((r for r in self.records if r.is_applied), key=lambda r: r.order))
 
     @cached_property
+    def replaced(self) -> Mapping[int, int]:
+        """The versions that count as parts of a recorded squashed migration, each with that."""
+        found: dict[int, int] = {}
+        for record in self.records:
+            owner = self._owner(record)
+            if owner is None or not owner.is_open:
+                continue
+            # Also those without a record: on a new database a squashed migration ran instead of them.
+            found |= {part: owner.version for part in record.replaces if part not in found}
+            if owner is not record:
+                found[record.version] = owner.version
+        return found
+
+    def _owner(self, record: Record) -> Record | None:
+        """Find the squashed migration at the end of those that replace a record, or the record itself."""
+        owner: Record | None = record
+        for _ in self.records:
+            if owner is None or owner.replaced_by is None:
+                break
+            owner = self.by_version.get(owner.replaced_by)
+        return owner
+
+    @cached_property
     def highest_applied(self) -> int:
-        """The highest applied version, 0 when there is none."""
-        return max((record.version for record in self.applied), default=0)
+        """The highest place of an applied version, 0 when there is none."""
+        return max((record.place for record in self.applied), default=0)
 
     @property
     def running(self) -> tuple[Record, ...]:
@@ -346,13 +384,17 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One migration of a plan. With `adopts`, it is recorded as applied and does not run."""
+    """One migration of a plan.
+
+    `adopts` are the records of what a squashed migration replaces, if all of it is applied: then the squashed one is
+    recorded as applied, in their place, and does not run.
+    """
 
     file: MigrationFile
     direction: Direction
     out_of_order: bool = False
     interrupted: bool = False
-    adopts: bool = False
+    adopts: tuple[Record, ...] = ()
 
     @property
     def version(self) -> int:
@@ -371,13 +413,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A version as `status` shows it: its file, its record, or both."""
+    """A version as `status` shows it: its file, its record, or both.
+
+    `replaced_by` is the squashed migration that replaces it, and that is not recorded yet.
+    """
 
     version: int
     file: MigrationFile | None
     record: Record | None
     drifted: bool = False
     out_of_order: bool = False
+    replaced_by: int | None = None
 
     @property
     def name(self) -> str:
@@ -387,8 +433,8 @@ class Entry:
 
     @property
     def missing(self) -> bool:
-        """Whether it is applied while its file is gone."""
-        return self.file is None
+        """Whether it is applied while its file is gone, and no squashed migration replaces it."""
+        return self.file is None and self.replaced_by is None
 
     @property
     def reversible(self) -> bool:

@@ -15,6 +15,7 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Event, MigrationFile, Record, Status
 
 from .identity import find_version, known_names, mistaken
+from .squashing import replaced_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,10 @@ class FileDetails:
 
 @dataclass(frozen=True, slots=True)
 class VersionDetails:
-    """The files and the record of a version, and what is wrong with them. Usually there is one file."""
+    """The files and the record of a version, and what is wrong with them. Usually there is one file.
+
+    `replaced` is whether a squashed migration counts instead of it.
+    """
 
     version: int
     files: tuple[FileDetails, ...]
@@ -45,6 +49,7 @@ class VersionDetails:
     problems: tuple[MigrateError, ...]
     lint: LintReport
     events: tuple[Event, ...]
+    replaced: bool = False
 
     @property
     def name(self) -> str:
@@ -56,10 +61,10 @@ class VersionDetails:
     def state(self) -> str:
         """The state of the version, as `status` names it, or why that does not list it."""
         record = self.record
-        if record is not None and record.replaced_by is not None:
-            return "replaced"
         if record is not None and record.is_open:
             return "applied" if record.status is Status.COMPLETED else record.status.value
+        if self.replaced or (record is not None and record.replaced_by and not self.files):
+            return "replaced"
         if self.files or record is None:
             return Status.PENDING.value if any(f.file for f in self.files) else "unusable"
         return "forgotten" if record.forgotten else record.status.value
@@ -101,6 +106,7 @@ def details(
         ),
         linter.lint(file.path for file in declared),
         inspector.history.events(version),
+        replaced=version in replaced_by(inspector.folder.discover().files, history),
     )
 
 

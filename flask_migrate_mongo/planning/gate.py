@@ -13,7 +13,8 @@ from flask_migrate_mongo.model.values import Entry, Survey
 from flask_migrate_mongo.model.wording import Wording, cli, render
 
 from .identity import mistaken
-from .plans import Inspector, survey
+from .plans import Inspector, pending, survey
+from .squashing import partly_squashed
 
 
 class Kind(str, Enum):
@@ -30,6 +31,7 @@ class Kind(str, Enum):
     UNUSABLE = "unusable"
     STALE = "stale"
     LINT = "lint"
+    PARTLY_SQUASHED = "partly-squashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,14 @@ def check(
     state = inspector.look()
     files = state.found.files
     in_doubt = tuple(mistaken(files, state.history))
+    partly = tuple(partly_squashed(pending(files, state.history), state.history))
+    refused = {v for error in in_doubt for v in error.versions}
+    refused |= {v for error in partly for v in error.versions}
     found = [
         *(_problem(Kind.UNUSABLE, error) for error in state.found.problems),
         *(_problem(Kind.MISTAKEN, error) for error in in_doubt),
-        *_of_survey(
-            survey(files, state.history), {v for error in in_doubt for v in error.versions}
-        ),
+        *(_problem(Kind.PARTLY_SQUASHED, error) for error in partly),
+        *_of_survey(survey(files, state.history), refused),
     ]
     if linear and (error := stale([file.path for file in files])):
         found.append(_problem(Kind.STALE, error))

@@ -9,6 +9,8 @@ from flask_migrate_mongo.files.parsing import slugify
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.values import History, MigrationFile, Record
 
+from .squashing import contradictory, replaced_by
+
 _LONGEST = 200
 """Characters of a name: Python refuses to read numbers of thousands of digits."""
 
@@ -60,13 +62,15 @@ def check_identity(files: Sequence[MigrationFile], history: History) -> None:
 
 def mistaken(files: Sequence[MigrationFile], history: History) -> Iterator[errors.MistakenError]:
     """Find numbers that two migrations have, and migrations that have two numbers."""
+    yield from contradictory(files)
+    replaced = replaced_by(files, history)
     by_digest: defaultdict[str | None, list[MigrationFile]] = defaultdict(list)
     recorded = Recorded(history)
     for file in files:
         record = history.by_version.get(file.version)
         if record is not None and record.is_open and record.is_of_another(file):
             yield errors.NumberTakenError(record, file)
-        elif not history.is_applied(file.version):
+        elif file.version not in replaced and not history.is_applied(file.version):
             if (other := recorded.elsewhere(file)) is None:
                 by_digest[file.digest].append(file)
             elif same := [f for f in files if f.version == other.version and other.is_unchanged(f)]:
@@ -82,7 +86,8 @@ class Recorded:
     def __init__(self, history: History) -> None:
         self._found: defaultdict[str | None, list[Record]] = defaultdict(list)
         for record in history.records:
-            for key in (record.digest, record.checksum) if record.is_open else ():
+            is_there = record.is_open or record.version in history.replaced
+            for key in (record.digest, record.checksum) if is_there else ():
                 self._found[key].append(record)
 
     def elsewhere(self, file: MigrationFile) -> Record | None:

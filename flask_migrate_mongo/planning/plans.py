@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.files.folder import Discovery, Folder
 from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.squashing import parts_of
 from flask_migrate_mongo.model.values import (
     Direction,
     Entry,
@@ -27,6 +28,7 @@ from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 
 from .identity import check_identity, find_version, known_names
+from .squashing import adopted, replaced_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,16 @@ EVERYTHING_PENDING = Target(Direction.UP)
 
 
 def pending(files: Iterable[MigrationFile], history: History) -> tuple[MigrationFile, ...]:
-    """List the files that are neither applied nor replaced by a squashed one, in ascending order of their version."""
+    """List the files that are neither applied nor replaced by a squashed one, in ascending order of their place."""
     files = tuple(files)
-    replaced = {version for file in files for version in file.replaces}
+    replaced = replaced_by(files, history)
     waiting = (f for f in files if f.version not in replaced and not history.is_applied(f.version))
-    return tuple(sorted(waiting, key=lambda file: file.version))
+    return tuple(sorted(waiting, key=lambda file: file.place))
+
+
+def place_of(version: int, files: Iterable[MigrationFile]) -> int:
+    """Find the place of a version, which is its number, unless it is that of a squashed migration."""
+    return next((file.place for file in files if file.version == version), version)
 
 
 def plan_up(
@@ -86,8 +93,8 @@ def plan_up(
     check_identity(files, history)
     waiting = pending(files, history)
     if target.to is not None:
-        last = find_version(target.to, known_names(files, history.records))
-        waiting = tuple(file for file in waiting if file.version <= last)
+        last = place_of(find_version(target.to, known_names(files, history.records)), files)
+        waiting = tuple(file for file in waiting if file.place <= last)
     if target.steps is not None:
         waiting = waiting[: _positive(target.steps, "Apply")]
     if not target.allow_drift:
@@ -158,7 +165,7 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
     `lacking` says why the server has none, or None; it is asked only when a step needs one.
     Raises TransactionsUnsupportedError.
     """
-    versions = [step.version for step in plan.steps if step.file.transactional]
+    versions = [s.version for s in plan.steps if s.file.transactional and not s.adopts]
     reason = lacking() if versions else None
     if reason is None:
         return plan
@@ -170,11 +177,14 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
 
 def survey(files: Sequence[MigrationFile], history: History) -> Survey:
     """Sort the versions that have a file or a record by their state."""
-    known = {file.version for file in files}
-    replaced = {version for file in files for version in file.replaces}
+    known = {file.version: file for file in files}
+    replaced = replaced_by(files, history)
     entries = [_entry(file, history) for file in files if file.version not in replaced]
-    gone = (r for r in history.records if r.version not in known and r.is_open)
-    entries += [Entry(record.version, None, record) for record in gone]
+    entries += [
+        Entry(r.version, known.get(r.version), r, replaced_by=replaced.get(r.version))
+        for r in history.records
+        if r.is_open and (r.version not in known or r.version in replaced)
+    ]
     by_status: defaultdict[Status, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda entry: entry.version):
         is_open = entry.record is not None and entry.record.is_open
@@ -214,24 +224,15 @@ def _check_backfills(
 
 def _up_step(file: MigrationFile, history: History) -> Step:
     record = history.by_version.get(file.version)
+    adopts = adopted(file, history)
     return Step(
         file,
         Direction.UP,
-        out_of_order=file.version < history.highest_applied and not file.replaces,
+        out_of_order=file.place < history.highest_applied and not adopts,
         # A backfill resumes where it was: nothing of it is repeated.
         interrupted=record is not None and record.interrupted and not record.backfilled_by,
-        adopts=_replaces_applied(file, history),
+        adopts=adopts,
     )
-
-
-def _replaces_applied(file: MigrationFile, history: History) -> bool:
-    """Whether all that a squashed migration replaces is applied. Raises PartlySquashedError if a part is."""
-    applied = [version for version in file.replaces if history.is_applied(version)]
-    records = map(history.by_version.get, file.replaces)
-    if len(applied) < len(file.replaces) and any(r is not None and r.is_open for r in records):
-        rest = [version for version in file.replaces if version not in applied]
-        raise errors.PartlySquashedError(file.version, file.name, applied, rest)
-    return bool(applied)
 
 
 def _down_step(record: Record, file: MigrationFile | None, *, allow_drift: bool) -> Step:
@@ -256,7 +257,10 @@ def _step_warnings(steps: Iterable[Step]) -> Iterable[str]:
 
 def _history_warnings(files: Iterable[MigrationFile], history: History) -> Iterable[str]:
     by_version = {file.version: file for file in files}
+    replaced = replaced_by(files, history)
     for record in history.applied:
+        if record.version in replaced:
+            continue
         file = by_version.get(record.version)
         if file is None:
             yield f"{record.version} ({record.name}) is applied, but its file is missing."
@@ -268,7 +272,8 @@ def _entry(file: MigrationFile, history: History) -> Entry:
     record = history.by_version.get(file.version)
     if record is not None and record.is_applied:
         return Entry(file.version, file, record, drifted=not record.is_unchanged(file))
-    out_of_order = file.version < history.highest_applied
+    # A squashed migration whose parts are applied comes late by its nature.
+    out_of_order = file.place < history.highest_applied and not parts_of(file, history.applied)
     return Entry(file.version, file, record, out_of_order=out_of_order)
 
 
@@ -304,10 +309,11 @@ class Inspector:
     ) -> ProjectState:
         """Read the history, unless it is given, and then the files.
 
-        An applied file that has not changed is not parsed, unless the target would roll it back.
+        An applied or replaced file that has not changed is not parsed, unless the target would roll it back.
         """
         history = self.history.load() if history is None else history
-        trusted = {record.version: record for record in history.applied}
+        known = (r for r in history.records if r.is_applied or r.version in history.replaced)
+        trusted = {record.version: record for record in known}
         if target.direction is Direction.DOWN or target.redo:
             for record in to_roll_back(history, target):
                 del trusted[record.version]

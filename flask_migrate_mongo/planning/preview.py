@@ -70,7 +70,7 @@ def _too_large(planned: PlannedStep) -> str | None:
     """Warn of a transaction over large collections; None if there are none."""
     sizes = planned.collections.items()
     large = ", ".join(f"{name} ({size:,})" for name, size in sizes if size and size > MANY)
-    if not large or not planned.step.file.transactional:
+    if not large or not planned.step.file.transactional or planned.step.adopts:
         return None
     return (
         f"{planned.step.version} uses collections of more than {MANY:,} documents in one transaction: {large}. "

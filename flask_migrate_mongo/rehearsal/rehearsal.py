@@ -25,6 +25,7 @@ from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.values import Actor, Direction, History, MigrationFile, Record
 from flask_migrate_mongo.planning.identity import find_version, known_names
 from flask_migrate_mongo.planning.plans import Target, pending
+from flask_migrate_mongo.planning.squashing import adopted
 
 from .comparison import Snapshot
 from .guard import EVERYTHING, SandboxGuard
@@ -72,7 +73,7 @@ def choose(
 ) -> tuple[MigrationFile, ...]:
     """Choose the pending migrations of these versions, or all, in ascending order.
 
-    Raises InvalidRequestError, UnknownVersionError, AmbiguousVersionError.
+    Raises InvalidRequestError, UnknownVersionError, AmbiguousVersionError and PartlySquashedError.
     """
     known = known_names(files, ())
     versions = {find_version(name, known) for name in names}
@@ -81,7 +82,9 @@ def choose(
             msg = f"{version} is applied here, so the samples have its changes already."
             remedy = "Rehearse it where it is pending, or roll it back first: [down]."
             raise InvalidRequestError(msg, remedy)
-    return tuple(f for f in pending(files, history) if not versions or f.version in versions)
+    waiting = (f for f in pending(files, history) if not versions or f.version in versions)
+    # A squashed migration whose parts are applied does not run, and the samples have its changes already.
+    return tuple(file for file in waiting if not adopted(file, history))
 
 
 @dataclass(frozen=True, slots=True)

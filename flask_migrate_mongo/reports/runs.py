@@ -153,12 +153,19 @@ def _results(console: Console, notes: Console, report: RunReport) -> None:
 
 
 def _done(report: RunReport) -> str:
-    did, done = _DID[report.direction], [o for o in report.outcomes if o.succeeded]
+    recorded = sum(outcome.state is StepState.RECORDED for outcome in report.outcomes)
+    done = [o for o in report.outcomes if o.succeeded and o.state is not StepState.RECORDED]
+    only = (
+        f"Recorded {words.count(recorded)} as applied, without running {'it' if recorded == 1 else 'them'}."
+        if recorded
+        else ""
+    )
+    did = _DID[report.direction]
     if not done:
-        return f"Nothing was {did.lower()}."
+        return only or f"Nothing was {did.lower()}."
     batch = f" as batch {report.batch}" if report.batch else ""
     took = words.took(sum(outcome.took_ms or 0 for outcome in done))
-    return f"{did} {words.count(len(done))}{batch} in {took}."
+    return f"{did} {words.count(len(done))}{batch} in {took}. {only}".rstrip()
 
 
 # --- when it was a dry run

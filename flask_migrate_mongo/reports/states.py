@@ -87,10 +87,12 @@ def _status_row(entry: Entry, state: str, holder: str | None) -> Row:
         "interrupted": record is not None and record.interrupted,
         "its run crashed": is_running and record is not None and record.run_id != holder,
         "not reversible": not entry.reversible,
+        f"replaced by {entry.replaced_by}": entry.replaced_by is not None,
     }
     if applied is not None and applied.origin is not Origin.RUN:
         notes[applied.origin.value] = True
-        notes["not verified"] = not applied.verified
+        # Each part of a squashed one was verified when it ran, if it could be.
+        notes["not verified"] = not applied.verified and applied.origin is not Origin.SQUASHED
     if applied is not None:
         notes["down failed"] = applied.down_failed
     if record is not None and record.progress is not None:
@@ -180,7 +182,7 @@ def events(log: Sequence[Event]) -> None:
 
 
 def _event_row(event: Event) -> Row:
-    shown = ("direction", "applied", "reason", "of", "ofRun")
+    shown = ("direction", "applied", "reason", "of", "ofRun", "replacedBy", "ofSquashed")
     details = ", ".join(f"{key} {event.details[key]}" for key in shown if key in event.details)
     return (
         when(event.at),
@@ -257,7 +259,11 @@ def plan(found: Preview) -> None:
 
 def _step_row(planned: PlannedStep) -> Row:
     step = planned.step
-    notes = {"out of order": step.out_of_order, "interrupted": step.interrupted}
+    notes = {
+        "out of order": step.out_of_order,
+        "interrupted": step.interrupted,
+        "recorded, does not run": bool(step.adopts),
+    }
     named = [
         f"{name} ({'new' if documents is None else f'{documents:,}'})"
         for name, documents in planned.collections.items()

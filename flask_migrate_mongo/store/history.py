@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from flask_migrate_mongo.driver.server import Document, Server, translated
 from flask_migrate_mongo.model.errors import ForeignDocumentError, LeaseLostError, NoRunError
+from flask_migrate_mongo.model.squashing import history_of, parts_of
 from flask_migrate_mongo.model.values import (
     Actor,
     Direction,
@@ -41,6 +42,7 @@ from .records import (
     push,
     read,
     read_events,
+    startable,
 )
 
 _ONE_REPLY = 1_000_000
@@ -74,7 +76,7 @@ class MigrationHistory:
         """Read all records, in one command as long as they fit into one reply. Raises ForeignDocumentError."""
         with self._reading():
             found = self._records.find({}, PROJECTION).batch_size(_ONE_REPLY)
-            return History(tuple(map(read, found)))
+            return history_of(tuple(map(read, found)))
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -168,7 +170,8 @@ class MigrationHistory:
     def record_applied(self, adoption: Adoption, run: Run, at: datetime) -> None:
         """Record a migration as applied, as the last in the order of application. Raises LeaseLostError.
 
-        What a squashed migration replaces counts as a part of it from then on.
+        What a squashed migration replaces counts as a part of it from then on. After a crash in between, the next
+        run marks the parts: see `history_of`.
         """
         file, origin, verified = adoption.file, adoption.origin, adoption.verified
         values = {
@@ -182,16 +185,44 @@ class MigrationHistory:
                 direction=Direction.UP.value,
             ),
         }
+        if applied := [part for part in adoption.parts if part.is_applied]:
+            # It takes their place: what was applied after them is rolled back before it.
+            last = max(applied, key=lambda part: part.order)
+            values |= paths(
+                applied_at=last.applied_at or at, batch=last.batch, position=last.position
+            )
         event = push(run.actor, origin.value, at, reason=adoption.reason, verified=verified)
         update = {"$set": values, "$setOnInsert": {"createdAt": at}, **event}
         self._settle(file.version, update, run)
-        for version in file.replaces:
-            replaced = push(run.actor, "replaced", at, replacedBy=str(file.version))
-            with translated():
-                self._records.update_one(
-                    paths(version=str(version)),
-                    {"$set": paths(replaced_by=file.version, updated_at=at), **replaced},
-                )
+        self.mark_replaced([part.version for part in adoption.parts], file.version, run, at)
+
+    def mark_replaced(self, parts: Sequence[int], squashed: int, run: Run, at: datetime) -> None:
+        """Mark what a recorded squashed migration replaces as parts of it. A second call changes nothing."""
+        if not parts:
+            return
+        event = push(run.actor, "replaced", at, replacedBy=str(squashed))
+        with translated():
+            self._records.update_many(
+                {
+                    **paths(version={"$in": list(map(str, parts))}),
+                    **paths(replaced_by={"$ne": squashed}, fence={"$not": {"$gt": run.fence}}),
+                },
+                {"$set": paths(replaced_by=squashed, updated_at=at), **event},
+            )
+
+    def _restore_replaced(self, squashed: Record, run: Run, at: datetime) -> None:
+        """Let the parts of a squashed migration count again as what they were before it."""
+        parts = [part.version for part in parts_of(squashed, self.load().records)]
+        event = push(run.actor, "restored", at, ofSquashed=str(squashed.version))
+        with translated():
+            self._records.update_many(
+                paths(
+                    version={"$in": list(map(str, parts))},
+                    replaced_by={"$ne": None},
+                    fence={"$not": {"$gt": run.fence}},
+                ),
+                {"$set": paths(replaced_by=None, updated_at=at), **event},
+            )
 
     def accept_file(
         self, record: Record, file: MigrationFile, run: Run, at: datetime, *, reason: str
@@ -216,7 +247,13 @@ class MigrationHistory:
         self._settle(record.version, {"$set": values, **event}, run, record.status)
 
     def forget(self, record: Record, run: Run, at: datetime, *, reason: str) -> None:
-        """Count a migration whose file is gone as never recorded; its events stay. Raises LeaseLostError."""
+        """Count a migration whose file is gone as never recorded; its events stay. Raises LeaseLostError.
+
+        What a squashed one replaced counts again, unless that was rolled back.
+        """
+        if record.replaces and record.is_applied:
+            # First: after a crash between the two, they are still parts of what is still recorded.
+            self._restore_replaced(record, run, at)
         values = {**self._settled(Status.PENDING, run, at), **paths(forgotten=True)}
         event = push(run.actor, "forgotten", at, reason=reason, name=record.name)
         self._settle(record.version, {"$set": values, **event}, run, record.status)
@@ -247,12 +284,8 @@ class MigrationHistory:
         self, version: int, update: Document, run: Run, expected: Status | None = None
     ) -> None:
         """Change a record that is in the expected state; without one, make it unless it is applied or running."""
-        busy = {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
-        condition = paths(
-            version=str(version),
-            status=busy if expected is None else expected.value,
-            fence={"$not": {"$gt": run.fence}},
-        )
+        state = paths(version=str(version), status=expected.value) if expected else None
+        condition = {**(state or startable(version)), **paths(fence={"$not": {"$gt": run.fence}})}
         with translated():
             try:
                 made = self._records.update_one(

@@ -123,7 +123,7 @@ def failure(error: ErrorInfo | None) -> Document:
 class Adoption:
     """A migration that is recorded as applied without running, and why; `verified` if its verify() passed.
 
-    `applied_at` is when another tool applied it.
+    `applied_at` is when another tool applied it. `parts` are the records of what a squashed migration replaces.
     """
 
     file: MigrationFile
@@ -132,6 +132,7 @@ class Adoption:
     verified: bool | None = None
     position: int = 0
     applied_at: datetime | None = None
+    parts: tuple[Record, ...] = ()
 
 
 def described(file: MigrationFile) -> Document:
@@ -147,6 +148,19 @@ def described(file: MigrationFile) -> Document:
             replaces=list(file.replaces),
         ),
         "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.suppressions],
+    }
+
+
+def startable(version: int) -> Document:
+    """Build the condition of a record that is neither applied nor running.
+
+    The record of what a squashed migration replaced still says how that ended. It may be changed: no plan contains it
+    as long as it counts as a part.
+    """
+    ready = {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+    return {
+        **paths(version=str(version)),
+        "$or": [paths(status=ready), paths(replaced_by={"$ne": None})],
     }
 
 
@@ -213,16 +227,20 @@ class Claim:
             "metadata.appVersion": actor.app_version,
             "metadata.request": None,
         }
-        ready: object = Status.COMPLETED.value
+        ready = paths(version=str(self.step.version), status=Status.COMPLETED.value)
         if direction is Direction.UP:
             values |= self._described(position)
-            ready = {"$nin": [Status.RUNNING.value, Status.COMPLETED.value]}
+            ready = startable(self.step.version)
         fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
         event = self.event("started", at, direction=direction.value)
         self._change(
             # Its own run, which has this fence, claims it again to redo what it has rolled back.
-            paths(version=str(self.step.version), status=ready)
-            | {"$or": [paths(fence={"$not": {"$gte": fence}}), paths(run_id=actor.run_id)]},
+            {
+                **ready,
+                "$and": [
+                    {"$or": [paths(fence={"$not": {"$gte": fence}}), paths(run_id=actor.run_id)]}
+                ],
+            },
             {"$set": values, "$setOnInsert": fresh, **event},
             Status.RUNNING,
             upsert=direction is Direction.UP,

@@ -250,6 +250,7 @@ NOWHERE = "mongodb://127.0.0.1:1/shop"
 def needs_no_server(on: Deployment) -> None:
     on.run("create", "more")
     on.run("lint", "--fail-on", "error")
+    on.run("squash", "1", "2", "both")
 
 
 def looks(on: Deployment) -> None:
@@ -328,7 +329,7 @@ READ, WRITE, ADMINISTRATE = ("read", "shop"), ("readWrite", "shop"), ("dbAdmin",
 WRITE_ANY, ADMINISTRATE_ANY = ("readWriteAnyDatabase", "admin"), ("dbAdminAnyDatabase", "admin")
 SPECIAL = "of a migration with `collMod`, or with `bypass_document_validation`"
 ROWS = (
-    Row("`create`, `lint`", "none: they do not connect", (), needs_no_server),
+    Row("`create`, `lint`, `squash`", "none: they do not connect", (), needs_no_server),
     Row(
         "`status`, `plan`, `check`, `history`, `lock-status`, `show`",
         "`read` on the database",

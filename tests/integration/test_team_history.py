@@ -494,3 +494,37 @@ def test_what_was_never_recorded_is_settled_too(team: Team) -> None:
     team.does("resolve", "a", "--applied", "--reason", "did it again")
     record = team.project.record(20261124001)
     assert (record["executionTime"], record["rolledBackAt"]) == (None, None)
+
+
+# --- the check of an effect
+
+
+@pytest.mark.parametrize("answer", ["return False", "raise AssertionError('not there')"])
+def test_a_verify_that_does_not_pass_rolls_back_a_transactional_migration(
+    team: Team, answer: str
+) -> None:
+    source = MIGRATION + f"\n\ndef verify(db):\n    {answer}\n"
+    team.write("20261124001_a", f"transactional = True\n{source}")
+    output = team.does("up", exit_code=1)
+    assert "verify()" in output or "not there" in output
+    assert team.runs() == {}
+    team.check("failed")
+
+
+def test_verify_sees_what_up_did_in_its_transaction_and_is_not_called_by_down(team: Team) -> None:
+    source = MIGRATION + "\n\ndef verify(db, ctx):\n    assert db.ran.count_documents({{}}) == 1\n"
+    team.write("20261124001_a", f"transactional = True\n{source}")
+    team.does("up", "--dry-run")
+    team.does("up")
+    assert team.project.record(20261124001)["metadata"]["verified"] is True
+    team.does("down")
+    team.ran_once("a")
+
+
+def test_a_verify_that_cannot_be_called_is_refused_before_anything_runs(team: Team) -> None:
+    team.write("20261124001_a")
+    team.write("20261124002_b", MIGRATION + "\n\ndef verify(database):\n    pass\n")
+    for command in (("up",), ("baseline", "--reason", "r")):
+        output = team.does(*command, exit_code=5)
+        assert "verify() asks for 'database'" in output
+    assert team.project.statuses() == {}

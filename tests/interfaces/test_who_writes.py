@@ -34,6 +34,7 @@ LOOKING: dict[str, list[tuple[str, ...]]] = {
     "lock-status": [()],
     "create": [("x",)],
     "doctor": [()],
+    "squash": [("1", "4", "x")],
     "show": [("1",), ("2", "--source")],
     "rehearse": [()],
 }

@@ -430,6 +430,7 @@ def test_a_plan_shows_its_steps_and_what_to_know_before() -> None:
                 "reversible": True,
                 "outOfOrder": False,
                 "interrupted": True,
+                "recordedOnly": False,
                 "collections": [
                     {"collection": "goods", "documents": 3},
                     {"collection": "new", "documents": None},

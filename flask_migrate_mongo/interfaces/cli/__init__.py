@@ -33,6 +33,7 @@ _MODULES: Mapping[str, str] = {
     "resolve": "settling",
     "baseline": "settling",
     "renumber": "settling",
+    "squash": "squashing",
     "import-history": "importing",
     "check": "checking",
     "show": "showing",
