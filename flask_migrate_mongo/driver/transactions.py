@@ -31,6 +31,9 @@ RETRY_SECONDS = 120
 DEFAULT_LIFETIME = 60
 """MongoDB's default of transactionLifetimeLimitSeconds, which not every user may read."""
 
+SHORTEST_LIFETIME = 20
+"""An attempt of this length that expires twice is too long, if the server does not say what it allows."""
+
 LATE_SECONDS = 10
 """An attempt that meets a write conflict only after this time has changed a lot."""
 
@@ -58,7 +61,7 @@ class TransactionLimits:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._late_conflicts = 0
+        self._late_conflicts = self._late_ends = 0
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
@@ -76,9 +79,13 @@ class TransactionLimits:
         if code == _TOO_LARGE_FOR_CACHE:
             return "it changes more than fits into the server's cache"
         if code in _EXPIRED:
-            allowed = self._server.transaction_seconds() or DEFAULT_LIFETIME
+            known = self._server.transaction_seconds()
+            allowed = known or DEFAULT_LIFETIME
+            self._late_ends += known is None and seconds >= SHORTEST_LIFETIME
             if seconds >= allowed:
                 return f"it ran for {seconds:.0f} s, and the server allows {allowed:.0f} s"
+            if self._late_ends > 1:
+                return f"the server ended it twice, the last time after {seconds:.0f} s"
         # Near the limit of its cache the server reports a conflict in each attempt, with no other writer.
         if code == _WRITE_CONFLICT and seconds >= LATE_SECONDS:
             self._late_conflicts += 1

@@ -24,7 +24,7 @@ from flask_migrate_mongo.engine.calling import call_confined, log_of
 from flask_migrate_mongo.engine.commands import RunMethods
 from flask_migrate_mongo.engine.options import DEFAULTS, Context, Options, notify
 from flask_migrate_mongo.engine.runner import Runner
-from flask_migrate_mongo.files.loading import Function
+from flask_migrate_mongo.files.loading import StepFunction
 from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DryRunTooLongError,
@@ -171,7 +171,7 @@ class StepExecution:
     budget: Budget
     samples: int
 
-    def execute(self, step: Step, function: Function) -> tuple[Outcome, bool]:
+    def execute(self, step: Step, function: StepFunction) -> tuple[Outcome, bool]:
         """Execute a step; the second value says whether the transaction can serve the next one."""
         recorder = Recorder(self.operations, self.budget, self.samples)
         began = elapsed()
@@ -197,7 +197,7 @@ class StepExecution:
         outcome = Outcome(step, took_ms=took_ms, error=error, trial=trial)
         return outcome, reason is None and not is_lost
 
-    def _call(self, step: Step, function: Function, recorder: Recorder) -> Confinement:
+    def _call(self, step: Step, function: StepFunction, recorder: Recorder) -> Confinement:
         server, session = self.runner.server, self.operations.session
         # What a transaction cannot hold fails a transactional step in a real run, too.
         operations = None if step.file.transactional else self.operations

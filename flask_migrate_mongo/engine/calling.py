@@ -9,7 +9,7 @@ from pymongo.database import Database
 
 from flask_migrate_mongo.driver.confinement import Confinement, confined
 from flask_migrate_mongo.driver.server import Document
-from flask_migrate_mongo.files.loading import Function
+from flask_migrate_mongo.files.loading import StepFunction
 from flask_migrate_mongo.model.values import Step
 from flask_migrate_mongo.process import Stopped, StopSwitch
 
@@ -17,7 +17,7 @@ from .options import Context
 
 
 def call_function(
-    function: Function, context: Context, db: Database[Document], switch: StopSwitch
+    function: StepFunction, context: Context, db: Database[Document], switch: StopSwitch
 ) -> None:
     """Call `up()`, with `verify()`, or `down()` in the application's context, where a signal may interrupt it."""
     with context.app.app_context(), switch.interruptible():
@@ -25,7 +25,7 @@ def call_function(
 
 
 def call_confined(
-    function: Function,
+    function: StepFunction,
     context: Context,
     session: ClientSession,
     db: Database[Document],

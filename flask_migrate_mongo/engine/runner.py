@@ -18,7 +18,7 @@ from flask_migrate_mongo.driver.transactions import (
     Transactions,
     transaction,
 )
-from flask_migrate_mongo.files.loading import Function, load
+from flask_migrate_mongo.files.loading import StepFunction, load
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     LeaseLostError,
@@ -93,7 +93,7 @@ class Runner(Inspector, RunMethods):
             notify(options.observer.planned, plan)
             return LeasedRun(self, grant, run, options).execute(plan, functions)
 
-    def load(self, plan: Plan) -> tuple[Function | None, ...]:
+    def load(self, plan: Plan) -> tuple[StepFunction | None, ...]:
         """Import the files of all steps that run, before the first one does.
 
         Raises SourceError, ImportFailedError or UnsupportedDriverError.
@@ -175,7 +175,7 @@ class LeasedRun:
     run: Run
     options: Options
 
-    def execute(self, plan: Plan, functions: Sequence[Function | None]) -> RunReport:
+    def execute(self, plan: Plan, functions: Sequence[StepFunction | None]) -> RunReport:
         """Run the steps in turn, each with its function, until one ends the run.
 
         The first failure ends it, unless the options say to continue.
@@ -222,7 +222,7 @@ class LeasedRun:
         return Outcome(step, StepState.RECORDED), None
 
     def _run_step(
-        self, step: Step, function: Function, position: int
+        self, step: Step, function: StepFunction, position: int
     ) -> tuple[Outcome, MigrateError | None]:
         """Claim, run and record one step; the error is what ends the whole run, if anything does."""
         claim = self.runner.history.claim(step, self.run)
@@ -263,7 +263,7 @@ class LeasedRun:
     def _run_plain(
         self,
         claim: Claim,
-        function: Function,
+        function: StepFunction,
         session: ClientSession | None,
         watch: _Stopwatch,
     ) -> None:
@@ -278,7 +278,7 @@ class LeasedRun:
     def _run_in_transaction(
         self,
         claim: Claim,
-        function: Function,
+        function: StepFunction,
         session: ClientSession,
         watch: _Stopwatch,
     ) -> None:

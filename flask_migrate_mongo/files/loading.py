@@ -31,7 +31,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class StepFunction:
     """What a step calls: up(), then verify() if there is one; or down()."""
 
     parts: tuple[Callable[..., object], ...]
@@ -45,7 +45,7 @@ class Function:
                 )
 
 
-def load(step: Step) -> Function:
+def load(step: Step) -> StepFunction:
     """Import the step's file, exactly the content that was planned, and find its functions.
 
     Raises FileChangedError, ImportFailedError with the cause, or SourceError: for a
@@ -54,12 +54,12 @@ def load(step: Step) -> Function:
     file, name = step.file, step.direction.value
     module = _imported(file, name)
     names = (UP, VERIFY) if name == UP and file.verifiable else (name,)
-    return Function(tuple(_checked(file, module, each) for each in names))
+    return StepFunction(tuple(_checked(file, module, each) for each in names))
 
 
-def load_verify(file: MigrationFile) -> Function:
+def load_verify(file: MigrationFile) -> StepFunction:
     """Import a file, and find its verify() alone. Raises as `load` does."""
-    return Function((_checked(file, _imported(file, VERIFY), VERIFY),))
+    return StepFunction((_checked(file, _imported(file, VERIFY), VERIFY),))
 
 
 def _imported(file: MigrationFile, name: str) -> ModuleType:

@@ -80,6 +80,12 @@ class TooManyStepsError(InvalidRequestError, code="too-many-steps", http_status=
         self.remedy = f"To roll back every applied migration: [steps={applied}]."
 
 
+class SeveralTargetsError(InvalidRequestError, code="several-targets", http_status=409):
+    title = "More than one target is given."
+    message = "`to`, `steps` and `batch` exclude each other. Nothing was run."
+    remedy = "Give one of them."
+
+
 # --- settings and connections
 
 
@@ -206,7 +212,7 @@ class NumberTakenError(MistakenError, code="number-taken"):
 
     def __init__(self, record: Record, file: MigrationFile) -> None:
         self.versions = (file.version,)
-        self.message = f"{file.version} is recorded as {record.status.value} for the migration {record.slug}, and {file.file_name} is another one. Nothing was run."
+        self.message = f"{file.version} is recorded as {record.state} for the migration {record.slug}, and {file.file_name} is another one. Nothing was run."
         self.remedy = f"Give the file the next free number: [renumber {file.file_name}]. If it is the recorded migration after a change of its code and its name: [resolve {file.version} accept_file=True reason=TEXT]."
 
 
@@ -215,7 +221,7 @@ class RenumberedError(MistakenError, code="renumbered"):
 
     def __init__(self, record: Record, file: MigrationFile) -> None:
         self.versions = (record.version, file.version)
-        self.message = f"{file.file_name} is the migration that is recorded as {record.status.value} under {record.version}. It would run a second time. Nothing was run."
+        self.message = f"{file.file_name} is the migration that is recorded as {record.state} under {record.version}. It would run a second time. Nothing was run."
         self.remedy = f"Let the record follow the file: [renumber {file.file_name}]. If the change has to be made again, give the file another `name` or code."
 
 

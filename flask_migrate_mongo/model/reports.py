@@ -12,8 +12,8 @@ from enum import Enum
 from .errors import MigrateError, MigrationFailedError, as_migrate_error
 from .values import Direction, ErrorInfo, Step
 
-DRY_RUN_SECONDS = 30.0
-"""Default limit of a dry run: half of the time that a server allows a transaction, which is 60 s by default."""
+DRY_RUN_SECONDS = 20.0
+"""Default limit of a dry run: a server allows a transaction 60 s by default, and Cosmos DB for MongoDB vCore 30 s."""
 
 LONGEST_DRY_RUN = 3600.0
 """Seconds: for servers that are configured to allow longer transactions."""

@@ -276,6 +276,11 @@ class Record:
         return self.replaced_by is None and (self.status is Status.COMPLETED or undoing)
 
     @property
+    def state(self) -> str:
+        """The state in the words of `status`: what is stored as completed is applied."""
+        return "applied" if self.is_applied else self.status.value
+
+    @property
     def is_open(self) -> bool:
         """Whether the migration has left something in the database, or may have: it is not pending."""
         return self.replaced_by is None and self.status not in _NOTHING_LEFT
@@ -386,7 +391,7 @@ class History:
 class Step:
     """One migration of a plan.
 
-    `adopts` are the records of what a squashed migration replaces, if all of it is applied: then the squashed one is
+    `redone` says that the step before rolled it back. `adopts` are the records of what a squashed migration replaces, if all of it is applied: then the squashed one is
     recorded as applied, in their place, and does not run.
     """
 
@@ -394,6 +399,7 @@ class Step:
     direction: Direction
     out_of_order: bool = False
     interrupted: bool = False
+    redone: bool = False
     adopts: tuple[Record, ...] = ()
 
     @property

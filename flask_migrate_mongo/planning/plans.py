@@ -57,10 +57,9 @@ class Target:
     allow_drift: bool = False
 
     def __post_init__(self) -> None:
-        """Raise InvalidRequestError if more than one of `to`, `steps` and `batch` is given."""
+        """Raise SeveralTargetsError if more than one of `to`, `steps` and `batch` is given."""
         if sum((self.to is not None, self.steps is not None, self.batch)) > 1:
-            msg = "`to`, `steps` and `batch` exclude each other. Nothing was run."
-            raise errors.InvalidRequestError(msg, "Give one of them.")
+            raise errors.SeveralTargetsError
 
 
 EVERYTHING_PENDING = Target(Direction.UP)
@@ -131,7 +130,9 @@ def plan_down(
 def plan_redo(files: Sequence[MigrationFile], history: History, target: Target) -> Plan:
     """Plan `redo`: one applied migration, rolled back and applied again. Raises as `plan_down` does."""
     down = plan_down(files, history, target).steps
-    return Plan(Direction.UP, (*down, *(Step(step.file, Direction.UP) for step in down)))
+    return Plan(
+        Direction.UP, (*down, *(Step(step.file, Direction.UP, redone=True) for step in down))
+    )
 
 
 def to_roll_back(history: History, target: Target) -> tuple[Record, ...]:

@@ -233,14 +233,11 @@ class Claim:
             ready = startable(self.step.version)
         fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
         event = self.event("started", at, direction=direction.value)
+        # What is redone was claimed by this very run, under this very fence.
+        lower = paths(fence={"$not": {"$gte": fence}})
+        owner = paths(run_id=actor.run_id) if self.step.redone else lower
         self._change(
-            # Its own run, which has this fence, claims it again to redo what it has rolled back.
-            {
-                **ready,
-                "$and": [
-                    {"$or": [paths(fence={"$not": {"$gte": fence}}), paths(run_id=actor.run_id)]}
-                ],
-            },
+            ready | owner,
             {"$set": values, "$setOnInsert": fresh, **event},
             Status.RUNNING,
             upsert=direction is Direction.UP,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bson import json_util
 
 from flask_migrate_mongo import MongoMigrate
+from tests.project import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +42,9 @@ def down(db):
 class Team:
     """A team's folder and database, and what each interface says of them."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, db: Database[Any] | None = None) -> None:
         self.project = project
+        self.db = project.db if db is None else db
 
     def write(self, file_name: str, source: str = MIGRATION) -> Path:
         """Write a migration that notes each time when it runs."""
@@ -48,7 +53,8 @@ class Team:
 
     def does(self, *command: str, exit_code: int = 0, **settings: object) -> str:
         """Run a command, and return all that it prints."""
-        result = self.project.invoke(*command, **settings)
+        runner = self.project.app(self.db, **settings).test_cli_runner()
+        result = runner.invoke(args=["db-migrate", *command])
         assert result.exit_code == exit_code, result.output
         return result.output
 
@@ -73,7 +79,7 @@ class Team:
 
     def rest(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
         """Send a request to the API."""
-        client = self.project.app(MIGRATE_API_TOKEN=TOKEN).test_client()
+        client = self.project.app(self.db, MIGRATE_API_TOKEN=TOKEN).test_client()
         headers = {"Authorization": f"Bearer {TOKEN}"}
         answer = client.open(f"/api/migrations/{path}", method=method, headers=headers)
         return answer.status_code, answer.get_json()
@@ -87,12 +93,9 @@ class Team:
         status, body = self.rest("GET", "health")
         assert (status, body["ready"]) == (200, True)
 
-    def runs(self, db: Database[Any] | None = None) -> Counter[str]:
+    def runs(self) -> Counter[str]:
         """Count how often each migration has run."""
-        database = self.project.db if db is None else db
-        return Counter(
-            found["migration"] for found in database.ran.find({"migration": {"$exists": True}})
-        )
+        return Counter(d["migration"] for d in self.db.ran.find({"migration": {"$exists": True}}))
 
     def ran_once(self, *names: str) -> None:
         """Exactly these migrations have run, each once."""
@@ -102,6 +105,114 @@ class Team:
 @pytest.fixture
 def team(project: Project) -> Team:
     return Team(project)
+
+
+def test_two_years_of_a_team(team: Team) -> None:  # noqa: PLR0915  (two years are long)
+    ran: list[str] = []
+
+    # January. The shop comes from Node: its history was written by migrate-mongo, and its migrations are ported.
+    recorded = json_util.loads((ROOT / "tests/recorded/histories/migrate-mongo.json").read_text())
+    team.db.changelog.insert_many(recorded)
+    for entry in recorded:
+        team.write(entry["fileName"].replace("-", "_").removesuffix(".js"))
+    team.check(*["pending"] * 3)
+    assert "20240215101500" in team.does("import-history", "--from", "migrate-mongo")
+    team.check(*["pending"] * 3)
+    team.does("import-history", "--from", "migrate-mongo", "--confirm")
+    team.is_settled()
+    team.ran_once()
+    assert team.does("status").count("imported") == 3
+    assert list(team.db.changelog.find()) == recorded
+
+    # February. Two branches use one number; Alice's is applied on staging when Bob's comes.
+    team.write("20250201001_alice")
+    team.does("up")
+    ran += ["alice"]
+    bob = team.write("20250201001_bob")
+    assert "have the same number" in team.does("up", exit_code=5)
+    bob = Path(team.does("renumber", bob.name).strip())
+    team.check("pending")
+    team.does("up")
+    ran += ["bob"]
+    team.is_settled()
+    team.ran_once(*ran)
+
+    # March. A merge gives Bob's file yet another number.
+    moved = bob.rename(bob.with_name("20270301001_bob.py"))
+    team.refuses(moved.name, bob.name.partition("_")[0])
+    team.does("renumber", moved.name)
+    team.is_settled()
+    team.ran_once(*ran)
+
+    # April. A formatter goes through the folder, and nothing is to be done.
+    for path in team.project.migrations.glob("*.py"):
+        path.write_text(
+            "# Formatted.\n" + path.read_text().replace("'", '"').replace("\n\n\n", "\n\n")
+        )
+    team.is_settled()
+
+    # May. Alice's down() was wrong, and is corrected on purpose.
+    alice = team.project.migrations / "20250201001_alice.py"
+    alice.write_text(alice.read_text().replace("undone", "rolled_back"))
+    team.check("changed")
+    team.does("resolve", "alice", "--accept-file", "--reason", "its down() was wrong")
+    team.is_settled()
+
+    # June. The feature of January is removed, with its file.
+    (team.project.migrations / "20240301080000_add_totals.py").unlink()
+    team.check("missing")
+    team.does("resolve", "20240301080000", "--forget", "--reason", "totals were removed")
+    team.is_settled()
+
+    # July. A deployment ends by SIGTERM in the middle of a migration, and the next one stops before it.
+    half = team.write("20270701001_half", HALF.replace("{ending}", "time.sleep(60)"))
+    sigterm(team.project)
+    stop: dict[str, Any] = {"MIGRATE_INTERRUPTED": "stop"}
+    assert "resolve 20270701001" in team.does("up", exit_code=5, **stop)
+    team.check("interrupted")
+    team.db.ran.delete_many({"migration": "half"})
+    half.write_text(MIGRATION.format(name="half"))
+    team.does("resolve", "half", "--not-applied", "--reason", "removed its half")
+    team.does("up", **stop)
+    ran += ["half"]
+    team.is_settled()
+    team.ran_once(*ran)
+
+    # The second year. 30 migrations are squashed into one, whose file is the only one that stays.
+    versions = range(20280101001, 20280101031)
+    for version in versions:
+        team.write(f"{version}_m{version}")
+    team.does("up")
+    ran += [f"m{version}" for version in versions]
+    team.does("squash", str(versions[0]), str(versions[-1]), "all of 2028")
+    for version in versions:
+        (team.project.migrations / f"{version}_m{version}.py").unlink()
+    team.check("pending")
+    team.does("up")
+    team.is_settled()
+    team.ran_once(*ran)
+    assert "missing" not in team.does("status")
+
+    # A new environment is set up from what is there.
+    new = Team(team.project, team.db.client[f"{team.db.name}_new"])
+    try:
+        new.does("up")
+        new.is_settled()
+        there = {"add_users", "add_orders"} | set(ran)
+        assert new.runs() == Counter(there)
+        # And one from a dump, which somebody calls complete: it is not, and is not recorded as if it were.
+        dump = Team(team.project, team.db.client[f"{team.db.name}_dump"])
+        team.write("20290101001_index", VERIFIED)
+        refused = dump.does("baseline", "--reason", "restored the dump", exit_code=5)
+        assert "the index is missing" in refused
+        assert dump.db.migrations.count_documents({}) == 0
+        dump.db.users.create_index("email")
+        dump.does("baseline", "--reason", "restored the dump, and made the index")
+        dump.is_settled()
+        assert dump.runs() == {}
+    finally:
+        for suffix in ("new", "dump"):
+            team.db.client.drop_database(f"{team.db.name}_{suffix}")
 
 
 def test_two_branches_with_one_number(team: Team) -> None:
@@ -236,7 +347,7 @@ def up(db):
 def sigterm(project: Project) -> None:
     process = project.spawn("up")
     end = time.monotonic() + 30
-    while project.db.ran.count_documents({}) == 0:
+    while project.db.ran.count_documents({"migration": "half"}) == 0:
         assert time.monotonic() < end
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
@@ -246,7 +357,7 @@ def sigterm(project: Project) -> None:
 def kill(project: Project) -> None:
     process = project.spawn("up", MIGRATE_LOCK_TTL="2")
     end = time.monotonic() + 30
-    while project.db.ran.count_documents({}) == 0:
+    while project.db.ran.count_documents({"migration": "half"}) == 0:
         assert time.monotonic() < end
         time.sleep(0.02)
     process.kill()
@@ -333,6 +444,10 @@ def test_a_failed_down_is_seen_until_it_is_settled(team: Team) -> None:
     team.check("failed")
     assert "down failed" in team.does("status")
     assert team.rest("GET", "health")[0] == 503
+    # Somebody looked at the data: up() is still in effect.
+    team.does("resolve", "a", "--applied", "--reason", "nothing was rolled back")
+    team.is_settled()
+    team.does("down", exit_code=1)
     # The fix is a change of an applied file.
     path.write_text(path.read_text().replace("1 / 0", "pass"))
     assert "--allow-drift" in team.does("down", exit_code=5)
@@ -528,3 +643,23 @@ def test_a_verify_that_cannot_be_called_is_refused_before_anything_runs(team: Te
         output = team.does(*command, exit_code=5)
         assert "verify() asks for 'database'" in output
     assert team.project.statuses() == {}
+
+
+# --- completion
+
+
+@pytest.mark.parametrize("words", ["show", "up --to", "redo", "resolve --applied"])
+def test_a_shell_completes_versions_without_a_database(team: Team, words: str) -> None:
+    for name in ("20261124001_a", "20261124002_b", "7_other"):
+        team.write(name)
+    app = team.project.command()[4]
+    line = f"flask --app {app} db-migrate {words} 2026"
+    environ = team.project.environ(
+        MONGO_URI="mongodb://127.0.0.1:1/nothing",
+        _FLASK_COMPLETE="bash_complete",
+        COMP_WORDS=line,
+        COMP_CWORD=str(len(line.split()) - 1),
+    )
+    flask = Path(sys.executable).with_name("flask")
+    done = subprocess.run([flask], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["plain,20261124001", "plain,20261124002"]

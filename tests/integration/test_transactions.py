@@ -482,3 +482,19 @@ def test_a_transaction_that_outlives_its_lifetime_runs_only_once(tmp_path: Path)
             began = time.monotonic()
             too_large(apply(project), "the server allows 2 s")
             assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_transaction_that_ends_twice_on_a_server_that_does_not_say_its_limit_is_too_long(
+    project: Project, failpoint: Failpoint, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    monkeypatch.setattr(transactions, "SHORTEST_LIFETIME", 0)
+    write(project, "db.people.insert_one({'n': 1})")
+    labels = ["TransientTransactionError"]
+    # After each end the server is asked what it allows, which this user may not know.
+    failpoint("insert", "getParameter", times=2 * attempts, errorCode=251, errorLabels=labels)
+    outcome = apply(project)
+    if attempts == 1:
+        assert outcome.state is StepState.APPLIED
+    else:
+        too_large(outcome, "the server ended it twice")

@@ -75,7 +75,7 @@ def db_migrate() -> None:
       1  a migration failed, or a rehearsal found a problem
       2  the command line is not valid
       3  another process holds the lock
-      4  a check found something: `status --check`, `doctor`, `lint`,
+      4  a check found something: `check`, `status --check`, `doctor`, `lint`,
          `rehearse --fail-on`, or a dry run that could execute nothing
       5  refused, because it could do harm
       6  the configuration is wrong, or the database does not answer

@@ -187,7 +187,7 @@ _PROBLEMS = {
     400: "The request cannot be understood.",
     401: "There is no token, or an unknown one.",
     403: "This is not allowed.",
-    404: "Nothing is recorded of it.",
+    404: "There is no such version, or no such run.",
     409: "The lock is held, or the request could do harm.",
     413: "The body is too long.",
     415: "The body is not declared as JSON.",
@@ -265,7 +265,7 @@ def _responses(route: Route) -> Document:
         accepted = "The run continues in the background; Location is its address."
         responses["202"] = _answer(accepted, schemas.StoredRunDocument(), header="Location")
     possible = {
-        404: "<" in route.path,
+        404: "<" in route.path or action in _DEFERRABLE,
         409: action in _CONFLICTS,
         413: route.method == "POST",
         415: action == "create",
