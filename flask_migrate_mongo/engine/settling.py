@@ -6,11 +6,13 @@ Only a `baseline` executes code, the verify() of the migrations that it records.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from flask_migrate_mongo.backfill import refuse_in_transaction
+from flask_migrate_mongo.files.folder import Discovery
 from flask_migrate_mongo.files.loading import load_verify
 from flask_migrate_mongo.files.parsing import describe, read_content
 from flask_migrate_mongo.files.scaffold import Scaffold
@@ -24,6 +26,7 @@ from flask_migrate_mongo.model.values import (
     Record,
     Status,
     Step,
+    Tool,
 )
 from flask_migrate_mongo.planning.identity import (
     Recorded,
@@ -31,7 +34,15 @@ from flask_migrate_mongo.planning.identity import (
     find_version,
     known_names,
 )
+from flask_migrate_mongo.planning.importing import (
+    Choices,
+    ImportReport,
+    ImportState,
+    MappedEntry,
+    map_entries,
+)
 from flask_migrate_mongo.planning.plans import pending, place_of
+from flask_migrate_mongo.store.foreign import default_collection, read_entries
 from flask_migrate_mongo.store.lease import Grant
 from flask_migrate_mongo.store.records import Adoption, Run
 
@@ -40,7 +51,7 @@ from .options import Context
 from .runner import Runner
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settling:
     """A runner that holds the lease to change the history by hand: the history as it is, and the reason."""
 
@@ -63,13 +74,18 @@ class Settling:
             history, run = runner.settle(grant)
             yield cls(runner, grant, history, run, reason)
 
-    def files(self) -> dict[int, MigrationFile]:
-        """Read the files that can be used, by their version: problems of others do not matter here."""
-        return {file.version: file for file in self.runner.folder.discover().files}
+    @cached_property
+    def found(self) -> Discovery:
+        """The files in the folder."""
+        return self.runner.folder.discover()
 
-    def version(self, name: str, files: dict[int, MigrationFile]) -> int:
+    def version(self, name: str) -> int:
         """Find the version that a number, the beginning of one, or a slug names."""
-        return find_version(name, known_names(files.values(), self.history.records))
+        return find_version(name, known_names(self.found.files, self.history.records))
+
+    def file(self, version: int) -> MigrationFile | None:
+        """Find a file that can be used: problems of others do not matter here."""
+        return next((file for file in self.found.files if file.version == version), None)
 
     def refuse_part(self, version: int) -> None:
         """Refuse to settle what a recorded squashed migration replaces. Raises NotResolvableError."""
@@ -77,10 +93,10 @@ class Settling:
         if squashed is not None:
             name = self.history.by_version[squashed].name
             msg = f"{version} is a part of the squashed migration {squashed} ({name}), so it has no state of its own. Nothing was changed."
-            raise errors.NotResolvableError(
-                msg,
-                f"Settle the squashed one: [resolve {squashed} applied=True|False reason=TEXT].",
+            remedy = (
+                f"Settle the squashed one: [resolve {squashed} applied=True|False reason=TEXT]."
             )
+            raise errors.NotResolvableError(msg, remedy)
 
     def record(self, version: int) -> Record:
         """Find a record. Raises NotResolvableError."""
@@ -101,30 +117,24 @@ def resolve(runner: Runner, name: str, *, applied: bool, reason: str) -> Record:
     Raises InvalidRequestError without a reason, NotResolvableError, and LockHeldError during a run.
     """
     with Settling.begun(runner, "resolve", reason) as settling:
-        files = settling.files()
-        version = settling.version(name, files)
+        version = settling.version(name)
         settling.refuse_part(version)
         record = settling.history.by_version.get(version)
-        if applied and version in files and (record is None or not record.is_open):
-            parts = parts_of(files[version], settling.history.records)
-            adoption = Adoption(files[version], Origin.RESOLVED, reason, parts=parts)
+        file = settling.file(version)
+        if applied and file is not None and (record is None or not record.is_open):
+            parts = parts_of(file, settling.history.records)
+            adoption = Adoption(file, Origin.RESOLVED, reason, parts=parts)
             runner.history.record_applied(adoption, settling.run, settling.grant.ensure())
         else:
             record = settling.record(version)
-            _ensure_unsettled(record, applied=applied)
+            is_settled = record.status is Status.COMPLETED if applied else not record.is_open
+            if is_settled and not record.down_failed:
+                state = "applied" if applied else "not applied"
+                msg = f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
+                raise errors.NotResolvableError(msg)
             at = settling.grant.ensure()
             runner.history.resolve(record, settling.run, at, applied=applied, reason=reason)
     return runner.history.load().by_version[version]
-
-
-def _ensure_unsettled(record: Record, *, applied: bool) -> None:
-    is_settled = record.status is Status.COMPLETED if applied else not record.is_open
-    if is_settled and not record.down_failed:
-        state = "applied" if applied else "not applied"
-        msg = (
-            f"{record.version} ({record.name}) is recorded as {state} already. Nothing was changed."
-        )
-        raise errors.NotResolvableError(msg)
 
 
 def accept_file(runner: Runner, name: str, *, reason: str) -> Record:
@@ -133,32 +143,29 @@ def accept_file(runner: Runner, name: str, *, reason: str) -> Record:
     Raises as `resolve` does.
     """
     with Settling.begun(runner, "resolve", reason) as settling:
-        files = settling.files()
-        version = settling.version(name, files)
+        version = settling.version(name)
         record = settling.record(version)
-        if version not in files:
-            runner.folder.discover().usable()
+        file = settling.file(version)
+        if file is None:
+            settling.found.usable()
             msg = f"{version} ({record.name}) has no file that could be accepted. Nothing was changed."
-            raise errors.NotResolvableError(
-                msg, f"If it is gone for good: [resolve {version} forget=True reason=TEXT]."
-            )
+            remedy = f"If it is gone for good: [resolve {version} forget=True reason=TEXT]."
+            raise errors.NotResolvableError(msg, remedy)
         at = settling.grant.ensure()
-        runner.history.accept_file(record, files[version], settling.run, at, reason=reason)
+        runner.history.accept_file(record, file, settling.run, at, reason=reason)
     return runner.history.load().by_version[version]
 
 
 def forget(runner: Runner, name: str, *, reason: str) -> Record:
     """Count a migration whose file is gone as never recorded; its events stay. Raises as `resolve` does."""
     with Settling.begun(runner, "resolve", reason) as settling:
-        files = settling.files()
-        version = settling.version(name, files)
+        version = settling.version(name)
         record = settling.record(version)
-        file = files.get(version)
+        file = settling.file(version)
         if file is not None and not record.is_of_another(file):
             msg = f"{version} ({record.name}) has a file: {file.file_name}. Nothing was changed."
-            raise errors.NotResolvableError(
-                msg, f"Set its state instead: [resolve {version} applied=True|False reason=TEXT]."
-            )
+            remedy = f"Set its state instead: [resolve {version} applied=True|False reason=TEXT]."
+            raise errors.NotResolvableError(msg, remedy)
         runner.history.forget(record, settling.run, settling.grant.ensure(), reason=reason)
     return runner.history.load().by_version[version]
 
@@ -204,18 +211,10 @@ def _described(path: Path) -> MigrationFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Baselined:
-    """A migration that a baseline records; `verified` is None if it has no verify()."""
-
-    file: MigrationFile
-    verified: bool | None
-
-
-@dataclass(frozen=True, slots=True)
 class BaselineReport:
     """What a baseline recorded as applied, or, for a dry run, would record."""
 
-    recorded: tuple[Baselined, ...]
+    recorded: tuple[MigrationFile, ...]
     dry_run: bool
 
 
@@ -227,35 +226,105 @@ def baseline(
     Each verify() is executed first. Raises VerifyFailedError if one fails, and then records nothing.
     """
     with Settling.begun(runner, "baseline", reason) as settling:
-        files = {file.version: file for file in runner.folder.discover().usable()}
-        check_identity(tuple(files.values()), settling.history)
-        chosen = list(pending(files.values(), settling.history))
-        if to is not None:
-            last = place_of(settling.version(to, files), files.values())
-            chosen = [file for file in chosen if file.place <= last]
-        recorded = tuple(Baselined(file, True if file.verifiable else None) for file in chosen)
+        files = settling.found.usable()
+        check_identity(files, settling.history)
+        last = None if to is None else place_of(settling.version(to), files)
+        waiting = pending(files, settling.history)
+        chosen = tuple(file for file in waiting if last is None or file.place <= last)
         _verify(settling, chosen)
-        for position, each in enumerate(() if dry_run else recorded):
-            parts = parts_of(each.file, settling.history.records)
-            adoption = Adoption(
-                each.file, Origin.BASELINE, reason, each.verified, position, parts=parts
-            )
+        for position, file in enumerate(() if dry_run else chosen):
+            parts = parts_of(file, settling.history.records)
+            verified = file.verifiable or None
+            adoption = Adoption(file, Origin.BASELINE, reason, verified, position, parts=parts)
             at = settling.grant.ensure_recent()
             runner.history.record_applied(adoption, settling.run, at)
-    return BaselineReport(recorded, dry_run)
+    return BaselineReport(chosen, dry_run)
 
 
-def _verify(settling: Settling, files: list[MigrationFile]) -> None:
+def _verify(settling: Settling, files: Sequence[MigrationFile]) -> None:
     runner, failed = settling.runner, {}
+    db = runner.server.handle(transactional=False)
     functions = [(file, load_verify(file)) for file in files if file.verifiable]
     for file, function in functions:
-        step = Step(file, Direction.UP)
-        context = Context(runner.app, log_of(step), settling.grant.verify, refuse_in_transaction)
+        log = log_of(Step(file, Direction.UP))
+        context = Context(runner.app, log, settling.grant.verify, refuse_in_transaction)
         try:
-            call_function(
-                function, context, runner.server.handle(transactional=False), runner.switch
-            )
+            call_function(function, context, db, runner.switch)
         except Exception as exc:  # noqa: BLE001  (whatever verify() raises is its answer)
             failed[file.version] = f"{file.name}: {type(exc).__name__}: {errors.message_of(exc)}"
     if failed:
         raise errors.VerifyFailedError(failed)
+
+
+# --- the history of another tool
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignHistory:
+    """The history of another tool: its collection, by default the tool's own, and what a map says about its entries."""
+
+    tool: Tool
+    collection: str = ""
+    choices: Choices = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the collection."""
+        return self.collection or default_collection(self.tool)
+
+
+def import_history(runner: Runner, source: ForeignHistory, *, confirmed: bool) -> ImportReport:
+    """Map the entries of another tool to files, and record those that are applied if it is confirmed.
+
+    Without entries, or if nothing is left to record, no lock is taken. Raises NotImportableError, what `check_identity`
+    does, and LockHeldError; if it is confirmed, also NotMappedError, and then nothing is recorded.
+    """
+    report = _look(runner, source, runner.history.load(), confirmed=confirmed)
+    if not (confirmed and report.those(ImportState.TO_RECORD)):
+        return report
+    reason = f"applied by {source.tool.value}, imported from {source.name}"
+    with Settling.begun(runner, "import-history", reason) as settling:
+        # Read again: another run may have changed the history while we waited for the lease.
+        report = _look(runner, source, settling.history, confirmed=True)
+        entries = (_record(settling, each, at) for at, each in enumerate(report.entries))
+        return replace(report, entries=tuple(entries))
+
+
+def _look(
+    runner: Runner, source: ForeignHistory, history: History, *, confirmed: bool
+) -> ImportReport:
+    if source.name in runner.history.collections:
+        msg = f"{source.name} is the collection of the history itself. Nothing was recorded."
+        remedy = 'Keep the history in another collection than {}: MIGRATE_COLLECTION = "flask_migrations". Or name another one: [from={} collection=NAME].'
+        raise errors.NotImportableError(msg, remedy.format(source.tool.value, source.tool.value))
+    files = runner.folder.discover().usable()
+    check_identity(files, history)
+    entries = read_entries(runner.server.collection(source.name), source.tool)
+    if not entries:
+        msg = f"The collection {source.name} is empty or does not exist. Nothing was recorded."
+        remedy = f"Name the collection in which {source.tool.value} keeps its history: [from={source.tool.value} collection=NAME]."
+        raise errors.NotImportableError(msg, remedy)
+    names = {entry.name for entry in entries}
+    unused = tuple(name for name in source.choices if name not in names)
+    mapped = map_entries(entries, files, history, source.choices)
+    report = ImportReport(source.tool, source.name, mapped, unused)
+    if confirmed and (unmapped := report.those(ImportState.UNMAPPED)):
+        notes = {each.entry.name: each.note for each in unmapped}
+        raise errors.NotMappedError(source.tool, source.name, notes)
+    return report
+
+
+def _record(settling: Settling, mapped: MappedEntry, position: int) -> MappedEntry:
+    """Record an entry that is to be recorded, with its place in the order."""
+    if mapped.file is None or mapped.state is not ImportState.TO_RECORD:
+        return mapped
+    adoption = Adoption(
+        mapped.file,
+        Origin.IMPORTED,
+        f"{settling.reason} as {mapped.entry.name}",
+        position=position,
+        applied_at=mapped.entry.applied_at,
+    )
+    at = settling.grant.ensure_recent()
+    settling.runner.history.record_applied(adoption, settling.run, at)
+    return replace(mapped, state=ImportState.RECORDED)

@@ -24,11 +24,6 @@ class Squashed:
     joined: tuple[MigrationFile, ...]
     notes: tuple[str, ...]
 
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-        return self.file.path
-
 
 def squash(folder: Folder, scaffold: Scaffold, first: str, last: str, name: str) -> Squashed:
     """Write a migration that does what all from `first` to `last` do, for a person to edit.

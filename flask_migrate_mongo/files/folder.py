@@ -15,10 +15,14 @@ from flask_migrate_mongo.model.errors import (
     NoFolderError,
     SeveralErrors,
     SourceError,
+    StaleLatestError,
 )
 from flask_migrate_mongo.model.values import MigrationFile, Record
 
 from .parsing import checksum, describe, read_content, slug_of, slugify, version_of
+
+_LATEST = ".latest"
+"""Names the newest migration, so that two branches with new migrations conflict in git."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,21 @@ def ensure_own(folder: Path) -> None:
     is_versioned = (folder / "versions").is_dir() or (folder / "alembic.ini").is_file()
     if is_versioned and (folder / "env.py").is_file():
         raise ForeignFolderError(folder)
+
+
+def note_latest(path: Path) -> None:
+    """Note in `.latest` that a migration is the newest one of its folder."""
+    (path.parent / _LATEST).write_text(f"{path.name}\n", encoding="utf-8")
+
+
+def stale(paths: Sequence[Path]) -> StaleLatestError | None:
+    """Find that `.latest` does not name the newest of a folder's migrations; None if it does."""
+    if not paths:
+        return None
+    newest = max(paths, key=lambda path: version_of(path.name) or 0)
+    latest = newest.parent / _LATEST
+    named = latest.read_text("utf-8", "replace").strip() if latest.exists() else ""
+    return None if named == newest.name else StaleLatestError(latest, named, newest.name)
 
 
 def _listed(folder: Path) -> tuple[list[Path], tuple[str, ...]]:

@@ -7,8 +7,8 @@ import io
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from flask_migrate_mongo.model.errors import SourceError
@@ -46,10 +46,7 @@ def join(sources: Sequence[tuple[MigrationFile, bytes]], name: str) -> Joined:
     files = [part.file for part in parts]
     for part, names in zip(parts, _chosen_names(parts), strict=True):
         part.rename(names)
-    imports = _Imports()
-    for part in parts:
-        imports.add(part)
-    head = [_docstring(name, files), *imports.blocks(), _declarations(name, files)]
+    head = [_docstring(name, files), *_imports(parts), _declarations(name, files)]
     functions = [_function(UP, parts, list(_calls_up(parts)))]
     if all(file.reversible for file in files):
         calls = [part.call(DOWN) for part in reversed(parts)]
@@ -108,10 +105,9 @@ class _Part:
         by_text = _BY_TEXT & {use.name for use in self.uses if self.meaning[use.name] == _FREE}
         if by_text:
             self._refuse(f"it calls {', '.join(sorted(by_text))}(), which may find names by text")
-        functions = [UP, *([DOWN] if self.file.reversible else [])]
-        functions += [VERIFY] if self.file.verifiable else []
-        for name in functions:
-            if name not in self._functions:
+        needed = {UP: True, DOWN: self.file.reversible, VERIFY: self.file.verifiable}
+        for name, is_needed in needed.items():
+            if is_needed and name not in self._functions:
                 self._refuse(f"its {name} is not written as `def {name}(db):`")
 
     def _refuse(self, why: str, node: ast.stmt | None = None) -> None:
@@ -162,62 +158,41 @@ class _Part:
     @cached_property
     def statements(self) -> Sequence[_Statement]:
         """What its module consists of, with the new names, without its docstring and what it declares."""
-        body, above = self.tree.body, 0
-        edits = self._edits()
-        rename(self.uses, self.names)
-        found = []
-        for node in body:
-            end = node.end_lineno or node.lineno
-            is_last = node is body[-1]
-            found.append(self._statement(node, above, len(self._lines) if is_last else end, edits))
-            above = end
+        body = self.tree.body
         is_documented = ast.get_docstring(self.tree, clean=False) is not None
-        return [each for each in found[is_documented:] if not self._is_declaration(each.node)]
+        kept = {node for node in body[is_documented:] if not self._is_declaration(node)}
+        lines = self._renamed_lines()
+        rename(self.uses, self.names)
+        ends = [node.end_lineno or node.lineno for node in body]
+        places = zip(body, [0, *ends], [*ends[:-1], len(lines)], strict=False)
+        return [_statement(n, "\n".join(lines[above:end])) for n, above, end in places if n in kept]
 
-    def _statement(
-        self, node: ast.stmt, above: int, end: int, edits: Mapping[int, list[tuple[int, str, str]]]
-    ) -> _Statement:
-        lines = []
-        for number in range(above, end):
-            line = self._lines[number].encode()
-            for column, old, new in sorted(edits[number + 1], reverse=True):
-                if line[column:].startswith(old.encode()):
-                    line = line[:column] + new.encode() + line[column + len(old.encode()) :]
-            lines.append(line.decode())
-        text = "\n".join(lines)
-        kept = text.strip("\n").rstrip()
-        space = len(text) - len(text.lstrip("\n"))
-        if _is_text_of(kept, node):
-            return _Statement(node, kept, space, loses=False)
-        # The place of a name was not found, such as one in an f-string for older Pythons.
-        return _Statement(node, ast.unparse(node), space, loses="#" in kept)
-
-    def _edits(self) -> Mapping[int, list[tuple[int, str, str]]]:
-        """Find where names have to be replaced, by line: the column in bytes, the old and the new name."""
-        edits: defaultdict[int, list[tuple[int, str, str]]] = defaultdict(list)
+    def _renamed_lines(self) -> list[str]:
+        """Replace the names that have a known place in the text."""
+        edits: list[tuple[int, int, bytes, bytes]] = []
+        lines = [line.encode() for line in self._lines]
         for node, name, _ in self.uses:
-            new = self.names.get(name)
-            if new is None:
-                continue
+            old, new = name.encode(), self.names.get(name, "").encode()
             if isinstance(node, ast.Name):
-                edits[node.lineno].append((node.col_offset, name, new))
+                edits.append((node.lineno - 1, node.col_offset, old, new))
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                line = self._lines[node.lineno - 1].encode()[node.col_offset :]
+                line = lines[node.lineno - 1][node.col_offset :]
                 if match := re.match(rb"(?:async\s+)?(?:def|class)\s+", line):
-                    edits[node.lineno].append((node.col_offset + match.end(), name, new))
-        return edits
+                    edits.append((node.lineno - 1, node.col_offset + match.end(), old, new))
+        for number, column, old, new in sorted(edits, reverse=True):
+            line = lines[number]
+            if new and line[column:].startswith(old):
+                lines[number] = line[:column] + new + line[column + len(old) :]
+        return [line.decode() for line in lines]
 
     def _is_declaration(self, node: ast.stmt) -> bool:
         """Whether a statement only declares what the squashed migration declares for itself."""
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        bound = [target.id for target in targets if isinstance(target, ast.Name)]
-        if len(bound) != 1 or len(targets) != 1:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        target = targets[0]
+        is_assigned = isinstance(node, ast.Assign | ast.AnnAssign) and len(targets) == 1
+        if not (is_assigned and isinstance(target, ast.Name) and target.id in _OF_EACH):
             return False
-        original = {new: old for old, new in self.names.items()}.get(bound[0], bound[0])
-        is_read = any(use.name == original and not use.binds for use in self.uses)
-        return original in _OF_EACH and not is_read
+        return not any(use.name == target.id and not use.binds for use in self.uses)
 
     def section(self) -> str:
         """Write what its module consists of, under a comment that names it."""
@@ -248,6 +223,15 @@ class _Part:
         by_position = [each.arg for each in arguments.args][: len(passed)] == list(passed)
         shown = passed if by_position else [f"{each}={each}" for each in passed]
         return f"{self.names[name]}({', '.join(shown)})"
+
+
+def _statement(node: ast.stmt, text: str) -> _Statement:
+    kept = text.strip("\n").rstrip()
+    space = len(text) - len(text.lstrip("\n"))
+    if _is_text_of(kept, node):
+        return _Statement(node, kept, space, loses=False)
+    # The place of a name was not found, such as one in an f-string for older Pythons.
+    return _Statement(node, ast.unparse(node), space, loses="#" in kept)
 
 
 def _is_text_of(text: str, node: ast.stmt) -> bool:
@@ -295,42 +279,30 @@ def _written(node: _Import, alias: ast.alias) -> str:
 # --- the parts of the source
 
 
-@dataclass(frozen=True, slots=True)
-class _Imports:
-    """The import statements of all migrations, each once."""
-
-    future: set[str] = field(default_factory=set)
-    modules: set[str] = field(default_factory=set)
-    names: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    commented: dict[str, None] = field(default_factory=dict)
-
-    def add(self, part: _Part) -> None:
-        """Add those of a migration; one with a comment stays as it is."""
-        for each in part.statements:
-            node = each.node
-            if isinstance(node, ast.ImportFrom):
-                module = "." * node.level + (node.module or "")
-                names = {ast.unparse(alias) for alias in node.names}
-                if module == "__future__":
-                    self.future.update(names)
-                elif each.has_comment:
-                    self.commented[each.text] = None
-                else:
-                    self.names[module] |= names
-            elif isinstance(node, ast.Import):
-                if each.has_comment:
-                    self.commented[each.text] = None
-                else:
-                    self.modules.update(ast.unparse(alias) for alias in node.names)
-
-    def blocks(self) -> Iterator[str]:
-        """Write them in blocks that empty lines separate."""
-        if self.future:
-            yield _from("__future__", self.future)
-        lines = [f"import {module}" for module in sorted(self.modules)]
-        lines += [_from(module, names) for module, names in sorted(self.names.items())]
-        if lines or self.commented:
-            yield "\n".join((*lines, *self.commented))
+def _imports(parts: Iterable[_Part]) -> Iterator[str]:
+    """Write the imports of all migrations, each once, in blocks; one with a comment stays as it is."""
+    modules: set[str] = set()
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    commented: dict[str, None] = {}
+    for each in (statement for part in parts for statement in part.statements):
+        node = each.node
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        bound = {ast.unparse(alias) for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            names["__future__"] |= bound
+        elif each.has_comment:
+            commented[each.text] = None
+        elif isinstance(node, ast.ImportFrom):
+            names["." * node.level + (node.module or "")] |= bound
+        else:
+            modules |= bound
+    if future := names.pop("__future__", None):
+        yield _from("__future__", future)
+    lines = [f"import {module}" for module in sorted(modules)]
+    lines += [_from(module, bound) for module, bound in sorted(names.items())]
+    if lines or commented:
+        yield "\n".join((*lines, *commented))
 
 
 def _from(module: str, names: set[str]) -> str:

@@ -62,10 +62,17 @@ def imported_name(alias: ast.alias) -> str:
     return alias.asname or alias.name.partition(".")[0]
 
 
+def _read_by(node: ast.AST) -> str | None:
+    """Get the name that a node reads, None for none."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        return node.id
+    return None
+
+
 def _bound_by(node: ast.AST) -> str | None:
     """Get the name that a node binds itself, None for none."""
     if isinstance(node, ast.Name):
-        return None if isinstance(node.ctx, ast.Load) else node.id
+        return None if _read_by(node) else node.id
     if isinstance(node, ast.alias):
         return imported_name(node)
     field = _BY_FIELD.get(type(node))
@@ -102,21 +109,19 @@ class _Finder(ast.NodeVisitor):
         self._class: frozenset[str] = frozenset()
 
     def visit(self, node: ast.AST) -> None:
-        """Note the name that a node binds, then visit what is in it."""
-        name = _bound_by(node)
-        if name is not None:
-            self._note(node, name, binds=True)
+        """Note the global name that a node binds or reads, then visit what is in it."""
+        read = _read_by(node)
+        name = read or _bound_by(node)
+        if name and not any(name in scope for scope in (self._class, *self._functions)):
+            self.found.append(Use(node, name, binds=not read))
         super().visit(node)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if isinstance(node.ctx, ast.Load):
-            self._note(node, node.id, binds=False)
 
     def visit_Global(self, node: ast.Global) -> None:
         self.found += [Use(node, name, binds=True) for name in node.names]
 
     def visit_FunctionDef(self, node: _Function) -> None:
-        self._visit_function(node, node.body, node.decorator_list, [node.returns])
+        self._visit_all((*node.decorator_list, node.returns))
+        self._visit_function(node, node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
@@ -126,12 +131,7 @@ class _Finder(ast.NodeVisitor):
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._visit_all((*node.decorator_list, *node.bases, *node.keywords))
         bound = _bound_in(node.body)
-        read = {
-            each.id
-            for each in _in_scope(node.body)
-            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)
-        }
-        self.unclear |= bound & read
+        self.unclear |= bound.intersection(map(_read_by, _in_scope(node.body)))
         with self._inside(*self._functions, _type_parameters(node), body=bound):
             self._visit_all(node.body)
 
@@ -148,25 +148,11 @@ class _Finder(ast.NodeVisitor):
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension
 
-    def _visit_function(
-        self,
-        node: _Function | ast.Lambda,
-        body: Iterable[ast.AST],
-        *outside: Iterable[ast.AST | None],
-    ) -> None:
-        arguments = node.args
-        parameters = [
-            each
-            for each in (
-                *(*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs),
-                *(arguments.vararg, arguments.kwarg),
-            )
-            if each is not None
-        ]
-        self._visit_all((*arguments.defaults, *arguments.kw_defaults))
+    def _visit_function(self, node: _Function | ast.Lambda, body: Iterable[ast.AST]) -> None:
+        children = list(ast.iter_child_nodes(node.args))
+        parameters = [each for each in children if isinstance(each, ast.arg)]
+        self._visit_all(each for each in children if not isinstance(each, ast.arg))
         self._visit_all(each.annotation for each in parameters)
-        for nodes in outside:
-            self._visit_all(nodes)
         own = {each.arg for each in parameters} | _bound_in(body) | _type_parameters(node)
         with self._inside(*self._functions, frozenset(own)):
             self._visit_all(body)
@@ -184,10 +170,6 @@ class _Finder(ast.NodeVisitor):
         self._functions, self._class = functions, body
         yield
         self._functions, self._class = before
-
-    def _note(self, node: ast.AST, name: str, *, binds: bool) -> None:
-        if not any(name in scope for scope in (self._class, *self._functions)):
-            self.found.append(Use(node, name, binds))
 
 
 def _type_parameters(node: ast.AST) -> frozenset[str]:

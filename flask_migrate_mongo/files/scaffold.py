@@ -15,8 +15,7 @@ import jinja2
 
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, message_of
 
-from . import latest
-from .folder import ensure_own, unusable
+from .folder import ensure_own, note_latest, unusable
 from .parsing import describe, highest_version, next_version, slug_of, slugify
 
 if sys.platform != "win32":
@@ -74,17 +73,10 @@ class Scaffold:
         written to.
         """
         slug = slugify(_clean(name))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            ensure_own(self.folder)
-            with _locked(self.folder):
-                highest = highest_version(self.folder)
-                version = next_version(highest, self.clock(), self.version_format)
-                path = self.folder / f"{version}_{slug}.py"
-                _write(path, content(path, version))
-                self._note(path)
-        except OSError as exc:
-            raise unusable(self.folder, "written to", exc) from exc
+        with self._next_version() as version:
+            path = self.folder / f"{version}_{slug}.py"
+            _write(path, content(path, version))
+            self._note(path)
         return path
 
     def renumber(self, path: Path, *, above: int) -> Path:
@@ -92,22 +84,29 @@ class Scaffold:
 
         Raises ConfigurationError for a folder that cannot be written to.
         """
+        with self._next_version(above) as version:
+            renamed = self.folder / f"{version}_{slug_of(path.stem)}.py"
+            # Only if the name is free, which `rename` does not check.
+            _write(renamed, path.read_bytes())
+            path.unlink()
+            self._note(renamed)
+        return renamed
+
+    @contextlib.contextmanager
+    def _next_version(self, above: int = 0) -> Iterator[int]:
+        """Choose the next free number, and keep other creates out of the folder while the block uses it."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            ensure_own(self.folder)
             with _locked(self.folder):
                 highest = max(highest_version(self.folder), above)
-                version = next_version(highest, self.clock(), self.version_format)
-                renamed = self.folder / f"{version}_{slug_of(path.stem)}.py"
-                # Only if the name is free, which `rename` does not check.
-                _write(renamed, path.read_bytes())
-                path.unlink()
-                self._note(renamed)
+                yield next_version(highest, self.clock(), self.version_format)
         except OSError as exc:
             raise unusable(self.folder, "written to", exc) from exc
-        return renamed
 
     def _note(self, newest: Path) -> None:
         if self.linear:
-            latest.write(newest)
+            note_latest(newest)
 
     def _render(self, path: Path, name: str, version: int, *, transactional: bool) -> bytes:
         try:

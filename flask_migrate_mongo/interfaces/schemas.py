@@ -18,7 +18,6 @@ from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.lint.rules import Severity
 from flask_migrate_mongo.model.errors import MigrateError, as_migrate_error
-from flask_migrate_mongo.model.imports import ImportState
 from flask_migrate_mongo.model.reports import StepState, Verdict
 from flask_migrate_mongo.model.values import (
     COLUMNS,
@@ -29,9 +28,10 @@ from flask_migrate_mongo.model.values import (
     Record,
     Tool,
 )
-from flask_migrate_mongo.model.wording import Wording, camel_case, cli, render
+from flask_migrate_mongo.model.wording import Wording, camel_case, cli
 from flask_migrate_mongo.planning.diagnosis import Grade
 from flask_migrate_mongo.planning.gate import Kind
+from flask_migrate_mongo.planning.importing import ImportState
 from flask_migrate_mongo.store.runs import RunState
 
 VERSION = r"[0-9]{1,30}"
@@ -469,7 +469,7 @@ CheckProblemDocument = _document(
     "CheckProblem",
     kind=_one_of(Kind),
     message=_text(),
-    remedy=fields.Function(lambda problem: render(problem.remedy, _words.get())),
+    remedy=_text(attribute="advice"),
 )
 CheckDocument = _document(
     "Check",
@@ -479,9 +479,9 @@ CheckDocument = _document(
 )
 BaselinedDocument = _document(
     "Baselined",
-    version=_version(attribute="file.version"),
-    name=_text(attribute="file.name"),
-    verified=_flag(allow_none=True),
+    version=_version(),
+    name=_text(),
+    verified=fields.Function(lambda file: file.verifiable or None),
 )
 BaselineDocument = _document("Baseline", recorded=_list(BaselinedDocument), dry_run=_flag())
 RenumberedDocument = _document(
@@ -492,7 +492,7 @@ RenumberedDocument = _document(
 )
 SquashedDocument = _document(
     "Squashed",
-    path=_text(),
+    path=_text(attribute="file.path"),
     version=_version(attribute="file.version"),
     replaces=fields.List(_version(), required=True, attribute="file.replaces"),
     joined=fields.Function(lambda squashed: [str(file.version) for file in squashed.joined]),

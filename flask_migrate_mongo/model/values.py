@@ -175,10 +175,10 @@ def _clock(seconds: float) -> str:
 class Column:
     """How one field of a record is stored and shown.
 
-    `path` is its place in the stored document. `read` makes the value of what is stored there; without it the
-    stored value is the value. Where nothing is stored, the value is the field's default. `shown` is the key in JSON, None for what stays inside. `heading` is the column of
-    `history`, None for none. With `in_status`, the JSON of `status` shows it for applied migrations; with `in_table`,
-    its table does.
+    `path` is its place in the stored document. `read` makes the value of what is stored there; without it the stored
+    value is the value. Where nothing is stored, the value is the field's default. `shown` is the key in JSON, None for
+    what stays inside. `heading` is the column of `history`, None for none. With `in_status`, the JSON of `status` shows
+    it for applied migrations; with `in_table`, its table does.
     """
 
     path: str
@@ -391,8 +391,8 @@ class History:
 class Step:
     """One migration of a plan.
 
-    `redone` says that the step before rolled it back. `adopts` are the records of what a squashed migration replaces, if all of it is applied: then the squashed one is
-    recorded as applied, in their place, and does not run.
+    `redone` says that the step before rolled it back. `adopts` are the records of what a squashed migration replaces,
+    if all of it is applied: then the squashed one is recorded as applied, in their place, and does not run.
     """
 
     file: MigrationFile
@@ -436,6 +436,11 @@ class Entry:
         """The name in the file, or, when that is gone, the one that was recorded."""
         known = self.file or self.record
         return known.name if known else ""
+
+    @property
+    def status(self) -> Status:
+        """What is recorded; `pending` if nothing is left of it."""
+        return self.record.status if self.record and self.record.is_open else Status.PENDING
 
     @property
     def missing(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from flask_migrate_mongo.files.parsing import describe, read_content, slug_of, slugify, version_of
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.files.parsing import describe, read_content, slug_of, version_of
+from flask_migrate_mongo.lint.linter import Linter, LintReport
 from flask_migrate_mongo.model.errors import (
     DuplicateVersionError,
     MigrateError,
@@ -15,15 +17,8 @@ from flask_migrate_mongo.model.errors import (
 from flask_migrate_mongo.model.values import Event, MigrationFile, Record, Status
 
 from .identity import find_version, known_names, mistaken
+from .plans import Inspector
 from .squashing import replaced_by
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flask_migrate_mongo.files.folder import Folder
-    from flask_migrate_mongo.lint.linter import Linter, LintReport
-
-    from .plans import Inspector
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +82,20 @@ def details(
     """
     history = inspector.history.load()
     paths = _numbered(inspector.folder)
-    known = dict(known_names((), history.records))
-    for path, number in paths.items():
-        known[number] = known.get(number, frozenset()) | {slugify(slug_of(path.stem))}
-    version = find_version(name, known)
+    version = find_version(name, known_names((), history.records, paths))
     own = [path for path, number in paths.items() if number == version]
     files = tuple(_read(path, with_source=with_source) for path in own)
     declared = [each.file for each in files if each.file]
-    problems = [each.problem for each in files if each.problem]
+    problems: list[MigrateError] = [each.problem for each in files if each.problem]
+    if len(own) > 1:
+        problems.append(DuplicateVersionError(version, own))
+    for file in declared:
+        problems += mistaken([file], history)
     return VersionDetails(
         version,
         files,
         history.by_version.get(version),
-        (
-            *problems,
-            *([DuplicateVersionError(version, own)] if len(own) > 1 else []),
-            *(error for file in declared for error in mistaken([file], history)),
-        ),
+        tuple(problems),
         linter.lint(file.path for file in declared),
         inspector.history.events(version),
         replaced=version in replaced_by(inspector.folder.discover().files, history),
@@ -120,12 +112,11 @@ def _numbered(folder: Folder) -> dict[Path, int]:
 
 
 def _read(path: Path, *, with_source: bool) -> FileDetails:
+    content, file, problem = None, None, None
     try:
         content = read_content(path)
-    except SourceError as problem:
-        return FileDetails(path, problem=problem)
-    source = content.decode("utf-8", "backslashreplace") if with_source else None
-    try:
-        return FileDetails(path, describe(path, content), source=source)
-    except SourceError as problem:
-        return FileDetails(path, problem=problem, source=source)
+        file = describe(path, content)
+    except SourceError as exc:
+        problem = exc
+    shown = None if content is None else content.decode("utf-8", "backslashreplace")
+    return FileDetails(path, file, problem, shown if with_source else None)

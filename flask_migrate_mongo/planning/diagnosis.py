@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from enum import Enum
-from typing import TYPE_CHECKING
 
+from flask_migrate_mongo.driver.server import Document, DocumentView
+from flask_migrate_mongo.files.folder import Discovery
+from flask_migrate_mongo.model.errors import MigrateError
+from flask_migrate_mongo.model.values import LockState
 from flask_migrate_mongo.model.wording import cli, render
 from flask_migrate_mongo.store.lease import LOCK_ID
 from flask_migrate_mongo.store.records import is_record
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from flask_migrate_mongo.driver.server import Document, DocumentView
-    from flask_migrate_mongo.files.folder import Discovery
-    from flask_migrate_mongo.model.errors import MigrateError
-    from flask_migrate_mongo.model.values import LockState
 
 OLDEST_DRIVER = (4, 17)
 CLOCK_SECONDS = 1
@@ -153,10 +149,8 @@ def rights(auth: DocumentView, database: str, needed: Mapping[str, Iterable[str]
     users = ", ".join(each["user"] for each in auth.get("authenticatedUsers", ()))
     privileges = auth.get("authenticatedUserPrivileges", ())
     if not users:
-        message = (
-            "Not checked: no user is logged in. Without access control, everything is allowed."
-        )
-        return Diagnosis(OK, message)
+        message = "Not checked: no user is logged in."
+        return Diagnosis(OK, f"{message} Without access control, everything is allowed.")
     if not privileges and auth.get("authenticatedUserRoles"):
         message = f"The server does not list the privileges of {users}, so they were not checked."
         return Diagnosis(WARNING, message, f"The role readWrite on {database} is enough.")
@@ -177,9 +171,8 @@ def _granted(privileges: Iterable[DocumentView], database: str, collection: str)
     for each in privileges:
         resource = each["resource"]
         is_in = resource.get("db") in ("", database)
-        if resource.get("anyResource") or (
-            is_in and resource.get("collection") in ("", collection)
-        ):
+        is_on = is_in and resource.get("collection") in ("", collection)
+        if is_on or resource.get("anyResource"):
             found.update(each["actions"])
     return found
 
@@ -193,26 +186,27 @@ def history(
     """Check the stored records and the indexes of their collection."""
     versions = Counter(map(_version_of, documents))
     expiring = [index for index, found in indexes.items() if "expireAfterSeconds" in found]
-    foreign = [each["_id"] for each in documents if _version_of(each) is None]
+    others = [each["_id"] for each in documents if _version_of(each) is None]
     doubled = [v for v, number in versions.items() if v is not None and number > 1]
     if expiring:
         message = f"The server deletes records from {name}, because of its index {_some(expiring)}."
         return Diagnosis(PROBLEM, message, "Drop that index.")
-    if foreign:
-        message = (
-            f"{name} has documents that are not valid records, with these _id: {_some(foreign)}."
-        )
-        remedy = "Move them to another collection, or set MIGRATE_COLLECTION to a new one."
-        return Diagnosis(PROBLEM, message, remedy)
+    if others:
+        return _foreign(name, "valid records", others, "MIGRATE_COLLECTION")
     if doubled:
         message = f"{name} has several records of a version: {_some(doubled)}."
-        return Diagnosis(
-            PROBLEM, message, "Look at the data, then delete the records that are wrong."
-        )
+        remedy = "Look at the data, then delete the records that are wrong."
+        return Diagnosis(PROBLEM, message, remedy)
     if documents and not any(map(_is_on_version, indexes.values())):
         message = f"{name} has no unique index on `version`."
         return Diagnosis(WARNING, message, "The next run creates it: [up].")
     return Diagnosis(OK, f"{name} has {len(documents)} records, and all are valid.")
+
+
+def _foreign(name: str, expected: str, ids: Sequence[object], setting: str) -> Diagnosis:
+    message = f"{name} has documents that are not {expected}, with these _id: {_some(ids)}."
+    remedy = f"Move them to another collection, or set {setting} to a new one."
+    return Diagnosis(PROBLEM, message, remedy)
 
 
 def _version_of(document: Document) -> int | None:
@@ -227,11 +221,9 @@ def _is_on_version(index: DocumentView) -> bool:
 
 def lock(name: str, documents: Sequence[DocumentView], state: LockState | None) -> Diagnosis:
     """Check the documents of the lock's collection, and who holds the lock."""
-    foreign = [each["_id"] for each in documents if each["_id"] != LOCK_ID]
-    if foreign:
-        message = f"{name} has documents that are not the lock, with these _id: {_some(foreign)}."
-        remedy = "Move them to another collection, or set MIGRATE_LOCK_COLLECTION to a new one."
-        return Diagnosis(PROBLEM, message, remedy)
+    others = [each["_id"] for each in documents if each["_id"] != LOCK_ID]
+    if others:
+        return _foreign(name, "the lock", others, "MIGRATE_LOCK_COLLECTION")
     broken = [
         key
         for each in documents
@@ -240,9 +232,8 @@ def lock(name: str, documents: Sequence[DocumentView], state: LockState | None) 
     ]
     if broken:
         message = f"The lock in {name} has a value of a wrong type in {', '.join(broken)}."
-        return Diagnosis(
-            PROBLEM, message, "Make sure that nothing runs, then delete that document."
-        )
+        remedy = "Make sure that nothing runs, then delete that document."
+        return Diagnosis(PROBLEM, message, remedy)
     if state is None:
         return Diagnosis(OK, "The lock is free.")
     by = f"{state.holder} ({state.reason})"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask_migrate_mongo.files.latest import stale
+from flask_migrate_mongo.files.folder import stale
 from flask_migrate_mongo.model.errors import MigrateError
-from flask_migrate_mongo.model.values import Entry, Survey
-from flask_migrate_mongo.model.wording import Wording, cli, render
+from flask_migrate_mongo.model.values import Entry, Status, Survey
+from flask_migrate_mongo.model.wording import cli, render
 
 from .identity import mistaken
 from .plans import Inspector, pending, survey
 from .squashing import partly_squashed
+
+if TYPE_CHECKING:
+    from flask_migrate_mongo.lint.linter import Linter, LintReport
 
 
 class Kind(str, Enum):
@@ -42,9 +45,10 @@ class Problem:
     message: str
     remedy: str = ""
 
-    def explain(self, wording: Wording = cli) -> str:
-        """Render message and remedy in the terms of an interface."""
-        return f"{self.message} {render(self.remedy, wording)}".rstrip()
+    @property
+    def advice(self) -> str:
+        """The remedy in the terms of the command line."""
+        return render(self.remedy, cli)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +65,27 @@ def check(
     *,
     linear: bool,
     allowed: Collection[Kind] = (),
-    lint: Callable[[Iterable[Path]], Iterable[Problem]] = lambda _: (),
+    linter: Linter | None = None,
 ) -> CheckReport:
     """Compare the files with the history, without the lock, writes or a migration's code.
 
-    With `linear`, `.latest` has to name the newest file. `lint` finds problems in the files.
+    With `linear`, `.latest` has to name the newest file. With a linter, its errors are problems.
     """
     state = inspector.look()
-    files = state.found.files
+    files, paths = state.found.files, [file.path for file in state.found.files]
     in_doubt = tuple(mistaken(files, state.history))
     partly = tuple(partly_squashed(pending(files, state.history), state.history))
     refused = {v for error in in_doubt for v in error.versions}
     refused |= {v for error in partly for v in error.versions}
+    late = stale(paths) if linear else None
     found = [
-        *(_problem(Kind.UNUSABLE, error) for error in state.found.problems),
-        *(_problem(Kind.MISTAKEN, error) for error in in_doubt),
-        *(_problem(Kind.PARTLY_SQUASHED, error) for error in partly),
+        *_of_errors(Kind.UNUSABLE, state.found.problems),
+        *_of_errors(Kind.MISTAKEN, in_doubt),
+        *_of_errors(Kind.PARTLY_SQUASHED, partly),
         *_of_survey(survey(files, state.history), refused),
+        *_of_errors(Kind.STALE, [late] if late else []),
+        *(_of_lint(linter.lint(paths)) if linter else ()),
     ]
-    if linear and (error := stale([file.path for file in files])):
-        found.append(_problem(Kind.STALE, error))
-    found += lint(file.path for file in files)
     return CheckReport(
         tuple(each for each in found if each.kind not in allowed),
         tuple(each for each in found if each.kind in allowed),
@@ -89,67 +93,57 @@ def check(
     )
 
 
-def _problem(kind: Kind, error: MigrateError) -> Problem:
-    return Problem(kind, error.message, error.remedy)
+def _of_errors(kind: Kind, found: Iterable[MigrateError]) -> Iterator[Problem]:
+    return (Problem(kind, error.message, error.remedy) for error in found)
+
+
+def _of_lint(report: LintReport) -> Iterator[Problem]:
+    for finding in report.findings:
+        if finding.rule.severity.value == "error":
+            where = f"{finding.shown_path}:{finding.line}"
+            message = f"{where}: {finding.rule.code} {finding.message}"
+            yield Problem(Kind.LINT, message, "See how to do it better: [lint].")
 
 
 def _of_survey(found: Survey, in_doubt: Container[int]) -> Iterator[Problem]:
     """Find what is not applied as its file says, but for versions that could be mistaken."""
-    judges = (
-        (found.pending, _of_pending),
-        (found.running, _of_running),
-        (found.failed, _of_failed),
-        (found.applied, _of_applied),
-    )
-    for entries, judge in judges:
-        for entry in entries:
-            if entry.version not in in_doubt:
-                yield from judge(entry)
+    for entry in (*found.pending, *found.running, *found.failed, *found.applied):
+        if entry.version not in in_doubt:
+            of_entry = _of_applied if entry.status is Status.COMPLETED else _of_others
+            for kind, what, remedy in of_entry(entry):
+                yield Problem(kind, f"{entry.version} ({entry.name}) {what}.", remedy)
 
 
-def _of(kind: Kind, entry: Entry, what: str, remedy: str) -> Problem:
-    return Problem(kind, f"{entry.version} ({entry.name}) {what}.", remedy)
-
-
-def _of_pending(entry: Entry) -> Iterator[Problem]:
-    if entry.out_of_order:
+def _of_others(entry: Entry) -> Iterator[tuple[Kind, str, str]]:
+    version, record = entry.version, entry.record
+    if entry.status is Status.RUNNING:
+        yield Kind.RUNNING, "is running, or its run crashed", "See its run: [lock-status]."
+    elif entry.status is Status.PENDING and entry.out_of_order:
         what = "is pending, and a migration with a higher number is applied"
-        yield _of(Kind.OUT_OF_ORDER, entry, what, "Apply it: [up].")
-    else:
-        yield _of(Kind.PENDING, entry, "is pending", "Apply it: [up].")
-
-
-def _of_running(entry: Entry) -> Iterator[Problem]:
-    yield _of(Kind.RUNNING, entry, "is running, or its run crashed", "See its run: [lock-status].")
-
-
-def _of_failed(entry: Entry) -> Iterator[Problem]:
-    version = entry.version
-    if entry.file is None:
-        remedy = (
-            f"Restore the file, or forget the record: [resolve {version} forget=True reason=TEXT]."
-        )
-        yield _of(Kind.FAILED, entry, "failed, and its file is gone", remedy)
-    elif entry.record is not None and entry.record.interrupted:
+        yield Kind.OUT_OF_ORDER, what, "Apply it: [up]."
+    elif entry.status is Status.PENDING:
+        yield Kind.PENDING, "is pending", "Apply it: [up]."
+    elif entry.file is None:
+        yield Kind.FAILED, "failed, and its file is gone", _FORGET.format(version)
+    elif record is not None and record.interrupted:
         what = "ended half-way, and may have changed a part of its data"
         remedy = f"Look at the data. Then run it again: [up]. Or record its state: [resolve {version} applied=True|False reason=TEXT]."
-        yield _of(Kind.INTERRUPTED, entry, what, remedy)
+        yield Kind.INTERRUPTED, what, remedy
     else:
-        yield _of(Kind.FAILED, entry, "failed", "Fix the cause, then: [up].")
+        yield Kind.FAILED, "failed", "Fix the cause, then: [up]."
 
 
-def _of_applied(entry: Entry) -> Iterator[Problem]:
-    version = entry.version
+def _of_applied(entry: Entry) -> Iterator[tuple[Kind, str, str]]:
+    version, record = entry.version, entry.record
     if entry.missing:
-        remedy = (
-            f"Restore the file, or forget the record: [resolve {version} forget=True reason=TEXT]."
-        )
-        yield _of(Kind.MISSING, entry, "is applied, and its file is gone", remedy)
+        yield Kind.MISSING, "is applied, and its file is gone", _FORGET.format(version)
     if entry.drifted:
-        remedy = (
-            f"Restore the file, or accept it: [resolve {version} accept_file=True reason=TEXT]."
-        )
-        yield _of(Kind.CHANGED, entry, "has changed since it was applied", remedy)
-    if entry.record is not None and entry.record.down_failed:
+        accept = f"[resolve {version} accept_file=True reason=TEXT]"
+        remedy = f"Restore the file, or accept it: {accept}."
+        yield Kind.CHANGED, "has changed since it was applied", remedy
+    if record is not None and record.down_failed:
         remedy = f"Fix its down(), then: [down]. Or record that it is applied: [resolve {version} applied=True reason=TEXT]."
-        yield _of(Kind.FAILED, entry, "is applied, and its last down() failed", remedy)
+        yield Kind.FAILED, "is applied, and its last down() failed", remedy
+
+
+_FORGET = "Restore the file, or forget the record: [resolve {} forget=True reason=TEXT]."

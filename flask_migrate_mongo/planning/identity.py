@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
-from flask_migrate_mongo.files.parsing import slugify
+from flask_migrate_mongo.files.parsing import slug_of, slugify
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.values import History, MigrationFile, Record
 
@@ -18,10 +19,12 @@ _LONGEST = 200
 
 
 def known_names(
-    files: Iterable[MigrationFile], records: Iterable[Record]
+    files: Iterable[MigrationFile], records: Iterable[Record], paths: Mapping[Path, int] = {}
 ) -> Mapping[int, frozenset[str]]:
-    """Collect the slugs of every version that has a file or a record."""
+    """Collect the slugs of every version that has a file or a record; `paths` are files that need not be usable."""
     names: defaultdict[int, set[str]] = defaultdict(set)
+    for path, version in paths.items():
+        names[version].add(slugify(slug_of(path.stem)))
     for file in files:
         names[file.version].add(slugify(file.slug))
     for record in records:

@@ -1,22 +1,18 @@
-"""Which files the entries of another tool's history mean."""
+"""Which files the entries of another tool's history mean, and what an import does with each."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from math import inf
 
 from flask_migrate_mongo.files.parsing import slug_of, version_of
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.imports import (
-    ForeignEntry,
-    ForeignState,
-    ImportState,
-    MappedEntry,
-)
-from flask_migrate_mongo.model.values import History, MigrationFile
+from flask_migrate_mongo.model.values import History, MigrationFile, Tool
+from flask_migrate_mongo.store.foreign import ForeignEntry, ForeignState
 
 from .identity import find_version, known_names
 
@@ -27,6 +23,44 @@ Choices = Mapping[str, str]
 """What a map says: for a name of the other tool, the number or the slug of a file, or IGNORE."""
 
 _ENDING = re.compile(r"\.(py|js|cjs|mjs|ts)$")
+
+
+class ImportState(str, Enum):
+    """What an import does with an entry."""
+
+    TO_RECORD = "to-record"
+    RECORDED = "recorded"
+    KNOWN = "known"
+    NOT_APPLIED = "not-applied"
+    IGNORED = "ignored"
+    UNMAPPED = "unmapped"
+
+
+@dataclass(frozen=True, slots=True)
+class MappedEntry:
+    """An entry of another tool with the file here that it means, and a note that explains its state."""
+
+    entry: ForeignEntry
+    state: ImportState
+    file: MigrationFile | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """How the entries of a collection map to files, in the order in which they were applied.
+
+    `unused` are names in the map that the collection does not have.
+    """
+
+    tool: Tool
+    collection: str
+    entries: tuple[MappedEntry, ...]
+    unused: tuple[str, ...] = ()
+
+    def those(self, state: ImportState) -> tuple[MappedEntry, ...]:
+        """Select the entries in a state."""
+        return tuple(each for each in self.entries if each.state is state)
 
 
 def parse_map(text: str) -> Choices:
@@ -59,21 +93,22 @@ def map_entries(
     mapped = [_mapped(entry, by_version, history, choices) for entry in _in_order(entries)]
     times = Counter(each.file.version for each in mapped if each.file is not None)
     return tuple(
-        _unmapped(each, f"several entries mean {each.file.file_name}")
+        MappedEntry(
+            each.entry, ImportState.UNMAPPED, note=f"several entries mean {each.file.file_name}"
+        )
         if each.file is not None and times[each.file.version] > 1
         else each
         for each in mapped
     )
 
 
-def _in_order(entries: Sequence[ForeignEntry]) -> Iterator[ForeignEntry]:
+def _in_order(entries: Sequence[ForeignEntry]) -> Iterable[ForeignEntry]:
     """Order entries by time, or as they were written. Of one that was applied several times, the first counts."""
     ordered = sorted(entries, key=lambda e: e.applied_at.timestamp() if e.applied_at else inf)
-    seen: set[str] = set()
+    first: dict[str, ForeignEntry] = {}
     for entry in ordered:
-        if entry.name not in seen:
-            yield entry
-        seen.add(entry.name)
+        first.setdefault(entry.name, entry)
+    return first.values()
 
 
 def _mapped(
@@ -94,10 +129,6 @@ def _mapped(
         return MappedEntry(entry, ImportState.TO_RECORD, found)
     note = f"has a record here: {record.status.value}"
     return MappedEntry(entry, ImportState.KNOWN, found, note)
-
-
-def _unmapped(mapped: MappedEntry, note: str) -> MappedEntry:
-    return replace(mapped, state=ImportState.UNMAPPED, file=None, note=note)
 
 
 def _chosen(chosen: str, files: Mapping[int, MigrationFile]) -> MigrationFile | str:

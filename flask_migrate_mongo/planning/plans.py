@@ -188,16 +188,11 @@ def survey(files: Sequence[MigrationFile], history: History) -> Survey:
     ]
     by_status: defaultdict[Status, list[Entry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda entry: entry.version):
-        is_open = entry.record is not None and entry.record.is_open
-        by_status[entry.record.status if entry.record and is_open else Status.PENDING].append(entry)
+        by_status[entry.status].append(entry)
     order = {record.version: place for place, record in enumerate(history.applied)}
     by_status[Status.COMPLETED].sort(key=lambda entry: order[entry.version])
-    return Survey(
-        applied=tuple(by_status[Status.COMPLETED]),
-        pending=tuple(by_status[Status.PENDING]),
-        failed=tuple(by_status[Status.FAILED]),
-        running=tuple(by_status[Status.RUNNING]),
-    )
+    shown = (Status.COMPLETED, Status.PENDING, Status.FAILED, Status.RUNNING)
+    return Survey(*(tuple(by_status[status]) for status in shown))
 
 
 def page(

@@ -222,15 +222,12 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], t
     Returns their names, and a warning for each that could not be dropped. It drops only databases with our marker
     for this very database. `also` is a name that a setting gives.
     """
-    of, prefix = real.database.name, prefix_for(real.database.name)
-    leftover = {"_id": _MARKER_ID, "of": of, "aliveAt": {"$lt": real.now() - LEFTOVER_AFTER}}
+    alive = real.now() - LEFTOVER_AFTER
     removed, warnings = list[str](), list[str]()
     for name in real.database.client.list_database_names():
         try:
-            database = real.database.client[name]
-            named = name.startswith(prefix) or name == also
-            if named and Server(database).collection(MARKER).find_one(leftover):
-                _drop(database)
+            if _is_leftover(real, name, also, alive):
+                _drop(real.database.client[name])
                 removed.append(name)
         except PyMongoError as exc:
             warnings.append(
@@ -242,15 +239,17 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], t
 
 def leftovers(real: Server, also: str | None) -> tuple[str, ...]:
     """Find the databases that `remove_leftovers` would drop."""
-    of, prefix = real.database.name, prefix_for(real.database.name)
-    leftover = {"_id": _MARKER_ID, "of": of, "aliveAt": {"$lt": real.now() - LEFTOVER_AFTER}}
-    client = real.database.client
-    return tuple(
-        name
-        for name in client.list_database_names()
-        if (name.startswith(prefix) or name == also)
-        and Server(client[name]).collection(MARKER).find_one(leftover)
-    )
+    alive, names = real.now() - LEFTOVER_AFTER, real.database.client.list_database_names()
+    return tuple(name for name in names if _is_leftover(real, name, also, alive))
+
+
+def _is_leftover(real: Server, name: str, also: str | None, alive: datetime) -> bool:
+    of = real.database.name
+    if not (name.startswith(prefix_for(of)) or name == also):
+        return False
+    leftover = {"_id": _MARKER_ID, "of": of, "aliveAt": {"$lt": alive}}
+    found = Server(real.database.client[name]).collection(MARKER).find_one(leftover)
+    return found is not None
 
 
 def _drop(database: Database[Document]) -> None:

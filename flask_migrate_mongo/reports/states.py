@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import groupby
@@ -25,8 +26,10 @@ from .console import STYLES, Cell, Console, Text, coloured, err, out
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.engine.settling import BaselineReport, Renumbered
+    from flask_migrate_mongo.engine.squashing import Squashed
     from flask_migrate_mongo.lint.linter import Finding, LintReport
     from flask_migrate_mongo.planning.gate import CheckReport
+    from flask_migrate_mongo.planning.importing import ImportReport, MappedEntry
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
 
     Row = Sequence[Cell]
@@ -34,6 +37,14 @@ if TYPE_CHECKING:
 
 _HISTORY = [(column.heading, name) for name, column in COLUMNS.items() if column.heading]
 _STATUS = [(h, name) for h, name in _HISTORY if COLUMNS[name].in_table]
+_IMPORTED = {
+    "to-record": Text("to record", "yellow"),
+    "recorded": Text("recorded", "green"),
+    "known": Text("left as it is"),
+    "not-applied": Text("not applied"),
+    "ignored": Text("ignored"),
+    "unmapped": Text("no file", "bold red"),
+}
 
 
 # --- status
@@ -102,7 +113,7 @@ def _status_row(entry: Entry, state: str, holder: str | None) -> Row:
         entry.name,
         coloured(state),
         *(_cell(applied, field) if applied else "" for _, field in _STATUS),
-        ", ".join(note for note, holds in notes.items() if holds),
+        words.those(notes),
     )
 
 
@@ -113,14 +124,12 @@ def check(report: CheckReport) -> None:
     """Print each problem with what to do."""
     console = out()
     for problem in report.problems:
-        console.say(Text(f"{problem.kind.value}: ", "bold red"), problem.explain())
+        kind = Text(f"{problem.kind.value}: ", "bold red")
+        console.say(kind, f"{problem.message} {problem.advice}".rstrip())
     for problem in report.allowed:
         console.say(Text(f"{problem.kind.value} (allowed): ", "yellow"), problem.message)
     _ignored(console, report.ignored)
-    number = len(report.problems)
-    console.say(
-        "No problem found." if not number else f"{number} problem{'s' * (number > 1)} found."
-    )
+    console.say(words.problems(len(report.problems)))
 
 
 # --- what is recorded
@@ -130,8 +139,8 @@ def baseline(report: BaselineReport) -> None:
     """Print what was recorded as applied, or would be."""
     console = out()
     rows = (
-        (str(each.file.version), each.file.name, "passed" if each.verified else "not verified")
-        for each in report.recorded
+        (str(file.version), file.name, "passed" if file.verifiable else "not verified")
+        for file in report.recorded
     )
     console.table(("Version", "Name", "verify()"), rows)
     what = "Would record" if report.dry_run else "Recorded"
@@ -147,6 +156,53 @@ def renumbered(found: Renumbered) -> None:
     console.say(str(found.path))
     if found.record_from is not None:
         console.say(f"The record of {found.record_from} is now that of {found.version}.")
+
+
+def squashed(found: Squashed) -> None:
+    """Print where a squashed migration is, what it replaces, and what to do next."""
+    console = out()
+    console.say(str(found.file.path))
+    console.say(f"It replaces {words.count(len(found.file.replaces))}. Nothing was run.")
+    for note in found.notes:
+        console.say(Text(note, "yellow"))
+    console.say(
+        "Read it, and edit it. A database that has all of them only records it; a database that has none runs it."
+    )
+    console.say("Once each database has all or none of them, their files can be deleted.")
+
+
+def imported(report: ImportReport) -> None:
+    """Print what each entry means here, then what was recorded, and what to type next."""
+    console, tool = out(), report.tool.value
+    headings = ("Applied at (UTC)", f"Name in {tool}", "File", "State", "Notes")
+    console.table(headings, map(_imported_row, report.entries))
+    if report.unused:
+        names = ", ".join(report.unused)
+        console.warn([f"the map has names that {report.collection} does not have: {names}"])
+    counts = Counter(each.state.value for each in report.entries)
+    if recorded := counts["recorded"]:
+        console.say(f"Recorded {words.count(recorded)} as applied. None was run.")
+    elif unmapped := counts["unmapped"]:
+        number = "1 entry" if unmapped == 1 else f"{unmapped} entries"
+        console.say(f"{number} cannot be mapped to a file here. Nothing was recorded.")
+        console.say("Write a line `NAME = VERSION` for each into a file, or `NAME = ignore`.")
+        console.say("Then add: --map FILE")
+    elif waiting := counts["to-record"]:
+        console.say(f"Would record {words.count(waiting)} as applied. Nothing was recorded.")
+        console.say("To record: the same command with --confirm")
+    else:
+        console.say(f"Nothing to do: nothing that {tool} has applied is left to record.")
+
+
+def _imported_row(mapped: MappedEntry) -> Row:
+    entry = mapped.entry
+    return (
+        when(entry.applied_at) if entry.applied_at else "",
+        f"{entry.name} ({entry.title})" if entry.title else entry.name,
+        mapped.file.file_name if mapped.file else "",
+        _IMPORTED[mapped.state.value],
+        mapped.note,
+    )
 
 
 def records(page: Sequence[Record]) -> None:
@@ -273,7 +329,7 @@ def _step_row(planned: PlannedStep) -> Row:
         step.file.name,
         "in a transaction" if step.file.transactional else "plain",
         "reversible" if step.file.reversible else "not reversible",
-        ", ".join(note for note, holds in notes.items() if holds),
+        words.those(notes),
         ", ".join([*named, *([] if planned.complete else ["others"])]),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flask_migrate_mongo.model.values import Direction, ErrorInfo
 
 SECOND = 1_000
@@ -23,6 +25,16 @@ def took(ms: int | None) -> str:
 def count(number: int) -> str:
     """Count migrations in words."""
     return "1 migration" if number == 1 else f"{number} migrations"
+
+
+def problems(number: int) -> str:
+    """Say how many problems were found."""
+    return f"{number or 'No'} problem{'s' * (number > 1)} found."
+
+
+def those(notes: Mapping[str, bool]) -> str:
+    """List the notes that hold."""
+    return ", ".join(note for note, holds in notes.items() if holds)
 
 
 def brief(info: ErrorInfo) -> str:

@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 
 from bson import ObjectId
 from pymongo.collection import Collection
 
 from flask_migrate_mongo.driver.server import Document, translated
 from flask_migrate_mongo.model.errors import NotImportableError
-from flask_migrate_mongo.model.imports import ForeignEntry, ForeignState
 from flask_migrate_mongo.model.values import Tool
+
+
+class ForeignState(str, Enum):
+    """What another tool says about a migration."""
+
+    APPLIED = "applied"
+    NOT_APPLIED = "not-applied"
+    UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignEntry:
+    """One migration in another tool's history. `title` is its name for people, if the tool has one."""
+
+    name: str
+    applied_at: datetime | None = None
+    state: ForeignState = ForeignState.APPLIED
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +51,7 @@ class _Shape:
         return fields <= document.keys() and (len(fields) > 1 or len(document) == 1 + len(fields))
 
 
-_SHAPES: Mapping[Tool, _Shape] = {
+_SHAPES: Mapping[Tool | str, _Shape] = {
     Tool.MIGRATE_MONGO: _Shape("changelog", "fileName", "appliedAt"),
     Tool.PYMONGO_MIGRATE: _Shape("pymongo_migrate", "name", "applied"),
     Tool.MONGODB_MIGRATIONS: _Shape("database_migrations", "migration_datetime", "created_at"),
@@ -41,23 +59,17 @@ _SHAPES: Mapping[Tool, _Shape] = {
         "__mongomig_migrations", "revision", "applied_at", frozenset({"down_revision", "status"})
     ),
     Tool.MONGRATE: _Shape("_migrations", "migration"),
-}
-
-_OTHERS: Mapping[str, _Shape] = {
+    # Recognised, but not imported.
     "Laravel": _Shape("migrations", "migration", others=frozenset({"batch"})),
     "Umzug": _Shape("migrations", "migrationName"),
     "migrate-mongoose": _Shape("migrations", "name", "createdAt", frozenset({"state"})),
     "golang-migrate": _Shape("schema_migrations", "version", others=frozenset({"dirty"})),
 }
-"""Tools whose documents are recognised, but not imported."""
 
 
 def looks_like(document: Document) -> Tool | str | None:
     """Find the tool that writes documents like this one."""
-    for tool, shape in (*_SHAPES.items(), *_OTHERS.items()):
-        if shape.fits(document):
-            return tool
-    return None
+    return next((tool for tool, shape in _SHAPES.items() if shape.fits(document)), None)
 
 
 def default_collection(tool: Tool) -> str:
@@ -81,21 +93,16 @@ def _entry(document: Document, tool: Tool, collection: str) -> ForeignEntry:
         raise NotImportableError(
             msg, "Name the tool and its collection: [from=TOOL collection=NAME]."
         )
+    key = document["_id"]
+    # A tool that stores no time has that of its `_id`.
+    written = key.generation_time if isinstance(key, ObjectId) else None
+    applied_at = document[shape.applied_at] if shape.applied_at else written
     return ForeignEntry(
         name,
-        _applied_at(document, shape),
+        applied_at if isinstance(applied_at, datetime) else None,
         _state(document, tool),
         str(document.get("description") or "") if tool is Tool.MONGOMIG else "",
     )
-
-
-def _applied_at(document: Document, shape: _Shape) -> datetime | None:
-    """Read when a migration was applied; a tool that stores no time has that of its `_id`."""
-    if shape.applied_at:
-        stored = document[shape.applied_at]
-        return stored if isinstance(stored, datetime) else None
-    key = document["_id"]
-    return key.generation_time if isinstance(key, ObjectId) else None
 
 
 def _state(document: Document, tool: Tool) -> ForeignState:

@@ -42,6 +42,7 @@ from .records import (
     push,
     read,
     read_events,
+    settled,
     startable,
 )
 
@@ -177,7 +178,7 @@ class MigrationHistory:
         values = {
             **described(file),
             **placed(run, adoption.position),
-            **self._settled(Status.COMPLETED, run, at),
+            **settled(Status.COMPLETED, run, at),
             **paths(
                 origin=origin.value,
                 verified=verified,
@@ -193,58 +194,44 @@ class MigrationHistory:
             )
         event = push(run.actor, origin.value, at, reason=adoption.reason, verified=verified)
         update = {"$set": values, "$setOnInsert": {"createdAt": at}, **event}
-        self._settle(file.version, update, run)
+        self._write(startable(file.version), update, run, upsert=True)
         self.mark_replaced([part.version for part in adoption.parts], file.version, run, at)
 
     def mark_replaced(self, parts: Sequence[int], squashed: int, run: Run, at: datetime) -> None:
         """Mark what a recorded squashed migration replaces as parts of it. A second call changes nothing."""
+        event = push(run.actor, "replaced", at, replacedBy=str(squashed))
+        self._replace(parts, squashed, run, at, event)
+
+    def _replace(
+        self, parts: Sequence[int], squashed: int | None, run: Run, at: datetime, event: Document
+    ) -> None:
+        """Mark records as parts of a squashed migration, for None of none; an event says so of each that changes."""
         if not parts:
             return
-        event = push(run.actor, "replaced", at, replacedBy=str(squashed))
+        condition = paths(version={"$in": list(map(str, parts))}, replaced_by={"$ne": squashed})
+        update = {"$set": paths(replaced_by=squashed, updated_at=at), **event}
         with translated():
-            self._records.update_many(
-                {
-                    **paths(version={"$in": list(map(str, parts))}),
-                    **paths(replaced_by={"$ne": squashed}, fence={"$not": {"$gt": run.fence}}),
-                },
-                {"$set": paths(replaced_by=squashed, updated_at=at), **event},
-            )
-
-    def _restore_replaced(self, squashed: Record, run: Run, at: datetime) -> None:
-        """Let the parts of a squashed migration count again as what they were before it."""
-        parts = [part.version for part in parts_of(squashed, self.load().records)]
-        event = push(run.actor, "restored", at, ofSquashed=str(squashed.version))
-        with translated():
-            self._records.update_many(
-                paths(
-                    version={"$in": list(map(str, parts))},
-                    replaced_by={"$ne": None},
-                    fence={"$not": {"$gt": run.fence}},
-                ),
-                {"$set": paths(replaced_by=None, updated_at=at), **event},
-            )
+            self._records.update_many({**condition, **run.may_change}, update)
 
     def accept_file(
         self, record: Record, file: MigrationFile, run: Run, at: datetime, *, reason: str
     ) -> None:
         """Record the file as it is now for a migration, which keeps its place and its state. Raises LeaseLostError."""
         before = {"slug": record.slug, "digest": record.digest}
-        values = {**described(file), **paths(updated_at=at)}
         event = push(run.actor, "accepted", at, reason=reason, before=before)
-        self._settle(file.version, {"$set": values, **event}, run, record.status)
+        self._settle(record, {**described(file), **paths(updated_at=at)}, event, run)
 
     def resolve(
         self, record: Record, run: Run, at: datetime, *, applied: bool, reason: str
     ) -> None:
         """Set by hand whether a migration is applied. Raises LeaseLostError."""
-        status = Status.COMPLETED if applied else Status.PENDING
-        values = self._settled(status, run, at)
+        values = settled(Status.COMPLETED if applied else Status.PENDING, run, at)
         if applied and not record.is_applied:
             values |= paths(
                 applied_at=at, batch=run.batch, position=0, origin=Origin.RESOLVED.value
             )
         event = push(run.actor, "resolved", at, applied=applied, reason=reason)
-        self._settle(record.version, {"$set": values, **event}, run, record.status)
+        self._settle(record, values, event, run)
 
     def forget(self, record: Record, run: Run, at: datetime, *, reason: str) -> None:
         """Count a migration whose file is gone as never recorded; its events stay. Raises LeaseLostError.
@@ -253,10 +240,12 @@ class MigrationHistory:
         """
         if record.replaces and record.is_applied:
             # First: after a crash between the two, they are still parts of what is still recorded.
-            self._restore_replaced(record, run, at)
-        values = {**self._settled(Status.PENDING, run, at), **paths(forgotten=True)}
+            parts = [part.version for part in parts_of(record, self.load().records)]
+            event = push(run.actor, "restored", at, ofSquashed=str(record.version))
+            self._replace(parts, None, run, at, event)
+        values = {**settled(Status.PENDING, run, at), **paths(forgotten=True)}
         event = push(run.actor, "forgotten", at, reason=reason, name=record.name)
-        self._settle(record.version, {"$set": values, **event}, run, record.status)
+        self._settle(record, values, event, run)
 
     def renumber(self, record: Record, file: MigrationFile, run: Run, at: datetime) -> None:
         """Let a record follow its file to a number without a record; its place in the order of application stays.
@@ -265,36 +254,27 @@ class MigrationHistory:
         """
         event = push(run.actor, "renumbered", at, **{"from": str(record.version)})
         values = {**described(file), **paths(version=str(file.version), updated_at=at)}
-        self._settle(record.version, {"$set": values, **event}, run, record.status)
+        self._settle(record, values, event, run)
 
-    def _settled(self, status: Status, run: Run, at: datetime) -> Document:
-        values = paths(
-            status=status.value,
-            interrupted=False,
-            down_failed=False,
-            rolled_back_at=None,
-            execution_ms=None,
-            run_id=run.actor.run_id,
-            fence=run.fence,
-            updated_at=at,
-        )
-        return values | failure(None)
+    def _settle(self, record: Record, values: Document, event: Document, run: Run) -> None:
+        """Change a record that is still in the same state."""
+        expected = paths(version=str(record.version), status=record.status.value)
+        self._write(expected, {"$set": values, **event}, run)
 
-    def _settle(
-        self, version: int, update: Document, run: Run, expected: Status | None = None
+    def _write(
+        self, condition: Document, update: Document, run: Run, *, upsert: bool = False
     ) -> None:
-        """Change a record that is in the expected state; without one, make it unless it is applied or running."""
-        state = paths(version=str(version), status=expected.value) if expected else None
-        condition = {**(state or startable(version)), **paths(fence={"$not": {"$gt": run.fence}})}
+        """Change the record that meets the condition, unless a later run has changed it. Raises LeaseLostError."""
+        update = {**update, "$unset": NO_BACKFILL}
         with translated():
             try:
                 made = self._records.update_one(
-                    condition, {**update, "$unset": NO_BACKFILL}, upsert=expected is None
+                    {**condition, **run.may_change}, update, upsert=upsert
                 )
             except DuplicateKeyError:
                 made = None
         if made is None or not (made.matched_count or made.upserted_id):
-            raise LeaseLostError(f"the record of {version} changed meanwhile")
+            raise LeaseLostError(f"the record of {condition['version']} changed meanwhile")
 
     def _fence_ranges(self, run_id: str) -> None:
         """Take from a run's workers, wherever they are, the ranges that they have not finished."""

@@ -112,6 +112,11 @@ class Run:
     fence: int
     batch: int
 
+    @property
+    def may_change(self) -> Document:
+        """The condition of records that no run with a higher fence has claimed or changed."""
+        return paths(fence={"$not": {"$gt": self.fence}})
+
 
 def failure(error: ErrorInfo | None) -> Document:
     """Build what is stored of an error: a text, and beside it its parts."""
@@ -177,6 +182,23 @@ def placed(run: Run, position: int) -> Document:
     )
 
 
+def settled(status: Status, run: Run, at: datetime) -> Document:
+    """Build the state that a record gets without a run of its migration."""
+    return {
+        **paths(
+            status=status.value,
+            interrupted=False,
+            down_failed=False,
+            rolled_back_at=None,
+            execution_ms=None,
+            run_id=run.actor.run_id,
+            fence=run.fence,
+            updated_at=at,
+        ),
+        **failure(None),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The record of a step, for the run that claims it.
@@ -228,8 +250,10 @@ class Claim:
             "metadata.request": None,
         }
         ready = paths(version=str(self.step.version), status=Status.COMPLETED.value)
+        # A `down` leaves what is recorded of the file as it was applied.
         if direction is Direction.UP:
-            values |= self._described(position)
+            values |= {**described(self.step.file), **placed(self.run, position)}
+            values["metadata.outOfOrder"] = self.step.out_of_order
             ready = startable(self.step.version)
         fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
         event = self.event("started", at, direction=direction.value)
@@ -242,15 +266,6 @@ class Claim:
             Status.RUNNING,
             upsert=direction is Direction.UP,
         )
-
-    def _described(self, position: int) -> Document:
-        """Build what an `up` records of the file; a `down` leaves it as it was applied."""
-        file = self.step.file
-        return {
-            **described(file),
-            **placed(self.run, position),
-            "metadata.outOfOrder": self.step.out_of_order,
-        }
 
     def complete(self, *, took_ms: int, at: datetime, session: ClientSession | None = None) -> None:
         """Mark the step as successful; with a session, in its transaction."""

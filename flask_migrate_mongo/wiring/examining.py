@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 
 import pymongo
 from bson.errors import BSONError
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill.checkpoints import with_exact_ids
 from flask_migrate_mongo.database import FIRST_CONTACT_SECONDS, connected_server
@@ -18,7 +20,6 @@ from flask_migrate_mongo.driver.server import OLDEST_WIRE_VERSION, Document, Ser
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.errors import (
     AccessDeniedError,
-    DatabaseError,
     MigrateError,
     as_migrate_error,
     redact,
@@ -30,11 +31,6 @@ from flask_migrate_mongo.settings import SETTINGS, Settings, collision, key_of
 from flask_migrate_mongo.state import KEY, AppState
 from flask_migrate_mongo.store.lease import Lease
 from flask_migrate_mongo.store.records import PROJECTION
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from pymongo.collection import Collection
 
 _BASIC = ("find", "insert", "update")
 _MOST_FOREIGN = 10
@@ -111,15 +107,10 @@ def _of_server(state: AppState) -> dict[str, Diagnosis]:
             hello = server.database.client.admin.command("hello") if server.sends_commands else {}
     except MigrateError as exc:
         unknown = Diagnosis(WARNING, "Not checked, because the database cannot be reached.")
-        return {
-            "server": Diagnosis(PROBLEM, exc.message, exc.remedy),
-            **dict.fromkeys(_CHECKS, unknown),
-        }
+        problem = Diagnosis(PROBLEM, exc.message, exc.remedy)
+        return {**dict.fromkeys(_CHECKS, unknown), "server": problem}
     contact = _Contact(server, hello, state.settings)
-    return {
-        "server": _server(contact),
-        **{name: _checked(name, contact) for name in _CHECKS},
-    }
+    return {name: _checked(name, contact) for name in _CHECKS}
 
 
 def _checked(name: str, contact: _Contact) -> Diagnosis:
@@ -141,9 +132,8 @@ def _server(contact: _Contact) -> Diagnosis:
         return Diagnosis(OK, f"{database.name} in mongomock, which replaces a server in tests.")
     hosts = ", ".join(f"{host}:{port}" for host, port in sorted(database.client.nodes))
     try:
-        with translated(), pymongo.timeout(FIRST_CONTACT_SECONDS):
-            version = database.client.admin.command("buildInfo")["version"]
-    except DatabaseError:  # A client with a strict API version may not ask.
+        version = database.client.admin.command("buildInfo")["version"]
+    except PyMongoError:  # A client with a strict API version may not ask.
         version = None
     supported = contact.hello.get("maxWireVersion", 0) >= OLDEST_WIRE_VERSION
     return diagnosis.server(f"{database.name} on {hosts}", version, supported=supported)
@@ -205,6 +195,7 @@ def _rehearsals(contact: _Contact) -> Diagnosis:
 
 
 _CHECKS: Mapping[str, Callable[[_Contact], Diagnosis]] = {
+    "server": _server,
     "topology": lambda contact: diagnosis.topology(contact.hello),
     "transactions": _transactions,
     "clock": _clock,

@@ -10,8 +10,8 @@ import pytest
 from bson import json_util
 
 from flask_migrate_mongo.model.errors import ConnectionFailedError
-from flask_migrate_mongo.model.imports import ImportState
 from flask_migrate_mongo.model.values import Actor, Tool
+from flask_migrate_mongo.planning.importing import ImportState
 from flask_migrate_mongo.store.foreign import default_collection
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease

@@ -9,16 +9,15 @@ import pytest
 from bson import Int64, ObjectId
 
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotMappedError
-from flask_migrate_mongo.model.imports import (
-    ForeignEntry,
-    ForeignState,
-    ImportState,
-    MappedEntry,
-)
 from flask_migrate_mongo.model.values import MigrationFile, Status, Tool
 from flask_migrate_mongo.model.wording import cli
-from flask_migrate_mongo.planning.importing import map_entries, parse_map
-from flask_migrate_mongo.store.foreign import looks_like
+from flask_migrate_mongo.planning.importing import (
+    ImportState,
+    MappedEntry,
+    map_entries,
+    parse_map,
+)
+from flask_migrate_mongo.store.foreign import ForeignEntry, ForeignState, looks_like
 from flask_migrate_mongo.store.records import is_record
 
 from .given import NOW, a_file, a_record, recorded

@@ -17,7 +17,7 @@ from flask_migrate_mongo.model.errors import MigrateError
 
 _MODULES: Mapping[str, str] = {
     "status": "looking",
-    "plan": "planning",
+    "plan": "checking",
     "history": "looking",
     "lock-status": "looking",
     "create": "creating",
@@ -33,10 +33,10 @@ _MODULES: Mapping[str, str] = {
     "resolve": "settling",
     "baseline": "settling",
     "renumber": "settling",
-    "squash": "squashing",
-    "import-history": "importing",
+    "squash": "creating",
+    "import-history": "settling",
     "check": "checking",
-    "show": "showing",
+    "show": "checking",
     "doctor": "examining",
     "run-async": "queued",
 }

@@ -1,21 +1,19 @@
-"""The command that checks everything before a deployment."""
+"""Commands that look at files and database, with what lint finds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-
 import click
 
-from flask_migrate_mongo.lint.linter import Linter
-from flask_migrate_mongo.lint.rules import Severity
 from flask_migrate_mongo.planning import gate
-from flask_migrate_mongo.planning.gate import Kind, Problem
-from flask_migrate_mongo.reports import states
+from flask_migrate_mongo.planning.details import details
+from flask_migrate_mongo.planning.gate import Kind
+from flask_migrate_mongo.planning.preview import preview
+from flask_migrate_mongo.reports import examining, states
 from flask_migrate_mongo.wiring.linting import linter
 from flask_migrate_mongo.wiring.looking import inspector
 
-from .output import CHECK_FAILED, as_json, command, show, state
+from . import output
+from .output import CHECK_FAILED, VERSION, as_json, command, state
 
 
 def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Kind, ...]:
@@ -38,19 +36,31 @@ def check(*, allow: tuple[Kind, ...]) -> None:
     another one, unusable or stale, or if lint finds an error. Each problem is listed with what to do.
     """
     found = state()
-    linting = linter(found)
-    report = gate.check(
-        inspector(found),
-        linear=found.settings.linear,
-        allowed=allow,
-        lint=lambda paths: _errors(linting, paths),
-    )
-    show("check", states.check, report, exit_code=CHECK_FAILED if report.problems else 0)
+    linear = found.settings.linear
+    report = gate.check(inspector(found), linear=linear, allowed=allow, linter=linter(found))
+    output.show("check", states.check, report, exit_code=CHECK_FAILED if report.problems else 0)
 
 
-def _errors(linting: Linter, paths: Iterable[Path]) -> Iterator[Problem]:
-    for finding in linting.lint(paths).findings:
-        if finding.rule.severity is Severity.ERROR:
-            where = f"{finding.shown_path}:{finding.line}"
-            message = f"{where}: {finding.rule.code} {finding.message}"
-            yield Problem(Kind.LINT, message, "See how to do it better: [lint].")
+@command
+@as_json
+def plan() -> None:
+    """Show the plan of `up`, and what lint finds in it.
+
+    Executes no migration's code, takes no lock and writes nothing.
+    """
+    found = state()
+    output.show("plan", states.plan, preview(inspector(found), linter(found)))
+
+
+@command
+@click.argument("version", type=VERSION)
+@click.option("--source", is_flag=True, help="Show the text of the file, too.")
+@as_json
+def show(version: str, *, source: bool) -> None:
+    """Show everything that is known of VERSION.
+
+    VERSION is a number, the beginning of one, or the name in the file's name. Executes no migration's code and takes no lock.
+    """
+    found = state()
+    shown = details(inspector(found), linter(found), version, with_source=source)
+    output.show("show", examining.details, shown)

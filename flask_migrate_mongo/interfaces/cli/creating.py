@@ -1,13 +1,16 @@
-"""The command that creates a file."""
+"""Commands that write a migration; they run nothing, and need no database."""
 
 from __future__ import annotations
 
 import click
 
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.engine import squashing
+from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.reports import states
 from flask_migrate_mongo.wiring.creating import scaffold
 
-from .output import as_json, command, show
+from .output import VERSION, as_json, command, show
 
 
 @command
@@ -23,3 +26,22 @@ def create(name: str, *, transactional: bool) -> None:
     """
     made = scaffold(app_state.current()).create(name, transactional=transactional)
     show("create", click.echo, made)
+
+
+@command
+@click.argument("first", metavar="FROM", type=VERSION)
+@click.argument("last", metavar="TO", type=VERSION)
+@click.argument("name")
+@as_json
+def squash(first: str, last: str, name: str) -> None:
+    """Join the migrations FROM to TO into a new one called NAME.
+
+    It runs nothing, and needs no database. Read the new file, and edit it. On a database that has all that it
+    replaces, the next `up` records it without running it. On a new database it runs instead of them.
+
+    Example: flask db-migrate squash 20260101001 20260630004 "first half of 2026"
+    """
+    state = app_state.current()
+    folder = Folder(state.settings.directory)
+    written = squashing.squash(folder, scaffold(state), first, last, name)
+    show("squash", states.squashed, written)

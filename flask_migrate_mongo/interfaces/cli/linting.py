@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.files.folder import Folder
-from flask_migrate_mongo.files.latest import stale
+from flask_migrate_mongo.files.folder import Folder, stale
 from flask_migrate_mongo.lint.linter import LintReport
 from flask_migrate_mongo.reports import code_scanning, states
 from flask_migrate_mongo.reports.console import out
