@@ -22,7 +22,7 @@ class RunMethods:
         self,
         options: Options = DEFAULTS,
         *,
-        to: str | None = None,
+        to: str | int | None = None,
         steps: int | None = None,
         allow_drift: bool = False,
     ) -> RunReport:
@@ -34,7 +34,7 @@ class RunMethods:
         options: Options = DEFAULTS,
         *,
         steps: int | None = None,
-        to: str | None = None,
+        to: str | int | None = None,
         batch: bool = False,
         allow_drift: bool = False,
     ) -> RunReport:
@@ -42,7 +42,11 @@ class RunMethods:
         return self.run(Target(Direction.DOWN, steps, to, batch, allow_drift=allow_drift), options)
 
     def redo(
-        self, version: str | None = None, options: Options = DEFAULTS, *, allow_drift: bool = False
+        self,
+        version: str | int | None = None,
+        options: Options = DEFAULTS,
+        *,
+        allow_drift: bool = False,
     ) -> RunReport:
         """Roll back the last migration, or this one, and apply it again; see `run`."""
         target = Target(Direction.UP, to=version, redo=True, allow_drift=allow_drift)

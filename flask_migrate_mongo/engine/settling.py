@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from flask_migrate_mongo.model.values import (
     Tool,
 )
 from flask_migrate_mongo.planning.identity import (
-    Recorded,
     check_identity,
     find_version,
     known_names,
@@ -42,6 +41,8 @@ from flask_migrate_mongo.planning.importing import (
     map_entries,
 )
 from flask_migrate_mongo.planning.plans import pending, place_of
+from flask_migrate_mongo.planning.squashing import adopted
+from flask_migrate_mongo.process import Stopped
 from flask_migrate_mongo.store.foreign import default_collection, read_entries
 from flask_migrate_mongo.store.lease import Grant
 from flask_migrate_mongo.store.records import Adoption, Run
@@ -65,14 +66,23 @@ class Settling:
     @contextlib.contextmanager
     def begun(cls, runner: Runner, command: str, reason: str) -> Iterator[Settling]:
         """Hold the lease for the block. Raises InvalidRequestError without a reason, ForeignDocumentError, LockHeldError."""
-        if not reason.strip():
+        # The shell passes undecodable bytes as lone surrogates, which BSON cannot hold.
+        reason = reason.encode("utf-8", "replace").decode().strip()
+        if not reason:
             msg = "The reason is empty. Nothing was changed."
             raise errors.InvalidRequestError(msg, "Say how you know: [reason=TEXT].")
         # Before our index is created: the collection can be that of another tool.
         runner.history.load()
-        with runner.lease.hold(runner.actor(command), wait=runner.wait) as grant:
-            history, run = runner.settle(grant)
-            yield cls(runner, grant, history, run, reason)
+        holding = runner.lease.hold(runner.actor(command), wait=runner.wait)
+        try:
+            with runner.switch.installed(), holding as grant:
+                history, run = runner.settle(grant)
+                yield cls(runner, grant, history, run, reason)
+        except (Stopped, errors.RunStoppedError) as exc:
+            msg = (
+                f"Stopped by {runner.switch.requested_by}. What was recorded before stays recorded."
+            )
+            raise errors.RunStoppedError(msg, "Give the same command again.") from exc
 
     @cached_property
     def found(self) -> Discovery:
@@ -81,11 +91,39 @@ class Settling:
 
     def version(self, name: str) -> int:
         """Find the version that a number, the beginning of one, or a slug names."""
-        return find_version(name, known_names(self.found.files, self.history.records))
+        return find_version(name, known_names(self.found.files, self.history.kept))
 
     def file(self, version: int) -> MigrationFile | None:
-        """Find a file that can be used: problems of others do not matter here."""
+        """Find the file of a version. Problems of others do not matter here.
+
+        Raises SourceError for one that cannot be used, and NoFolderError.
+        """
+        if not self.found.has_folder:
+            raise errors.NoFolderError(self.runner.folder.path)
+        if version in self.found.broken:
+            raise self.found.broken[version]
         return next((file for file in self.found.files if file.version == version), None)
+
+    def own_file(self, version: int) -> MigrationFile | None:
+        """Find the file of a version. Raises what `file` does, and NumberTakenError for another migration."""
+        file, record = self.file(version), self.history.by_version.get(version)
+        if file and record and record.is_open and record.is_of_another(file):
+            raise errors.NumberTakenError(record, file)
+        return file
+
+    @property
+    def present(self) -> frozenset[int]:
+        """The versions that have a file, also one that cannot be used."""
+        return frozenset(self.found.broken).union(file.version for file in self.found.files)
+
+    def record_of(self, file: MigrationFile) -> Record | None:
+        """Find the record that belongs to a file, whatever its number is."""
+        own = self.history.by_version.get(file.version)
+        if own is not None and own.is_open:
+            has_twin = file.version in self.found.broken
+            if own.is_certainly(file) or not (has_twin or own.is_of_another(file)):
+                return own
+        return self.history.elsewhere(file, self.present)
 
     def refuse_part(self, version: int) -> None:
         """Refuse to settle what a recorded squashed migration replaces. Raises NotResolvableError."""
@@ -96,6 +134,27 @@ class Settling:
             remedy = (
                 f"Settle the squashed one: [resolve {squashed} applied=True|False reason=TEXT]."
             )
+            raise errors.NotResolvableError(msg, remedy)
+
+    def refuse_replaced(self, file: MigrationFile) -> None:
+        """Refuse to change the number by which a squashed migration knows a file. Raises NotResolvableError."""
+        for squashed in self.found.files:
+            if file.version in squashed.replaces:
+                msg = f"{squashed.file_name} replaces {file.version}, so {file.file_name} keeps its number. Nothing was changed."
+                remedy = f"Delete {squashed.file_name} first, and squash again: [squash FROM TO]."
+                raise errors.NotResolvableError(msg, remedy)
+
+    def refuse_forgotten(self, record: Record) -> None:
+        """Refuse to forget what would run again then. Raises NotResolvableError or RenumberedError."""
+        alone = History((record,))
+        moved = next((file for file in self.found.files if alone.elsewhere(file)), None)
+        if moved is not None:
+            raise errors.RenumberedError(record, moved)
+        unrecorded = set(record.replaces).difference(self.history.by_version)
+        waiting = [file.file_name for file in self.found.files if file.version in unrecorded]
+        if waiting and record.is_open:
+            msg = f"{record.version} ({record.name}) ran in place of {', '.join(waiting)}, which would run then. Nothing was changed."
+            remedy = f"Restore its file. Or move these out of the folder, forget it, put them back, and record them: [baseline to={max(unrecorded)} reason=TEXT]."
             raise errors.NotResolvableError(msg, remedy)
 
     def record(self, version: int) -> Record:
@@ -120,10 +179,10 @@ def resolve(runner: Runner, name: str, *, applied: bool, reason: str) -> Record:
         version = settling.version(name)
         settling.refuse_part(version)
         record = settling.history.by_version.get(version)
-        file = settling.file(version)
-        if applied and file is not None and (record is None or not record.is_open):
+        file = settling.own_file(version) if applied else None
+        if file is not None and (record is None or not record.is_open):
             parts = parts_of(file, settling.history.records)
-            adoption = Adoption(file, Origin.RESOLVED, reason, parts=parts)
+            adoption = Adoption(file, Origin.RESOLVED, settling.reason, parts=parts)
             runner.history.record_applied(adoption, settling.run, settling.grant.ensure())
         else:
             record = settling.record(version)
@@ -133,7 +192,9 @@ def resolve(runner: Runner, name: str, *, applied: bool, reason: str) -> Record:
                 msg = f"{version} ({record.name}) is recorded as {state} already. Nothing was changed."
                 raise errors.NotResolvableError(msg)
             at = settling.grant.ensure()
-            runner.history.resolve(record, settling.run, at, applied=applied, reason=reason)
+            runner.history.resolve(
+                record, settling.run, at, applied=applied, reason=settling.reason, file=file
+            )
     return runner.history.load().by_version[version]
 
 
@@ -147,12 +208,15 @@ def accept_file(runner: Runner, name: str, *, reason: str) -> Record:
         record = settling.record(version)
         file = settling.file(version)
         if file is None:
-            settling.found.usable()
             msg = f"{version} ({record.name}) has no file that could be accepted. Nothing was changed."
             remedy = f"If it is gone for good: [resolve {version} forget=True reason=TEXT]."
             raise errors.NotResolvableError(msg, remedy)
+        if set(record.replaces) != set(file.replaces):
+            msg = f"{file.file_name} replaces other migrations than when it was recorded. Nothing was changed."
+            remedy = f"Restore `replaces`. See what it was: [show {version}]."
+            raise errors.NotResolvableError(msg, remedy)
         at = settling.grant.ensure()
-        runner.history.accept_file(record, file, settling.run, at, reason=reason)
+        runner.history.accept_file(record, file, settling.run, at, reason=settling.reason)
     return runner.history.load().by_version[version]
 
 
@@ -166,7 +230,8 @@ def forget(runner: Runner, name: str, *, reason: str) -> Record:
             msg = f"{version} ({record.name}) has a file: {file.file_name}. Nothing was changed."
             remedy = f"Set its state instead: [resolve {version} applied=True|False reason=TEXT]."
             raise errors.NotResolvableError(msg, remedy)
-        runner.history.forget(record, settling.run, settling.grant.ensure(), reason=reason)
+        settling.refuse_forgotten(record)
+        runner.history.forget(record, settling.run, settling.grant.ensure(), reason=settling.reason)
     return runner.history.load().by_version[version]
 
 
@@ -189,11 +254,12 @@ def renumber(runner: Runner, scaffold: Scaffold, name: str) -> Renumbered:
         history = settling.history
         file = _described(runner.folder.find(name))
         own = history.by_version.get(file.version)
-        record = Recorded(history).elsewhere(file)
-        if record is None and own is not None and own.is_open and own.is_unchanged(file):
-            record = own
-        is_free = own is None and record is not None
-        if not is_free:
+        settling.refuse_replaced(file)
+        record = settling.record_of(file)
+        if own is None and record is not None:
+            if file.version == max(settling.present):
+                scaffold.note(file.path)
+        else:
             highest = max(history.by_version, default=0)
             file = _described(scaffold.renumber(file.path, above=highest))
         if record is not None:
@@ -231,11 +297,16 @@ def baseline(
         last = None if to is None else place_of(settling.version(to), files)
         waiting = pending(files, settling.history)
         chosen = tuple(file for file in waiting if last is None or file.place <= last)
+        adopts = [adopted(file, settling.history) for file in chosen]
         _verify(settling, chosen)
-        for position, file in enumerate(() if dry_run else chosen):
-            parts = parts_of(file, settling.history.records)
+        for position, (file, parts) in enumerate(
+            () if dry_run else zip(chosen, adopts, strict=True)
+        ):
+            runner.switch.check()
             verified = file.verifiable or None
-            adoption = Adoption(file, Origin.BASELINE, reason, verified, position, parts=parts)
+            adoption = Adoption(
+                file, Origin.BASELINE, settling.reason, verified, position, parts=parts
+            )
             at = settling.grant.ensure_recent()
             runner.history.record_applied(adoption, settling.run, at)
     return BaselineReport(chosen, dry_run)
@@ -250,7 +321,9 @@ def _verify(settling: Settling, files: Sequence[MigrationFile]) -> None:
         context = Context(runner.app, log, settling.grant.verify, refuse_in_transaction)
         try:
             call_function(function, context, db, runner.switch)
-        except Exception as exc:  # noqa: BLE001  (whatever verify() raises is its answer)
+        except (KeyboardInterrupt, Stopped):
+            raise
+        except BaseException as exc:  # noqa: BLE001  (whatever verify() raises, SystemExit too, is its answer)
             failed[file.version] = f"{file.name}: {type(exc).__name__}: {errors.message_of(exc)}"
     if failed:
         raise errors.VerifyFailedError(failed)
@@ -264,8 +337,8 @@ class ForeignHistory:
     """The history of another tool: its collection, by default the tool's own, and what a map says about its entries."""
 
     tool: Tool
-    collection: str = ""
-    choices: Choices = field(default_factory=dict)
+    collection: str | None
+    choices: Choices
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from flask_migrate_mongo.model.errors import (
     SourceError,
     StaleLatestError,
 )
-from flask_migrate_mongo.model.values import MigrationFile, Record
+from flask_migrate_mongo.model.values import MigrationFile, Record, name_key
 
-from .parsing import checksum, describe, read_content, slug_of, slugify, version_of
+from .parsing import checksum, describe, read_content, slug_of, version_of
 
 _LATEST = ".latest"
 """Names the newest migration, so that two branches with new migrations conflict in git."""
+
+_LONGEST = 256
+"""No file name is longer, and Python refuses to read numbers of thousands of digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,12 @@ class Discovery:
     ignored: tuple[str, ...] = ()
     problems: tuple[SourceError, ...] = ()
     has_folder: bool = True
+
+    @property
+    def broken(self) -> Mapping[int, SourceError]:
+        """The problems of files that cannot be used, by the versions of these."""
+        found = {version_of(problem.file_name): problem for problem in self.problems}
+        return {version: problem for version, problem in found.items() if version is not None}
 
     def usable(self) -> tuple[MigrationFile, ...]:
         """Get the migrations, if every file can be used. Raises SourceError or SeveralErrors."""
@@ -94,8 +104,13 @@ class Folder:
     def matching(self, name: str) -> list[Path]:
         """Find the files that have this name, number or slug, or else whose number begins like this."""
         paths = _listed(self.path)[0]
-        number, slug = name if name.isdecimal() else "", slugify(name)
-        same = [p for p in paths if name in (p.name, p.stem) or slugify(slug_of(p.stem)) == slug]
+        is_number = name.isascii() and name.isdecimal() and len(name) < _LONGEST
+        number, key = name if is_number else "", name_key(name)
+        same = [
+            p
+            for p in paths
+            if name in (p.name, p.stem) or (key and name_key(slug_of(p.stem)) == key)
+        ]
         if number:
             same += [path for path in paths if version_of(path.name) == int(number)]
         return same or [p for p in paths if number and str(version_of(p.name)).startswith(number)]
@@ -141,7 +156,9 @@ def stale(paths: Sequence[Path]) -> StaleLatestError | None:
         return None
     newest = max(paths, key=lambda path: version_of(path.name) or 0)
     latest = newest.parent / _LATEST
-    named = latest.read_text("utf-8", "replace").strip() if latest.exists() else ""
+    named = ""
+    with contextlib.suppress(OSError):
+        named = latest.read_text("utf-8", "replace").strip()
     return None if named == newest.name else StaleLatestError(latest, named, newest.name)
 
 

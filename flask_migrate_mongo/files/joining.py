@@ -332,8 +332,10 @@ def _declarations(name: str, files: Sequence[MigrationFile]) -> str:
     lines = [f"name = {_literal(name)}"]
     lines += ["transactional = True"] if all(file.transactional for file in files) else []
     lines += ["idempotent = True"] if all(file.idempotent for file in files) else []
-    versions = sorted({v for file in files for v in (file.replaces or (file.version,))})
-    lines += ["replaces = [", *(f'    "{version}",' for version in versions), "]"]
+    parts = [part for f in files for part in (f.parts or {f.version: f.slug}).items()]
+    # With its slug it is not mistaken for another migration that some database has under the same number.
+    names = (f"{version}_{slug}" if slug else str(version) for version, slug in sorted(parts))
+    lines += ["replaces = [", *(f"    {_literal(name)}," for name in names), "]"]
     return "\n".join(lines)
 
 

@@ -122,6 +122,7 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
     if not _defines(path, bound, UP):
         raise SourceError(path, "it has no up(). Add `def up(db):` with the change it makes.")
     words = re.sub(r"[-_]+", " ", match["slug"])
+    parts = _parts(path, bound, int(match["version"]))
     return MigrationFile(
         folder=path.parent,
         file_name=path.name,
@@ -136,7 +137,8 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
         digest=digest(tree),
         slug=match["slug"],
         verifiable=_defines(path, bound, VERIFY),
-        replaces=_replaced(path, bound, int(match["version"])),
+        replaces=tuple(parts),
+        part_slugs=tuple(parts.values()),
     )
 
 
@@ -186,22 +188,22 @@ def _literal(path: Path, bound: Bound, name: str, default: _Literal) -> _Literal
     raise SourceError(path, problem, line=node.lineno)
 
 
-def _replaced(path: Path, bound: Bound, version: int) -> tuple[int, ...]:
-    """Read the versions that a squashed migration replaces, in ascending order. Raises SourceError."""
+def _parts(path: Path, bound: Bound, version: int) -> Mapping[int, str]:
+    """Read the versions that a squashed migration replaces, in ascending order, each with its slug. Raises SourceError."""
     node = bound.get("replaces")
     if not isinstance(node, ast.expr):
-        return ()
+        return {}
     listed = node.elts if isinstance(node, ast.List | ast.Tuple) else [node]
-    versions = [str(getattr(each, "value", "")) for each in listed]
-    if not all(re.fullmatch(r"[0-9]+", version) for version in versions):
-        problem = 'replaces must be a list of versions, such as ["20260101001", "20260101002"].'
+    names = [str(getattr(each, "value", "")) for each in listed]
+    if not all(re.fullmatch(r"[0-9]+", name) or _NUMBERED.fullmatch(name) for name in names):
+        problem = 'replaces must be a list of names without their ending, such as ["20260101001_add_users"], or of versions.'
         raise SourceError(path, problem, line=node.lineno)
-    replaced = sorted(set(map(int, versions)))
+    parts = dict(sorted((int(re.split("[-_]", name)[0]), slug_of(name)) for name in names))
     # Then no migration replaces itself, and no two replace each other.
-    if replaced and replaced[-1] >= version:
-        problem = f"replaces names {replaced[-1]}, but a squashed migration has a higher number than all that it replaces."
+    if parts and max(parts) >= version:
+        problem = f"replaces names {max(parts)}, but a squashed migration has a higher number than all that it replaces."
         raise SourceError(path, problem, line=node.lineno)
-    return tuple(replaced)
+    return parts
 
 
 def _defines(path: Path, bound: Bound, name: str) -> bool:

@@ -76,7 +76,11 @@ class Scaffold:
         with self._next_version() as version:
             path = self.folder / f"{version}_{slug}.py"
             _write(path, content(path, version))
-            self._note(path)
+            try:
+                self.note(path)
+            except OSError:
+                path.unlink()
+                raise
         return path
 
     def renumber(self, path: Path, *, above: int) -> Path:
@@ -89,7 +93,7 @@ class Scaffold:
             # Only if the name is free, which `rename` does not check.
             _write(renamed, path.read_bytes())
             path.unlink()
-            self._note(renamed)
+            self.note(renamed)
         return renamed
 
     @contextlib.contextmanager
@@ -104,7 +108,8 @@ class Scaffold:
         except OSError as exc:
             raise unusable(self.folder, "written to", exc) from exc
 
-    def _note(self, newest: Path) -> None:
+    def note(self, newest: Path) -> None:
+        """Note in `.latest` which file is the newest, in a linear folder."""
         if self.linear:
             note_latest(newest)
 

@@ -151,6 +151,7 @@ class SourceError(MigrateError, code="bad-file", exit_code=5, http_status=409):
         self, path: Path, problem: str, *, line: int | None = None, remedy: str = ""
     ) -> None:
         self.path, self.problem, self.line = path, problem, line
+        self.file_name = path.name
         where = f"{path}:{line}" if line else str(path)
         self.message, self.remedy = f"{where}: {problem}", remedy
 
@@ -174,6 +175,7 @@ class DuplicateVersionError(SourceError, code="duplicate-version"):
         names = " and ".join(path.name for path in paths)
         problem = f"{names} have the same number, {version}. Give the file that is not applied anywhere the next free number."
         super().__init__(paths[0].parent, problem)
+        self.file_name = paths[0].name
 
 
 class StaleLatestError(SourceError, code="stale-latest"):
@@ -222,7 +224,7 @@ class RenumberedError(MistakenError, code="renumbered"):
     def __init__(self, record: Record, file: MigrationFile) -> None:
         self.versions = (record.version, file.version)
         self.message = f"{file.file_name} is the migration that is recorded as {record.state} under {record.version}. It would run a second time. Nothing was run."
-        self.remedy = f"Let the record follow the file: [renumber {file.file_name}]. If the change has to be made again, give the file another `name` or code."
+        self.remedy = f"Let the record follow the file: [renumber {file.file_name}]. If it is another migration, rename the file; if the change has to be made again, give it another `name` or code."
 
 
 class CopiedError(MistakenError, code="copied"):
@@ -270,7 +272,7 @@ class PartlySquashedError(RefusedError, code="partly-squashed"):
         total = len(file.replaces)
         self.versions: tuple[int, ...] = (file.version,)
         self.message = f"{file.version} ({file.name}) replaces {total} migrations, and {total - len(missing)} of them are applied. The others: {', '.join(missing)}. Nothing was run."
-        self.remedy = f"Move {file.file_name} out of the folder, restore the files that it replaces, and apply them: [up]. Then put it back."
+        self.remedy = f"Move {file.file_name} out of the folder, restore the files that it replaces, and apply them: [up]. Then put it back. If the record of one has only an earlier name: [resolve VERSION accept_file=True reason=TEXT]."
 
 
 class NotReversibleError(RefusedError, code="not-reversible"):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import unicodedata
 import uuid
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import Enum
@@ -83,7 +86,8 @@ class MigrationFile:
     """A migration as its file describes it, read from the syntax tree alone.
 
     `checksum` is of the content, `digest` of what the code does; that is None for an applied file that was not parsed.
-    `verifiable` says that there is a verify(). `replaces` are the versions of those that a squashed migration consists of.
+    `verifiable` says that there is a verify(). `replaces` are the versions of those that a squashed migration consists of,
+    and `part_slugs` their slugs, in the same order, as far as the file says them.
     """
 
     folder: Path
@@ -100,6 +104,13 @@ class MigrationFile:
     slug: str = ""
     verifiable: bool = False
     replaces: tuple[int, ...] = ()
+    part_slugs: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> Mapping[int, str]:
+        """The versions that it replaces, each with its slug; empty if the file does not say it."""
+        named = zip(self.replaces, self.part_slugs, strict=False)
+        return dict.fromkeys(self.replaces, "") | dict(named)
 
     @property
     def path(self) -> Path:
@@ -196,11 +207,20 @@ def _batch(stored: object) -> float | None:
 # What another tool stores under our names can be of any type. It is refused here, not where it is used.
 
 
-def _version(stored: str | float) -> int:
-    version = int(stored)
-    if isinstance(stored, bool) or not (isinstance(stored, str) or version == stored):
+def name_key(name: str) -> str:
+    """Convert a name to the form in which names are compared; empty for one without letters and digits."""
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", name).casefold()).strip("_")
+
+
+def _version(stored: str) -> int:
+    # A text: numbers in the database are too small for some versions, and our conditions would not find them.
+    if not isinstance(stored, str):
         raise TypeError(stored)
-    return version
+    return int(stored)
+
+
+def _versions(stored: Iterable[str]) -> tuple[int, ...]:
+    return tuple(map(_version, stored))
 
 
 def _number(stored: object) -> float:
@@ -252,8 +272,8 @@ class Record:
     checksum: Annotated[str | None, Column("metadata.checksum")] = None
     digest: Annotated[str | None, Column("metadata.digest")] = None
     slug: Annotated[str | None, Column("metadata.slug")] = None
-    replaces: Annotated[tuple[int, ...], Column("metadata.replaces", tuple)] = ()
-    replaced_by: Annotated[int | None, Column("metadata.replacedBy")] = None
+    replaces: Annotated[tuple[int, ...], Column("metadata.replaces", _versions)] = ()
+    replaced_by: Annotated[int | None, Column("metadata.replacedBy", _version)] = None
     forgotten: Annotated[bool, Column("metadata.forgotten", bool)] = False
     run_id: Annotated[str | None, Column("metadata.runId")] = None
     fence: Annotated[int | None, Column("metadata.fence", _number)] = None
@@ -297,7 +317,17 @@ class Record:
 
     def is_of_another(self, file: MigrationFile) -> bool:
         """Whether file and record have the same number, and are two migrations."""
-        return self.slug not in (None, file.slug) and not self.is_unchanged(file)
+        return not self.is_unchanged(file) and self.has_another_slug(file.slug)
+
+    def has_another_slug(self, slug: str | None) -> bool:
+        """Whether the record has another slug than this one; False if one of them is not known."""
+        return bool(self.slug and slug) and name_key(self.slug or "") != name_key(slug or "")
+
+    def is_certainly(self, file: MigrationFile) -> bool:
+        """Whether the record can only be of this file, and of no other one with the same number."""
+        if self.checksum is not None or self.digest is not None:
+            return self.is_unchanged(file)
+        return name_key(self.slug or self.name) in map(name_key, (file.slug, file.name))
 
     @property
     def place(self) -> int:
@@ -332,6 +362,11 @@ class History:
     def by_version(self) -> Mapping[int, Record]:
         """The records, found by their version."""
         return {record.version: record for record in self.records}
+
+    @property
+    def kept(self) -> tuple[Record, ...]:
+        """The records that are not forgotten."""
+        return tuple(record for record in self.records if not record.forgotten)
 
     @cached_property
     def applied(self) -> tuple[Record, ...]:
@@ -381,6 +416,37 @@ class History:
         """The highest fence that any record was claimed under."""
         return max((record.fence or 0 for record in self.records), default=0)
 
+    @cached_property
+    def _by_content(self) -> Mapping[str | None, Sequence[Record]]:
+        """The records of what is in the database, found by what their files did."""
+        found: defaultdict[str | None, list[Record]] = defaultdict(list)
+        for record in self.records:
+            if record.is_open or record.version in self.replaced:
+                for key in (record.digest, record.checksum):
+                    found[key].append(record)
+        return found
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Record]:
+        return {
+            name_key(record.slug): record
+            for record in self.records
+            if record.slug and record.is_open
+        }
+
+    def elsewhere(self, file: MigrationFile, present: Collection[int] = ()) -> Record | None:
+        """Find the record of what a file does under another number than the file's.
+
+        A file that has changed too, is found by its name, if the version of the record is not `present` any more.
+        """
+        keys = filter(None, (file.digest, file.checksum))
+        found = (record for key in keys for record in self._by_content.get(key, ()))
+        other = next((record for record in found if record.version != file.version), None)
+        if other is not None or not present or file.replaces:
+            return other
+        named = self._by_name.get(name_key(file.slug))
+        return None if named is None or named.version in present else named
+
     def is_applied(self, version: int) -> bool:
         """Whether this version is applied."""
         record = self.by_version.get(version)
@@ -421,7 +487,8 @@ class Plan:
 class Entry:
     """A version as `status` shows it: its file, its record, or both.
 
-    `replaced_by` is the squashed migration that replaces it, and that is not recorded yet.
+    `replaced_by` is the squashed migration that replaces it, and that is not recorded yet. `broken` says that its file
+    cannot be used.
     """
 
     version: int
@@ -430,6 +497,7 @@ class Entry:
     drifted: bool = False
     out_of_order: bool = False
     replaced_by: int | None = None
+    broken: bool = False
 
     @property
     def name(self) -> str:
@@ -445,7 +513,7 @@ class Entry:
     @property
     def missing(self) -> bool:
         """Whether it is applied while its file is gone, and no squashed migration replaces it."""
-        return self.file is None and self.replaced_by is None
+        return self.file is None and self.replaced_by is None and not self.broken
 
     @property
     def reversible(self) -> bool:

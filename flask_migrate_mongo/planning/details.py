@@ -67,10 +67,8 @@ class VersionDetails:
     @property
     def changed(self) -> bool:
         """Whether a file is not as it was when the migration started."""
-        record, files = self.record, [each.file for each in self.files if each.file]
-        if record is None or not record.is_open:
-            return False
-        return not all(map(record.is_unchanged, files))
+        record, declared = self.record, (each.file for each in self.files if each.file)
+        return record is not None and record.is_open and not all(map(record.is_unchanged, declared))
 
 
 def details(
@@ -90,7 +88,7 @@ def details(
     if len(own) > 1:
         problems.append(DuplicateVersionError(version, own))
     for file in declared:
-        problems += mistaken([file], history)
+        problems += mistaken([file], history, set(paths.values()))
     return VersionDetails(
         version,
         files,

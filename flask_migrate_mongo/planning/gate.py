@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.files.folder import stale
-from flask_migrate_mongo.model.errors import MigrateError
+from flask_migrate_mongo.model.errors import MigrateError, NoFolderError
 from flask_migrate_mongo.model.values import Entry, Status, Survey
 from flask_migrate_mongo.model.wording import cli, render
 
@@ -35,6 +35,9 @@ class Kind(str, Enum):
     STALE = "stale"
     LINT = "lint"
     PARTLY_SQUASHED = "partly-squashed"
+
+
+_FIX = "Fix it, then check again: [check]."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,18 @@ def check(
     """
     state = inspector.look()
     files, paths = state.found.files, [file.path for file in state.found.files]
-    in_doubt = tuple(mistaken(files, state.history))
+    in_doubt = tuple(mistaken(files, state.history, state.found.broken))
     partly = tuple(partly_squashed(pending(files, state.history), state.history))
     refused = {v for error in in_doubt for v in error.versions}
     refused |= {v for error in partly for v in error.versions}
     late = stale(paths) if linear else None
+    is_lost = state.history.kept and not state.found.has_folder
+    no_folder = (NoFolderError(inspector.folder.path),) if is_lost else ()
     found = [
-        *_of_errors(Kind.UNUSABLE, state.found.problems),
+        *_of_errors(Kind.UNUSABLE, (*no_folder, *state.found.problems)),
         *_of_errors(Kind.MISTAKEN, in_doubt),
         *_of_errors(Kind.PARTLY_SQUASHED, partly),
-        *_of_survey(survey(files, state.history), refused),
+        *_of_survey(survey(files, state.history, state.found.broken), refused),
         *_of_errors(Kind.STALE, [late] if late else []),
         *(_of_lint(linter.lint(paths)) if linter else ()),
     ]
@@ -94,7 +99,7 @@ def check(
 
 
 def _of_errors(kind: Kind, found: Iterable[MigrateError]) -> Iterator[Problem]:
-    return (Problem(kind, error.message, error.remedy) for error in found)
+    return (Problem(kind, error.message, error.remedy or _FIX) for error in found)
 
 
 def _of_lint(report: LintReport) -> Iterator[Problem]:
@@ -123,7 +128,7 @@ def _of_others(entry: Entry) -> Iterator[tuple[Kind, str, str]]:
         yield Kind.OUT_OF_ORDER, what, "Apply it: [up]."
     elif entry.status is Status.PENDING:
         yield Kind.PENDING, "is pending", "Apply it: [up]."
-    elif entry.file is None:
+    elif entry.missing:
         yield Kind.FAILED, "failed, and its file is gone", _FORGET.format(version)
     elif record is not None and record.interrupted:
         what = "ended half-way, and may have changed a part of its data"

@@ -11,7 +11,7 @@ from math import inf
 
 from flask_migrate_mongo.files.parsing import slug_of, version_of
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.values import History, MigrationFile, Tool
+from flask_migrate_mongo.model.values import History, MigrationFile, Tool, name_key
 from flask_migrate_mongo.store.foreign import ForeignEntry, ForeignState
 
 from .identity import find_version, known_names
@@ -157,13 +157,8 @@ def _parts(text: str) -> tuple[int | None, str]:
     """Split a name into its number and its words."""
     if text.isascii() and text.isdecimal():
         return int(text), ""
-    return version_of(text), _words(slug_of(text) or text)
+    return version_of(text), name_key(slug_of(text) or text)
 
 
 def _names(file: MigrationFile) -> frozenset[str]:
-    return frozenset({_words(file.slug), _words(file.name)})
-
-
-def _words(text: str) -> str:
-    # Not a slug, which leaves out what is not ASCII: two names without any would be the same.
-    return re.sub(r"[\W_]+", "_", text.casefold()).strip("_")
+    return frozenset({name_key(file.slug), name_key(file.name)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from flask_migrate_mongo.driver.server import Server
@@ -17,6 +17,7 @@ from flask_migrate_mongo.model.values import (
     History,
     LockState,
     MigrationFile,
+    Origin,
     Plan,
     Record,
     Status,
@@ -51,7 +52,7 @@ class Target:
 
     direction: Direction
     steps: int | None = None
-    to: str | None = None
+    to: str | int | None = None
     batch: bool = False
     redo: bool = False
     allow_drift: bool = False
@@ -92,10 +93,17 @@ def plan_up(
     check_identity(files, history)
     waiting = pending(files, history)
     if target.to is not None:
-        last = place_of(find_version(target.to, known_names(files, history.records)), files)
+        last = place_of(find_version(target.to, known_names(files, history.kept)), files)
         waiting = tuple(file for file in waiting if file.place <= last)
     if target.steps is not None:
         waiting = waiting[: _positive(target.steps, "Apply")]
+    steps = _up_steps(waiting, history, policy, target)
+    return Plan(Direction.UP, steps, (*_step_warnings(steps), *_history_warnings(files, history)))
+
+
+def _up_steps(
+    waiting: Sequence[MigrationFile], history: History, policy: Policy, target: Target
+) -> tuple[Step, ...]:
     if not target.allow_drift:
         _check_backfills(waiting, history, Direction.UP)
     steps = tuple(_up_step(file, history) for file in waiting)
@@ -105,7 +113,7 @@ def plan_up(
         raise errors.OutOfOrderError(late, history.highest_applied)
     if halfway and policy.stop_on_interrupted:
         raise errors.InterruptedRefusedError(halfway)
-    return Plan(Direction.UP, steps, (*_step_warnings(steps), *_history_warnings(files, history)))
+    return steps
 
 
 def plan_down(
@@ -127,12 +135,29 @@ def plan_down(
     return plan
 
 
-def plan_redo(files: Sequence[MigrationFile], history: History, target: Target) -> Plan:
-    """Plan `redo`: one applied migration, rolled back and applied again. Raises as `plan_down` does."""
-    down = plan_down(files, history, target).steps
-    return Plan(
-        Direction.UP, (*down, *(Step(step.file, Direction.UP, redone=True) for step in down))
-    )
+def plan_redo(
+    files: Sequence[MigrationFile], history: History, policy: Policy, target: Target
+) -> Plan:
+    """Plan `redo`: one migration, rolled back unless that is done already, and applied.
+
+    Without a version the last one that is applied, or that failed. Raises as `plan_up` and `plan_down` do.
+    """
+    check_identity(files, history)
+    if target.to is not None:
+        version = find_version(target.to, known_names(files, history.kept))
+    elif begun := [record for record in history.records if record.is_open]:
+        version = max(begun, key=lambda record: record.order).version
+    else:
+        return Plan(Direction.UP, ())
+    if history.is_applied(version):
+        chosen = replace(target, to=str(version))
+        (down,) = plan_down(files, history, chosen).steps
+        return Plan(Direction.UP, (down, Step(down.file, Direction.UP, redone=True)))
+    waiting = [file for file in pending(files, history) if file.version == version]
+    if not waiting:
+        raise errors.MissingFileError(version, history.by_version[version].name)
+    steps = _up_steps(waiting, history, policy, target)
+    return Plan(Direction.UP, steps, tuple(_step_warnings(steps)))
 
 
 def to_roll_back(history: History, target: Target) -> tuple[Record, ...]:
@@ -146,6 +171,9 @@ def to_roll_back(history: History, target: Target) -> tuple[Record, ...]:
         place = next(n for n, record in enumerate(applied) if record.version == version)
         return applied[place : place + 1] if target.redo else applied[:place]
     if target.batch:
+        if applied and applied[0].origin not in {Origin.RUN, Origin.SQUASHED}:
+            msg = f"The last migrations were not applied by `up`: {applied[0].version} ({applied[0].name}) was recorded as {applied[0].origin.value}. Nothing was run."
+            raise errors.InvalidRequestError(msg, "Say how many to roll back: [down steps=N].")
         return tuple(record for record in applied if record.batch == applied[0].batch)
     steps = _positive(1 if target.steps is None else target.steps, "Roll back")
     if applied and steps > len(applied):
@@ -176,13 +204,21 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
     return replace(plan, warnings=(*plan.warnings, note))
 
 
-def survey(files: Sequence[MigrationFile], history: History) -> Survey:
-    """Sort the versions that have a file or a record by their state."""
+def survey(
+    files: Sequence[MigrationFile], history: History, broken: Collection[int] = ()
+) -> Survey:
+    """Sort the versions that have a file or a record by their state; the files of the broken ones cannot be used."""
     known = {file.version: file for file in files}
     replaced = replaced_by(files, history)
     entries = [_entry(file, history) for file in files if file.version not in replaced]
     entries += [
-        Entry(r.version, known.get(r.version), r, replaced_by=replaced.get(r.version))
+        Entry(
+            r.version,
+            known.get(r.version),
+            r,
+            replaced_by=replaced.get(r.version),
+            broken=r.version in broken,
+        )
         for r in history.records
         if r.is_open and (r.version not in known or r.version in replaced)
     ]
@@ -310,7 +346,9 @@ class Inspector:
         history = self.history.load() if history is None else history
         known = (r for r in history.records if r.is_applied or r.version in history.replaced)
         trusted = {record.version: record for record in known}
-        if target.direction is Direction.DOWN or target.redo:
+        if target.redo:
+            trusted = {}
+        elif target.direction is Direction.DOWN:
             for record in to_roll_back(history, target):
                 del trusted[record.version]
         return ProjectState(self.folder.discover(trusted), history)
@@ -319,7 +357,7 @@ class Inspector:
         """Plan a target from what was read. Raises what refuses the plan."""
         files, history = state.found.usable(), state.history
         if target.redo:
-            plan = plan_redo(files, history, target)
+            plan = plan_redo(files, history, self.policy, target)
         elif target.direction is Direction.UP:
             plan = plan_up(files, history, self.policy, target)
         else:
@@ -352,7 +390,9 @@ class Inspector:
 
     def _report(self, state: ProjectState) -> StatusReport:
         files, history, found = state.found.files, state.history, state.found
-        check_identity(files, history)
+        check_identity(files, history, found.broken)
         missing = () if found.has_folder else (errors.NoFolderError(self.folder.path),)
         problems = (*missing, *found.problems)
-        return StatusReport(survey(files, history), self.lease.inspect(), found.ignored, problems)
+        return StatusReport(
+            survey(files, history, found.broken), self.lease.inspect(), found.ignored, problems
+        )

@@ -61,6 +61,8 @@ def adopted(file: MigrationFile, history: History) -> tuple[Record, ...]:
     }
     for record in parts:
         states |= dict.fromkeys((record.version, *record.replaces), _state(record))
+        if record.has_another_slug(file.parts.get(record.version)):
+            states[record.version] = f"recorded for another migration, {record.slug}"
     rest = [version for version in file.replaces if states.get(version) != _APPLIED]
     if states and rest:
         missing = [f"{version} ({states.get(version, 'not applied')})" for version in rest]

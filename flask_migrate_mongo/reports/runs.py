@@ -46,12 +46,16 @@ _UNDOES: dict[bool | None, Cell] = {
 }
 
 
-def run(report: RunReport, warned: tuple[str, ...] = ()) -> None:
-    """Print what a run did, or, for a dry run, what it would do; without the warnings that were shown before it."""
+def run(report: RunReport, warned: tuple[str, ...] = (), *, up_to_there: bool = False) -> None:
+    """Print what a run did, or, for a dry run, what it would do; without the warnings that were shown before it.
+
+    `up_to_there` says that a version was given as its end.
+    """
     console, notes = out(), err()
     notes.warn(warning for warning in report.warnings if warning not in warned)
     if report.is_noop:
-        console.say(words.NOTHING_TO_DO[report.direction])
+        nothing = words.NOTHING_UP_TO_THERE if up_to_there else words.NOTHING_TO_DO
+        console.say(nothing[report.direction])
     elif report.dry_run:
         for outcome in report.outcomes:
             if outcome.trial is not None:
@@ -160,12 +164,13 @@ def _done(report: RunReport) -> str:
         if recorded
         else ""
     )
-    did = _DID[report.direction]
     if not done:
-        return only or f"Nothing was {did.lower()}."
+        return only or f"Nothing was {_DID[report.direction].lower()}."
+    times = Counter(outcome.step.direction for outcome in done)
+    did = ", then ".join(f"{_DID[each]} {words.count(n)}" for each, n in times.items())
     batch = f" as batch {report.batch}" if report.batch else ""
     took = words.took(sum(outcome.took_ms or 0 for outcome in done))
-    return f"{did} {words.count(len(done))}{batch} in {took}. {only}".rstrip()
+    return f"{did.capitalize()}{batch} in {took}. {only}".rstrip()
 
 
 # --- when it was a dry run

@@ -13,6 +13,10 @@ NOTHING_TO_DO = {
     Direction.UP: "Nothing to do: every migration is applied.",
     Direction.DOWN: "Nothing to do: no migration is applied.",
 }
+NOTHING_UP_TO_THERE = {
+    Direction.UP: "Nothing to do: no migration up to this version is pending.",
+    Direction.DOWN: "Nothing to do: no migration was applied after this version.",
+}
 
 
 def took(ms: int | None) -> str:

@@ -46,6 +46,8 @@ from .records import (
     startable,
 )
 
+_ENDED = {"$unset": NO_BACKFILL}
+
 _ONE_REPLY = 1_000_000
 """More records than the 16 MB of a reply hold: the server alone decides when there is a next one."""
 
@@ -193,7 +195,7 @@ class MigrationHistory:
                 applied_at=last.applied_at or at, batch=last.batch, position=last.position
             )
         event = push(run.actor, origin.value, at, reason=adoption.reason, verified=verified)
-        update = {"$set": values, "$setOnInsert": {"createdAt": at}, **event}
+        update = {"$set": values, "$setOnInsert": {"createdAt": at}, **event, **_ENDED}
         self._write(startable(file.version), update, run, upsert=True)
         self.mark_replaced([part.version for part in adoption.parts], file.version, run, at)
 
@@ -208,8 +210,9 @@ class MigrationHistory:
         """Mark records as parts of a squashed migration, for None of none; an event says so of each that changes."""
         if not parts:
             return
-        condition = paths(version={"$in": list(map(str, parts))}, replaced_by={"$ne": squashed})
-        update = {"$set": paths(replaced_by=squashed, updated_at=at), **event}
+        owner = None if squashed is None else str(squashed)
+        condition = paths(version={"$in": list(map(str, parts))}, replaced_by={"$ne": owner})
+        update = {"$set": paths(replaced_by=owner, updated_at=at), **event}
         with translated():
             self._records.update_many({**condition, **run.may_change}, update)
 
@@ -222,16 +225,24 @@ class MigrationHistory:
         self._settle(record, {**described(file), **paths(updated_at=at)}, event, run)
 
     def resolve(
-        self, record: Record, run: Run, at: datetime, *, applied: bool, reason: str
+        self,
+        record: Record,
+        run: Run,
+        at: datetime,
+        *,
+        applied: bool,
+        reason: str,
+        file: MigrationFile | None = None,
     ) -> None:
-        """Set by hand whether a migration is applied. Raises LeaseLostError."""
+        """Set by hand whether a migration is applied, by the file, if there is one. Raises LeaseLostError."""
         values = settled(Status.COMPLETED if applied else Status.PENDING, run, at)
         if applied and not record.is_applied:
+            values |= {} if file is None else described(file)
             values |= paths(
                 applied_at=at, batch=run.batch, position=0, origin=Origin.RESOLVED.value
             )
         event = push(run.actor, "resolved", at, applied=applied, reason=reason)
-        self._settle(record, values, event, run)
+        self._settle(record, values, event | _ENDED, run)
 
     def forget(self, record: Record, run: Run, at: datetime, *, reason: str) -> None:
         """Count a migration whose file is gone as never recorded; its events stay. Raises LeaseLostError.
@@ -245,15 +256,15 @@ class MigrationHistory:
             self._replace(parts, None, run, at, event)
         values = {**settled(Status.PENDING, run, at), **paths(forgotten=True)}
         event = push(run.actor, "forgotten", at, reason=reason, name=record.name)
-        self._settle(record, values, event, run)
+        self._settle(record, values, event | _ENDED, run)
 
     def renumber(self, record: Record, file: MigrationFile, run: Run, at: datetime) -> None:
         """Let a record follow its file to a number without a record; its place in the order of application stays.
 
-        Raises LeaseLostError.
+        Whether the file has changed since stays known. Raises LeaseLostError.
         """
         event = push(run.actor, "renumbered", at, **{"from": str(record.version)})
-        values = {**described(file), **paths(version=str(file.version), updated_at=at)}
+        values = paths(version=str(file.version), slug=file.slug, updated_at=at)
         self._settle(record, values, event, run)
 
     def _settle(self, record: Record, values: Document, event: Document, run: Run) -> None:
@@ -265,7 +276,6 @@ class MigrationHistory:
         self, condition: Document, update: Document, run: Run, *, upsert: bool = False
     ) -> None:
         """Change the record that meets the condition, unless a later run has changed it. Raises LeaseLostError."""
-        update = {**update, "$unset": NO_BACKFILL}
         with translated():
             try:
                 made = self._records.update_one(

@@ -150,7 +150,7 @@ def described(file: MigrationFile) -> Document:
             checksum=file.checksum,
             digest=file.digest,
             slug=file.slug,
-            replaces=list(file.replaces),
+            replaces=list(map(str, file.replaces)),
         ),
         "metadata.allowed": [{"code": a.code, "reason": a.reason} for a in file.suppressions],
     }

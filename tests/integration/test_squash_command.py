@@ -272,7 +272,7 @@ def test_a_squash_of_a_squash_replaces_what_that_replaces(shop: Project) -> None
     wide = written(shop, "narrow", str(THIRD), "wide")
     source = wide.read_text()
     assert f"narrow, squashed from {FIRST}, {SECOND}" in source
-    assert [v in source for v in (f'"{FIRST}",', f'"{SECOND}",', f'"{THIRD}",')] == [True] * 3
+    assert [v in source for v in (f'"{FIRST}_', f'"{SECOND}_', f'"{THIRD}_')] == [True] * 3
     narrow.unlink()
     does(shop, "up")
     does(shop, "status", "--check")

@@ -663,3 +663,7 @@ def test_a_shell_completes_versions_without_a_database(team: Team, words: str) -
     flask = Path(sys.executable).with_name("flask")
     done = subprocess.run([flask], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["plain,20261124001", "plain,20261124002"]
+    # Without the folder there is nothing to complete, and no traceback in the middle of a prompt.
+    team.project.migrations.rename(team.project.migrations.with_name("elsewhere"))
+    done = subprocess.run([flask], env=environ, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")

@@ -43,7 +43,7 @@ def a_file(version: int, **changes: Any) -> MigrationFile:
         "idempotent": False,
         "reversible": True,
         "checksum": f"sum of {version}",
-        "slug": "change",
+        "slug": f"change_{version}",
     }
     values |= changes
     return MigrationFile(version=version, **{"digest": f"code of {values['checksum']}", **values})
@@ -63,7 +63,9 @@ def a_record(version: int, status: Status = Status.COMPLETED, **changes: Any) ->
     }
     values |= changes
     digest = f"code of {values['checksum']}" if values["checksum"] else None
-    return Record(version=version, status=status, **{"digest": digest, "slug": "change", **values})
+    return Record(
+        version=version, status=status, **{"digest": digest, "slug": f"change_{version}", **values}
+    )
 
 
 def a_step(version: int, direction: Direction = Direction.UP, **changes: Any) -> Step:

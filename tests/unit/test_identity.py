@@ -27,7 +27,12 @@ from flask_migrate_mongo.model.errors import (
     UnknownVersionError,
 )
 from flask_migrate_mongo.model.values import MigrationFile, Record, Status
-from flask_migrate_mongo.planning.identity import check_identity, find_version, mistaken
+from flask_migrate_mongo.planning.identity import (
+    check_identity,
+    find_version,
+    known_names,
+    mistaken,
+)
 
 from .given import a_file, a_record, recorded
 
@@ -210,6 +215,11 @@ def test_a_name_of_no_version_is_refused(name: str) -> None:
     with pytest.raises(UnknownVersionError, match="flask db-migrate status") as caught:
         find_version(name, KNOWN)
     assert len(str(caught.value)) < 400
+
+
+def test_a_name_without_letters_and_digits_names_nothing() -> None:
+    with pytest.raises(UnknownVersionError):
+        find_version("!", known_names([a_file(1, slug="?")], ()))
 
 
 @given(st.dictionaries(st.integers(0, 10**12), st.just(frozenset[str]())), st.text("0123456789"))

@@ -231,6 +231,8 @@ def test_a_document_names_its_tool_and_is_no_record(
         {"version": 7.5},
         {"version": float("inf")},
         {"version": None},
+        {"version": 7},
+        {"version": Int64(7)},
         {"status": "done"},
         {"status": 1},
         {"batch": "first"},
@@ -251,7 +253,7 @@ def test_a_field_that_no_command_could_use_makes_it_no_record(more: dict[str, An
     assert not is_record({"version": "7", "status": "completed", **more})
 
 
-@pytest.mark.parametrize("version", ["7", 7, 7.0, Int64(7)])
+@pytest.mark.parametrize("version", ["7", "007"])
 def test_what_another_tool_stored_as_we_do_is_a_record(version: object) -> None:
     at = datetime(2024, 1, 10, tzinfo=timezone.utc)
     given = {"version": version, "status": "completed", "batch": 0, "executionTime": 1.5}

@@ -119,8 +119,8 @@ def test_the_whole_file(tmp_path: Path) -> None:
         name = "the whole"
         transactional = True
         replaces = [
-            "1",
-            "2",
+            "1_part",
+            "2_part",
         ]
 
 

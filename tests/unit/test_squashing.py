@@ -216,16 +216,21 @@ def test_nothing_counts_twice_and_nothing_is_lost(records: list[Record]) -> None
         ('replaces = ("1",)', (1,)),
         ("replaces = [1, 2]", (1, 2)),
         ("replaces = []", ()),
+        ('replaces = ["2_a", "1-b_c", "2"]', (1, 2)),
     ],
 )
 def test_the_versions_are_read_from_the_file(
     line: str, replaces: tuple[int, ...], tmp_path: Path
 ) -> None:
     content = f"{line}\ndef up(db): pass\n".encode()
-    assert describe(tmp_path / "9_whole.py", content).replaces == replaces
+    file = describe(tmp_path / "9_whole.py", content)
+    assert file.replaces == replaces
+    assert file.parts == dict.fromkeys(replaces, "") | ({1: "b_c", 2: "a"} if "_a" in line else {})
 
 
-@pytest.mark.parametrize("line", ['replaces = ["9"]', 'replaces = ["1", "10"]', "replaces = X"])
+@pytest.mark.parametrize(
+    "line", ['replaces = ["9"]', 'replaces = ["1", "10_a"]', 'replaces = ["a_1"]', "replaces = X"]
+)
 def test_a_version_that_is_not_lower_is_refused(line: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="replaces"):
         describe(tmp_path / "9_whole.py", f"{line}\ndef up(db): pass\n".encode())

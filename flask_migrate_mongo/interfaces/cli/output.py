@@ -15,7 +15,7 @@ from werkzeug.utils import import_string
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.files.parsing import slug_of, version_of
-from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError
+from flask_migrate_mongo.model.errors import InvalidRequestError, MigrateError, NoFolderError
 from flask_migrate_mongo.process import exit_promptly
 from flask_migrate_mongo.reports import console
 
@@ -47,8 +47,12 @@ class _Version(click.ParamType[str]):
         self, ctx: click.Context, _: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         app = ctx.ensure_object(ScriptInfo).load_app()
-        paths = Folder(app_state.of(app).settings.directory).choose(())
-        numbers = ((str(version_of(path.name)), slug_of(path.stem)) for path in paths)
+        folder = Folder(app_state.of(app).settings.directory)
+        try:
+            paths = folder.choose(())
+        except NoFolderError:
+            return []
+        numbers = [(str(version_of(p.name)), slug_of(p.stem)) for p in paths if version_of(p.name)]
         return [
             CompletionItem(number, help=slug)
             for number, slug in numbers

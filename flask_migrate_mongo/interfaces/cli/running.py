@@ -120,7 +120,8 @@ def _run(direction: Direction, parameters: dict[str, Any]) -> None:
     acts = acting(state(), dry_run=dry_run)
     observer = click.get_current_context().with_resource(closing(runs.ProgressReporter()))
     report = call(acts, direction, parameters, Options(observer=observer))
-    text = partial(runs.run, warned=observer.warned)
+    up_to_there = parameters.get("to") is not None
+    text = partial(runs.run, warned=observer.warned, up_to_there=up_to_there)
     show("up", text, report, exit_code=exit_code(report))
 
 

@@ -23,31 +23,28 @@ _reason = click.option(
 
 @command
 @click.argument("version", type=VERSION)
-@click.option("--applied", "wanted", flag_value="applied", help="It is applied.")
-@click.option("--not-applied", "wanted", flag_value="not-applied", help="It is not applied.")
-@click.option(
-    "--accept-file", "wanted", flag_value="accept-file", help="Its file is right as it is now."
-)
-@click.option(
-    "--forget", "wanted", flag_value="forget", help="Its file is gone for good; its events stay."
-)
+@click.option("--applied", is_flag=True, help="It is applied.")
+@click.option("--not-applied", is_flag=True, help="It is not applied.")
+@click.option("--accept-file", is_flag=True, help="Its file is right as it is now.")
+@click.option("--forget", is_flag=True, help="Its file is gone for good; its events stay.")
 @_reason
 @as_json
-def resolve(version: str, *, wanted: str | None, reason: str) -> None:
+def resolve(version: str, *, reason: str, **flags: bool) -> None:
     """Settle what is recorded of VERSION after a look at the data.
 
     For a migration that ended half-way, whose file changed on purpose or is gone, or whose record is known to be wrong.
     """
-    if wanted is None:
+    wanted = [name for name, is_given in flags.items() if is_given]
+    if len(wanted) != 1:
         msg = "Give one of --applied, --not-applied, --accept-file and --forget."
         raise click.UsageError(msg)
     acting = runner(state())
-    if wanted == "accept-file":
+    if wanted == ["accept_file"]:
         record = settling.accept_file(acting, version, reason=reason)
-    elif wanted == "forget":
+    elif wanted == ["forget"]:
         record = settling.forget(acting, version, reason=reason)
     else:
-        record = settling.resolve(acting, version, applied=wanted == "applied", reason=reason)
+        record = settling.resolve(acting, version, applied=wanted == ["applied"], reason=reason)
     show("resolve", states.records, (record,))
 
 
@@ -113,7 +110,7 @@ def import_history(tool: str, *, collection: str | None, choices: Choices, confi
     Shows which file here each entry of its history means. No migration runs, and the other collection stays as it is.
     Exits with 5 if an entry cannot be mapped.
     """
-    source = settling.ForeignHistory(Tool(tool), collection or "", choices)
+    source = settling.ForeignHistory(Tool(tool), collection, choices)
     report = settling.import_history(runner(state()), source, confirmed=confirm)
     code = NotMappedError.exit_code if report.those(ImportState.UNMAPPED) else 0
     show("import-history", states.imported, report, exit_code=code)
