@@ -5,6 +5,8 @@ FLASK := $(BIN)/flask --app example_app
 STAMP := $(VENV)/.installed
 VERSIONS := 3.10 3.11 3.12 3.13
 PIP := -m pip install -qq --disable-pip-version-check
+# Tests wait for servers, locks and processes half of the time, so four workers keep two cores busy.
+WORKERS := 4
 BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 .DEFAULT_GOAL := help
@@ -49,10 +51,10 @@ demo-stop: ## Stop the demo's server; its data stays
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m example_app.embedded stop; else echo "Nothing to do: there is no $(VENV)."; fi
 
 test: $(STAMP) ## Run all tests, on a real server over a socket
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n $(WORKERS)
 
 coverage: $(STAMP) ## Run all tests and show the lines that they miss
-	$(BIN)/pytest -n 2 --cov --cov-report=term
+	$(BIN)/pytest -n $(WORKERS) --cov --cov-report=term
 
 # The oldest and the newest Python run everything, because the language and its library differ most there.
 # The versions between them run the tests that need no fault, race or kill.
@@ -79,7 +81,7 @@ test-all: ## Run the tests on every Python from 3.10 to 3.13 that is installed
 .PHONY: test-version
 test-version: $(VENV)-$(VERSION)/.installed
 	@printf '\nPython %s: %s\n' '$(VERSION)' '$(TESTS)'
-	$(VENV)-$(VERSION)/bin/pytest -n 2 -q $(TESTS)
+	$(VENV)-$(VERSION)/bin/pytest -n $(WORKERS) -q $(TESTS)
 
 $(VENV)-$(VERSION)/.installed: pyproject.toml setup.cfg
 	@echo "Installing into $(@D) ..."
