@@ -33,8 +33,8 @@ class MongoMigrate:
     `authorize` opens the REST API to users of the application: it is called with the name of an
     action and the request, and returns True or False.
 
-    The methods `status`, `plan`, `up` and `down` do what the commands of the same name do. They need
-    the application, or its context.
+    The methods `status`, `plan`, `up`, `down` and `redo` do what the commands of the same name do, but for lint. They
+    need the application, or its context.
     """
 
     def __init__(

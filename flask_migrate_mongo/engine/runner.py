@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flask import Flask
@@ -90,6 +90,9 @@ class Runner(Inspector, RunMethods):
                 seen = self.look(target, history)
                 plan = self.plan_of(target, seen)
             functions = self.load(plan)
+            if target.redo:
+                # What was not rolled back is not applied again.
+                options = replace(options, continue_on_error=False)
             notify(options.observer.planned, plan)
             return LeasedRun(self, grant, run, options).execute(plan, functions)
 
@@ -253,7 +256,7 @@ class LeasedRun:
         """Claim the record and mark it as running, if the lease is held and nobody asked to stop."""
         self.runner.switch.check()
         at = self.grant.ensure_recent()
-        self._persist(
+        self.grant.outlast(
             lambda: claim.start(position=position, at=at, session=session),
             give_up=elapsed() + START_SECONDS,
         )
@@ -343,17 +346,17 @@ class LeasedRun:
         is_stopped = isinstance(cause, KeyboardInterrupt | Stopped)
         return outcome, stopped("KeyboardInterrupt") if is_stopped else None
 
-    def _persist(self, write: Callable[[], None], *, give_up: float = math.inf) -> None:
-        """Write to the history, and try again through outages, until the lease would end.
+    def _persist(self, write: Callable[[], None]) -> None:
+        """Write an outcome to the history, and try again through outages, until the lease would end.
 
         Raises OutcomeNotRecordedError, with the last outage as its cause.
         """
         try:
-            self.grant.outlast(write, give_up=give_up)
+            self.grant.outlast(write, give_up=math.inf)
         except ConnectionFailedError as exc:
             msg = (
                 "The outcome of the step could not be recorded before the lock expired: "
                 f"{exc.message} The history still says `running`."
             )
-            remedy = "Once the server answers, look at the data, then run [up] or [resolve]."
+            remedy = "Once the server answers, look at the data, then run [up] or [resolve VERSION applied=True|False reason=TEXT]."
             raise OutcomeNotRecordedError(msg, remedy) from exc

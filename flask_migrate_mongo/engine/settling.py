@@ -141,7 +141,9 @@ class Settling:
         for squashed in self.found.files:
             if file.version in squashed.replaces:
                 msg = f"{squashed.file_name} replaces {file.version}, so {file.file_name} keeps its number. Nothing was changed."
-                remedy = f"Delete {squashed.file_name} first, and squash again: [squash FROM TO]."
+                remedy = (
+                    f"Delete {squashed.file_name} first, and squash again: [squash FROM TO NAME]."
+                )
                 raise errors.NotResolvableError(msg, remedy)
 
     def refuse_forgotten(self, record: Record) -> None:
@@ -248,7 +250,7 @@ def renumber(runner: Runner, scaffold: Scaffold, name: str) -> Renumbered:
     """Give a file the next free number, and let its record follow.
 
     A file that has a new number already, while its record has the old one, keeps it. After a crash between the
-    two, a second call lets the record follow. Raises UnknownFileError, AmbiguousFileError, SourceError, LockHeldError.
+    two, a second call lets the record follow. Raises InvalidRequestError, NotResolvableError, SourceError, LockHeldError.
     """
     with Settling.begun(runner, "renumber", f"renumber {name}") as settling:
         history = settling.history

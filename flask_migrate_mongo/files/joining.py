@@ -22,7 +22,7 @@ _Import = ast.Import | ast.ImportFrom
 
 _DECLARED = frozenset({"name", "description", "transactional", "idempotent", "replaces"})
 _OF_EACH = frozenset({UP, DOWN, VERIFY}) | _DECLARED
-"""_Names that every migration has for itself."""
+"""Names that every migration has for itself."""
 
 _BY_TEXT = frozenset({"globals", "eval", "exec"})
 """Functions that find names by their text, which a new name would break."""

@@ -32,14 +32,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class StepFunction:
-    """What a step calls: up(), then verify() if there is one; or down()."""
+    """What a step calls, each with its name in the file: up(), then verify() if there is one; or down()."""
 
-    parts: tuple[Callable[..., object], ...]
+    parts: tuple[tuple[str, Callable[..., object]], ...]
 
     def __call__(self, available: Mapping[str, object]) -> None:
         """Call them with those available arguments that each names. Raises StepError."""
-        for part in self.parts:
-            if call(part, available) is False and part.__name__ == VERIFY:
+        for name, function in self.parts:
+            if call(function, available) is False and name == VERIFY:
                 raise StepError(
                     "verify() returned False, so the migration did not have its effect."
                 )
@@ -54,12 +54,12 @@ def load(step: Step) -> StepFunction:
     file, name = step.file, step.direction.value
     module = _imported(file, name)
     names = (UP, VERIFY) if name == UP and file.verifiable else (name,)
-    return StepFunction(tuple(_checked(file, module, each) for each in names))
+    return StepFunction(tuple((each, _checked(file, module, each)) for each in names))
 
 
 def load_verify(file: MigrationFile) -> StepFunction:
     """Import a file, and find its verify() alone. Raises as `load` does."""
-    return StepFunction((_checked(file, _imported(file, VERIFY), VERIFY),))
+    return StepFunction(((VERIFY, _checked(file, _imported(file, VERIFY), VERIFY)),))
 
 
 def _imported(file: MigrationFile, name: str) -> ModuleType:

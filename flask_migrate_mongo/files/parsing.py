@@ -195,7 +195,7 @@ def _parts(path: Path, bound: Bound, version: int) -> Mapping[int, str]:
         return {}
     listed = node.elts if isinstance(node, ast.List | ast.Tuple) else [node]
     names = [str(getattr(each, "value", "")) for each in listed]
-    if not all(re.fullmatch(r"[0-9]+", name) or _NUMBERED.fullmatch(name) for name in names):
+    if not all(re.fullmatch(r"[0-9]{1,255}([-_].+)?", name, re.DOTALL) for name in names):
         problem = 'replaces must be a list of names without their ending, such as ["20260101001_add_users"], or of versions.'
         raise SourceError(path, problem, line=node.lineno)
     parts = dict(sorted((int(re.split("[-_]", name)[0]), slug_of(name)) for name in names))

@@ -1,4 +1,4 @@
-"""Creates new migration files from a template."""
+"""Creates migration files, from a template or from other files, and gives them new numbers."""
 
 from __future__ import annotations
 

@@ -179,7 +179,9 @@ class RunReport:
         """The error that an interface reports: of failed migrations before what ended the run."""
         if self.failures:
             versions = [outcome.step.version for outcome in self.failures]
-            return MigrationFailedError(versions, self.direction.value, dry_run=self.dry_run)
+            directions = {outcome.step.direction for outcome in self.outcomes}
+            command = "redo" if len(directions) > 1 else self.direction.value
+            return MigrationFailedError(versions, command, dry_run=self.dry_run)
         return as_migrate_error(self.error) if self.error else None
 
     @property

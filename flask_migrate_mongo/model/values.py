@@ -204,12 +204,12 @@ def _batch(stored: object) -> float | None:
     return _number(stored) or None  # another tool may store 0
 
 
-# What another tool stores under our names can be of any type. It is refused here, not where it is used.
-
-
 def name_key(name: str) -> str:
     """Convert a name to the form in which names are compared; empty for one without letters and digits."""
     return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", name).casefold()).strip("_")
+
+
+# What another tool stores under our names can be of any type. It is refused here, not where it is used.
 
 
 def _version(stored: str) -> int:
@@ -512,7 +512,7 @@ class Entry:
 
     @property
     def missing(self) -> bool:
-        """Whether it is applied while its file is gone, and no squashed migration replaces it."""
+        """Whether it is recorded while its file is gone, and no squashed migration replaces it."""
         return self.file is None and self.replaced_by is None and not self.broken
 
     @property

@@ -155,7 +155,10 @@ def plan_redo(
         return Plan(Direction.UP, (down, Step(down.file, Direction.UP, redone=True)))
     waiting = [file for file in pending(files, history) if file.version == version]
     if not waiting:
-        raise errors.MissingFileError(version, history.by_version[version].name)
+        owner = replaced_by(files, history).get(version)
+        what = "has no file" if owner is None else f"is a part of the squashed migration {owner}"
+        remedy = "Restore its file." if owner is None else f"Redo that one: [redo {owner}]."
+        raise errors.InvalidRequestError(f"{version} {what}. Nothing was run.", remedy)
     steps = _up_steps(waiting, history, policy, target)
     return Plan(Direction.UP, steps, tuple(_step_warnings(steps)))
 

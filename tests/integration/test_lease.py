@@ -248,13 +248,15 @@ def test_waiting_ends_at_its_deadline(db: Database[Any]) -> None:
         time.sleep(seconds)
 
     waiting = Lease(Server(db), LOCKS, ttl=60, sleep=sleep)
+    began = time.monotonic()
     with (
         lease(db).hold(actor()),
         pytest.raises(LockHeldError),
         waiting.hold(actor(), wait=1),
     ):
         pass
-    assert 0.9 < sum(slept) <= 1.0
+    # On a busy machine it sleeps for less, because asking takes longer.
+    assert sum(slept) <= 1.0 <= time.monotonic() - began
     assert len(set(slept)) == len(slept), "the pauses are jittered"
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo.engine.options import Options
+from flask_migrate_mongo.model.reports import StepState
 
 from .test_team_history import HALF, MIGRATION, VERIFIED, Team
 
@@ -67,6 +69,32 @@ def test_a_pending_migration_that_is_redone_is_applied(team: Team) -> None:
     team.does("redo", "a")
     team.ran_once("a")
     team.does("redo", "7", exit_code=2)
+
+
+def test_a_part_of_a_squash_is_not_redone_alone(team: Team) -> None:
+    team.write("1_a")
+    team.write("2_b")
+    team.write("9_all", SQUASH)
+    for _ in range(2):
+        assert "Redo that one: `flask db-migrate redo 9`" in team.does("redo", "1", exit_code=2)
+        team.does("up")
+    team.ran_once("all")
+    path = team.write("10_c")
+    team.does("up")
+    team.does("down")
+    path.unlink()
+    assert "10 has no file. Nothing was run." in team.does("redo", "10", exit_code=2)
+
+
+@pytest.mark.parametrize("continues", [False, True])
+def test_a_redo_whose_down_fails_does_not_apply_it_again(team: Team, continues: bool) -> None:  # noqa: FBT001
+    team.write("1_a", MIGRATION.replace("def down(db):", f"def down(db):\n    {FAILS}"))
+    team.does("up")
+    migrate, app = MongoMigrate(), team.project.app()
+    report = migrate.runner(app).redo(options=Options(continue_on_error=continues))
+    assert [outcome.state for outcome in report.outcomes] == [StepState.FAILED, StepState.NOT_RUN]
+    assert "redo" in team.does("redo", exit_code=1)
+    team.ran_once("a")
 
 
 def test_what_was_only_recorded_is_not_rolled_back_as_what_up_applied(team: Team) -> None:
@@ -365,6 +393,16 @@ def test_a_file_that_was_given_the_newest_number_by_hand_is_noted(team: Team) ->
     path.rename(path.with_name("3_a.py"))
     team.does("renumber", "3_a.py", MIGRATE_LINEAR=True)
     assert (team.project.migrations / ".latest").read_text().strip() == "3_a.py"
+
+
+@pytest.mark.parametrize("verify", ["holds", "partial(holds)"])
+def test_a_verify_with_another_name_has_not_passed_if_it_returns_false(
+    team: Team, verify: str
+) -> None:
+    source = f"from functools import partial\n{MIGRATION}\n\ndef holds(db):\n    return False\n"
+    team.write("1_a", f"{source}\n\nverify = {verify}\n")
+    assert "returned False" in team.does("baseline", *REASON, exit_code=5)
+    assert "returned False" in team.does("up", exit_code=1)
 
 
 def test_a_verify_that_exits_has_not_passed(team: Team) -> None:

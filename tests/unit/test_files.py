@@ -55,7 +55,7 @@ def step(path: Path, direction: Direction = Direction.UP) -> Step:
 
 def function_of(planned: Step) -> Callable[..., object]:
     """Load a step that has one function."""
-    (function,) = load(planned).parts
+    ((_, function),) = load(planned).parts
     return function
 
 

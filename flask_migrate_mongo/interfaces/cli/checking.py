@@ -32,8 +32,8 @@ def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Ki
 def check(*, allow: tuple[Kind, ...]) -> None:
     """Check that the database is as the files say.
 
-    Exits with 4 if a migration is pending, running, failed, interrupted, changed, missing, out of order, mistaken for
-    another one, unusable or stale, or if lint finds an error. Each problem is listed with what to do.
+    Exits with 4 if a migration is pending, running, failed, interrupted, changed, missing, out of order, partly squashed,
+    mistaken for another one, unusable or stale, or if lint finds an error. Each problem is listed with what to do.
     """
     found = state()
     linear = found.settings.linear

@@ -27,7 +27,7 @@ from .output import CHECK_FAILED, VERSION, as_json, command, refuse, show, state
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what `up` and `down` have in common."""
+    """Add what `up`, `down` and `redo` have in common."""
     for option in (
         as_json,
         click.option(
@@ -126,7 +126,7 @@ def _run(direction: Direction, parameters: dict[str, Any]) -> None:
 
 
 def exit_code(report: RunReport) -> int:
-    """Choose the exit code of `up` and `down`; a dry run of no step is a check that found something."""
+    """Choose the exit code of a run; a dry run of no step is a check that found something."""
     if report.failure:
         return report.failure.exit_code
     return CHECK_FAILED if report.executed_nothing else 0
