@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -187,7 +188,17 @@ def test_what_it_prints_and_writes(shop: Project) -> None:
     assert "- 20260101001 State of users" in source
     assert shop.db.list_collection_names() == []
     assert json.loads(does(shop, "lint", path.name[:11], "--format", "json", "--fail-on", "error"))
+
+
+@pytest.mark.skipif(find_spec("ruff") is None, reason="ruff is installed for development only")
+def test_a_linter_and_a_formatter_accept_what_it_writes(shop: Project) -> None:
+    path = written(shop, "202601", "totals", "The first quarter")
     check = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", str(path)]
+    assert subprocess.run(check, check=False).returncode == 0
+    inserts = range(20260401001, 20260401031)
+    shop.write_inserts(*inserts)
+    path = written(shop, str(inserts[0]), str(inserts[-1]), "thirty")
+    check = [sys.executable, "-m", "ruff", "format", "--isolated", "--check", str(path)]
     assert subprocess.run(check, check=False).returncode == 0
 
 
@@ -283,18 +294,16 @@ def test_a_squash_of_a_squash_replaces_what_that_replaces(shop: Project) -> None
     does(shop, "status", "--check")
 
 
-def test_30_migrations_are_joined(project: Project, tmp_path: Path) -> None:
+def test_30_migrations_are_joined(project: Project) -> None:
     numbers = range(20260101001, 20260101031)
     project.write_inserts(*numbers)
-    path = written(project, str(numbers[0]), str(numbers[-1]), "thirty")
+    written(project, str(numbers[0]), str(numbers[-1]), "thirty")
     for each in project.migrations.glob("*_insert.py"):
         each.unlink()
     does(project, "up")
     assert [found["version"] for found in project.db.done.find()] == list(numbers)
     does(project, "down")
     assert project.db.done.count_documents({}) == 0
-    check = [sys.executable, "-m", "ruff", "format", "--isolated", "--check", str(path)]
-    assert subprocess.run(check, check=False).returncode == 0
 
 
 def test_the_example_application_can_be_squashed(project: Project) -> None:

@@ -324,7 +324,7 @@ checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
 
 [[operations]]
 include-path = "/down"
-checks.positive_data_acceptance.expected-statuses = ["2xx", 409]
+checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409]
 
 [[operations]]
 include-path = "/history/{version}/events"
