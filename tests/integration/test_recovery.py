@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,7 +33,6 @@ from tests.server.lossy_proxy import LossyProxy
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
     from flask_migrate_mongo.engine.runner import Runner
     from flask_migrate_mongo.model.reports import Outcome, RunReport
@@ -277,11 +277,22 @@ def test_a_stopped_process_records_what_happened_and_releases(
     assert halves(project) == ([] if transactional else [1])
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has installed a handler of a signal."""
+    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the /proc of Linux")
 def test_a_signal_while_waiting_for_the_lock_ends_the_wait(project: Project) -> None:
     project.write_inserts(FIRST)
     with project.runner().lease.hold(project.runner().actor("up")):
         process = project.spawn("up", "--wait", "60")
-        time.sleep(1.5)
+        give_up = time.monotonic() + 30
+        while not catches(process.pid, signal.SIGTERM):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        time.sleep(0.5)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=20)

@@ -283,7 +283,9 @@ def test_schemathesis_finds_nothing_with_every_check_on(
 ) -> None:
     project.write("1_harmless", HARMLESS)
     project.runner().up()  # There is a history to read.
-    (project.root / "template.jinja").write_text(f"name = {{{{ name }}}}\n{HARMLESS}")
+    # Several files with the same code would be refused as copies.
+    template = f"name = {{{{ name }}}}\nnumber = {{{{ version }}}}\n{HARMLESS}"
+    (project.root / "template.jinja").write_text(template)
     (project.root / "schemathesis.toml").write_text(SCHEMATHESIS)
     with served(project, server, MIGRATE_TEMPLATE="template.jinja") as api:
         found = subprocess.run(
