@@ -1,4 +1,16 @@
-"""Which records count as parts of a squashed migration, and the history that says so."""
+"""Which records count as parts of a squashed migration, and the history that says so.
+
+With files 1, 2 and 3, where 3 replaces 1 and 2, and all three in the folder:
+
+| database | `Record.replaced_by` of 1 and 2 | `History.replaced` | `planning.squashing.replaced_by` | `up` |
+|---|---|---|---|---|
+| new | no records | none | 1 and 2, by 3 | runs 3 |
+| 1 and 2 are applied | None | none | 1 and 2, by 3 | records 3, marks 1 and 2 |
+| 1 is applied | None | none | 1 and 2, by 3 | is refused |
+| 3 was recorded | 3 | 1 and 2, by 3 | 1 and 2, by 3 | has nothing to do |
+| 3 ran | no records | 1 and 2, by 3 | 1 and 2, by 3 | has nothing to do |
+| 3 was recorded and rolled back | 3 | none | 1 and 2, by 3 | runs 3 |
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ def replaced_by(files: Iterable[MigrationFile], history: History) -> Mapping[int
     owners: list[MigrationFile | Record] = [r for r in history.records if r.replaces and r.is_open]
     owners += (file for file in squashed if not history.is_applied(file.version))
     found = dict(history.replaced)
+    # Those that replace more come last, and take over the parts of those that they absorb.
     for owner in sorted(owners, key=lambda owner: len(owner.replaces)):
         found |= dict.fromkeys(owner.replaces, owner.version)
         found |= {other.version: owner.version for other in squashed if absorbs(owner, other)}
