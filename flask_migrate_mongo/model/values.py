@@ -205,8 +205,9 @@ def _batch(stored: object) -> float | None:
 
 
 def name_key(name: str) -> str:
-    """Convert a name to the form in which names are compared; empty for one without letters and digits."""
-    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", name).casefold()).strip("_")
+    """Convert a name to the form in which names are compared; one without letters and digits stays as it is."""
+    words = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", name).casefold())
+    return words.strip("_") or name
 
 
 # What another tool stores under our names can be of any type. It is refused here, not where it is used.
@@ -427,25 +428,25 @@ class History:
         return found
 
     @cached_property
-    def _by_name(self) -> Mapping[str, Record]:
-        return {
-            name_key(record.slug): record
-            for record in self.records
-            if record.slug and record.is_open
-        }
+    def _by_name(self) -> Mapping[str, Sequence[Record]]:
+        found: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in self.records:
+            if record.slug and record.is_open:
+                found[name_key(record.slug)].append(record)
+        return found
 
     def elsewhere(self, file: MigrationFile, present: Collection[int] = ()) -> Record | None:
         """Find the record of what a file does under another number than the file's.
 
-        A file that has changed too, is found by its name, if the version of the record is not `present` any more.
+        With the versions that are `present`, also by the name of the file, among those that are not.
         """
         keys = filter(None, (file.digest, file.checksum))
         found = (record for key in keys for record in self._by_content.get(key, ()))
         other = next((record for record in found if record.version != file.version), None)
         if other is not None or not present or file.replaces:
             return other
-        named = self._by_name.get(name_key(file.slug))
-        return None if named is None or named.version in present else named
+        named = self._by_name.get(name_key(file.slug), ())
+        return next((record for record in named if record.version not in present), None)
 
     def is_applied(self, version: int) -> bool:
         """Whether this version is applied."""

@@ -344,7 +344,7 @@ class Inspector:
     ) -> ProjectState:
         """Read the history, unless it is given, and then the files.
 
-        An applied or replaced file that has not changed is not parsed, unless the target would roll it back.
+        An applied or replaced file that has not changed is not parsed, unless the target would roll it back, or redoes one.
         """
         history = self.history.load() if history is None else history
         known = (r for r in history.records if r.is_applied or r.version in history.replaced)

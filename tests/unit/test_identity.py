@@ -217,6 +217,18 @@ def test_a_name_of_no_version_is_refused(name: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("names", [("fix", "fix"), ("?", "?")])
+def test_a_changed_file_whose_record_is_gone_is_found_beside_others_of_its_name(
+    names: tuple[str, str],
+) -> None:
+    gone, there = (a_record(n, slug=slug) for n, slug in enumerate(names, 1))
+    moved = a_file(3, slug=names[0], checksum="changed", digest="changed")
+    (problem,) = problems([a_file(2, slug=names[1]), moved], gone, there)
+    assert isinstance(problem, RenumberedError)
+    other = a_file(3, slug="!", checksum="changed", digest="changed")
+    assert problems([a_file(2, slug=names[1]), other], gone, there) == []
+
+
 def test_a_name_without_letters_and_digits_names_nothing() -> None:
     with pytest.raises(UnknownVersionError):
         find_version("!", known_names([a_file(1, slug="?")], ()))

@@ -108,7 +108,7 @@ def down(**parameters: Any) -> None:  # noqa: ANN401  (click's)
 def redo(**parameters: Any) -> None:  # noqa: ANN401
     """Roll back one migration and apply it again.
 
-    The last applied one, or VERSION.
+    VERSION, or the last one that is applied or failed. One that is not applied is only applied.
     """
     _run(Direction.UP, {**parameters, "redo": True})
 
