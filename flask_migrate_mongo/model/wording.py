@@ -65,6 +65,19 @@ def render(remedy: str, wording: Wording) -> str:
     return _TOKEN.sub(lambda token: f"`{wording(_parse(token[1]))}`", remedy)
 
 
+class Advised:
+    """What has a remedy that only the command line can carry out."""
+
+    __slots__ = ()
+
+    remedy: str
+
+    @property
+    def advice(self) -> str:
+        """The remedy in the terms of the command line."""
+        return render(self.remedy, cli)
+
+
 def camel_case(name: str) -> str:
     """Convert `allow_drift` to `allowDrift`, as JSON and query strings spell it."""
     first, *others = name.split("_")

@@ -14,7 +14,7 @@ from flask_migrate_mongo.driver.server import Document, DocumentView
 from flask_migrate_mongo.files.folder import Discovery
 from flask_migrate_mongo.model.errors import MigrateError
 from flask_migrate_mongo.model.values import LockState
-from flask_migrate_mongo.model.wording import cli, render
+from flask_migrate_mongo.model.wording import Advised
 from flask_migrate_mongo.store.lease import LOCK_ID
 from flask_migrate_mongo.store.records import is_record
 
@@ -44,17 +44,12 @@ OK, WARNING, PROBLEM = Grade
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(Advised):
     """What one check found. `remedy` is in the neutral terms of `wording`."""
 
     grade: Grade
     message: str
     remedy: str = ""
-
-    @property
-    def advice(self) -> str:
-        """The remedy in the terms of the command line."""
-        return render(self.remedy, cli)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flask_migrate_mongo.files.folder import stale
 from flask_migrate_mongo.model.errors import MigrateError, NoFolderError
 from flask_migrate_mongo.model.values import Entry, Status, Survey
-from flask_migrate_mongo.model.wording import cli, render
+from flask_migrate_mongo.model.wording import Advised
 
 from .identity import mistaken
 from .plans import Inspector, pending, survey
@@ -41,17 +41,12 @@ _FIX = "Fix it, then check again: [check]."
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Advised):
     """One thing that is not as the files say. `remedy` is in the neutral terms of `wording`."""
 
     kind: Kind
     message: str
     remedy: str = ""
-
-    @property
-    def advice(self) -> str:
-        """The remedy in the terms of the command line."""
-        return render(self.remedy, cli)
 
 
 @dataclass(frozen=True, slots=True)
