@@ -11,7 +11,7 @@ BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-stop test coverage test-all chaos bench bench-large figures check format clean
+.PHONY: help install demo demo-stop test coverage test-all chaos bench bench-large figures docs pictures check format clean
 
 # Print a command, then run it, so that a reader can type the same.
 run = @printf '\n$$ %s\n' '$(1)'; $(1)
@@ -38,7 +38,9 @@ demo: $(STAMP) ## Migrate the airports of the world, up and down
 	$(call run,$(FLASK) db-migrate down)
 	$(call run,$(FLASK) db-migrate history)
 	$(call run,$(FLASK) db-migrate up)
-	@printf '\nEverything is applied. Next, try:\n\n'
+	@printf '\nEverything is applied. To see it in a browser, start the application with a token that is new each time:\n\n'
+	@printf '  MIGRATE_API_TOKEN=%s $(FLASK) run\n' "$$($(BIN)/python -c 'import secrets; print(secrets.token_hex(16))')"
+	@printf '\nThen open http://127.0.0.1:5000/api/migrations/ and log in with it. Only this machine can reach it. Or try:\n\n'
 	@printf '  %s\n' \
 		"$(FLASK) run                     # then open http://127.0.0.1:5000/airports/FRA" \
 		"$(FLASK) db-migrate history --events" \
@@ -73,7 +75,7 @@ test-all: ## Run the tests on every Python from 3.10 to 3.13 that is installed
 	number=0; \
 	for found; do \
 		number=$$((number + 1)); tests="tests/unit tests/interfaces"; \
-		if [ $$number = 1 ] || [ $$number = $$# ]; then tests=tests; fi; \
+		if [ $$number = 1 ] || [ $$number = $$# ]; then tests="tests example_app/tests"; fi; \
 		$(MAKE) --no-print-directory test-version VERSION="$${found%%=*}" INTERPRETER="$${found#*=}" TESTS="$$tests" || failed="$$failed $${found%%=*}"; \
 	done; \
 	[ -z "$$failed" ] || { echo "Failed on Python$$failed" >&2; exit 1; }
@@ -86,7 +88,7 @@ test-version: $(VENV)-$(VERSION)/.installed
 $(VENV)-$(VERSION)/.installed: pyproject.toml setup.cfg
 	@echo "Installing into $(@D) ..."
 	@$(INTERPRETER) -m venv $(@D)
-	@$(@D)/bin/python $(PIP) --editable '.[test]'
+	@$(@D)/bin/python $(PIP) --editable '.[own-tests]'
 	@touch $@
 
 chaos: $(STAMP) ## Run the long rounds of races, kills and faults
@@ -106,6 +108,14 @@ bench-large: $(STAMP) ## Backfill 200,000 documents, and a million to measure me
 
 figures: $(STAMP) ## Count lines, functions, imports and calls: AGAINST=../other-checkout
 	@$(BIN)/python benchmarks/figures.py $(if $(AGAINST),--package $(AGAINST)) --package .
+
+docs: $(STAMP) ## Build the documentation; every warning, as of a broken link, is an error
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
+	@echo "Open build/docs/index.html"
+
+pictures: $(STAMP) ## Draw docs/pictures: what the demo prints, and the dashboard
+	@$(BIN)/python benchmarks/pictures.py
+	@$(BIN)/python benchmarks/dashboard_pictures.py
 
 check: $(STAMP) ## Check format, lint, types and layers
 	$(BIN)/ruff format --check

@@ -24,6 +24,8 @@ def create_app(mongo_uri: str | None = None) -> Flask:
     app.config["MONGO_URI"] = mongo_uri or os.environ.get("MONGO_URI") or _embedded()
     mongo.init_app(app, serverSelectionTimeoutMS=5_000)
     _check_database()
+    # It stays closed until MIGRATE_API_TOKEN is set.
+    app.config.setdefault("MIGRATE_DASHBOARD", True)
     migrate.init_app(app, mongo)
     app.register_blueprint(views)
     app.cli.add_command(load_airports)

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import weakref
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import pymongo
+from bson.codec_options import CodecOptions
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError as NoDefaultDatabase
-from pymongo.errors import PyMongoError
+from pymongo.errors import InvalidURI, PyMongoError
 from werkzeug.local import LocalProxy
 
+from .driver.outages import remedy_of, remedy_of_set_up
 from .driver.server import Document, Server, server_of, translated
-from .model.errors import ConfigurationError, NoDatabaseError, redact
+from .model.documents import MigratedDatabase
+from .model.errors import ConfigurationError, ConnectionFailedError, NoDatabaseError, message_of
 from .state import AppState, OwnClient
 
 FIRST_CONTACT_SECONDS = 5
 """How long a command waits for a primary before its first statement."""
+
+
+# A password that begins with digits and a slash can be parsed, and would be shown as a port and a database.
+_SPLIT_CREDENTIALS = r"[^/]*//[^/?]*[/?][^=]*@"
+_NOT_ENCODED = "an @ follows a / or ?, so these are part of the user name or the password"
 
 
 def database_of(state: AppState) -> Database[Document]:
@@ -46,18 +56,58 @@ def database_of(state: AppState) -> Database[Document]:
     return database
 
 
+def codec_options_of(state: AppState) -> CodecOptions[Document]:
+    """Find how the application's handle converts values, without a connection; for a callable, the driver's default."""
+    uri = state.settings.migrate_mongo_uri or state.settings.mongo_uri
+    if uri and (state.settings.migrate_mongo_uri or state.mongo is None):
+        with (
+            contextlib.suppress(ConfigurationError),
+            _connect("MONGO_URI", uri, connect=False) as own,
+        ):
+            return own.codec_options
+    given = unwrapped(state.mongo)
+    found = getattr(given if _kinds(given) else getattr(given, "cx", None), "codec_options", None)
+    return found if isinstance(found, CodecOptions) else CodecOptions()
+
+
 def connected_server(state: AppState) -> Server:
     """Make the server of the database to migrate. Raises ConnectionFailedError, and as `database_of` does.
 
-    Our own client waits for a primary here, without a command: not as long as later, unless its URI says how long.
+    It waits for a primary here, without a command. Our own client does not wait as long as later, unless its URI says
+    how long; that of the application waits as long as it is set to.
     """
-    database, own = database_of(state), state.own_client
-    if own is not None and own.client is database.client:
-        uri = state.settings.migrate_mongo_uri or state.settings.mongo_uri or ""
-        is_given = "serverselectiontimeoutms" in uri.lower()
-        with translated(), pymongo.timeout(None if is_given else FIRST_CONTACT_SECONDS):
-            _ = own.client.is_primary
-    return server_of(database)
+    database = database_of(state)
+    server = server_of(database)
+    if server.sends_commands:
+        try:
+            with (
+                state.while_waiting(lambda: server.location),
+                translated(),
+                _limit(state, database),
+            ):
+                _ = database.client.is_primary
+        except ConnectionFailedError as exc:
+            raise _naming_hosts(exc, server.location) from exc
+    return server
+
+
+def _limit(state: AppState, database: Database[Document]) -> AbstractContextManager[object]:
+    """Limit the wait for our own client, unless its URI says how long; that of the application waits as it is set."""
+    uri = state.settings.migrate_mongo_uri or state.settings.mongo_uri or ""
+    is_own = state.own_client is not None and state.own_client.client is database.client
+    if is_own and "serverselectiontimeoutms" not in uri.lower():
+        return pymongo.timeout(FIRST_CONTACT_SECONDS)
+    # No limit at all would lift the one that a caller has set.
+    return contextlib.nullcontext()
+
+
+def _naming_hosts(exc: ConnectionFailedError, location: MigratedDatabase) -> ConnectionFailedError:
+    """Name the hosts where the driver does not, because none has answered yet."""
+    if any(host in exc.message for host in location.hosts):
+        return exc
+    seen = exc.message.partition(": ")[2].replace("No servers found yet", "nothing was heard")
+    message = f"The database does not answer: {', '.join(location.hosts)}: {seen}"
+    return ConnectionFailedError(message, remedy_of(seen))
 
 
 def _default_name(state: AppState, own: MongoClient[Document]) -> str | None:
@@ -75,11 +125,11 @@ def _default_name(state: AppState, own: MongoClient[Document]) -> str | None:
 
 def _database_in(mongo: object, name: str | None) -> Database[Document]:
     """Find the database in what the application passed, or another one of its client."""
-    given, source = _unwrapped(mongo), "MongoMigrate was given"
+    given, source = unwrapped(mongo), "MongoMigrate was given"
     # pymongo's own objects are callable too, though only to explain that they are not.
     if not _kinds(given) and callable(given):
         source = f"The callable that {source} returned"
-        given = _unwrapped(given())
+        given = unwrapped(given())
     if _kinds(given):
         client = database = given
     else:
@@ -127,11 +177,14 @@ def _own_client(state: AppState) -> MongoClient[Document]:
 def _connect(key: str, uri: str, *, connect: bool = True) -> MongoClient[Document]:
     """Make a client from the connection string of a setting. Raises ConfigurationError."""
     try:
+        if re.match(_SPLIT_CREDENTIALS, uri):
+            raise InvalidURI(_NOT_ENCODED)
         return MongoClient(uri, connect=connect)
     except (PyMongoError, ValueError, OSError) as exc:
         # Never the string itself: it holds the password, and what cannot be parsed cannot be masked.
-        msg = f"{key} cannot be used: {redact(str(exc)).rstrip('.')}. Write it as mongodb://user:password@localhost:27017/shop, with special characters of user and password percent-encoded."
-        raise ConfigurationError(msg) from exc
+        seen = message_of(exc).rstrip(".")
+        msg = f"{key} cannot be used: {seen}."
+        raise ConfigurationError(msg, remedy_of_set_up(seen)) from exc
 
 
 def _close_in(pid: int, client: MongoClient[Document]) -> None:
@@ -139,7 +192,7 @@ def _close_in(pid: int, client: MongoClient[Document]) -> None:
         client.close()
 
 
-def _unwrapped(given: object) -> Any:  # noqa: ANN401
+def unwrapped(given: object) -> Any:  # noqa: ANN401
     """Get the object behind a LocalProxy: in the heartbeat's thread there is no context to find it."""
     return given._get_current_object() if type(given) is LocalProxy else given
 

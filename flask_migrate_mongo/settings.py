@@ -15,6 +15,7 @@ from flask import Flask
 
 from .model.access import Token, tokens
 from .model.errors import SettingError
+from .model.masking import DEFAULT_NAMES, Mask
 
 _T = TypeVar("_T")
 
@@ -90,7 +91,8 @@ def _number(kind: type[float], least: float, most: float, value: object) -> floa
 
 
 def _flag(value: object) -> bool:
-    return value if isinstance(value, bool) else _FLAGS[_one_of(_FLAGS, value)]
+    # `app.config.from_prefixed_env()` converts 0 and 1 to integers.
+    return _FLAGS[_one_of(_FLAGS, str(value) if isinstance(value, int) else value)]
 
 
 def _flag_or_always(value: object) -> bool | str:
@@ -112,6 +114,13 @@ def _prefix(value: object) -> str:
     if not re.fullmatch(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)+", prefix):
         raise ValueError
     return prefix
+
+
+def _import_path(value: object) -> str:
+    path = _text(value)
+    if not re.fullmatch(r"\w+(?:\.\w+)*:\w+(?:\.\w+)*", path):
+        raise ValueError
+    return path
 
 
 def _one_of(accepted: Collection[str], value: object) -> str:
@@ -175,8 +184,14 @@ class Settings:
     """The collection for the progress of asynchronous REST runs."""
     app: str | None = _optional(_text, "an import path")
     """The application as `flask --app` takes it, for asynchronous REST runs; else it is looked up."""
+    schema: str | None = _optional(_import_path, "an import path like `shop.schema:collections`")
+    """The declared collections that `schema diff` compares: a list, or a function that returns one."""
     rehearsal_database: str | None = _optional(_text, "the name of a database that does not exist")
     """The scratch database of `rehearse`; without it, a new one named after the application's."""
+    rehearsal_report: Path | None = _optional(*_PATH)
+    """The file in which `rehearse` keeps its last report, for `show` and the dashboard."""
+    test_uri: str | None = _optional(_text, "a MongoDB connection string", secret=True)
+    """The server for tests with the pytest plugin; without it, the plugin starts one."""
     lock_ttl: float = _setting(*_seconds(MINIMAL_TTL), default=60.0)
     """Seconds after which the lock of a crashed process expires."""
     lock_wait: float = _setting(*_seconds(0), default=0.0)
@@ -194,9 +209,9 @@ class Settings:
     redact: tuple[str, ...] = _setting(
         _names,
         "a list of the names of fields, or a text with commas between them",
-        default=("password", "passwd", "secret", "token", "api_key", "apikey"),
+        default=DEFAULT_NAMES,
     )
-    """Fields whose values no dry run and no rehearsal shows, at any depth, in any case."""
+    """Fields whose values are masked wherever documents or errors are shown, recorded or logged."""
     on_start: bool | str = _setting(_flag_or_always, 'true, false or "always"', default=False)
     """Apply pending migrations before the application starts serving."""
     on_start_fail_hard: bool = _setting(*_FLAG, default=False)
@@ -215,11 +230,13 @@ class Settings:
     """The path of the REST API."""
     api_token: tuple[Token, ...] | None = _optional(
         tokens,
-        "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,run:TOKEN,admin:TOKEN`, "
-        'or a mapping of tokens to "read", "run" or "admin"',
+        "a token of at least 16 letters, digits or -._~+/, or `read:TOKEN,up:TOKEN,run:TOKEN,admin:TOKEN`, "
+        'or a mapping of tokens to "read", "up", "run" or "admin"',
         secret=True,
     )
     """Tokens for the REST API; a single one may do everything."""
+    dashboard: bool = _setting(*_FLAG, default=False)
+    """Serve a dashboard for browsers under the path of the REST API, with the same access rules."""
     api_create: bool = _setting(*_FLAG, default=False)
     """Create files through the REST API; in debug mode it is always possible."""
     lint_ignore: tuple[str, ...] | None = _optional(
@@ -236,6 +253,11 @@ class Settings:
     """The most documents that a backfill changes in a second."""
     backfill_on_error: str = _choice("stop", "collect")
     """Stop a backfill at a document that cannot be changed, or skip and collect it."""
+
+    @property
+    def mask(self) -> Mask:
+        """Hides the values of the fields to redact."""
+        return Mask.of(self.redact)
 
 
 def key_of(field_name: str) -> str:
@@ -262,8 +284,9 @@ def read(app: Flask, environ: Mapping[str, str] = os.environ) -> Settings:
     if error := collision(settings):
         raise error
     root = Path(app.root_path)
-    template = root / settings.template if settings.template else None
-    return replace(settings, directory=root / settings.directory, template=template)
+    given_paths = ("directory", "template", "rehearsal_report")
+    named = {name: path for name in given_paths if (path := getattr(settings, name)) is not None}
+    return replace(settings, **{name: root / path for name, path in named.items()})
 
 
 def sources(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import hypothesis
 import pytest
 from bson.binary import UUID_SUBTYPE, Binary
 from pymongo import MongoClient, common
 from pymongo.monitoring import _EventListeners
 
+from .golden import Golden, Shop
 from .project import Project
 from .server.countdown import Countdown
 from .server.findings import Conformance
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pymongo.database import Database
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 APPNAME = f"app{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 """What the application under test calls itself, so that failpoints hit it, not the fixtures and other workers."""
@@ -57,6 +64,11 @@ def _impatient_driver() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.05)
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes golden files."""
+    parser.addoption("--write-golden", action="store_true", help="Write the files of tests/golden.")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -176,3 +188,19 @@ def failpoint(
 def project(tmp_path: Path, db: Database[dict[str, Any]], mongo_uri: str) -> Project:
     """A user's project on a fresh database."""
     return Project(tmp_path, db, uri_with(mongo_uri, db.name, f"appname={APPNAME}"))
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """What compares captures with golden files."""
+    return Golden(writes=cast("bool", request.config.getoption("--write-golden")))
+
+
+@pytest.fixture
+def shop(golden: Golden, db: Database[dict[str, Any]], mongo_uri: str) -> Iterator[Shop]:
+    """A user's project, whose commands run in a terminal."""
+    if os.environ.get("MONGO_TEST_URI"):
+        pytest.skip("another server has other hosts")
+    root = Path(tempfile.mkdtemp(prefix="golden-", dir="/tmp"))
+    yield Shop(root, db, uri_with(mongo_uri, db.name), golden)
+    shutil.rmtree(root)

@@ -15,7 +15,7 @@ from flask import Flask
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.dry_run import DryRunner
-from flask_migrate_mongo.model.masking import Mask
+from flask_migrate_mongo.wiring import running
 
 from .server.conformance import SITE
 
@@ -87,14 +87,13 @@ class Project:
         MongoMigrate(app, self.db if mongo is None else mongo)
         return app
 
-    def runner(self, **settings: object) -> Runner:
-        """Return the runner of a new application."""
-        return MongoMigrate().runner(self.app(**settings))
+    def runner(self, mongo: object = None, **settings: object) -> Runner:
+        """Return the runner of a new application, on this test's database unless `mongo` is given."""
+        return running.runner(app_state.of(self.app(mongo, **settings)))
 
     def dry_runner(self, **settings: object) -> DryRunner:
         """Make the dry runner of a new application."""
-        app = self.app(**settings)
-        return DryRunner(MongoMigrate().runner(app), Mask.of(app_state.of(app).settings.redact))
+        return DryRunner(self.runner(**settings))
 
     def invoke(self, *args: str, **settings: object) -> Result:
         """Run `flask db-migrate …` in this process."""
@@ -133,6 +132,12 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def result(self, printed: str) -> str:
+        """Return what was printed after the first line, which names the database."""
+        first, _, rest = printed.partition("\n")
+        assert first.startswith(f"{self.db.name} on "), printed
+        return rest
 
     def record(self, version: int, *, collection: str = "migrations") -> dict[str, Any]:
         """Return the record of a version as it is stored."""

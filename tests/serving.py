@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from tests.project import Project
 
@@ -35,6 +35,13 @@ def gunicorn(port: int, *options: str) -> list[str]:
         *options,
         "app:app",
     ]
+
+
+def uwsgi(port: int, *options: str) -> list[str]:
+    """Return the command line of uWSGI, serving `app:app`; options: `--threads`, `--processes` …"""
+    program = str(Path(sys.executable).with_name("uwsgi"))
+    address = ("--http-socket", f"127.0.0.1:{port}")
+    return [program, *address, "--module", "app:app", "--enable-threads", "--die-on-term", *options]
 
 
 def waitress(port: int) -> list[str]:
@@ -84,6 +91,18 @@ class Serving:
         finally:
             connection.close()
         return True
+
+    def wait_until_it_listens(self, seconds: float = START_SECONDS) -> None:
+        """Wait for its port; nothing has been asked then."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                assert time.monotonic() < end, f"no port in {seconds} s:\n{self.log}"
+                time.sleep(0.01)
+            else:
+                return
 
     def wait_until_it_answers(self, seconds: float = START_SECONDS) -> None:
         """Wait for the first answer; fail when the process ends before or takes too long."""

@@ -1,4 +1,15 @@
-"""A worker's batches: read a range in the order of `_id`, change, and commit with the checkpoint."""
+"""A worker's batches: read a range in the order of `_id`, change, and commit with the checkpoint.
+
+The table in `checkpoints` shows how a range gets from its first batch to its end. What happens to one batch:
+
+    how it ends                                what follows
+    committed                                  the next batch, from the checkpoint
+    a conflict, or a lost connection           the same batch again
+    too large, or refused by the server        each half as a batch of its own
+    one document that cannot be changed        `on_error="stop"`: RejectedError
+                                               `on_error="collect"`: a batch that only records the rejection
+    a lost cursor                              another cursor, from the checkpoint
+"""
 
 from __future__ import annotations
 
@@ -12,19 +23,23 @@ from itertools import count, islice
 from typing import NamedTuple
 
 import bson
+from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 from pymongo.cursor import Cursor
 from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
+    DocumentTooLarge,
     ExecutionTimeout,
     InvalidOperation,
     PyMongoError,
 )
 
 from flask_migrate_mongo.driver.server import (
+    EXACT,
     Document,
     DocumentView,
     Replies,
@@ -34,6 +49,7 @@ from flask_migrate_mongo.driver.server import (
     is_passing,
     translated,
 )
+from flask_migrate_mongo.driver.tracing import Span, span
 from flask_migrate_mongo.driver.transactions import Transactions, is_transient, transaction
 from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import (
@@ -41,13 +57,14 @@ from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     MigrateError,
     RejectedError,
-    redact,
+    message_of,
+    server_text,
 )
 from flask_migrate_mongo.model.reports import Backfilled
 from flask_migrate_mongo.model.values import Request
 from flask_migrate_mongo.process import elapsed
 
-from .checkpoints import IDS, Checkpoint, IdRange, OneId, Phase, StoredCheckpoint, with_exact_ids
+from .checkpoints import Checkpoint, IdRange, OneId, Phase, StoredCheckpoint
 from .options import BackfillArguments, is_update
 
 POLL_SECONDS = 0.5
@@ -72,7 +89,11 @@ _TOO_LARGE = frozenset({112, 251, 290, 388})
 # CursorNotFound, MaxTimeMSExpired (for all batches of a cursor together), QueryPlanKilled, CursorKilled.
 _LOST_CURSOR = frozenset({43, 50, 175, 237})
 
-_RAW_IDS: CodecOptions[RawBSONDocument] = IDS.with_options(document_class=RawBSONDocument)
+# Reading an `_id` decodes its whole document, and that must not fail.
+_RAW_IDS: CodecOptions[RawBSONDocument] = EXACT.with_options(
+    document_class=RawBSONDocument, unicode_decode_error_handler="replace"
+)
+_LENIENT = CodecOptions[Document](uuid_representation=UuidRepresentation.STANDARD)
 
 _UNSUPPORTED = {
     "viewOn": "a view, which cannot be written to. Backfill the collection that it shows",
@@ -110,6 +131,10 @@ class BatchedCollection:
         self._server = server
         self._collection = server.handle(transactional=has_transactions)[arguments.collection]
         self._change = change
+        self._exact, self._codec = self._collection, _LENIENT
+        if isinstance(self._collection, Collection):  # mongomock has other options.
+            self._exact = self._collection.with_options(codec_options=EXACT)
+            self._codec = self._collection.codec_options
         self._projection = None if callable(change) else {"_id": 1}
         self._replies: Replies | None = None
         self._was_read = False
@@ -121,6 +146,11 @@ class BatchedCollection:
             if option in _UNSUPPORTED:
                 msg = f"{name} is {_UNSUPPORTED[option]}."
                 raise BackfillError(msg)
+
+    def span(self) -> contextlib.AbstractContextManager[Span]:
+        """Open the span of a batch."""
+        name = self._collection.name
+        return span("backfill batch", self._server.database.name, {"db.collection.name": name})
 
     def estimate(self) -> int | None:
         """Estimate how many documents match; None if counting takes too long, or meets an election."""
@@ -139,7 +169,7 @@ class BatchedCollection:
             {"$sort": {"_id": 1}},
         ]
         with translated():
-            found = [d["_id"] for d in with_exact_ids(self._collection).aggregate(sample)]
+            found = [d["_id"] for d in self._exact.aggregate(sample)]
         chosen = [found[len(found) * n // wanted] for n in range(1, wanted)] if found else []
         # Compared as BSON: True equals 1 in Python, but is a different `_id` on the server.
         ends: list[OneId] = [(i,) for i in {bson.encode({"_id": i}): i for i in chosen}.values()]
@@ -192,30 +222,40 @@ class BatchedCollection:
     def _batch(self, reply: bytes | list[Document]) -> Batch:
         change = self._change
         if not callable(change):
-            found = bson.decode_all(reply, IDS) if isinstance(reply, bytes) else reply
+            found = bson.decode_all(reply, EXACT) if isinstance(reply, bytes) else reply
             return [DocumentChange(document["_id"], change) for document in found]
         if isinstance(reply, list):
             return [self._compute(change, document["_id"], document) for document in reply]
-        options = self._collection.codec_options
         raws = bson.decode_all(reply, _RAW_IDS)
-        return [
-            self._compute(change, _exact_id(raw), bson.decode(raw.raw, options)) for raw in raws
-        ]
+        return [self._compute(change, _exact_id(raw), raw) for raw in raws]
 
     def _compute(
-        self, function: Callable[[Document], Update | None], id_: object, document: Document
+        self,
+        function: Callable[[Document], Update | None],
+        id_: object,
+        found: Document | RawBSONDocument,
     ) -> DocumentChange:
+        """Compute the update of one document, which can fail in three ways that are the document's fault."""
+        failed = "The driver cannot decode"
         try:
+            document = (
+                bson.decode(found.raw, self._codec) if isinstance(found, RawBSONDocument) else found
+            )
+            failed = "The function refused"
             update = function(document)
-            if update is None or is_update(update):
+            if update is None:
+                return DocumentChange(id_, None)
+            if is_update(update):
+                failed = "BSON cannot hold the update of"
+                bson.encode({"": update}, codec_options=self._codec)
                 return DocumentChange(id_, update)
         except (BackfillError, PyMongoError):
             raise  # Not the document's fault: the function or the server failed.
         except Exception as exc:
-            error = _shortened(f"{type(exc).__name__}: {exc}")
+            error = _shortened(f"{type(exc).__name__}: {message_of(exc, self.arguments.mask)}")
             if self.arguments.max_rejected:
                 return DocumentChange(id_, None, error)
-            raise _rejected("The function", id_, error) from exc
+            raise _rejected(failed, id_, error) from exc
         msg = (
             f"The function returned {type(update).__name__} {str(update)[:80]!r}. Return an update, "
             '{"$set": {...}} or a pipeline, or None to leave the document as it is.'
@@ -240,8 +280,8 @@ class BatchedCollection:
         if not changed or not self.arguments.where:
             return False
         options = {} if session is None else {"session": session}
-        found = self._collection.find_one(self._filter(changed), {"_id": 1}, **options)
-        return found is not None
+        one = self._exact.find_one(self._filter(changed), {"_id": 1}, **options)
+        return one is not None
 
     def ensure_few_rejected(self, rejected: Sequence[Document]) -> None:
         """Raise RejectedError if more documents were rejected than allowed."""
@@ -279,7 +319,7 @@ def _and(where: DocumentView, condition: Document) -> Document:
 def _exact_id(document: RawBSONDocument) -> object:
     """Decode the `_id` exactly, which the application's codec options may not do."""
     found = document["_id"]
-    return bson.decode(found.raw, IDS) if isinstance(found, RawBSONDocument) else found
+    return bson.decode(found.raw, EXACT) if isinstance(found, RawBSONDocument) else found
 
 
 class WorkerCancelledError(Exception):
@@ -332,13 +372,20 @@ class Worker:
         with contextlib.closing(self.documents):
             while self._checkpoint.phase is not Phase.DONE:
                 self._wait_while_paused()
-                batch = self._read()
-                if batch is None:
-                    self._end_pass()
-                else:
-                    self._write(batch)
+                if self._work():
                     self._limit_rate(self._checkpoint.counts.scanned - before, began)
         return self._checkpoint.counts
+
+    def _work(self) -> bool:
+        """Work on the next batch; False if there is none left in this pass."""
+        with self.documents.span() as traced:
+            batch = self._read()
+            traced.set("documents", len(batch or ()))
+            if batch is None:
+                self._end_pass()
+            else:
+                self._write(batch)
+            return batch is not None
 
     def read_checkpoint(self) -> tuple[Checkpoint, Request | None]:
         """Read the checkpoint and the request to this worker. Raises LeaseLostError."""
@@ -362,16 +409,9 @@ class Worker:
         return self.transactions.repeat(lambda: documents.read(left), _log, documents.can_reopen)
 
     def _end_pass(self) -> None:
-        """Start the last pass, or end the range.
-
-        The last pass finds documents that were inserted below the checkpoint. Only `where` can
-        separate them from those that are done, so there is none if changed documents still match `where`.
-        """
-        before = self._checkpoint
-        after = replace(before, phase=Phase.DONE, batches=before.batches + 1, by=self._name)
-        may_repeat = self.documents.arguments.where and not before.stays and before.at
-        if before.phase is Phase.FIRST and may_repeat:
-            after = replace(after, phase=Phase.LAST, first_end=before.at, at=())
+        """Start the last pass, or end the range."""
+        has_where = bool(self.documents.arguments.where)
+        after = self._checkpoint.after_pass(self._name, has_where=has_where)
         fields = self.control.fields_with(after)
         self._request = self.transactions.repeat(
             lambda: self.stored.advance(after, fields=fields), _log
@@ -391,9 +431,9 @@ class Worker:
             self._checkpoint, self._request = self.transactions.repeat(
                 lambda: self._commit(batch), _log, can_retry
             )
-        except (PyMongoError, MigrateError) as exc:
+        except (PyMongoError, MigrateError, DocumentTooLarge) as exc:
             _ensure_same_shard_key(exc)
-            if not is_too_large(exc) and not isinstance(exc, BulkWriteError):
+            if not is_too_large(exc) and not isinstance(exc, BulkWriteError | DocumentTooLarge):
                 raise
             self._write_halves(batch, exc)
         else:
@@ -402,9 +442,11 @@ class Worker:
     def _write_halves(self, batch: Batch, exc: Exception) -> None:
         """Write the halves of a batch that is too large or was refused, down to the document at fault."""
         if len(batch) == 1:
-            id_, error = batch[0].id, _shortened(str(failure_of(exc).get("errmsg") or exc))
-            if not self.documents.arguments.max_rejected:
-                raise _rejected("The server", id_, error) from exc
+            arguments = self.documents.arguments
+            text = server_text(failure_of(exc), arguments.mask) or message_of(exc, arguments.mask)
+            id_, error = batch[0].id, _shortened(text)
+            if not arguments.max_rejected:
+                raise _rejected("The server refused", id_, error) from exc
             self._write([DocumentChange(id_, None, error)])
         else:
             middle = len(batch) // 2
@@ -417,8 +459,8 @@ class Worker:
             written = documents.write(batch, session)
             after = checkpoint_after(self._checkpoint, batch, written, by=self._name)
             documents.ensure_few_rejected(after.rejected)
-            if not after.stays:
-                after = replace(after, stays=documents.still_matches(batch, session))
+            if not after.single_pass:
+                after = replace(after, single_pass=documents.still_matches(batch, session))
             fields = self.control.fields_with(after)
             request = self.stored.advance(after, session, fields=fields)
             if session is not None:
@@ -428,7 +470,7 @@ class Worker:
 
 def _ensure_same_shard_key(exc: Exception) -> None:
     """Raise BackfillError if the server refused a change of the shard key, as it would for each batch."""
-    error = str(failure_of(exc).get("errmsg"))
+    error = message_of(exc)
     if "shard key" in error.lower():
         raise BackfillError(
             f"The change sets a field of the shard key: {_shortened(error)}. The batches before it are kept.",
@@ -451,19 +493,19 @@ def checkpoint_after(
     return replace(
         before,
         at=(batch[-1].id,),
-        batches=before.batches + 1,
+        revision=before.revision + 1,
         by=by,
         counts=before.counts + counts,
         rejected=(*before.rejected, *new),
     )
 
 
-def _rejected(by: str, id_: object, error: str) -> RejectedError:
+def _rejected(failed: str, id_: object, error: str) -> RejectedError:
     return RejectedError(
-        f"{by} refused the document with _id {id_!r}: {error}. The batches before it are kept.",
+        f"{failed} the document with _id {id_!r}: {error}. The batches before it are kept.",
         'Fix the change or the document and run it again, or skip such documents with `on_error="collect"`.',
     )
 
 
 def _shortened(error: str) -> str:
-    return redact(error)[:ERROR_LENGTH].rstrip(".")
+    return error[:ERROR_LENGTH].rstrip(".")

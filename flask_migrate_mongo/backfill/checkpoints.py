@@ -1,4 +1,18 @@
-"""How far a backfill is: its checkpoints, and where they are stored."""
+"""How far a backfill is: its checkpoints, and where they are stored.
+
+A worker goes through its range in one pass or two. Each line is one commit, which replaces the checkpoint:
+
+    before  after   when
+    FIRST   FIRST   a batch was written: `at` is its last `_id`
+    FIRST   LAST    nothing is left, and another pass finds only what was inserted below `at` meanwhile, because `where`
+                    no longer matches what was changed: `first_end` is where this pass ended, and `at` starts again
+    FIRST   DONE    nothing is left, and there is no other pass: `single_pass`, no `where`, or no document was read
+    LAST    LAST    a batch was written, of documents up to `first_end`
+    LAST    DONE    nothing is left up to `first_end`
+
+A call with workers has such a checkpoint for each range. When all are DONE, `RangeCheckpoints.combined` makes the one of the record,
+which is FIRST and `single_pass`: it continues above the last range, to which documents may have been added since.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +21,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from enum import Enum
 
-from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
@@ -15,21 +28,12 @@ from pymongo.read_concern import ReadConcern
 from flask_migrate_mongo.driver.server import Document, DocumentView, translated
 from flask_migrate_mongo.model.errors import LeaseLostError
 from flask_migrate_mongo.model.reports import Backfilled
-from flask_migrate_mongo.model.values import Request
+from flask_migrate_mongo.model.values import RangeProgress, RangeState, Request
 from flask_migrate_mongo.model.wording import camel_case
 from flask_migrate_mongo.store.records import Claim, value_at
 
-IDS = CodecOptions[Document](tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
-"""Decodes an `_id` of any type into a value that encodes to the same bytes."""
-
 OneId = tuple[object, ...]
 """The `_id` of a document, or nothing. It is an item, not None, because null is a valid `_id`."""
-
-
-def with_exact_ids(collection: Collection[Document]) -> Collection[Document]:
-    """Make a handle that decodes each `_id` so that it can be written back unchanged."""
-    is_real = isinstance(collection, Collection)  # mongomock does not support these options.
-    return collection.with_options(codec_options=IDS) if is_real else collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class IdRange:
 
 
 class Phase(str, Enum):
-    """The next pass through a range; the values are stored."""
+    """The pass that a range is in; the values are stored."""
 
     FIRST = "first"
     LAST = "last"
@@ -52,31 +56,51 @@ class Phase(str, Enum):
 class Checkpoint:
     """How far one range is, after the batch that ended at `at`.
 
-    `batches` counts the commits, and `by` names the worker that made the last one. `first_end` is where
-    the first pass ended. `stays` is true if `where` still matches documents that were changed.
+    `revision` counts the commits, and `by` names the worker that made the last one. `first_end` is where
+    the first pass ended. After a `single_pass` no last pass follows: it would change documents again, or the workers
+    have had theirs.
     """
 
     at: OneId = ()
     phase: Phase = Phase.FIRST
     first_end: OneId = ()
-    stays: bool = False
-    batches: int = 0
+    single_pass: bool = False
+    revision: int = 0
     by: str = ""
     counts: Backfilled = field(default_factory=Backfilled)
     rejected: tuple[Document, ...] = ()
 
     def document(self) -> Document:
         """Build the stored document."""
-        return {camel_case(name): value for name, value in asdict(self).items()}
+        return {_stored(name): value for name, value in asdict(self).items()}
 
     @classmethod
     def read(cls, document: DocumentView) -> Checkpoint:
         """Read a stored document."""
-        found: Document = {f.name: document[camel_case(f.name)] for f in fields(cls)}
+        found: Document = {f.name: document[_stored(f.name)] for f in fields(cls)}
         for name in ("at", "first_end", "rejected"):
             found[name] = tuple(found[name])
         found["phase"], found["counts"] = Phase(found["phase"]), Backfilled(**found["counts"])
         return cls(**found)
+
+    @property
+    def range_state(self) -> RangeState:
+        """What its range is waiting for: to begin, or to end."""
+        if self.phase is Phase.DONE:
+            return RangeState.DONE
+        return RangeState.WORKING if self.revision else RangeState.WAITING
+
+    def after_pass(self, by: str, *, has_where: bool) -> Checkpoint:
+        """Build the checkpoint after a pass that found nothing more."""
+        after = replace(self, revision=self.revision + 1, by=by)
+        if self.phase is Phase.FIRST and has_where and self.at and not self.single_pass:
+            return replace(after, phase=Phase.LAST, first_end=self.at, at=())
+        return replace(after, phase=Phase.DONE)
+
+
+def _stored(name: str) -> str:
+    """Name a field of a checkpoint as it is stored."""
+    return {"single_pass": "stays", "revision": "batches"}.get(name) or camel_case(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +138,7 @@ class StoredCheckpoint:
         Raises LeaseLostError if another run, or another worker on the same range, has taken over.
         """
         update = {"$set": {self.path: after.document(), **fields}}
-        before = {**self.condition, f"{self.path}.batches": after.batches - 1}
+        before = {**self.condition, f"{self.path}.{_stored('revision')}": after.revision - 1}
         try:
             return replace(self, condition=before).update(update, session)
         except LeaseLostError:
@@ -129,7 +153,8 @@ class StoredCheckpoint:
         with translated():
             found = majority.find_one(self.condition, {self.path: 1}) or {}
         stored = value_at(found, self.path) or {}
-        return (stored.get("batches"), stored.get("by")) == (checkpoint.batches, checkpoint.by)
+        same = (checkpoint.revision, checkpoint.by)
+        return (stored.get(_stored("revision")), stored.get("by")) == same
 
     def _request(self, found: Document) -> Request | None:
         stored = value_at(found, self.request_path)
@@ -157,8 +182,37 @@ class StoredBackfill:
 
     @property
     def has_workers(self) -> bool:
-        """Whether the workers of the ranges are not done. After them, `state` continues."""
-        return self.ranges > 0 and self.state.batches == 0
+        """Whether the workers of the ranges are not done. The first commit of `state` combines what they did."""
+        return self.ranges > 0 and self.state.revision == 0
+
+
+@dataclass(frozen=True, slots=True)
+class RangeCheckpoints:
+    """The checkpoints of all ranges of one call, in their order; the last range is that above `last_after`."""
+
+    states: tuple[Checkpoint, ...]
+    last_after: OneId
+
+    @property
+    def combined(self) -> Checkpoint:
+        """The checkpoint at which the record continues after them.
+
+        The last range has no upper end, and may have grown after its worker was done. So the checkpoint
+        is not yet at its end.
+        """
+        last = self.states[-1]
+        return Checkpoint(
+            at=last.first_end or last.at or self.last_after,
+            single_pass=True,
+            revision=1,
+            counts=sum((each.counts for each in self.states), Backfilled()),
+            rejected=tuple(document for each in self.states for document in each.rejected),
+        )
+
+    @property
+    def progress(self) -> tuple[RangeProgress, ...]:
+        """How far each range is."""
+        return tuple(RangeProgress(each.counts.scanned, each.range_state) for each in self.states)
 
 
 class CheckpointStore:
@@ -171,9 +225,9 @@ class CheckpointStore:
     def __init__(self, claim: Claim, number: int, session: ClientSession | None) -> None:
         self.number = number
         self.run_id = claim.run.actor.run_id
-        self.ranges = with_exact_ids(claim.ranges)
+        self.ranges = claim.ranges
         self.checkpoint = StoredCheckpoint(
-            with_exact_ids(claim.records),
+            claim.records,
             claim.condition,
             f"metadata.checkpoint.calls.{number}.state",
             "metadata.request",
@@ -214,7 +268,7 @@ class CheckpointStore:
 
     def scanned(self, backfill: StoredBackfill) -> int:
         """Count the documents that were processed so far."""
-        checkpoint = self.combined_ranges() if backfill.has_workers else backfill.state
+        checkpoint = self.read_ranges().combined if backfill.has_workers else backfill.state
         return checkpoint.counts.scanned
 
     @property
@@ -248,23 +302,12 @@ class CheckpointStore:
             each["_id"]: IdRange(tuple(each["after"]), tuple(each["through"])) for each in found
         }
 
-    def combined_ranges(self) -> Checkpoint:
-        """Combine the checkpoints of all ranges into the one at which the record continues after them.
-
-        The last range has no upper end, and may have grown after its worker was done. So the checkpoint
-        is not yet at its end.
-        """
+    def read_ranges(self) -> RangeCheckpoints:
+        """Read the checkpoints of all ranges."""
         with translated():
             found = list(self.ranges.find(self._own_ranges).sort("_id", 1))
-        states = [Checkpoint.read(each["state"]) for each in found]
-        last = states[-1]
-        return Checkpoint(
-            at=last.first_end or last.at or tuple(found[-1]["after"]),
-            stays=True,  # Each range had its last pass.
-            batches=1,
-            counts=sum((each.counts for each in states), Backfilled()),
-            rejected=tuple(document for each in states for document in each.rejected),
-        )
+        states = tuple(Checkpoint.read(each["state"]) for each in found)
+        return RangeCheckpoints(states, tuple(found[-1]["after"]))
 
     def range_sessions(self) -> set[bytes]:
         """Read the sessions of the workers of this run."""

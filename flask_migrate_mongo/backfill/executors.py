@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -22,6 +25,7 @@ import pymongo
 from bson.codec_options import CodecOptions
 from pymongo.collection import Collection
 
+from flask_migrate_mongo.driver import tracing
 from flask_migrate_mongo.driver.server import Document, DocumentView, Server, translated
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.files.loading import PortableFunction
@@ -32,9 +36,10 @@ from flask_migrate_mongo.model.errors import (
     WorkerLostError,
 )
 from flask_migrate_mongo.model.values import Request
+from flask_migrate_mongo.process import StopSwitch
 
 from .batches import BatchedCollection, Worker, WorkerCancelledError, WorkerControl
-from .checkpoints import CheckpointStore, IdRange, Phase, StoredCheckpoint, with_exact_ids
+from .checkpoints import CheckpointStore, IdRange, Phase, StoredCheckpoint
 from .options import BackfillArguments
 
 CHECK_SECONDS = 0.5
@@ -42,6 +47,9 @@ CHECK_SECONDS = 0.5
 
 END_SECONDS = 120
 """How long cancelled workers may take to finish their current batch."""
+
+RESULT_SECONDS = 1
+"""How long a worker that was terminated lives on after its range, to send the result."""
 
 MAX_CONFLICTS = 5
 """How often a worker tries again after another worker has advanced its checkpoint."""
@@ -66,13 +74,17 @@ class ConnectionOptions:
 
 @dataclass(frozen=True, slots=True)
 class RangeTask:
-    """One range of a backfill, for a worker in any process. `ranges` is the collection of its checkpoint."""
+    """One range of a backfill, for a worker in any process.
+
+    `ranges` is the collection of its checkpoint, `trace` the span of the step.
+    """
 
     arguments: BackfillArguments
     ranges: str
     range_id: str
     run_id: str
     bounds: IdRange
+    trace: Mapping[str, str]
 
 
 def sendable(arguments: BackfillArguments) -> BackfillArguments:
@@ -104,20 +116,31 @@ def sendable(arguments: BackfillArguments) -> BackfillArguments:
 
 
 def work_in_process(connection: ConnectionOptions, task: RangeTask) -> None:
-    """Work on a range in a process without a client."""
-    with pymongo.MongoClient(**{**connection.client, "connect": False}) as client:
-        database = client.get_database(connection.database, codec_options=connection.codec)
-        work_in_thread(Server(database), task)
+    """Work on a range in a process without a client.
+
+    A signal, such as a Ctrl-C for all processes of the run, is left to the process of the migration, which ends the range.
+    """
+    options, switch = {**connection.client, "connect": False}, StopSwitch()
+    try:
+        with switch.installed(), switch.deferred(), pymongo.MongoClient(**options) as client:
+            database = client.get_database(connection.database, codec_options=connection.codec)
+            work_in_thread(Server(database), task)
+    finally:
+        if switch.requested_by == signal.SIGTERM.name:
+            # A pool that lost a worker terminates the others, and then waits for them without end.
+            later = threading.Timer(RESULT_SECONDS, os.kill, [os.getpid(), signal.SIGTERM])
+            later.daemon = True
+            later.start()
 
 
 def work_in_thread(server: Server, task: RangeTask) -> None:
     """Work on a range, until it is done or cancelled. Raises LeaseLostError, RejectedError."""
     documents = BatchedCollection(server, task.arguments)
-    ranges = with_exact_ids(server.collection(task.ranges))
+    ranges = server.collection(task.ranges)
     condition = {"_id": task.range_id, "runId": task.run_id}
     checkpoint = StoredCheckpoint(ranges, condition, "state", "request")
     transactions = Transactions(server, time.sleep)
-    with server.session() as session:
+    with tracing.continued(task.trace), server.session() as session:
         own = None if session is None else session.session_id["id"]
         before = transactions.repeat(lambda: _begin(ranges, condition, own), _log)
         # A worker that had the range before may have died in its transaction. A retry finds our own.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pymongo.client_session import ClientSession
 
 from flask_migrate_mongo.driver.server import Document
+from flask_migrate_mongo.driver.tracing import position
 from flask_migrate_mongo.driver.transactions import Transactions
 from flask_migrate_mongo.model.errors import BackfillError
 from flask_migrate_mongo.model.reports import Backfilled
@@ -24,12 +25,11 @@ from .batches import POLL_SECONDS, BatchedCollection, Worker, WorkerControl, che
 from .checkpoints import Checkpoint, CheckpointStore, IdRange, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, sendable
 from .options import BackfillArguments, BackfillCallable
+from .progress import ProgressMeter
 
 if TYPE_CHECKING:
     import logging
 
-
-LOG_SECONDS = 10
 
 _T = TypeVar("_T")
 
@@ -38,7 +38,8 @@ _T = TypeVar("_T")
 class Backfill(BackfillCallable):
     """`ctx.backfill` of one step, under the lease of its run.
 
-    `claim` is the step's record, which stores the checkpoints. `on_progress` is called after each batch.
+    `claim` is the step's record, which stores the checkpoints. `on_begin` is called with what earlier runs have done, and
+    `on_progress` after each batch.
     """
 
     claim: Claim
@@ -47,6 +48,7 @@ class Backfill(BackfillCallable):
     log: logging.Logger
     sleep: Callable[[float], None]
     on_progress: Callable[[Progress], None]
+    on_begin: Callable[[Progress], None] = lambda _: None
     _numbers: Iterator[int] = field(default_factory=count, init=False)
 
     def _execute(self, arguments: BackfillArguments) -> Backfilled:
@@ -90,7 +92,10 @@ class BackfillJob(WorkerControl):
                 reason,
             )
         scanned = self._repeat(lambda: self._store.scanned(stored))
-        self._meter = ProgressMeter(self._step, stored, scanned)
+        self._meter = ProgressMeter(
+            stored.collection, stored.total, scanned, self._step.on_progress, self._step.log
+        )
+        self._step.on_begin(Progress(stored.collection, scanned, stored.total))
         if stored.has_workers:
             self._run_workers()
         worker = Worker(
@@ -142,12 +147,12 @@ class BackfillJob(WorkerControl):
         if sent.max_per_second:
             sent = replace(sent, max_per_second=sent.max_per_second / len(ranges))
         tasks = [
-            RangeTask(sent, name, range_id, self._store.run_id, bounds)
+            RangeTask(sent, name, range_id, self._store.run_id, bounds, position())
             for range_id, bounds in ranges.items()
         ]
         pool = WorkerPool(self._step.server, self._store, tasks)
         pool.run(self._arguments.workers, self._check_workers)
-        after = self._repeat(self._store.combined_ranges)
+        after = self._repeat(self._store.read_ranges).combined
         self._repeat(lambda: self._store.checkpoint.advance(after, fields={}))
 
     def _check_workers(self) -> Request | None:
@@ -155,7 +160,8 @@ class BackfillJob(WorkerControl):
 
         Raises LeaseLostError, Stopped, RejectedError.
         """
-        combined = self._repeat(self._store.combined_ranges)
+        ranges = self._repeat(self._store.read_ranges)
+        combined, self._meter.ranges = ranges.combined, ranges.progress
         self._documents.ensure_few_rejected(combined.rejected)
         update = {"$set": self.fields_with(combined)}
         request = self._repeat(lambda: self._store.checkpoint.update(update))
@@ -173,7 +179,17 @@ class BackfillJob(WorkerControl):
             self._step.switch.request_stop("a request to cancel it")
         self._ensure_running()
         pause_when = self._arguments.pause_when
-        return request is Request.PAUSE or (pause_when is not None and bool(pause_when()))
+        paused = request is Request.PAUSE or (pause_when is not None and bool(pause_when()))
+        if paused is not self._meter.paused:
+            self._show_pause(paused=paused)
+        return paused
+
+    def _show_pause(self, *, paused: bool) -> None:
+        """Record and report that a pause began or ended."""
+        progress = self._meter.pause() if paused else self._meter.resume()
+        update = {"$set": {"metadata.progress": progress.document()}}
+        self._repeat(lambda: self._store.checkpoint.update(update))
+        self._step.on_progress(progress)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not for long once the run is stopped."""
@@ -202,35 +218,6 @@ class BackfillJob(WorkerControl):
     def committed(self, checkpoint: Checkpoint) -> None:
         """Report the progress."""
         self._meter.report(checkpoint.counts.scanned)
-
-
-# --- progress
-
-
-class ProgressMeter:
-    """Measures the progress of one call of `ctx.backfill()`, after `done` documents, from now on."""
-
-    def __init__(self, step: Backfill, stored: StoredBackfill, done: int) -> None:
-        self._step = step
-        self._stored = stored
-        self._done_before = done
-        self._began = self._logged = elapsed()
-
-    def at(self, done: int) -> Progress:
-        """Compute the progress after this number of documents."""
-        took = elapsed() - self._began
-        rate = (done - self._done_before) / took if took > 0 else None
-        total = None if self._stored.total is None else max(self._stored.total, done)
-        left = (total - done) / rate if rate and total is not None else None
-        return Progress(self._stored.collection, done, total, rate, left)
-
-    def report(self, done: int) -> None:
-        """Report the progress to the observer, and every ten seconds to the log."""
-        progress = self.at(done)
-        self._step.on_progress(progress)
-        if elapsed() - self._logged >= LOG_SECONDS:
-            self._logged = elapsed()
-            self._step.log.info("%s", progress)
 
 
 # --- in a dry run
@@ -265,8 +252,10 @@ class DryRunBackfill(BackfillCallable):
         documents, estimated = contextvars.Context().run(self._open, arguments)
         done = Checkpoint()
         with contextlib.closing(documents):
-            while batch := documents.read(IdRange(done.at)):
-                if done.batches and (done.batches >= self.batches or elapsed() >= self.until):
+            for executed in count():
+                batch = documents.read(IdRange(done.at))
+                is_over = executed >= self.batches or elapsed() >= self.until
+                if not batch or (executed and is_over):
                     break
                 done = checkpoint_after(done, batch, documents.write(batch, None))
         took, complete = elapsed() - began, batch is None

@@ -12,6 +12,7 @@ from pymongo.collection import Collection
 from flask_migrate_mongo.driver.server import Document, DocumentView, Server, Update
 from flask_migrate_mongo.files.loading import PortableFunction
 from flask_migrate_mongo.model.errors import BackfillError
+from flask_migrate_mongo.model.masking import Mask
 from flask_migrate_mongo.model.reports import Backfilled
 
 Change = Update | Callable[[Document], Update | None]
@@ -37,7 +38,7 @@ class BackfillOptions:
 class BackfillArguments:
     """The arguments of one call of `ctx.backfill()`, validated.
 
-    More than `max_rejected` rejected documents stop the backfill.
+    More than `max_rejected` rejected documents stop the backfill. `mask` hides secrets in their errors.
     """
 
     collection: str
@@ -49,6 +50,7 @@ class BackfillArguments:
     pause_when: Callable[[], object] | None
     workers: int | Executor
     ranges: int
+    mask: Mask
 
 
 @dataclass(kw_only=True)
@@ -57,6 +59,7 @@ class BackfillCallable:
 
     server: Server
     options: BackfillOptions
+    mask: Mask
 
     def __call__(  # noqa: PLR0913  (each is an option of its own)
         self,
@@ -108,6 +111,7 @@ class BackfillCallable:
                 pause_when=pause_when,
                 workers=workers,
                 ranges=_integer("ranges", ranges, least=1),
+                mask=self.mask,
             )
         )
 

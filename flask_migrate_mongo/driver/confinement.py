@@ -25,10 +25,11 @@ from pymongo.errors import PyMongoError
 from flask_migrate_mongo.model.errors import (
     EscapesTransactionError,
     TransactionAbortedError,
-    redact,
+    message_of,
 )
 
 from .patches import Patches, Replacement, assigned, require
+from .server import code_of
 
 _T = TypeVar("_T")
 _MaybeSession = ClientSession | None
@@ -69,7 +70,7 @@ class Confinement:
         if self.escape is not None or self.failure is None:
             return self.escape
         error = TransactionAbortedError(
-            f"The migration continued after an error that it caught: {redact(str(self.failure))}. On the "
+            f"The migration continued after an error that it caught: {message_of(self.failure)}. On the "
             "server most errors end the transaction, so nothing of this step is kept.",
             "Check beforehand instead of catching (count, find_one, upsert), or delete `transactional = True`.",
         )
@@ -81,11 +82,6 @@ class Confinement:
         error = EscapesTransactionError(message, remedy)
         self.escape = self.escape or error
         return error
-
-
-def code_of(exc: BaseException | None) -> object:
-    """Read the server's code of an error; None if it has none."""
-    return getattr(exc, "code", None)
 
 
 _confinement: ContextVar[Confinement | None] = ContextVar("confinement", default=None)

@@ -6,13 +6,15 @@ import contextlib
 import contextvars
 import logging
 import re
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from bson.codec_options import CodecOptions
+from bson.binary import UUID_SUBTYPE, Binary
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient, ReadPreference, UpdateMany, UpdateOne, errors
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
@@ -20,15 +22,19 @@ from pymongo.cursor import RawBatchCursor
 from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
+from flask_migrate_mongo.model.documents import DeploymentKind, MigratedDatabase
 from flask_migrate_mongo.model.errors import (
     AccessDeniedError,
     ConfigurationError,
     ConnectionFailedError,
     DatabaseError,
     MigrateError,
-    redact,
+    message_of,
 )
+from flask_migrate_mongo.model.masking import DEFAULT_MASK, Mask
 from flask_migrate_mongo.process import Stopped
+
+from .outages import remedy_of
 
 # The types of stored documents, so that no other module needs `Any` for them.
 Document = dict[str, Any]
@@ -38,7 +44,8 @@ Update = DocumentView | list[DocumentView]
 
 _log = logging.getLogger("flask_migrate_mongo.server")
 
-_AWARE = CodecOptions[Document](tz_aware=True)
+EXACT = CodecOptions[Document](tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+"""Decodes every date, also one that Python cannot hold, into a value that encodes to the same bytes."""
 OLDEST_WIRE_VERSION = 13
 """That of MongoDB 5.0."""
 
@@ -46,8 +53,24 @@ _MAJORITY_SECONDS = 60
 MAJORITY = WriteConcern("majority", wtimeout=_MAJORITY_SECONDS * 1000)
 """Of writes of ours. Limited, because with a member down they could wait for ever."""
 
+_NO_COLLECTION = "migrations_none"
+"""Need not exist: to read it starts a transaction."""
+_SUPERSEDE_MILLISECONDS = 2_000
+"""How long a statement is waited for that still runs in the session."""
 _NOT_CONFIRMED = 64
 _HAVING_TRANSACTIONS = frozenset({"RSPrimary", "Mongos"})
+_KINDS = {
+    "RSPrimary": DeploymentKind.REPLICA_SET,
+    "RSSecondary": DeploymentKind.REPLICA_SET,
+    "Mongos": DeploymentKind.SHARDED,
+    "Standalone": DeploymentKind.STANDALONE,
+    "LoadBalancer": DeploymentKind.LOAD_BALANCED,
+}
+"""The kinds of a deployment, by the type of a server in it, as the driver names that."""
+
+_ANY = "migrations"
+"""A collection to read from; it need not exist."""
+
 _ACCESS_CODES = frozenset({13, 18})
 # Atlas' proxy answers with this code to whatever it refuses: a space quota, too.
 _ATLAS_ERROR = 8000
@@ -80,11 +103,25 @@ class Server:
     allows_workers = True
     """Whether several threads and processes can work on the database at once."""
 
+    codec_options = EXACT
+    """How our own collections are read."""
+
     def __init__(self, database: Database[Document]) -> None:
         self.database = database
         self._has_warned = False
 
     # --- facts
+
+    @property
+    def location(self) -> MigratedDatabase:
+        """The database and its servers, as the driver knows them without asking."""
+        topology = self.database.client.topology_description
+        servers = topology.server_descriptions()
+        hosts = sorted(host if port is None else _host(host, port) for host, port in servers)
+        kinds = (_KINDS.get(each.server_type_name) for each in servers.values())
+        kind = next(filter(None, kinds), None)
+        names = filter(None, (each.replica_set_name for each in servers.values()))
+        return MigratedDatabase(self.database.name, tuple(hosts), kind, next(names, None))
 
     def now(self) -> datetime:
         """Read the primary's time, in UTC."""
@@ -96,27 +133,47 @@ class Server:
         """Why this server has no transactions; None if it has them."""
         # The driver learned it when it connected, which saves a round trip.
         topology = self.database.client.topology_description
-        seen = {found.server_type_name for found in topology.server_descriptions().values()}
-        if topology.logical_session_timeout_minutes and seen & _HAVING_TRANSACTIONS:
+        found = topology.server_descriptions().values()
+        if topology.logical_session_timeout_minutes and any(
+            each.server_type_name in _HAVING_TRANSACTIONS and each.cluster_time for each in found
+        ):
             return None
         hello = self._hello()
         if "logicalSessionTimeoutMinutes" not in hello:
             return "it has no sessions"
-        if "setName" in hello or hello.get("msg") == "isdbgrid":
-            return None
-        return "it is a standalone, neither a replica set nor sharded"
+        if "setName" not in hello and hello.get("msg") != "isdbgrid":
+            return "it is a standalone, neither a replica set nor sharded"
+        # FerretDB with the name of a set says that it is one, but has no cluster time.
+        return None if "$clusterTime" in hello else self._refusal_of_transactions()
+
+    def _refusal_of_transactions(self) -> str | None:
+        with translated(), self.database.client.start_session() as session:
+            session.start_transaction()
+            try:
+                self.collection(_ANY).find_one({}, {"_id": 1}, session=session)
+                # The driver hides a refused abort.
+                session.commit_transaction()
+            except errors.OperationFailure as exc:
+                text = (exc.details or {}).get("errmsg", "no reason was given")
+                return f"it refuses them: {text}"
+        return None
 
     def ensure_supported(self) -> None:
         """Raise ConfigurationError if the connected server is older than MongoDB 5.0."""
-        found = self.database.client.topology_description.server_descriptions().values()
-        versions = [each.max_wire_version for each in found if each.is_server_type_known]
-        if versions and min(versions) < OLDEST_WIRE_VERSION:
+        if self.wire_version < OLDEST_WIRE_VERSION:
             msg = "The server is older than MongoDB 5.0, which migrations need. Nothing was run."
             raise ConfigurationError(msg, "Upgrade the server, one major version after the other.")
 
+    @property
+    def wire_version(self) -> int:
+        """What all known servers can: the lowest of their wire versions."""
+        found = self.database.client.topology_description.server_descriptions().values()
+        versions = [each.max_wire_version for each in found if each.is_server_type_known]
+        return min(versions, default=OLDEST_WIRE_VERSION)
+
     def _hello(self) -> Document:
         with translated():
-            return self.database.client.admin.command("hello", codec_options=_AWARE)
+            return self.database.client.admin.command("hello", codec_options=EXACT)
 
     def transaction_seconds(self) -> float | None:
         """Read how long a transaction may last; None if the server does not say."""
@@ -137,7 +194,7 @@ class Server:
         with translated():
             return self.database.get_collection(
                 name,
-                codec_options=_AWARE,
+                codec_options=self.codec_options,
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=MAJORITY,
             )
@@ -199,21 +256,42 @@ class Server:
     def kill_session(self, session_id: bytes) -> None:
         """End a statement or a transaction that still runs in a session, even if its client is gone.
 
-        A refusal is only logged: the server itself ends a transaction 60 s after its start.
+        A refusal is only logged. Then only its transaction is ended, and no statement that is still executed.
         """
-        command = self.database.client.admin.command
+        # In an empty context: the commands must not join a session that is bound to this one.
+        detached = contextvars.Context().run
         try:
-            # In an empty context: the command must not join a session that is bound to this one.
-            contextvars.Context().run(command, "killSessions", [{"id": session_id}])
+            detached(self.database.client.admin.command, "killSessions", [{"id": session_id}])
         except errors.PyMongoError as exc:
             # Once: a server that lacks the command, or a user without the right, refuses each time.
             _log.log(
                 logging.DEBUG if self._has_warned else logging.WARNING,
-                "The session of a run that ended could not be killed. What still runs in it goes on, "
-                "and blocks what its transaction wrote, until the server ends it: %s",
-                _detail(exc),
+                "The session of a run that ended could not be killed. A statement that still runs in it "
+                "goes on until the server ends it: %s",
+                detail_of(exc),
             )
             self._has_warned = True
+            if isinstance(exc, errors.OperationFailure):
+                detached(self._supersede_transaction, session_id)
+
+    def _supersede_transaction(self, session_id: bytes) -> None:
+        """End the transaction of a session by the start of the next one, which needs no right and is in every API version.
+
+        Without it, the transaction would lock its documents until the server ends it, 60 s after its start.
+        """
+        try:
+            with self.session() as session:
+                if session is None:
+                    return
+                cast("Document", session.session_id)["id"] = Binary(session_id, UUID_SUBTYPE)
+                # Later than all that it has had. Private: nothing public continues the session of another process.
+                session._server_session._transaction_id = time.time_ns()  # noqa: SLF001
+                session.start_transaction(read_preference=ReadPreference.PRIMARY)
+                self.database[_NO_COLLECTION].find_one(
+                    session=session, max_time_ms=_SUPERSEDE_MILLISECONDS
+                )
+        except (errors.PyMongoError, MigrateError) as exc:
+            _log.debug("Its transaction could not be ended either: %s", message_of(exc))
 
     @contextlib.contextmanager
     def killing_on_stop(self, session: ClientSession | None) -> Iterator[None]:
@@ -225,7 +303,9 @@ class Server:
             yield
         except (KeyboardInterrupt, Stopped):
             if session is not None:
-                self.kill_session(session.session_id["id"])
+                # A second signal ends the wait for a server that hangs.
+                with contextlib.suppress(KeyboardInterrupt):
+                    self.kill_session(session.session_id["id"])
             raise
 
     # --- reads and writes
@@ -297,6 +377,12 @@ class MongomockServer(Server):
     sends_commands = False
     allows_workers = False
     transactions_lacking = "mongomock has no sessions"
+    codec_options = CodecOptions[Document](tz_aware=True)
+
+    @property
+    def location(self) -> MigratedDatabase:
+        """The database, which is on no host."""
+        return MigratedDatabase(self.database.name, kind=DeploymentKind.MONGOMOCK)
 
     def now(self) -> datetime:
         """Read the time of this process."""
@@ -358,6 +444,10 @@ class MongomockServer(Server):
         return sum(d.matched_count for d in done), sum(d.modified_count for d in done)
 
 
+def _host(name: str, port: int) -> str:
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
 def server_of(database: Database[Document]) -> Server:
     """Make the server of a database."""
     # By the type alone: on a client of mongomock every attribute exists.
@@ -382,12 +472,12 @@ def is_passing(exc: errors.PyMongoError) -> bool:
 def is_access_refused(exc: errors.PyMongoError) -> bool:
     """Whether the credentials are wrong or lack a right."""
     code = code_of(exc)
-    of_atlas = code == _ATLAS_ERROR and re.search(_ATLAS_ACCESS, _detail(exc))
+    of_atlas = code == _ATLAS_ERROR and re.search(_ATLAS_ACCESS, detail_of(exc))
     return code in _ACCESS_CODES or bool(of_atlas)
 
 
 def _ours(exc: errors.PyMongoError) -> MigrateError:
-    detail = _detail(exc)
+    detail = detail_of(exc)
     if is_access_refused(exc):
         return AccessDeniedError(f"The server refused access: {detail}.")
     if code_of(exc) == _NOT_CONFIRMED:
@@ -396,7 +486,7 @@ def _ours(exc: errors.PyMongoError) -> MigrateError:
             "Check that its members that hold data are up and replicate: rs.status().",
         )
     if is_passing(exc):
-        return ConnectionFailedError(f"The database does not answer: {detail}.")
+        return ConnectionFailedError(f"The database does not answer: {detail}.", remedy_of(detail))
     if isinstance(exc, errors.ConfigurationError | errors.InvalidName | errors.InvalidOperation):
         return ConfigurationError(
             f"The database cannot be used as configured: {detail}.",
@@ -411,8 +501,10 @@ def driver_error(exc: BaseException) -> errors.PyMongoError | None:
     return cause if isinstance(cause, errors.PyMongoError) else None
 
 
-def code_of(exc: BaseException) -> int | None:
-    """Find the server's code for an error, or for its cause; None if the error is the driver's own."""
+def code_of(exc: BaseException | None) -> int | None:
+    """Find the server's code for an error, or for its cause; None if there is none, or the error is the driver's own."""
+    if exc is None:
+        return None
     return failure_of(exc).get("code") or getattr(driver_error(exc), "code", None)
 
 
@@ -423,9 +515,10 @@ def failure_of(exc: BaseException) -> DocumentView:
     return next(iter(failed), found)
 
 
-def _detail(exc: errors.PyMongoError) -> str:
+def detail_of(exc: errors.PyMongoError, mask: Mask = DEFAULT_MASK) -> str:
+    """Say what failed, without a full stop: in the words of the server, or else of the driver."""
     # The driver appends its whole view of the cluster, and its timeouts, to the one fact of use.
-    text = failure_of(exc).get("errmsg") or str(exc)
-    for tail in (", Timeout: ", " (configured timeouts", ", full error: "):
+    text = message_of(exc, mask)
+    for tail in (", Timeout: ", " (configured timeouts"):
         text = text.partition(tail)[0]
-    return redact(text).rstrip(".")
+    return text.rstrip(".")

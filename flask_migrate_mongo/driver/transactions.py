@@ -19,7 +19,7 @@ from flask_migrate_mongo.model.errors import (
     MigrateError,
     OutcomeUnknownError,
     TransactionTooLargeError,
-    redact,
+    message_of,
 )
 from flask_migrate_mongo.process import elapsed
 
@@ -126,7 +126,7 @@ class Transactions:
                 if not can_retry(exc) or elapsed() >= give_up:
                     raise
                 tries += 1
-                log.info("Retry %d, because of: %s", tries, redact(str(exc)))
+                log.info("Retry %d, because of: %s", tries, message_of(exc))
                 # Growing from 5 ms to half a second, with jitter, so that two writers part.
                 self.sleep(random.random() * min(0.5, 0.005 * 1.5**tries))  # noqa: S311
 

@@ -10,16 +10,12 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from flask_migrate_mongo.backfill import DryRunBackfill, refuse_in_transaction
+from flask_migrate_mongo.definitions import Definitions
 from flask_migrate_mongo.driver.commands import check_listener_support, listening
-from flask_migrate_mongo.driver.confinement import (
-    NO_SUCH_TRANSACTION,
-    Confinement,
-    check_confinement_support,
-    code_of,
-)
+from flask_migrate_mongo.driver.confinement import Confinement, check_confinement_support
 from flask_migrate_mongo.driver.patches import require
-from flask_migrate_mongo.driver.server import translated
-from flask_migrate_mongo.driver.transactions import is_transient, transaction
+from flask_migrate_mongo.driver.server import Server, translated
+from flask_migrate_mongo.driver.transactions import transaction
 from flask_migrate_mongo.engine.calling import call_confined, log_of
 from flask_migrate_mongo.engine.commands import RunMethods
 from flask_migrate_mongo.engine.options import DEFAULTS, Context, Options, notify
@@ -30,27 +26,20 @@ from flask_migrate_mongo.model.errors import (
     DryRunTooLongError,
     RunStoppedError,
     capture,
-    redact,
 )
-from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.reports import Outcome, RunReport, Trial, Verdict
 from flask_migrate_mongo.model.values import Plan, Step
 from flask_migrate_mongo.planning.plans import Target
-from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed
+from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed, marking_children
 
 from .effects import DOCUMENTS_LIMIT, Budget, Recorder
 from .operations import PATCHES, OperationFilter, answered_by
+from .verdicts import StepFacts, judge, why_unclear
 
 _ADOPTED = "everything that it replaces is applied, so it is recorded and does not run"
 
 BATCHES = 10
 """How many batches of a backfill are executed: enough to see its effects and its speed."""
-
-_NOT_IN_A_TRANSACTION = frozenset({72, 263})
-"""InvalidOptions, for what needs another read concern, and OperationNotSupportedInTransaction."""
-
-_NEEDS_AN_INDEX = frozenset({2, 27, 291})
-"""BadValue for a hint, IndexNotFound, NoQueryExecutionPlans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +50,12 @@ class DryRunner(RunMethods):
     """
 
     runner: Runner
-    mask: Mask = NOTHING_MASKED
     documents: int = DOCUMENTS_LIMIT
+
+    @property
+    def server(self) -> Server:
+        """The server whose database it leaves as it was."""
+        return self.runner.server
 
     @property
     def switch(self) -> StopSwitch:
@@ -75,8 +68,11 @@ class DryRunner(RunMethods):
         lacking = self.runner.server.transactions_lacking if plan.steps else None
         warnings = plan.warnings
         executed = bool(plan.steps) and lacking is None
+        took_ms = None
         if executed:
+            began = elapsed()
             outcomes = self._executed(plan, options)
+            took_ms = round((elapsed() - began) * 1000)
             lock = self.runner.lock()
             if lock is not None and lock.is_live:
                 holder = f"{lock.holder} ({lock.reason})"
@@ -86,11 +82,21 @@ class DryRunner(RunMethods):
         else:
             reason = f"a dry run needs transactions, and this server has none: {lacking}"
             outcomes = tuple(_not_executed(step, reason) for step in plan.steps)
-        return RunReport(plan.direction, outcomes, executed, warnings=warnings, dry_run=True)
+        return RunReport(
+            plan.direction,
+            outcomes,
+            executed,
+            warnings=warnings,
+            dry_run=True,
+            took_ms=took_ms,
+            database=self.runner.server.location,
+        )
 
+    @marking_children()
     def _executed(self, plan: Plan, options: Options) -> tuple[Outcome, ...]:
         self._check(options)
         functions = self.runner.load(plan)
+        notify(options.observer.planned, plan)
         outcomes: list[Outcome] = []
         over: str | None = None
         with self.runner.switch.installed(), self._opened(options) as execution:
@@ -131,7 +137,7 @@ class DryRunner(RunMethods):
         budget = Budget(options.dry_run_limit, documents=self.documents)
         with server.database.client.start_session() as session:
             with translated():
-                operations = OperationFilter(database, session, self.mask)
+                operations = OperationFilter(database, session, self.runner.mask)
             try:
                 # A command that a limit or a signal ended here still runs on the server, and the rollback would
                 # wait for it: the session is killed first.
@@ -177,25 +183,26 @@ class StepExecution:
         began = elapsed()
         ending = self._call(step, function, recorder)
         took_ms = round((elapsed() - began) * 1000)
-        entries = self.operations.take()
-        reason = self.budget.refusal or self.operations.ended or self._unclear(ending)
-        if reason is None and not step.file.transactional:
-            reason = _only_here(ending)
-        failure = ending.error if reason is None else None
-        error = None if failure is None else capture(failure)
-        if self.budget.refusal is not None:
-            verdict = Verdict.TOO_LARGE
-        elif error is not None:
-            verdict = Verdict.FAILS
-        elif reason is None and not entries:
-            verdict = Verdict.SUCCEEDS
-        else:
-            verdict = Verdict.PARTLY if recorder.executed else Verdict.NOT_EXECUTED
-        trial = Trial(verdict, reason, dict(recorder.effects), entries, tuple(recorder.samples))
-        # A transactional step that fails rolls its writes back, which this transaction cannot.
-        is_lost = error is not None and (step.file.transactional or ending.failure is not None)
-        outcome = Outcome(step, took_ms=took_ms, error=error, trial=trial)
-        return outcome, reason is None and not is_lost
+        operations, transactional = self.operations, step.file.transactional
+        omitted, unbuilt, mask = operations.take(), operations.unbuilt, self.runner.mask
+        facts = StepFacts(
+            limit=self.budget.refusal,
+            unclear=operations.ended
+            or why_unclear(ending, unbuilt, mask, transactional=transactional),
+            fails=ending.error is not None,
+            ends_transaction=transactional
+            or ending.failure is not None
+            or not isinstance(ending.error, Exception | None),
+            omits=bool(omitted),
+            executed=recorder.executed > 0,
+        )
+        verdict, is_usable = judge(facts)
+        failure = ending.error if verdict is Verdict.FAILS else None
+        error = None if failure is None else capture(failure, mask)
+        reason, samples = facts.limit or facts.unclear, tuple(recorder.samples)
+        trial = Trial(verdict, reason, dict(recorder.effects), omitted, samples)
+        outcome = Outcome(step, took_ms=took_ms, error=error, trial=trial, cause=failure)
+        return outcome, is_usable
 
     def _call(self, step: Step, function: StepFunction, recorder: Recorder) -> Confinement:
         server, session = self.runner.server, self.operations.session
@@ -219,41 +226,15 @@ class StepExecution:
         backfill = DryRunBackfill(
             server=self.runner.server,
             options=self.runner.backfills,
+            mask=self.runner.mask,
             on_end=self.operations.add_backfill,
             # Half of the time that is left: the rest of the step needs some, too.
             until=elapsed() + self.budget.seconds_left / 2,
             batches=BATCHES,
         )
-        return Context(app, log, _no_lease, backfill, rehearsal=True)
-
-    def _unclear(self, ending: Confinement) -> str | None:
-        """Explain why an error says nothing about a real run; None if it does."""
-        first = ending.failure or ending.raised
-        if first is None:
-            return None
-        text = redact(str(first))
-        if is_transient(first):
-            text = text if code_of(first) != NO_SUCH_TRANSACTION else "its time was over"
-            return f"the server ended the transaction of this dry run: {text}. Try again"
-        if self.operations.unbuilt and code_of(first) in _NEEDS_AN_INDEX:
-            return f"it may need an index that was not built, {self.operations.unbuilt}: {text}"
-        return None
-
-
-def _only_here(ending: Confinement) -> str | None:
-    """Explain why the step fails in a dry run only; None if a real run fails, too."""
-    if ending.escape is not None:
-        what = str(ending.escape).partition(". ")[0]
-        return f"{what}, which a dry run cannot roll back"
-    first = ending.failure
-    if first is None:
-        return None
-    text = redact(str(first))
-    if code_of(first) in _NOT_IN_A_TRANSACTION:
-        return f"the server allows this in no transaction: {text}"
-    if ending.raised is None or ending.is_late:
-        return f"it continues after an error, which ended the transaction of the dry run: {text}"
-    return None
+        # The commands are sent in the transaction of the dry run, which decides about each.
+        definitions = Definitions(self.runner.server.handle(transactional=True), log)
+        return Context(app, log, _no_lease, backfill, rehearsal=True, definitions=definitions)
 
 
 def _no_lease() -> None:

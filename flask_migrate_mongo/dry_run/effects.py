@@ -39,7 +39,7 @@ _SIZES: list[list[Document]] = [
 BYTES_LIMIT = 16 * 1024 * 1024
 """Bytes of them: WiredTiger's smallest cache is 256 MB, and 10% of changed data slows every writer."""
 
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+_RAW: CodecOptions[RawBSONDocument] = showing.READ.with_options(document_class=RawBSONDocument)
 
 
 class Budget:

@@ -28,8 +28,8 @@ from flask_migrate_mongo.driver.commands import (
     written_by,
 )
 from flask_migrate_mongo.driver.patches import Patches, Replacement, assigned
-from flask_migrate_mongo.driver.server import Document, Server, failure_of
-from flask_migrate_mongo.model.errors import MigrateError, redact
+from flask_migrate_mongo.driver.server import Document, Server
+from flask_migrate_mongo.model.errors import MigrateError, message_of
 from flask_migrate_mongo.model.masking import Mask
 from flask_migrate_mongo.model.reports import Effects, NotExecuted, Violation
 
@@ -81,7 +81,7 @@ class CommandRequest:
         except OperationFailure as exc:
             if exc.timeout:
                 raise
-            return redact(str(failure_of(exc).get("errmsg")))
+            return message_of(exc)
 
 
 class OperationFilter:
@@ -95,11 +95,11 @@ class OperationFilter:
         found = list(database.list_collections())
         self._existing = {f"{self._home}.{each['name']}" for each in found}
         self._views = {f"{self._home}.{each['name']}" for each in found if each["type"] == "view"}
+        # What the dry run has done since, by collection.
         self._created: set[str] = set()
         self._changed: defaultdict[str, Effects] = defaultdict(Effects)
         self._closed: dict[str, str] = {}
         self._unbuilt: defaultdict[str, list[Document]] = defaultdict(list)
-        self._unchecked: set[str] = set()
         self._entries: list[NotExecuted] = []
 
     @property
@@ -115,7 +115,6 @@ class OperationFilter:
     def take(self) -> tuple[NotExecuted, ...]:
         """Take the operations that were not executed since the last call."""
         found, self._entries = tuple(self._entries), []
-        self._unchecked.clear()
         return found
 
     # --- commands that are executed
@@ -142,10 +141,9 @@ class OperationFilter:
     def _note_unchecked(self, namespace: str) -> None:
         found = self._unbuilt.get(namespace, ())
         names = [index["name"] for index in found if showing.may_refuse(index)]
-        if names and namespace not in self._unchecked:
-            self._unchecked.add(namespace)
-            detail = f"not checked: whether what is written violates {', '.join(names)}"
-            note = NotExecuted("createIndexes", self.label(namespace), None, detail)
+        detail = f"not checked: whether what is written violates {', '.join(names)}"
+        note = NotExecuted("createIndexes", self.label(namespace), None, detail)
+        if names and note not in self._entries:
             self._entries.append(note)
 
     def add(self, namespace: str, effects: Effects) -> None:

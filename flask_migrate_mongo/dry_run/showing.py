@@ -10,16 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from bson import encode, json_util
-from bson.codec_options import CodecOptions, DatetimeConversion
 
-from flask_migrate_mongo.driver.server import Document
+from flask_migrate_mongo.driver.server import EXACT, Document
 from flask_migrate_mongo.model.masking import Mask
 from flask_migrate_mongo.model.reports import Violation
 
-READ: CodecOptions[dict[str, object]] = CodecOptions(
-    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
-"""How documents are read that are shown: a date that Python cannot hold is no error."""
+READ = EXACT.with_options(unicode_decode_error_handler="backslashreplace")
+"""How documents are read that are shown: what Python cannot hold, dates and texts, is no error."""
 
 LONGEST_TEXT = 200
 """Characters of a text that are shown; bytes of binary data."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flask import Flask
 from pymongo.client_session import ClientSession
 
 from flask_migrate_mongo.backfill import Backfill, BackfillOptions, refuse_in_transaction
-from flask_migrate_mongo.driver.confinement import bound, check_confinement_support, code_of
+from flask_migrate_mongo.definitions import Definitions, Waiting
+from flask_migrate_mongo.driver.confinement import bound, check_confinement_support
+from flask_migrate_mongo.driver.server import code_of
+from flask_migrate_mongo.driver.tracing import OWN, Attributes, Span, span
 from flask_migrate_mongo.driver.transactions import (
     TransactionLimits,
     Transactions,
     transaction,
 )
 from flask_migrate_mongo.files.loading import StepFunction, load
+from flask_migrate_mongo.files.packages import forget_modules
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     LeaseLostError,
@@ -28,7 +34,8 @@ from flask_migrate_mongo.model.errors import (
     OutcomeUnknownError,
     capture,
 )
-from flask_migrate_mongo.model.reports import Backfilled, Outcome, RunReport, StepState
+from flask_migrate_mongo.model.masking import DEFAULT_MASK, Mask
+from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
 from flask_migrate_mongo.model.values import (
     Actor,
     Direction,
@@ -36,18 +43,19 @@ from flask_migrate_mongo.model.values import (
     LockState,
     Origin,
     Plan,
+    Progress,
     Record,
     Request,
     Step,
 )
-from flask_migrate_mongo.planning.plans import Inspector, Target
-from flask_migrate_mongo.process import Stopped, StopSwitch, elapsed, stopped
+from flask_migrate_mongo.planning.plans import Inspector, ProjectState, Target
+from flask_migrate_mongo.process import StopSwitch, elapsed, marking_children, stopped
 from flask_migrate_mongo.store.lease import AWAY_SECONDS, Grant
 from flask_migrate_mongo.store.records import Adoption, Claim, Run
 
 from .calling import call_confined, call_function, log_of
 from .commands import RunMethods
-from .options import DEFAULTS, Context, Options, notify
+from .options import DEFAULTS, Context, Observer, Observers, Options, notify, unobserved
 
 START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""
@@ -60,7 +68,8 @@ class Runner(Inspector, RunMethods):
     """An inspector that also acts: migrates one database from one folder.
 
     A signal throws the `switch`. `rehearsal` is what migrations get as `ctx.rehearsal`. `wait` is in
-    seconds.
+    seconds. `mask` hides secrets in the texts of errors. `observe` makes an observer of the run with this id,
+    beside that of the options.
     """
 
     app: Flask
@@ -68,7 +77,9 @@ class Runner(Inspector, RunMethods):
     backfills: BackfillOptions
     rehearsal: bool = False
     wait: float = 0
+    mask: Mask = DEFAULT_MASK
     app_version: str | None = None
+    observe: Callable[[str], Observer] = unobserved
 
     def run(self, target: Target, options: Options = DEFAULTS) -> RunReport:
         """Plan a target under the lease, and run the plan.
@@ -80,11 +91,39 @@ class Runner(Inspector, RunMethods):
         plan = self.plan_of(target, seen)
         # Only a holder of the lock can know whether a record that says `running` belongs to a dead run.
         if not (plan.steps or seen.history.running):
-            return RunReport(plan.direction, (), executed=False, warnings=plan.warnings)
+            return RunReport(
+                plan.direction,
+                (),
+                executed=False,
+                warnings=plan.warnings,
+                database=self.server.location,
+            )
         self.server.ensure_supported()
         actor = self.actor("redo" if target.redo else target.direction.value, options.run_id)
-        wait = self.wait if options.wait is None else options.wait
-        with self.switch.installed(), self.lease.hold(actor, wait=wait) as grant:
+        observer = Observers((options.observer, self.observe(actor.run_id)))
+        options = replace(options, observer=observer)
+        attributes: Attributes = {OWN + "run_id": actor.run_id, OWN + "rehearsal": self.rehearsal}
+        with span(f"migrations {actor.reason}", self.server.database.name, attributes) as traced:
+            report = self._run_leased(actor, target, options, seen, plan)
+            if report.failure is not None:
+                traced.fail(capture(report.failure, self.mask))
+        notify(observer.finished, report)
+        return report
+
+    def _run_leased(
+        self, actor: Actor, target: Target, options: Options, seen: ProjectState, plan: Plan
+    ) -> RunReport:
+        """Run the plan under the lease; make it again if the history has changed meanwhile."""
+        wait, observer = self.wait if options.wait is None else options.wait, options.observer
+
+        def waiting(lock: LockState, seconds: float) -> None:
+            notify(observer.waiting, lock, seconds)
+
+        with (
+            self.switch.installed(),
+            self.lease.hold(actor, wait=wait, on_wait=waiting) as grant,
+            marking_children(),
+        ):
             history, run = self.settle(grant)
             if history != seen.history:
                 seen = self.look(target, history)
@@ -103,7 +142,9 @@ class Runner(Inspector, RunMethods):
         """
         if any(step.file.transactional and not step.adopts for step in plan.steps):
             check_confinement_support()
-        return tuple(None if step.adopts else load(step) for step in plan.steps)
+        # A process can live long, and run again after a helper has changed.
+        forget_modules(self.folder.path)
+        return tuple(None if step.adopts else load(step, self.mask) for step in plan.steps)
 
     def force_unlock(self, *, confirmed: bool) -> LockState | None:
         """Release the lock of any holder, and report what it was. Raises NotConfirmedError."""
@@ -111,6 +152,7 @@ class Runner(Inspector, RunMethods):
         released = self.lease.force_release(actor, confirmed=confirmed)
         if released is not None:
             self.history.disown(released.run_id, actor, self.server.now())
+            notify(self.observe(actor.run_id).unlocked, released)
         return released
 
     def request(self, request: Request, *, run_id: str | None = None) -> Record:
@@ -154,7 +196,7 @@ class Runner(Inspector, RunMethods):
 
 
 class _Stopwatch:
-    """How long a step's function takes: until `stop`, or until it is read."""
+    """How long a run, or a step's function, takes: until `stop`, or until it is read."""
 
     def __init__(self) -> None:
         self._began = elapsed()
@@ -171,40 +213,61 @@ class _Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class LeasedRun:
-    """One run of a runner: under which lease, as which run of the history, and how."""
+    """One run of a runner: under which lease, as which run of the history, and how.
+
+    `_backfills` are how far the backfills of its steps are, by version.
+    """
 
     runner: Runner
     grant: Grant
     run: Run
     options: Options
+    _backfills: dict[int, Progress] = field(default_factory=dict, init=False)
 
     def execute(self, plan: Plan, functions: Sequence[StepFunction | None]) -> RunReport:
         """Run the steps in turn, each with its function, until one ends the run.
 
         The first failure ends it, unless the options say to continue.
         """
+        watch = _Stopwatch()
         outcomes: list[Outcome] = []
         ends_run: MigrateError | None = None
         for position, (step, function) in enumerate(zip(plan.steps, functions, strict=True)):
-            if function is None:
-                outcome, ends_run = self._adopt(step, position)
-            else:
-                outcome, ends_run = self._run_step(step, function, position)
+            with self._span(step) as traced:
+                if function is None:
+                    outcome, ends_run = self._adopt(step, position)
+                else:
+                    outcome, ends_run = self._run_step(step, function, position)
+                traced.set("state", outcome.state.value)
+                if outcome.error is not None:
+                    traced.fail(outcome.error)
             outcomes.append(outcome)
             notify(self.options.observer.ended, outcome)
             if ends_run or not (outcome.succeeded or self.options.continue_on_error):
                 break
-        failed_beats = self.grant.failed_beats
-        warnings = (f"{failed_beats} heartbeats of the lock failed. The log says why.",)
+        failed = self.grant.failed_beats
+        warnings = (f"{failed} heartbeats of the lock failed. The log says why.",) if failed else ()
         return RunReport(
             plan.direction,
             (*outcomes, *map(Outcome, plan.steps[len(outcomes) :])),
             executed=True,
             run_id=self.grant.actor.run_id,
             batch=self.run.batch if plan.direction is Direction.UP else None,
-            warnings=(*plan.warnings, *(warnings if failed_beats else ())),
+            warnings=(*plan.warnings, *warnings),
             error=ends_run,
+            took_ms=watch.ms,
+            database=self.runner.server.location,
         )
+
+    def _span(self, step: Step) -> AbstractContextManager[Span]:
+        attributes: Attributes = {
+            OWN + "run_id": self.grant.actor.run_id,
+            OWN + "version": str(step.version),
+            OWN + "name": step.file.name,
+            OWN + "transactional": step.file.transactional,
+        }
+        database = self.runner.server.database.name
+        return span(f"migration {step.direction.value}", database, attributes)
 
     def _adopt(self, step: Step, position: int) -> tuple[Outcome, MigrateError | None]:
         """Record a squashed migration, whose parts are applied, without running it."""
@@ -221,7 +284,7 @@ class LeasedRun:
         except LeaseLostError as exc:
             return Outcome(step, StepState.NOT_RUN), exc
         except MigrateError as exc:
-            return Outcome(step, state, error=capture(exc)), exc
+            return Outcome(step, state, error=capture(exc, self.runner.mask)), exc
         return Outcome(step, StepState.RECORDED), None
 
     def _run_step(
@@ -247,7 +310,9 @@ class LeasedRun:
                 # A transaction that lost its lease was rolled back, so its step did not run.
                 rolled_back = in_transaction and isinstance(exc, LeaseLostError)
                 state = StepState.NOT_RUN if rolled_back else StepState.UNKNOWN
-                return Outcome(step, state, watch.ms, capture(exc)), exc
+                error = capture(exc, self.runner.mask)
+                backfill = self._backfills.get(step.version)
+                return Outcome(step, state, watch.ms, error, backfill=backfill), exc
             except BaseException as exc:  # noqa: BLE001  (whatever a migration raises, SystemExit too, is its failure)
                 return self._record_failure(claim, watch, exc, in_transaction=in_transaction)
             return Outcome(step, StepState.after(step), watch.ms), None
@@ -308,28 +373,72 @@ class LeasedRun:
         transactions.repeat(attempt, context.log)
 
     def _context(self, claim: Claim, session: ClientSession | None) -> Context:
-        runner, step, log = self.runner, claim.step, log_of(claim.step)
-        backfill: Callable[..., Backfilled] = refuse_in_transaction
-        if not step.file.transactional:
-            observer = self.options.observer
-            backfill = Backfill(
-                server=runner.server,
-                options=runner.backfills,
-                claim=claim,
-                lease=self.grant,
-                switch=runner.switch,
-                log=log,
-                sleep=time.sleep,
-                on_progress=lambda progress: notify(observer.progressed, step, progress),
-            )
-        return Context(runner.app, log, self.grant.verify, backfill, session, runner.rehearsal)
+        """Make what the step's function gets as `ctx`: in a transaction nothing that needs to be outside of one."""
+        runner, log = self.runner, log_of(claim.step)
+        if claim.step.file.transactional:
+            refused = refuse_in_transaction
+            return Context(runner.app, log, self.grant.verify, refused, session, runner.rehearsal)
+        waiting = self._waiting(claim, log)
+        backfill = self._backfill(claim, waiting)
+        definitions = Definitions(runner.server.handle(transactional=False), log, waiting)
+        return Context(
+            runner.app, log, self.grant.verify, backfill, session, runner.rehearsal, definitions
+        )
+
+    def _waiting(self, claim: Claim, log: logging.Logger) -> Waiting:
+        observer = self.options.observer
+        return Waiting(
+            server=self.runner.server,
+            lease=self.grant,
+            switch=self.runner.switch,
+            log=log,
+            sleep=time.sleep,
+            on_progress=lambda progress: notify(observer.progressed, claim.step, progress),
+            note=partial(self._note_index, claim),
+        )
+
+    def _backfill(self, claim: Claim, waiting: Waiting) -> Backfill:
+        """Make `ctx.backfill`, which waits as the step does, and whose progress the outcome of the step keeps."""
+
+        def begun(progress: Progress) -> None:
+            self._backfills[claim.step.version] = progress
+
+        def backfilled(progress: Progress) -> None:
+            begun(progress)
+            waiting.on_progress(progress)
+
+        return Backfill(
+            server=waiting.server,
+            options=self.runner.backfills,
+            mask=self.runner.mask,
+            claim=claim,
+            lease=waiting.lease,
+            switch=waiting.switch,
+            log=waiting.log,
+            sleep=waiting.sleep,
+            on_progress=backfilled,
+            on_begin=begun,
+        )
+
+    def _note_index(self, claim: Claim, kind: str, collection: str, index: str) -> None:
+        """Add an event about an index to the event log."""
+        at = self.grant.ensure()
+        self.grant.outlast(lambda: claim.note(kind, at, collection=collection, index=index))
 
     def _record_failure(
         self, claim: Claim, watch: _Stopwatch, cause: BaseException, *, in_transaction: bool
     ) -> tuple[Outcome, MigrateError | None]:
         """Record a failed step; what prevents that ends the run, and does not mask the failure."""
-        error = capture(cause)
-        outcome = Outcome(claim.step, StepState.FAILED, watch.ms, error)
+        error = capture(cause, self.runner.mask)
+        outcome = Outcome(
+            claim.step,
+            StepState.FAILED,
+            watch.ms,
+            error,
+            cause=cause,
+            in_transaction=in_transaction,
+            backfill=self._backfills.get(claim.step.version),
+        )
         # A step that is neither rolled back nor safe to repeat is half done, whatever ended it.
         interrupted = not (in_transaction or claim.step.file.idempotent)
         try:
@@ -341,22 +450,24 @@ class LeasedRun:
         except MigrateError as exc:
             if isinstance(exc, LeaseLostError) and code_of(cause) == _INTERRUPTED:
                 # The heartbeat has ended the statement: that is no failure of the migration.
-                outcome = Outcome(claim.step, StepState.UNKNOWN, watch.ms, capture(exc))
+                outcome = Outcome(
+                    claim.step, StepState.UNKNOWN, watch.ms, capture(exc, self.runner.mask)
+                )
             return outcome, exc
-        is_stopped = isinstance(cause, KeyboardInterrupt | Stopped)
-        return outcome, stopped("KeyboardInterrupt") if is_stopped else None
+        # What is no Exception, such as the SystemExit of gunicorn's SIGABRT, is meant to end the process.
+        return outcome, None if isinstance(cause, Exception) else stopped(type(cause).__name__)
 
     def _persist(self, write: Callable[[], None]) -> None:
         """Write an outcome to the history, and try again through outages, until the lease would end.
 
-        Raises OutcomeNotRecordedError, with the last outage as its cause.
+        Raises OutcomeNotRecordedError, with the last outage, or the second signal, as its cause.
         """
         try:
             self.grant.outlast(write, give_up=math.inf)
-        except ConnectionFailedError as exc:
-            msg = (
-                "The outcome of the step could not be recorded before the lock expired: "
-                f"{exc.message} The history still says `running`."
-            )
+        except (ConnectionFailedError, KeyboardInterrupt) as exc:
+            why = "the run was interrupted."
+            if isinstance(exc, ConnectionFailedError):
+                why = f"the lock expired: {exc.message}"
+            msg = f"The outcome of the step could not be recorded before {why} The history still says `running`."
             remedy = "Once the server answers, look at the data, then run [up] or [resolve VERSION applied=True|False reason=TEXT]."
             raise OutcomeNotRecordedError(msg, remedy) from exc

@@ -14,9 +14,11 @@ from pathlib import Path
 from flask_migrate_mongo.backfill import refuse_in_transaction
 from flask_migrate_mongo.files.folder import Discovery
 from flask_migrate_mongo.files.loading import load_verify
+from flask_migrate_mongo.files.packages import forget_modules
 from flask_migrate_mongo.files.parsing import describe, read_content
 from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.documents import MigratedDatabase, Report
 from flask_migrate_mongo.model.squashing import parts_of
 from flask_migrate_mongo.model.values import (
     Direction,
@@ -89,7 +91,7 @@ class Settling:
         """The files in the folder."""
         return self.runner.folder.discover()
 
-    def version(self, name: str) -> int:
+    def version(self, name: str | int) -> int:
         """Find the version that a number, the beginning of one, or a slug names."""
         return find_version(name, known_names(self.found.files, self.history.kept))
 
@@ -172,7 +174,7 @@ class Settling:
 # --- one version
 
 
-def resolve(runner: Runner, name: str, *, applied: bool, reason: str) -> Record:
+def resolve(runner: Runner, name: str | int, *, applied: bool, reason: str) -> Record:
     """Set by hand whether a migration is applied, also one that was never recorded.
 
     Raises InvalidRequestError without a reason, NotResolvableError, and LockHeldError during a run.
@@ -200,7 +202,7 @@ def resolve(runner: Runner, name: str, *, applied: bool, reason: str) -> Record:
     return runner.history.load().by_version[version]
 
 
-def accept_file(runner: Runner, name: str, *, reason: str) -> Record:
+def accept_file(runner: Runner, name: str | int, *, reason: str) -> Record:
     """Record the file as it is now for a migration. Its place in the order of application stays.
 
     Raises as `resolve` does.
@@ -222,7 +224,7 @@ def accept_file(runner: Runner, name: str, *, reason: str) -> Record:
     return runner.history.load().by_version[version]
 
 
-def forget(runner: Runner, name: str, *, reason: str) -> Record:
+def forget(runner: Runner, name: str | int, *, reason: str) -> Record:
     """Count a migration whose file is gone as never recorded; its events stay. Raises as `resolve` does."""
     with Settling.begun(runner, "resolve", reason) as settling:
         version = settling.version(name)
@@ -244,6 +246,7 @@ class Renumbered:
     path: Path
     version: int
     record_from: int | None
+    database: MigratedDatabase | None = None
 
 
 def renumber(runner: Runner, scaffold: Scaffold, name: str) -> Renumbered:
@@ -268,7 +271,7 @@ def renumber(runner: Runner, scaffold: Scaffold, name: str) -> Renumbered:
             at = settling.grant.ensure()
             runner.history.renumber(record, file, settling.run, at)
         moved = None if record is None else record.version
-        return Renumbered(file.path, file.version, moved)
+        return Renumbered(file.path, file.version, moved, runner.server.location)
 
 
 def _described(path: Path) -> MigrationFile:
@@ -279,15 +282,17 @@ def _described(path: Path) -> MigrationFile:
 
 
 @dataclass(frozen=True, slots=True)
-class BaselineReport:
+class BaselineReport(Report):
     """What a baseline recorded as applied, or, for a dry run, would record."""
+
+    _document = "baseline"
 
     recorded: tuple[MigrationFile, ...]
     dry_run: bool
 
 
 def baseline(
-    runner: Runner, *, reason: str, to: str | None = None, dry_run: bool = False
+    runner: Runner, *, reason: str, to: str | int | None = None, dry_run: bool = False
 ) -> BaselineReport:
     """Record what is pending, up to a version, as applied without running it.
 
@@ -311,13 +316,14 @@ def baseline(
             )
             at = settling.grant.ensure_recent()
             runner.history.record_applied(adoption, settling.run, at)
-    return BaselineReport(chosen, dry_run)
+    return BaselineReport(chosen, dry_run, database=runner.server.location)
 
 
 def _verify(settling: Settling, files: Sequence[MigrationFile]) -> None:
     runner, failed = settling.runner, {}
     db = runner.server.handle(transactional=False)
-    functions = [(file, load_verify(file)) for file in files if file.verifiable]
+    forget_modules(runner.folder.path)
+    functions = [(file, load_verify(file, runner.mask)) for file in files if file.verifiable]
     for file, function in functions:
         log = log_of(Step(file, Direction.UP))
         context = Context(runner.app, log, settling.grant.verify, refuse_in_transaction)
@@ -326,7 +332,9 @@ def _verify(settling: Settling, files: Sequence[MigrationFile]) -> None:
         except (KeyboardInterrupt, Stopped):
             raise
         except BaseException as exc:  # noqa: BLE001  (whatever verify() raises, SystemExit too, is its answer)
-            failed[file.version] = f"{file.name}: {type(exc).__name__}: {errors.message_of(exc)}"
+            failed[file.version] = (
+                f"{file.name}: {type(exc).__name__}: {errors.message_of(exc, runner.mask)}"
+            )
     if failed:
         raise errors.VerifyFailedError(failed)
 
@@ -382,7 +390,7 @@ def _look(
     names = {entry.name for entry in entries}
     unused = tuple(name for name in source.choices if name not in names)
     mapped = map_entries(entries, files, history, source.choices)
-    report = ImportReport(source.tool, source.name, mapped, unused)
+    report = ImportReport(source.tool, source.name, mapped, unused, runner.server.location)
     if confirmed and (unmapped := report.those(ImportState.UNMAPPED)):
         notes = {each.entry.name: each.note for each in unmapped}
         raise errors.NotMappedError(source.tool, source.name, notes)

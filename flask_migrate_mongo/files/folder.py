@@ -175,9 +175,9 @@ def _listed(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
         raise unusable(folder, "read", exc) from exc
     ensure_own(folder)
     python = [folder / name for name in names if name.endswith(".py")]
-    below = (path for name in folders for path in sorted((folder / name).glob("*.py")))
+    below = (path for name in folders for path in sorted((folder / name).rglob("*.py")))
     others = [name for name in names if not name.endswith(".py") and version_of(name) is not None]
-    others += [f"{p.parent.name}/{p.name}" for p in below if version_of(p.name) is not None]
+    others += [p.relative_to(folder).as_posix() for p in below if version_of(p.name) is not None]
     return python, tuple(others)
 
 

@@ -71,11 +71,6 @@ class _Statement:
     loses: bool
 
     @property
-    def has_comment(self) -> bool:
-        """Whether there is a comment, or what looks like one."""
-        return "#" in self.text
-
-    @property
     def defines(self) -> bool:
         """Whether formatters keep two empty lines around it."""
         return isinstance(self.node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
@@ -291,7 +286,7 @@ def _imports(parts: Iterable[_Part]) -> Iterator[str]:
         bound = {ast.unparse(alias) for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             names["__future__"] |= bound
-        elif each.has_comment:
+        elif "#" in each.text:
             commented[each.text] = None
         elif isinstance(node, ast.ImportFrom):
             names["." * node.level + (node.module or "")] |= bound

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import inspect
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,8 +18,10 @@ from flask_migrate_mongo.model.errors import (
     StepError,
     message_of,
 )
+from flask_migrate_mongo.model.masking import DEFAULT_MASK, Mask
 from flask_migrate_mongo.model.values import MigrationFile, Step
 
+from .packages import ContentLoader, import_content, module_name
 from .parsing import PARAMETERS, PLAIN, UP, VERIFY, check_imported, checksum, read_content
 
 _Result = TypeVar("_Result")
@@ -45,36 +42,36 @@ class StepFunction:
                 )
 
 
-def load(step: Step) -> StepFunction:
+def load(step: Step, mask: Mask = DEFAULT_MASK) -> StepFunction:
     """Import the step's file, exactly the content that was planned, and find its functions.
 
     Raises FileChangedError, ImportFailedError with the cause, or SourceError: for a
     file that cannot be read, a function that cannot be called with `PARAMETERS`, and a flag that differs from the plan.
     """
     file, name = step.file, step.direction.value
-    module = _imported(file, name)
+    module = _imported(file, name, mask)
     names = (UP, VERIFY) if name == UP and file.verifiable else (name,)
     return StepFunction(tuple((each, _checked(file, module, each)) for each in names))
 
 
-def load_verify(file: MigrationFile) -> StepFunction:
+def load_verify(file: MigrationFile, mask: Mask) -> StepFunction:
     """Import a file, and find its verify() alone. Raises as `load` does."""
-    return StepFunction(((VERIFY, _checked(file, _imported(file, VERIFY), VERIFY)),))
+    return StepFunction(((VERIFY, _checked(file, _imported(file, VERIFY, mask), VERIFY)),))
 
 
-def _imported(file: MigrationFile, name: str) -> ModuleType:
+def _imported(file: MigrationFile, name: str, mask: Mask) -> ModuleType:
     path, content = file.path, read_content(file.path)
     if checksum(content) != file.checksum:
         raise FileChangedError(path, "it changed while this run was starting. Run it again.")
     try:
-        module = _import(_module_name(file), path, content)
+        module = import_content(module_name(path), path, content)
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
         frames = traceback.walk_tb(exc.__traceback__)
         lines = [line for frame, line in frames if frame.f_code.co_filename == str(path)]
         problem = (
-            f"importing it raised {type(exc).__name__}: {message_of(exc).rstrip('.')}. Nothing of "
+            f"importing it raised {type(exc).__name__}: {message_of(exc, mask).rstrip('.')}. Nothing of "
             "the plan has run."
         )
         remedy = f"Fix the file, then run [{name}] again." if name != VERIFY else "Fix the file."
@@ -122,48 +119,17 @@ class PortableFunction(Generic[_Result]):
         """Convert a migration's function; None for one that is imported from elsewhere."""
         module = sys.modules.get(getattr(function, "__module__", ""))
         loader = getattr(module, "__loader__", None)
-        if module is None or not isinstance(loader, _ContentLoader):
+        if module is None or not isinstance(loader, ContentLoader):
             return None
         return cls(module.__name__, loader.path, loader.content, function.__qualname__)
 
     def resolve(self) -> Callable[..., _Result]:
         """Find the function in the migration, imported from the content that was planned."""
-        module = sys.modules.get(self.module) or _import(self.module, self.path, self.content)
+        module = sys.modules.get(self.module) or import_content(
+            self.module, self.path, self.content
+        )
         function: Callable[..., _Result] = getattr(module, self.name)
         return function
-
-
-class _ContentLoader(importlib.abc.SourceLoader):
-    """Imports content that was read and checked, whatever the file contains by now."""
-
-    def __init__(self, path: Path, content: bytes) -> None:
-        self.path, self.content = path, content
-
-    def get_filename(self, _fullname: str) -> str:
-        return str(self.path)
-
-    def get_data(self, _path: str | bytes) -> bytes:
-        return self.content
-
-
-def _module_name(file: MigrationFile) -> str:
-    # Two applications in one process may have the same version: the folder is part of the name.
-    folder = hashlib.sha256(os.fsencode(file.folder)).hexdigest()[:8]
-    return f"_migrations_{folder}.v{file.version}"
-
-
-def _import(name: str, path: Path, content: bytes) -> ModuleType:
-    loader = _ContentLoader(path, content)
-    spec = importlib.machinery.ModuleSpec(name, loader, origin=str(path))
-    spec.has_location = True
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
 
 
 def _check_flags(file: MigrationFile, module: ModuleType) -> None:

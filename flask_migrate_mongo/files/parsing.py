@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import inspect
 import io
+import os
 import re
 import tokenize
 import unicodedata
@@ -38,6 +39,12 @@ _NUMBERED = re.compile(r"(?P<version>[0-9]+)[-_](?P<slug>.+)", re.DOTALL)
 """Matches a file name, with or without its ending, that begins with a version."""
 
 _SLUG_LIMIT = 60
+_SLUG_BYTES = 160
+"""So that the file name stays below the 255 bytes of most file systems."""
+
+_LOOSE_MARK = re.compile(r"(?<=[a-z0-9_])[\u0300-\u036f]+|^[\u0300-\u036f]+")
+"""Matches an accent for which there is no composed letter."""
+
 _CODE = r"MM[0-9]{3}"
 _ALLOW = rf"#\s*migrate:\s*allow\b(?P<codes>(?:[\s,]*\b{_CODE}\b)*)(?P<rest>.*)"
 _BECAUSE = r"\s+because\s+(?P<reason>\S.*)"
@@ -69,17 +76,37 @@ def next_version(highest: int, now: datetime, version_format: str) -> int:
 
 
 def slugify(name: str) -> str:
-    """Convert a name to lower-case ASCII words joined by `_`, at most 60 characters."""
-    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    slug = re.sub(r"[^a-z0-9]+", "_", ascii_name.lower())[:_SLUG_LIMIT].strip("_")
+    """Convert a name to lower-case words joined by `_`, at most 60 characters.
+
+    Letters with accents become ASCII, letters of other scripts stay, if the file system can store them. The result is
+    in NFC, and short enough for file systems that store names in NFD, as those of macOS do.
+    """
+    words = "".join(map(_in_slug, unicodedata.normalize("NFC", name.casefold())))
+    slug = re.sub("_+", "_", _LOOSE_MARK.sub("", words))[:_SLUG_LIMIT].strip("_")
+    while len(unicodedata.normalize("NFD", slug).encode()) > _SLUG_BYTES:
+        slug = slug[:-1].strip("_")
+    try:
+        os.fsencode(slug)
+    except UnicodeEncodeError:
+        slug = re.sub("[^a-z0-9]+", "_", slug).strip("_")
     return slug or "migration"
+
+
+def _in_slug(character: str) -> str:
+    """Convert a character to what a slug has of it: ASCII where that is possible, `_` for what is no part of a word."""
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode().lower()
+    if plain and plain.isalnum():
+        return plain
+    return character if unicodedata.category(character)[0] in "LMN" else "_"
 
 
 # --- contents of files
 
 
 def read_content(path: Path) -> bytes:
-    """Read a file. Raises SourceError."""
+    """Read a file. Raises SourceError, also for one with a line break in its name."""
+    if {"\n", "\r"} & set(path.name):
+        raise SourceError(path, "its name has a line break. Rename the file.")
     try:
         return path.read_bytes()
     except OSError as exc:
@@ -131,7 +158,7 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
         description=_storable(description or ast.get_docstring(tree) or ""),
         transactional=transactional,
         idempotent=idempotent,
-        reversible=_defines(path, bound, DOWN),
+        reversible=_defines(path, bound, DOWN) and _is_written(bound[DOWN]),
         checksum=checksum(content),
         suppressions=tuple(s for s in suppressions_in(content) if s.code and s.reason),
         digest=digest(tree),
@@ -139,6 +166,7 @@ def describe(path: Path, content: bytes, tree: ast.Module | None = None) -> Migr
         verifiable=_defines(path, bound, VERIFY),
         replaces=tuple(parts),
         part_slugs=tuple(parts.values()),
+        written=_is_written(bound[UP]),
     )
 
 
@@ -214,6 +242,16 @@ def _defines(path: Path, bound: Bound, name: str) -> bool:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list:
         _check_written(path, node)
     return True
+
+
+def _is_written(node: ast.stmt | ast.expr) -> bool:
+    """Whether a function does more than raise NotImplementedError, as in a new file, or before a question is answered."""
+    if not isinstance(node, ast.FunctionDef):
+        return True
+    first = node.body[1:2] if ast.get_docstring(node) is not None else node.body[:1]
+    error = first[0].exc if first and isinstance(first[0], ast.Raise) else None
+    kind = error.func if isinstance(error, ast.Call) else error
+    return not (isinstance(kind, ast.Name) and kind.id == "NotImplementedError")
 
 
 # --- suppressions of lint's findings: `# migrate: allow MM004 because …`

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import re
 import sys
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,11 +17,15 @@ import jinja2
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError, message_of
 
 from .folder import ensure_own, note_latest, unusable
-from .parsing import describe, highest_version, next_version, slug_of, slugify
+from .parsing import describe, highest_version, next_version, parse, slug_of, slugify
+from .writing import write_new
 
 if sys.platform != "win32":
     import fcntl
 
+
+Content = Callable[[Path, int], bytes]
+"""Makes the content of a file from its path and its number."""
 
 _NAME_LIMIT = 1_000
 
@@ -60,28 +65,39 @@ class Scaffold:
         Raises InvalidRequestError for an empty or overlong name, ConfigurationError for a template that does not
         produce a valid migration, or a folder that cannot be written to.
         """
-        name = _clean(name)
+        name = clean(name)
         return self.add(
             name,
             lambda path, version: self._render(path, name, version, transactional=transactional),
         )
 
-    def add(self, name: str, content: Callable[[Path, int], bytes]) -> Path:
-        """Write a file with the next free number; `content` gets its path and that number.
+    def add(self, name: str, content: Content) -> Path:
+        """Write a file with the next free number. Raises as `add_all` does."""
+        (path,) = self.add_all([(name, content)])
+        return path
+
+    def add_all(self, files: Sequence[tuple[str, Content]]) -> tuple[Path, ...]:
+        """Write files, each a name and its content, with the next free numbers: all of them, or none after an error.
 
         Raises InvalidRequestError for an empty or overlong name, and ConfigurationError for a folder that cannot be
         written to.
         """
-        slug = slugify(_clean(name))
-        with self._next_version() as version:
-            path = self.folder / f"{version}_{slug}.py"
-            _write(path, content(path, version))
+        slugs = [slugify(clean(name)) for name, _ in files]
+        written: list[Path] = []
+        with self._next_version() as first:
+            version = first
             try:
-                self.note(path)
-            except OSError:
-                path.unlink()
+                for slug, (_, content) in zip(slugs, files, strict=True):
+                    path = self.folder / f"{version}_{slug}.py"
+                    write_new(path, content(path, version))
+                    written.append(path)
+                    version = next_version(version, self.clock(), self.version_format)
+                self.note(written[-1])
+            except BaseException:
+                for path in reversed(written):
+                    path.unlink()
                 raise
-        return path
+        return tuple(written)
 
     def renumber(self, path: Path, *, above: int) -> Path:
         """Rename a file to the next free number above this one; no existing file is ever overwritten.
@@ -91,7 +107,7 @@ class Scaffold:
         with self._next_version(above) as version:
             renamed = self.folder / f"{version}_{slug_of(path.stem)}.py"
             # Only if the name is free, which `rename` does not check.
-            _write(renamed, path.read_bytes())
+            write_new(renamed, path.read_bytes())
             path.unlink()
             self.note(renamed)
         return renamed
@@ -119,11 +135,19 @@ class Scaffold:
             template = jinja2.Template(
                 source, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
             )
-            text: str = template.render(
-                name=repr(name), version=version, slug=slugify(name), transactional=transactional
-            )
-            content = text.encode()
+
+            def content_for(name: str) -> bytes:
+                text: str = template.render(
+                    name=repr(name),
+                    version=version,
+                    slug=slugify(name),
+                    transactional=transactional,
+                )
+                return text.encode()
+
+            content = content_for(name)
             describe(path, content)
+            _ensure_no_code(path, content, content_for(re.sub(r"[^\w ]", "_", name)))
         except Exception as exc:
             raise ConfigurationError(
                 f"The template {self.template} does not produce a migration: "
@@ -133,7 +157,16 @@ class Scaffold:
         return content
 
 
-def _clean(name: str) -> str:
+def _ensure_no_code(path: Path, content: bytes, harmless: bytes) -> None:
+    """Raise ValueError if the content is other code than with a name of letters, digits and `_` alone."""
+    kinds = [[type(node) for node in ast.walk(parse(path, each))] for each in (content, harmless)]
+    if kinds[0] != kinds[1]:
+        msg = "the name would be executed as code. Write {{ name }} without quotes around it"
+        raise ValueError(msg)
+
+
+def clean(name: str) -> str:
+    """Write a name on one line. Raises InvalidRequestError for an empty or overlong one."""
     # The shell passes undecodable bytes as lone surrogates, which files and BSON cannot hold.
     name = " ".join(name.encode("utf-8", "replace").decode().split())
     if not name:
@@ -145,35 +178,6 @@ def _clean(name: str) -> str:
             f"The name has {len(name)} characters; at most {_NAME_LIMIT} are accepted. Shorten it."
         )
     return name
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Create a file with this content: whole or not at all, whenever the process is killed.
-
-    Raises FileExistsError. On a file system without hard links a kill can leave a part of the file.
-    """
-    # A hidden file is no migration.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    _write_new(temporary, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        _write_new(path, content)
-    finally:
-        temporary.unlink()
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    with contextlib.ExitStack() as cleanup:
-        with path.open("xb") as file:
-            # Once the file is closed, unless all of it is written: Windows deletes no open file.
-            cleanup.callback(path.unlink)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        cleanup.pop_all()
 
 
 @contextlib.contextmanager

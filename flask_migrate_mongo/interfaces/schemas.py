@@ -6,6 +6,7 @@ this module costs 45 ms, so text output does not import it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
@@ -13,10 +14,12 @@ from functools import partial
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from bson import json_util
 from marshmallow import INCLUDE, RAISE, Schema, fields, missing, post_dump, pre_dump, validate
 
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.lint.rules import Severity
+from flask_migrate_mongo.model.documents import DeploymentKind
 from flask_migrate_mongo.model.errors import MigrateError, as_migrate_error
 from flask_migrate_mongo.model.reports import StepState, Verdict
 from flask_migrate_mongo.model.values import (
@@ -24,7 +27,7 @@ from flask_migrate_mongo.model.values import (
     Direction,
     ErrorInfo,
     Event,
-    LockState,
+    RangeState,
     Record,
     Tool,
 )
@@ -32,6 +35,10 @@ from flask_migrate_mongo.model.wording import Wording, camel_case, cli
 from flask_migrate_mongo.planning.diagnosis import Grade
 from flask_migrate_mongo.planning.gate import Kind
 from flask_migrate_mongo.planning.importing import ImportState
+from flask_migrate_mongo.schema.comparison import DifferenceKind, Way
+from flask_migrate_mongo.schema.inventory import Agreement
+from flask_migrate_mongo.schema.meanings import RELAXED_JSON, sentence
+from flask_migrate_mongo.schema.report import fingerprint
 from flask_migrate_mongo.store.runs import RunState
 
 VERSION = r"[0-9]{1,30}"
@@ -114,6 +121,24 @@ class _Wrapper(ClosedSchema):
     def get_attribute(self, obj: object, attr: str, default: object) -> object:  # noqa: ARG002
         """Take the value itself."""
         return obj
+
+
+DatabaseDocument = ClosedSchema.from_dict(
+    {
+        "name": _text(),
+        "hosts": _texts(),
+        "kind": _one_of(DeploymentKind, allow_none=True),
+        "replica_set": _text(allow_none=True),
+    },
+    name="DatabaseDocument",
+)
+"""The database that a document is about."""
+
+
+class _Located(ClosedSchema):
+    """A document about what a database holds."""
+
+    database = _maybe(DatabaseDocument)
 
 
 class _OpenDocument(ClosedSchema):
@@ -204,8 +229,12 @@ PendingDocument = _document(
 FailedDocument = _document(
     "Failed",
     PendingDocument,
+    interrupted=_flag(attribute="record.interrupted", dump_default=False),
     error=_maybe(ErrorInfoDocument, attribute="record.error", dump_default=None),
 )
+
+
+RangeProgressDocument = _document("RangeProgress", done=_count(), state=_one_of(RangeState))
 
 
 class ProgressDocument(ClosedSchema):
@@ -214,6 +243,11 @@ class ProgressDocument(ClosedSchema):
     total = _count(allow_none=True)
     per_second = fields.Float(required=True, allow_none=True)
     seconds_left = fields.Float(required=True, allow_none=True)
+    least_seconds_left = fields.Float(required=True, allow_none=True)
+    most_seconds_left = fields.Float(required=True, allow_none=True)
+    paused = _flag()
+    rates = fields.List(fields.Float(), required=True)
+    ranges = _list(RangeProgressDocument)
 
     def get_attribute(self, obj: object, attr: str, default: object) -> object:
         """Round the estimates."""
@@ -293,6 +327,9 @@ FindingDocument = _document(
     function=_text(allow_none=True),
     **_each(_text, "message", "help"),
 )
+SuppressedFindingDocument = _document(
+    "SuppressedFinding", FindingDocument, reason=_text(attribute="suppressed")
+)
 PlannedStepDocument = _document(
     "PlannedStep",
     _StepOf,
@@ -333,6 +370,7 @@ RehearsedDocument = _document(
     name=_text(attribute="file.name"),
     transactional=_flag(attribute="file.transactional"),
     reversible=_flag(attribute="file.reversible"),
+    digest=_text(attribute="file.digest", allow_none=True),
     failed=_flag(),
     **_each(partial(_maybe, AttemptDocument), "up", "down", "again"),
     undoes=_flag(allow_none=True),
@@ -342,6 +380,7 @@ RehearsedDocument = _document(
     elsewhere=_texts(),
     estimate=_maybe(EstimateDocument),
 )
+KeptRehearsalDocument = _document("KeptRehearsal", RehearsedDocument, rehearsed_at=_moment())
 
 
 # --- documents
@@ -369,6 +408,7 @@ class ProblemDocument(_OpenDocument):
 
 StatusDocument = _document(
     "Status",
+    _Located,
     applied=_list(AppliedDocument, "survey.applied"),
     pending=_list(PendingDocument, "survey.pending"),
     failed=_list(FailedDocument, "survey.failed"),
@@ -380,6 +420,8 @@ StatusDocument = _document(
 )
 PlanDocument = _document(
     "Plan",
+    _Located,
+    direction=_one_of(Direction, attribute="plan.direction"),
     steps=_list(PlannedStepDocument, "planned"),
     drifted=_list(EntryDocument, "status.survey.drifted"),
     missing=_list(EntryDocument, "status.survey.missing"),
@@ -389,29 +431,42 @@ PlanDocument = _document(
 )
 RunDocument = _document(
     "Run",
+    _Located,
     direction=_one_of(Direction),
     executed=_flag(),
     dry_run=_flag(),
     run_id=_text(allow_none=True),
     batch=_count(allow_none=True),
+    execution_time=_count(attribute="took_ms", allow_none=True),
     steps=_list(StepDocument, "outcomes"),
     warnings=_texts(),
     error=_maybe(ProblemDocument),
 )
 RehearsalDocument = _document(
     "Rehearsal",
-    database=_text(allow_none=True),
+    _Located,
+    scratch_database=_text(allow_none=True),
+    rehearsed_at=_moment(attribute="at"),
     copied=_list(CopiedDocument),
     migrations=_list(RehearsedDocument),
     removed=_texts(),
     locked=_maybe(LockDocument, attribute="lock"),
     warnings=_texts(),
 )
-HistoryDocument = _document("History", _Wrapper, history=_list(RecordDocument))
-EventsDocument = _document("Events", _Wrapper, events=_list(EventDocument))
+HistoryDocument = _document("History", _Located, history=_list(RecordDocument, "records"))
+EventsDocument = _document("Events", _Located, events=_list(EventDocument))
 CreatedDocument = _document("Created", _Wrapper, path=_text())
-ReleasedDocument = _document("Released", _Wrapper, released=_maybe(LockDocument))
-RequestedDocument = _document("Requested", version=_version(), name=_text(), run_id=_text())
+GeneratedDocument = _document("Generated", paths=_texts(), questions=_count())
+"""The migrations that were written from the declared schema."""
+
+ReleasedDocument = _document("Released", _Located, released=_maybe(LockDocument))
+RequestedDocument = _document(
+    "Requested",
+    _Located,
+    version=_version(attribute="record.version"),
+    name=_text(attribute="record.name"),
+    run_id=_text(attribute="record.run_id"),
+)
 """The migration whose backfill received a request."""
 
 LintSummaryDocument = _document(
@@ -430,13 +485,8 @@ LintDocument = _document(
 )
 
 
-class LockStatusDocument(ClosedSchema):
-    locked = _flag()
-    lock = _maybe(LockDocument)
-
-    def get_attribute(self, obj: LockState | None, attr: str, default: object) -> object:  # noqa: ARG002
-        """Show the lock itself, and whether it excludes other runs."""
-        return obj if attr == "lock" else obj is not None and obj.is_live
+LockStatusDocument = _document("LockStatus", _Located, locked=_flag(), lock=_maybe(LockDocument))
+"""The lock, and whether it excludes other runs."""
 
 
 HealthDocument = _document("Health", ready=_flag(), summary=fields.Nested(SummaryDocument))
@@ -448,20 +498,35 @@ CurrentDocument = _document(
     name=_text(),
     progress=fields.Nested(ProgressDocument, allow_none=True),
 )
-StoredRunDocument = _document(
-    "StoredRun",
+_STEP_STATES = ("waiting", "running", *(state.value for state in StepState))
+RunStepDocument = _document(
+    "RunStep",
+    version=_version(attribute="file.version"),
+    name=_text(attribute="file.name"),
+    state=_text(validate=validate.OneOf(_STEP_STATES), dump_default="waiting"),
+    execution_time=_count(allow_none=True, dump_default=None),
+)
+ListedRunDocument = _document(
+    "ListedRun",
     run_id=_text(),
     direction=_text(validate=validate.OneOf([direction.value for direction in Direction])),
+    dry_run=_flag(attribute="is_dry"),
     state=_one_of(RunState),
     detached=_flag(),
     cancel_requested=_flag(),
     current=_Dumped(CurrentDocument, required=True, allow_none=True),
     created_at=_moment(),
     updated_at=_moment(),
+)
+StoredRunDocument = _document(
+    "StoredRun",
+    ListedRunDocument,
+    steps=fields.List(_Dumped(RunStepDocument), required=True),
     report=_Dumped(RunDocument, required=True, allow_none=True),
     error=_Dumped(ProblemDocument, required=True, allow_none=True),
 )
 """An asynchronous run."""
+RunsDocument = _document("Runs", _Wrapper, runs=_list(ListedRunDocument))
 RunEventDocument = _document("RunEvent", _EventOf, sequence=_count(), event=_text(), at=_moment())
 """An event of an asynchronous run."""
 
@@ -473,6 +538,7 @@ CheckProblemDocument = _document(
 )
 CheckDocument = _document(
     "Check",
+    _Located,
     problems=_list(CheckProblemDocument),
     allowed=_list(CheckProblemDocument),
     ignored=_texts(),
@@ -483,9 +549,12 @@ BaselinedDocument = _document(
     name=_text(),
     verified=fields.Function(lambda file: file.verifiable or None),
 )
-BaselineDocument = _document("Baseline", recorded=_list(BaselinedDocument), dry_run=_flag())
+BaselineDocument = _document(
+    "Baseline", _Located, recorded=_list(BaselinedDocument), dry_run=_flag()
+)
 RenumberedDocument = _document(
     "Renumbered",
+    _Located,
     version=_version(),
     path=_text(),
     record_from=_version(allow_none=True),
@@ -514,10 +583,83 @@ MappedDocument = _document(
 )
 ImportDocument = _document(
     "Import",
+    _Located,
     tool=_one_of(Tool),
     collection=_text(),
     entries=_list(MappedDocument),
     unused=_texts(),
+)
+
+# --- the declared schema
+
+
+class _BsonValue(fields.Field[Any]):
+    """A value of BSON, as relaxed Extended JSON."""
+
+    def _serialize(self, value: object, *_: object, **__: object) -> object:
+        return json.loads(json_util.dumps(value, json_options=RELAXED_JSON))
+
+
+ChangeDocument = _document(
+    "Change",
+    option=_text(),
+    declared=_BsonValue(required=True, allow_none=True),
+    live=_BsonValue(required=True, allow_none=True),
+    way=_one_of(Way),
+)
+SchemaDifferenceDocument = _document(
+    "SchemaDifference",
+    kind=_one_of(DifferenceKind),
+    collection=_text(),
+    index=_text(attribute="index_name", allow_none=True),
+    live_index=_text(attribute="live_name", allow_none=True),
+    changes=_list(ChangeDocument),
+    size=_count(attribute="use.size", allow_none=True),
+    accesses=_count(attribute="use.accesses", allow_none=True),
+    since=_moment(attribute="use.since"),
+    message=fields.Function(sentence),
+    fingerprint=fields.Function(fingerprint),
+)
+_of_both: dict[str, fields.Field[Any]] = {
+    "name": _text(),
+    "agreement": _one_of(Agreement),
+    "declared": _BsonValue(required=True, allow_none=True),
+    "live": _BsonValue(required=True, allow_none=True),
+}
+InventoryIndexDocument = _document(
+    "InventoryIndex",
+    **_of_both,
+    why=_text(),
+    size=_count(attribute="use.size", allow_none=True),
+    accesses=_count(attribute="use.accesses", allow_none=True),
+    since=_moment(attribute="use.since"),
+    scanned=_count(attribute="build.done", allow_none=True, dump_default=None),
+    to_scan=_count(attribute="build.total", allow_none=True, dump_default=None),
+)
+InventorySearchIndexDocument = _document(
+    "InventorySearchIndex",
+    **_of_both,
+    kind=_text(allow_none=True),
+    why=_text(),
+    status=_text(allow_none=True),
+    queryable=_flag(allow_none=True),
+)
+InventoryCollectionDocument = _document(
+    "InventoryCollection",
+    **_of_both,
+    kind=_text(),
+    indexes=_list(InventoryIndexDocument),
+    search_indexes=_list(InventorySearchIndexDocument),
+)
+SchemaDiffDocument = _document(
+    "SchemaDiff",
+    _Located,
+    differences=_list(SchemaDifferenceDocument),
+    notes=_list(SchemaDifferenceDocument),
+    known=_list(SchemaDifferenceDocument),
+    collections=_count(attribute="diff.collections"),
+    indexes=_count(attribute="diff.indexes"),
+    inventory=_Present(InventoryCollectionDocument, many=True),
 )
 
 # --- one version, and the set-up
@@ -546,8 +688,17 @@ RecordDetailsDocument = _document(
     interrupted=_flag(),
     replaced_by=_text(allow_none=True),
 )
+RejectedDocumentDocument = _document(
+    "RejectedDocument",
+    collection=_text(),
+    id=_BsonValue(attribute="document_id", required=True, allow_none=True),
+    error=_maybe(ErrorInfoDocument),
+)
+"""A document that a backfill skipped."""
+
 VersionDetailsDocument = _document(
     "VersionDetails",
+    _Located,
     version=_version(),
     **_each(_text, "name", "state"),
     changed=_flag(),
@@ -555,14 +706,19 @@ VersionDetailsDocument = _document(
     record=_maybe(RecordDetailsDocument),
     problems=_list(ProblemDocument),
     findings=_list(FindingDocument, "lint.findings"),
+    suppressed=_list(SuppressedFindingDocument, "lint.suppressed"),
     progress=_maybe(ProgressDocument, attribute="record.progress", dump_default=None),
+    rejected=_list(RejectedDocumentDocument),
     events=_list(EventDocument),
+    rehearsal=_Dumped(KeptRehearsalDocument, required=True, allow_none=True),
+    rehearsed_otherwise=_flag(attribute="is_rehearsed_otherwise"),
 )
 DiagnosisDocument = _document(
     "Diagnosis", grade=_one_of(Grade), message=_text(), remedy=_text(attribute="advice")
 )
 DoctorDocument = _document(
     "Doctor",
+    _Located,
     problems=_count(),
     checks=fields.Dict(fields.String(), fields.Nested(DiagnosisDocument), required=True),
     settings=_list(_document("SettingValue", **_each(_text, "name", "value", "source"))),
@@ -572,6 +728,7 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "baseline": BaselineDocument,
     "check": CheckDocument,
     "create": CreatedDocument,
+    "create-from-schema": GeneratedDocument,
     "doctor": DoctorDocument,
     "error": ProblemDocument,
     "events": EventsDocument,
@@ -585,14 +742,19 @@ DOCUMENTS: Mapping[str, type[Schema]] = {
     "rehearse": RehearsalDocument,
     "renumber": RenumberedDocument,
     "run-event": RunEventDocument,
+    "run-step": RunStepDocument,
+    "runs": RunsDocument,
     "show": VersionDetailsDocument,
     "squash": SquashedDocument,
     "status": StatusDocument,
     "step": StepDocument,
     **dict.fromkeys(("up", "down", "redo"), RunDocument),
-    **dict.fromkeys(("run", "run-cancel", "run-events"), StoredRunDocument),
+    **dict.fromkeys(
+        ("run", "run-cancel", "run-events", "run-pause", "run-resume"), StoredRunDocument
+    ),
     **dict.fromkeys(("pause", "resume", "cancel"), RequestedDocument),
     **dict.fromkeys(("history", "resolve"), HistoryDocument),
     **dict.fromkeys(("force-unlock", "lock-release"), ReleasedDocument),
+    **dict.fromkeys(("schema", "schema-diff"), SchemaDiffDocument),
 }
 """The schema of each document, by the command that prints it or the action that answers it, or by its own name."""

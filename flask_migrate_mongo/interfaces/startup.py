@@ -22,7 +22,9 @@ from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.model.errors import LockHeldError, MigrateError, RunStoppedError, capture
 from flask_migrate_mongo.model.reports import Outcome, RunReport
 from flask_migrate_mongo.model.values import Status, Step
-from flask_migrate_mongo.process import elapsed
+from flask_migrate_mongo.process import elapsed, started_by_run
+from flask_migrate_mongo.reports.console import printable
+from flask_migrate_mongo.reports.words import count, took
 from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.wiring.running import runner as make_runner
 
@@ -36,14 +38,13 @@ STOPPED_EXIT_CODE = 128 + signal.SIGTERM
 BUSY_SECONDS = 10
 """Seconds after which a refused client may try again."""
 
-_NO_SERVERS = frozenset(
+SERVERS = frozenset(
     {
-        *("", "flask", "unittest", "pytest", "py.test", "ipython", "bpython", "ptpython"),
-        *("ipykernel_launcher", "celery", "rq", "dramatiq", "huey_consumer"),
-        *("mypy", "sphinx-build"),
+        *("gunicorn", "uwsgi", "mod_wsgi", "waitress", "waitress-serve"),
+        *("uvicorn", "hypercorn", "granian"),
     }
 )
-"""Programs that load an application but do not serve it; "" is the interpreter's prompt."""
+"""Programs that serve the applications that they load, beside `flask run`. Their workers have the same name."""
 
 _ONLY_CHECKED = frozenset({"--check-config", "--print-config"})
 """Options with which gunicorn loads the application and ends."""
@@ -60,6 +61,7 @@ class Surroundings:
 
     `command` is the Flask command that runs: None outside of Flask's command line, "" while none is
     chosen yet. With `reloader`, this command serves in a child; `reloaded` means that this is the child.
+    `in_run` means that a migration has started this process.
     """
 
     program: str
@@ -68,6 +70,7 @@ class Surroundings:
     reloader: bool = False
     reloaded: bool = False
     testing: bool = False
+    in_run: bool = False
 
     @classmethod
     def current(cls, app: Flask) -> Surroundings:
@@ -79,30 +82,33 @@ class Surroundings:
             command=command,
             reloader=reloader,
             reloaded=os.environ.get("WERKZEUG_RUN_MAIN") == "true",
-            testing=app.testing or "pytest" in sys.modules,
+            testing=app.testing,
+            in_run=started_by_run(),
         )
 
 
 def wanted(on_start: bool | str, around: Surroundings) -> bool:  # noqa: FBT001  (a setting's value)
     """Whether this process applies migrations at its start."""
+    if around.in_run:
+        # It would wait for the run that waits for it.
+        return False
     if on_start == ALWAYS:
         return "db-migrate" not in around.arguments
     return bool(on_start) and serves(around)
 
 
 def serves(around: Surroundings) -> bool:
-    """Whether the process will serve; an unknown program does."""
+    """Whether the process will serve; only a known server does."""
     if around.testing:
         return False
     if around.command is not None:
         # The reloader's parent loads the application, too, but only its child serves.
         return around.command == "run" and (around.reloaded or not around.reloader)
-    return around.program not in _NO_SERVERS and _ONLY_CHECKED.isdisjoint(around.arguments)
+    return around.program in SERVERS and _ONLY_CHECKED.isdisjoint(around.arguments)
 
 
 def _program(path: str) -> str:
     """Find the name of a program: its package if it was started by `python -m`."""
-    path = path.rpartition(" -m ")[2]  # unittest shows itself as "python -m unittest"
     pure = PurePath(path)
     name = pure.parent.name if pure.name == "__main__.py" else pure.name
     return name.removesuffix(".exe").removesuffix(".py")
@@ -129,7 +135,11 @@ def begin(state: AppState) -> None:
 
     Raises SystemExit if that fails and the application may not serve then.
     """
-    if not wanted(state.settings.on_start, Surroundings.current(state.app)):
+    around = Surroundings.current(state.app)
+    if not wanted(state.settings.on_start, around):
+        is_meant = not (around.testing or around.in_run)
+        if is_meant and around.command is None and around.program not in SERVERS:
+            _log.info("Nothing is applied here: %r is not a known server.", around.program)
         return
     if state.settings.on_start_mode == "first-request":
         # First: the application's own hooks may need the migrated data.
@@ -149,8 +159,7 @@ def _migrate_now(state: AppState) -> None:
     if failure and failure.stopped:
         raise SystemExit(STOPPED_EXIT_CODE)
     if failure and state.settings.on_start_fail_hard:
-        reason = " ".join(failure.reason.split())
-        click.echo(f"The application does not start: {reason}", err=True)
+        click.echo(f"The application does not start: {_one_line(failure.reason)}", err=True)
         # Not another exception: the reloader's child would catch it, and serve it as a page.
         raise SystemExit(GUNICORN_BOOT_ERROR if _program(sys.argv[0]) == "gunicorn" else 1)
 
@@ -193,11 +202,15 @@ class _StepLogger(Observer):
     """Writes each step into the log."""
 
     def started(self, step: Step) -> None:
-        _log.info("%s (%s) ...", step.version, step.file.name)
+        _log.info("%s ...", _titled(step))
 
     def ended(self, outcome: Outcome) -> None:
-        file = outcome.step.file
-        _log.info("%s (%s): %s", file.version, file.name, outcome.state.value)
+        if outcome.succeeded:
+            # As a warning, which is logged by default, unlike an information: the database has changed.
+            time = "" if outcome.took_ms is None else f" in {took(outcome.took_ms)}"
+            _log.warning("%s: %s%s", _titled(outcome.step), outcome.state.value, time)
+        else:
+            _log.info("%s: %s", _titled(outcome.step), outcome.state.value)
 
 
 def _migrate(state: AppState) -> Failure | None:
@@ -205,19 +218,19 @@ def _migrate(state: AppState) -> Failure | None:
     failure: Failure | None
     try:
         runner = make_runner(state)
-        with runner.switch.installed():
+        with runner.switch.installed(redeliver=False):
             failure = _up(runner, wait=state.settings.on_start_wait)
             runner.switch.check()
     except RunStoppedError as exc:
         failure = Failure(str(exc), stopped=True)
     except Exception as exc:  # noqa: BLE001  (an application that may serve in spite of a failure does)
-        info = capture(exc)
+        info = capture(exc, state.settings.mask)
         prefix = "" if isinstance(exc, MigrateError) else f"{info.type}: "
         failure = Failure(prefix + info.message, info.traceback)
     state.startup_failure = failure.reason if failure else None
     if failure:
-        trace = f"\n{failure.trace.rstrip()}" if failure.trace else ""
-        _log.error("Not everything could be applied: %s%s", failure.reason, trace)
+        trace = "".join(f"\n{printable(line)}" for line in (failure.trace or "").splitlines())
+        _log.error("Not everything could be applied: %s%s", _one_line(failure.reason), trace)
     if failure and failure.stopped:
         # The server's own handlers are back, and have not received it yet.
         signal.raise_signal(signal.SIGTERM)
@@ -243,8 +256,9 @@ def _up(runner: Runner, *, wait: float) -> Failure | None:
 
 def _outlast(runner: Runner, run_id: str, deadline: float) -> Failure | None:
     """Wait until this run has released the lock, and find its failure, which is not retried here."""
-    _log.info("Waiting for the run of another process ...")
     lock = runner.lock()
+    if lock:
+        _log.info("Waiting for the run of %s ...", _one_line(lock.holder))
     while lock and lock.run_id == run_id and lock.is_live and (left := deadline - elapsed()) > 0:
         # Random, so that many processes do not ask at the same time.
         runner.switch.sleep(min(left, random.uniform(0.1, 0.5)))  # noqa: S311
@@ -259,7 +273,12 @@ def _outlast(runner: Runner, run_id: str, deadline: float) -> Failure | None:
 
 def _failure_in(report: RunReport) -> Failure | None:
     for warning in report.warnings:
-        _log.warning("%s", warning)
+        _log.warning("%s", _one_line(warning))
+    if applied := sum(outcome.succeeded for outcome in report.outcomes):
+        of = report.database.name if report.database else "the database"
+        _log.warning(
+            "Applied %s to %s at this start, in %s.", count(applied), of, took(report.took_ms)
+        )
     for outcome in report.failures:
         assert outcome.error is not None  # noqa: S101
         file, error = outcome.step.file, outcome.error
@@ -267,6 +286,15 @@ def _failure_in(report: RunReport) -> Failure | None:
     if report.error:
         raise report.error
     return None
+
+
+def _titled(step: Step) -> str:
+    return f"{step.version} ({_one_line(step.file.name)})"
+
+
+def _one_line(text: str) -> str:
+    """Put a text on one line that cannot control a terminal: a migration's name can hold any character."""
+    return printable(" ".join(text.split()))
 
 
 def _failed(version: int, name: str, cause: str, traceback: str | None = None) -> Failure:

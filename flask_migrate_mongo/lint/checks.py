@@ -120,15 +120,22 @@ def collection_name(collection: Value) -> str:
     return collection.label or "the collection"
 
 
-# --- rolling back
+# --- what is missing
+
+
+def unwritten_up(migration: ParsedMigration) -> Hits:
+    """Find an up() that begins with `raise NotImplementedError`."""
+    if not migration.file.written:
+        message = (
+            "up() begins with `raise NotImplementedError`, so `flask db-migrate up` refuses to run."
+        )
+        yield Hit(migration.definition("up"), message, "up")
 
 
 def missing_down(migration: ParsedMigration) -> Hits:
     """Find that there is no down()."""
-    if not migration.file.reversible:
-        message = (
-            "There is no down(), so `flask db-migrate down` refuses to roll back this migration."
-        )
+    if not (migration.file.reversible or migration.definition("down")):
+        message = "There is no down(), so `flask db-migrate down` refuses this migration."
         yield Hit(migration.definition("up"), message, "up")
 
 
@@ -142,7 +149,7 @@ def empty_down(migration: ParsedMigration) -> Hits:
         message = "down() does nothing, but then the migration is recorded as rolled back."
         yield Hit(node, message, "down")
     elif isinstance(last, ast.Raise) and all(map(_is_idle, start)):
-        message = "down() only raises an error, but `status` shows the migration as reversible."
+        message = "down() only raises an error, so this migration cannot be rolled back."
         yield Hit(node, message, "down")
 
 
@@ -226,8 +233,9 @@ def unfiltered(migration: ParsedMigration) -> Hits:
     for call in migration.calls:
         many = call.on(Kind.COLLECTION) and call.method in {"update_many", "delete_many"}
         is_model = call.last_name in {"UpdateMany", "DeleteMany"}
-        condition = call.argument(0, "filter")
-        if (many or is_model) and condition.is_empty and not call.place.backfill:
+        where = call.argument(0, "filter")
+        is_empty = where.kind is Kind.MAPPING and not where.parts
+        if (many or is_model) and is_empty and not call.place.backfill:
             name = call.shown if many else f"`{call.last_name}`"
             yield hit(call, f"{name} has no filter, so one statement changes every document.")
 
@@ -246,8 +254,8 @@ def _loaded_cursor(call: CodeCall) -> Value | None:
     first = call.argument(0, "iterable") if call.path in _COLLECTING else OTHER
     if call.method == "to_list" and not call.given.parts:
         first = call.receiver
-    cursor = None if first.kind is Kind.MADE else first.cursor
-    return cursor if cursor and not cursor.constant else None
+    cursor = None if first.kind is Kind.RESULT else first.cursor
+    return cursor if cursor and not cursor.limited else None
 
 
 def writes_in_loop(migration: ParsedMigration) -> Hits:
@@ -311,7 +319,7 @@ def ttl_index(migration: ParsedMigration) -> Hits:
 def own_client(migration: ParsedMigration) -> Hits:
     """Find clients that the migration creates."""
     for call in (*migration.facts.at_import, *migration.calls):
-        if call.callee.kind in {Kind.NAMED, Kind.OTHER} and call.last_name in _CLIENTS:
+        if call.callee.kind in {Kind.IMPORTED, Kind.OTHER} and call.last_name in _CLIENTS:
             message = f"`{call.last_name}()` opens a connection of its own: outside the transaction, and maybe to another server."
             yield hit(call, message)
 
@@ -320,8 +328,12 @@ def application_import(migration: ParsedMigration) -> Hits:
     """Find imports of the application's code: it changes later, and the migration must not."""
     for node, path in migration.facts.imports:
         top = path.partition(".")[0]
-        if not top:
-            yield Hit(node, "A relative import fails: migrations are not part of a package.")
+        if isinstance(node, ast.ImportFrom) and node.level > 0:
+            # One dot is the folder of the migrations, with their helpers.
+            if node.level > 1:
+                yield Hit(
+                    node, "This import fails: it is of a folder above that of the migrations."
+                )
         elif path == "flask.current_app":
             yield Hit(node, "`current_app` uses the application's code, which changes later.")
         elif top not in sys.stdlib_module_names and migration.is_own(top):
@@ -384,7 +396,8 @@ def invalid_change(migration: ParsedMigration) -> Hits:
     """Find updates without operators, and replacements with operators."""
     for call in migration.calls:
         change = OTHER if call.is_backfill else call.change
-        if change.is_empty or not all(_are_operators(change)):
+        are_operators = bool(change.parts) and all(_are_operators(change))
+        if change.kind is Kind.MAPPING and not are_operators:
             yield hit(call, "The driver rejects an update without operators such as `$set`.")
         replaces = call.on(Kind.COLLECTION) and call.method in _REPLACEMENTS
         new = call.argument(1, "replacement")

@@ -60,9 +60,9 @@ STRUCTURE_CHANGES = INDEX_BUILDS | words(
 Kind = Enum(
     "Kind",
     "OTHER DATABASE COLLECTION CLIENT SESSION CONTEXT CURSOR TRANSACTION BINDING CONSTANT MAPPING"
-    " SEQUENCE CHOICE FUNCTION METHOD NAMED MADE",
+    " SEQUENCE CHOICE FUNCTION METHOD IMPORTED RESULT",
 )
-"""What is known about a value."""
+"""What is known about a value. An IMPORTED one may also be built in; a RESULT is what a call of such a one returns."""
 
 _MOST_CHOICES = 1_000
 """How many possible values of one name are followed."""
@@ -70,23 +70,25 @@ _MOST_CHOICES = 1_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """The value of an expression.
-
-    `name`: the dotted import path of a NAMED or MADE value, the method of a METHOD, the
-    attribute of others. `parts`: elements, the values of a mapping, choices, the object and the
-    arguments of a call, the results of a function. `names`: possible names of a collection; without
-    `complete` there may be others. `call`: the call that made it. `function`: the definition of a
-    FUNCTION. The `constant` of a CURSOR is true if a limit is set.
-    """
+    """The value of an expression. A field that does not apply to its kind has the default."""
 
     kind: Kind
     name: str = ""
+    """What the code calls it: a dotted import path, or a method or another attribute."""
     constant: object = None
     parts: tuple[Value, ...] = ()
+    """What it contains, may be, or is made of."""
     keys: tuple[Value, ...] = ()
+    """The keys of a mapping, whose values are the parts."""
     names: frozenset[str] = frozenset()
+    """The possible names of a collection; without `complete` there may be others."""
     complete: bool = True
+    limited: bool = False
+    """Whether a cursor has a limit."""
+    owner: Value | None = None
+    """The object of a method."""
     call: CodeCall | None = None
+    """The call that made it."""
     function: Function | None = None
 
     def walk(self) -> Iterator[Value]:
@@ -115,11 +117,6 @@ class Value:
         return frozenset(v.constant for v in self.walk() if isinstance(v.constant, str))
 
     @property
-    def is_empty(self) -> bool:
-        """Whether this is a mapping without entries."""
-        return self.kind is Kind.MAPPING and not self.parts
-
-    @property
     def label(self) -> str:
         """The name of the collection, empty if it is not known."""
         return min(self.names) if len(self.names) == 1 else ""
@@ -127,7 +124,7 @@ class Value:
     @property
     def cursor(self) -> Value | None:
         """The cursor that a loop over this value reads."""
-        if self.kind is Kind.MADE:
+        if self.kind is Kind.RESULT:
             return next(filter(None, (part.cursor for part in self.parts)), None)
         options = self.parts if self.kind is Kind.OTHER else (self,)
         return next((value for value in options if value.kind is Kind.CURSOR), None)
@@ -137,8 +134,7 @@ class Value:
         """The variable of a loop over this value."""
         if self.kind is Kind.CHOICE:
             return choice([part.element for part in self.parts])
-        known = self.kind in {Kind.SEQUENCE, Kind.MAPPING}
-        return choice(self.keys or self.parts) if known else OTHER
+        return choice(self.keys or self.parts) if self.kind in _ITERABLE else OTHER
 
     def at(self, index: Value) -> Value:
         """Evaluate an index, a key or a slice of this value."""
@@ -149,7 +145,7 @@ class Value:
         if self.kind in {Kind.DATABASE, Kind.COLLECTION}:
             return self.collection(index)
         if self.kind is Kind.CURSOR:
-            return replace(self, constant=True)
+            return replace(self, limited=True)
         is_list = self.kind is Kind.SEQUENCE
         known: Iterable[tuple[object, Value]] = enumerate(self.parts) if is_list else self.items()
         return dict(known).get(index.constant) or Value(Kind.OTHER, parts=(self, index))
@@ -170,13 +166,13 @@ class Value:
             return known
         has_any_method = self.kind in {Kind.CONTEXT, Kind.SESSION, Kind.CURSOR}
         if has_any_method or name in _METHODS.get(self.kind, ()):
-            return Value(Kind.METHOD, name, parts=(self,))
+            return Value(Kind.METHOD, name, owner=self)
         if self.kind in _METHODS and name not in PROPERTIES:
             return replace(self.at(Value(Kind.CONSTANT, constant=name)), name=name)
         if name in WRITES:
-            return Value(Kind.METHOD, name, parts=(ANY_COLLECTION,))
-        if self.kind is Kind.NAMED:
-            return Value(Kind.NAMED, f"{self.name}.{name}")
+            return Value(Kind.METHOD, name, owner=ANY_COLLECTION)
+        if self.kind is Kind.IMPORTED:
+            return Value(Kind.IMPORTED, f"{self.name}.{name}")
         return Value(Kind.OTHER, name, parts=(self,))
 
 
@@ -197,6 +193,7 @@ OTHER = Value(Kind.OTHER)
 ANY_COLLECTION = Value(Kind.COLLECTION, complete=False)
 
 STORES = frozenset({Kind.DATABASE, Kind.COLLECTION, Kind.CLIENT})
+_ITERABLE = frozenset({Kind.SEQUENCE, Kind.MAPPING})
 
 _METHODS = {
     Kind.DATABASE: DATABASE_METHODS,
@@ -297,7 +294,7 @@ class CodeCall:
     @property
     def receiver(self) -> Value:
         """The object whose method is called."""
-        return self.callee.parts[0] if self.callee.kind is Kind.METHOD else OTHER
+        return self.callee.owner or OTHER
 
     @property
     def method(self) -> str:
@@ -307,7 +304,7 @@ class CodeCall:
     @property
     def path(self) -> str:
         """The dotted import path of the callee, empty for a method or a function of the file."""
-        return self.callee.name if self.callee.kind is Kind.NAMED else ""
+        return self.callee.name if self.callee.kind is Kind.IMPORTED else ""
 
     @property
     def last_name(self) -> str:
@@ -375,36 +372,36 @@ class CodeCall:
             return Value(Kind.CLIENT)
         parts = (*self.callee.parts, *self.given.parts)
         first = parts[0] if parts else OTHER
-        if self.path in _SAME_ELEMENTS and first.kind in {Kind.SEQUENCE, Kind.MAPPING}:
+        if self.path in _SAME_ELEMENTS and first.kind in _ITERABLE:
             return first
         if self.path == "enumerate" and first.kind is Kind.SEQUENCE:
             return _pairs((OTHER, each) for each in first.parts)
         if self.callee.name == "items" and first.kind is Kind.MAPPING:
             return _pairs(zip(first.keys, first.parts, strict=True))
-        kind = Kind.MADE if self.path else Kind.OTHER
+        kind = Kind.RESULT if self.path else Kind.OTHER
         return Value(kind, self.callee.name, parts=parts, call=self)
 
     def _method_result(self) -> Value:
         receiver, is_cursor = self.receiver, self.on(Kind.CURSOR)
         if is_cursor and self.method == "to_list":
-            return Value(Kind.MADE, "list", parts=(receiver,))
+            return Value(Kind.RESULT, "list", parts=(receiver,))
         if is_cursor and self.method == "limit":
-            return replace(receiver, constant=True)
+            return replace(receiver, limited=True)
         if self.method == "with_options" or (is_cursor and self.method not in _CURSOR_RESULTS):
             return receiver
         kind = _RESULTS.get((receiver.kind, self.method), Kind.OTHER)
         if kind is Kind.COLLECTION:
             return receiver.collection(self.argument(0, "name"))
         if kind is Kind.CURSOR:
-            bounded = "limit" in self.keywords and self.keywords["limit"].constant != 0
-            return Value(kind, constant=bounded, parts=(receiver,))
+            limited = "limit" in self.keywords and self.keywords["limit"].constant != 0
+            return Value(kind, parts=(receiver,), limited=limited)
         # Without parts: a document from a collection does not contain the filter that selected it.
         return Value(kind, self.method)
 
     def collections(self) -> Iterator[Value]:
         """Yield the collections that the call uses."""
         given = self.given.parts
-        used = (v.parts[0] if v.kind is Kind.METHOD else v for v in (self.callee, *given))
+        used = (value.owner or value for value in (self.callee, *given))
         yield from (value for value in used if value.kind is Kind.COLLECTION)
         for name in self._names():
             if name.kind is not Kind.COLLECTION:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flask_migrate_mongo.files.parsing import describe, parse, read_content, suppressions_in
-from flask_migrate_mongo.model.errors import DuplicateVersionError, SourceError
+from flask_migrate_mongo.model.documents import Report
+from flask_migrate_mongo.model.errors import (
+    CheckFailedError,
+    DuplicateVersionError,
+    MigrateError,
+    SourceError,
+)
 from flask_migrate_mongo.model.values import Direction, MigrationFile, Suppression
 
 from .checks import Hit, ParsedMigration
@@ -50,12 +56,22 @@ _WEIGHTS = {"info": 1, "warning": 2, "error": 3, "never": 4}
 
 
 @dataclass(frozen=True, slots=True)
-class LintReport:
+class LintReport(Report):
     """The findings in a number of files, and those that comments suppress."""
+
+    _document = "lint"
 
     files: int
     findings: tuple[Finding, ...]
     suppressed: tuple[Finding, ...] = ()
+
+    @property
+    def failure(self) -> MigrateError | None:
+        """The error that names all findings; None if none is an error or a warning."""
+        if not self.fails("warning"):
+            return None
+        lines = [f"{f.shown_path}:{f.line}: {f.rule.code} {f.message}" for f in self.findings]
+        return CheckFailedError("Lint found problems:", lines)
 
     def count(self, severity: str) -> int:
         """Count the findings of severity "error", "warning" or "info"."""

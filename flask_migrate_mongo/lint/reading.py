@@ -64,10 +64,11 @@ class _Reader(ast.NodeVisitor):
         self._returned: list[Value] = []
         self._opened = False
         self._budget = _BUDGET
+        self._known: dict[tuple[ast.arguments, tuple[object, ...]], tuple[Value, bool]] = {}
 
     def enter(self, name: str) -> tuple[CodeCall, ...]:
         """Follow up() or down(). Returns its calls."""
-        self.calls = []
+        self.calls, self._known = [], {}
         function = self._scope.get(name, OTHER).function
         if function is not None:
             self._opened, self._budget = False, _BUDGET
@@ -136,7 +137,7 @@ class _Reader(ast.NodeVisitor):
         for alias in node.names:
             path, bound = module + alias.name, alias.asname or alias.name.partition(".")[0]
             self.imports.append((node, path))
-            self._scope[bound] = Value(Kind.NAMED, path if module or alias.asname else bound)
+            self._scope[bound] = Value(Kind.IMPORTED, path if module or alias.asname else bound)
 
     visit_ImportFrom = visit_Import
 
@@ -190,7 +191,7 @@ class _Reader(ast.NodeVisitor):
                 self._opened = opened
             elif value.kind is Kind.BINDING:
                 place = replace(place, bound=True)
-            elif value.kind is Kind.MADE and value.name == "contextlib.suppress":
+            elif value.kind is Kind.RESULT and value.name == "contextlib.suppress":
                 handler = _handler(item.context_expr, value.parts)
                 place = replace(place, handlers=(*place.handlers, handler))
         with self._inside(place):
@@ -227,7 +228,7 @@ class _Reader(ast.NodeVisitor):
         """Note that a variable now also contains these values."""
         if isinstance(target, ast.Name):
             held = self._eval(target)
-            if held.kind in {Kind.SEQUENCE, Kind.MAPPING, Kind.OTHER, Kind.MADE}:
+            if held.kind in {Kind.SEQUENCE, Kind.MAPPING, Kind.OTHER, Kind.RESULT}:
                 # Which element is where is not known any more.
                 filled = Value(Kind.SEQUENCE, parts=added)
                 self._scope[target.id] = Value(Kind.OTHER, parts=(held, filled))
@@ -238,7 +239,7 @@ class _Reader(ast.NodeVisitor):
         return Value(Kind.CONSTANT, constant=node.value)
 
     def visit_Name(self, node: ast.Name) -> Value:
-        unknown = Value(Kind.NAMED if node.id in BUILT_IN else Kind.OTHER, node.id)
+        unknown = Value(Kind.IMPORTED if node.id in BUILT_IN else Kind.OTHER, node.id)
         return self._scope.get(node.id, unknown)
 
     def visit_Dict(self, node: ast.Dict) -> Value:
@@ -277,9 +278,9 @@ class _Reader(ast.NodeVisitor):
             return Value(Kind.SEQUENCE, parts=parts)
         if isinstance(node, ast.GeneratorExp):
             return Value(Kind.OTHER, parts=(cursor, *parts))
-        callee = Value(Kind.NAMED, "list")
+        callee = Value(Kind.IMPORTED, "list")
         self.calls.append(CodeCall(node, callee, self._place, (cursor,)))
-        return Value(Kind.MADE, "list", parts=(cursor, *parts))
+        return Value(Kind.RESULT, "list", parts=(cursor, *parts))
 
     visit_SetComp = visit_GeneratorExp = visit_DictComp = visit_ListComp
 
@@ -308,8 +309,8 @@ class _Reader(ast.NodeVisitor):
             self._extend(node.func.value, *call.args)
         if call.path == "getattr" and len(args) > 1:
             base, name = args[:2]
-            is_known = isinstance(name.constant, str)
-            return base.attribute(str(name.constant)) if is_known else base.at(name)
+            known = name.constant
+            return base.attribute(known) if isinstance(known, str) else base.at(name)
         return call.result()
 
     def _follow_callbacks(self, call: CodeCall) -> CodeCall:
@@ -336,12 +337,18 @@ class _Reader(ast.NodeVisitor):
         """Visit the body of a function of this file. Returns what it returns."""
         if function.arguments in self._followed:
             return OTHER
+        place = replace(self._place, function=function.name or self._place.function)
+        # All that the body depends on. What it does then is noted already, before this place.
+        around = (*function.scope.values(), *args, *keywords.items(), place, self._opened)
+        if known := self._known.get((function.arguments, around)):
+            value, self._opened = known
+            return value
         scope = function.scope.new_child(_parameters(function.arguments, args, keywords))
-        name = function.name or self._place.function
-        with self._inside(replace(self._place, function=name), scope):
+        with self._inside(place, scope):
             self._followed = (*self._followed, function.arguments)
             self._returned = returned = list[Value]()
             self.run(function.body)
+        self._known[function.arguments, around] = choice(returned), self._opened
         return choice(returned)
 
 

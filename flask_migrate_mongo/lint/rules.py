@@ -37,6 +37,11 @@ class Rule:
         """Fill the name of a collection into the example."""
         return self.example.replace("{collection}", collection or "users")
 
+    @property
+    def page(self) -> str:
+        """Its page in the documentation."""
+        return f"docs/rules/{self.code}.md"
+
     def help(self, collection: str = "") -> str:
         """Combine the advice with the example for a collection."""
         return f"{self.advice}\n\n{self.example_for(collection)}"
@@ -143,6 +148,9 @@ RULES: tuple[Rule, ...] = (
          "Count the expired documents first. Give those that must stay a new date.",
          'old = db.{collection}.count_documents({"created": {"$lt": LIMIT}})\n'
          'ctx.log.info("The TTL index will delete %d documents", old)'),
+    Rule("MM030", "up() is not written", checks.unwritten_up,
+         "Write it, or move the file out of the folder.",
+         'idempotent = True\n\n\ndef up(db):\n    db.{collection}.create_index("email")', _ERROR),
     Rule(UNEXPLAINED, "A suppression without a rule or a reason", None,
          "Name the rule, and say why it does not apply here.",
          _SUPPRESSION),

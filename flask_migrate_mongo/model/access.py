@@ -24,6 +24,7 @@ class Scope(str, Enum):
     """What a caller may do; each includes those before it."""
 
     READ = "read"
+    UP = "up"
     RUN = "run"
     ADMIN = "admin"
 
@@ -44,7 +45,7 @@ class Token:
 def tokens(value: object) -> tuple[Token, ...]:
     """Read tokens from a text or a mapping of tokens to scopes.
 
-    A text is one token, with every right, or `read:TOKEN,run:TOKEN,admin:TOKEN`. Raises ValueError
+    A text is one token, with every right, or `read:TOKEN,up:TOKEN,run:TOKEN,admin:TOKEN`. Raises ValueError
     or TypeError; no message shows a token.
     """
     pairs = value.items() if isinstance(value, Mapping) else _pairs(value)

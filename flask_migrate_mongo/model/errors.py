@@ -6,12 +6,17 @@ A class has a `code`, an `exit_code` and an `http_status`, which its class state
 
 from __future__ import annotations
 
+import contextlib
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from .access import SHORTEST
+from .documents import Report
+from .masking import DEFAULT_MASK, Mask
 from .values import ErrorInfo, LockState, MigrationFile, Record, Survey, Tool
 from .wording import Wording, cli, render
 
@@ -20,6 +25,7 @@ TRACEBACK_LIMIT = 16_000
 
 _VALUE_LIMIT = 200
 _MOST_LISTED = 10
+_DUPLICATE = " dup key:"
 _CUT = b"\n ... cut ...\n"
 _SCHEME = r"mongodb(?:\+srv)?://"
 # Up to the last @: a password that should have been percent-encoded may hold any character.
@@ -40,6 +46,8 @@ class MigrateError(Exception):
     http_status = 500
     message = ""
     remedy = ""
+    report: Report | None = None
+    """The report that raised it, for a command that has one."""
 
     def __init__(self, message: str = "", remedy: str = "") -> None:
         # Without super().__init__() `args` stay those of the constructor, so that every error can be pickled.
@@ -93,12 +101,33 @@ class ConfigurationError(MigrateError, code="configuration", exit_code=6):
     title = "A setting, or an object from the application, cannot be used."
 
 
+class NoContextError(ConfigurationError, code="no-context"):
+    title = "A method was called without an application, outside of its context."
+    message = "No application is active here."
+    remedy = (
+        "Pass it, for example `migrate.up(app)`, or call this inside `with app.app_context():`."
+    )
+
+
 class SettingError(ConfigurationError, code="bad-setting"):
     title = "A setting has a value that is not accepted."
     remedy = "Change it in app.config or in the environment."
 
     def __init__(self, name: str, value: object, accepts: str) -> None:
         self.message = f"{name} is {_shown(value)}, but it accepts {accepts}."
+
+
+class NoSchemaError(ConfigurationError, code="no-schema", http_status=404):
+    title = "There is no schema to compare."
+    remedy = 'Set MIGRATE_SCHEMA = "shop.schema:collections" to a list of Collection, or to a function that returns it. To begin with the live database: [schema dump].'
+
+
+class BadSchemaError(ConfigurationError, code="bad-schema"):
+    title = "The declared schema cannot be imported or used."
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.message = f"MIGRATE_SCHEMA is {path}: {problem.rstrip('.')}. Nothing was compared."
+        self.remedy = "It has to be a list of Collection, or a function without parameters that returns it: docs/schema.md."
 
 
 class NoDatabaseError(ConfigurationError, code="no-database"):
@@ -111,6 +140,11 @@ class NoFolderError(ConfigurationError, code="no-folder"):
 
     def __init__(self, folder: Path) -> None:
         self.message = f"The migrations folder {folder} does not exist."
+        parts = folder.parent.parts
+        roots = [n for n, part in enumerate(parts) if part in {"site-packages", "dist-packages"}]
+        if roots and (package := ".".join(parts[roots[-1] + 1 :])):
+            self.message += f" The installed package {package} was built without it."
+            self.remedy = f'Add it to the build, then build and install the package again. With setuptools, in the section `tool.setuptools.package-data` of pyproject.toml: `"{package}" = ["{folder.name}/*.py"]`. Or set MIGRATE_DIRECTORY to the folder of your migrations.'
 
 
 class ForeignFolderError(ConfigurationError, code="foreign-folder"):
@@ -136,6 +170,30 @@ class AccessDeniedError(DatabaseError, code="access-denied"):
     remedy = "Check user, password and authSource in MONGO_URI (or MIGRATE_MONGO_URI, if it is set), and that the user may read and write this database."
 
 
+class OutputError(MigrateError, code="no-output", exit_code=6):
+    title = "The result of a command could not be written."
+    remedy = "Write it to another file or device. See what is applied: [status]."
+
+    def __init__(self, cause: OSError) -> None:
+        self.message = (
+            f"The result could not be written: {cause.strerror}. What the command did is kept."
+        )
+
+
+class SchemaAccessError(AccessDeniedError, code="schema-access"):
+    title = "The user lacks the right to read collections and indexes."
+    remedy = "Grant it the role `read` on this database, or `readWrite`."
+
+    def __init__(self, command: str, namespace: str) -> None:
+        self.message = f"The server refused {command} of {namespace}, so it is not known which collections and indexes exist."
+
+
+class ShardKeyAccessError(AccessDeniedError, code="shard-key-access"):
+    title = "The user lacks the right to read shard keys."
+    message = "The server refused find of config.collections, so it is not known which indexes support a shard key. Nothing was written."
+    remedy = "Grant the user the role `clusterMonitor`, or `find` on config.collections."
+
+
 class UnsupportedDriverError(MigrateError, code="unsupported-driver", exit_code=6):
     title = "The installed pymongo lacks a function that confines transactional steps."
     remedy = "Install a version of pymongo that docs/compatibility.md lists."
@@ -152,7 +210,9 @@ class SourceError(MigrateError, code="bad-file", exit_code=5, http_status=409):
     ) -> None:
         self.path, self.problem, self.line = path, problem, line
         self.file_name = path.name
-        where = f"{path}:{line}" if line else str(path)
+        # A line break in it would begin a line of the output, which GitHub can take for a command.
+        shown = str(path).replace("\n", "\\n").replace("\r", "\\r")
+        where = f"{shown}:{line}" if line else shown
         self.message, self.remedy = f"{where}: {problem}", remedy
 
 
@@ -275,12 +335,28 @@ class PartlySquashedError(RefusedError, code="partly-squashed"):
         self.remedy = f"Move {file.file_name} out of the folder, restore the files that it replaces, and apply them: [up]. Then put it back. If the record of one has only an earlier name: [resolve VERSION accept_file=True reason=TEXT]."
 
 
+class UnwrittenError(RefusedError, code="unwritten"):
+    title = "A migration is not written yet: its up() begins with `raise NotImplementedError`."
+    remedy = "Write its up(), or apply only what comes before it: [up to=VERSION]."
+
+    def __init__(self, versions: Sequence[int]) -> None:
+        self.message = f"Not written yet, since up() begins with `raise NotImplementedError`: {_listed(versions)}. Nothing was run."
+
+
+class OutputExistsError(RefusedError, code="output-exists"):
+    title = "The file to write exists already."
+    remedy = "Choose another name, or delete the file."
+
+    def __init__(self, path: Path) -> None:
+        self.message = f"{path} exists already. It was not changed."
+
+
 class NotReversibleError(RefusedError, code="not-reversible"):
     title = "A migration has no down()."
     remedy = "Write a down() in that file, or write a new migration that reverses this one."
 
     def __init__(self, version: int, name: str, path: Path) -> None:
-        self.message = f"{version} ({name}) cannot be rolled back: {path.name} has no down(). Nothing was rolled back."
+        self.message = f"{version} ({name}) cannot be rolled back: {path.name} has no down(), or one that only raises NotImplementedError. Nothing was rolled back."
 
 
 class MissingFileError(RefusedError, code="missing-file"):
@@ -431,9 +507,19 @@ class LockHeldError(MigrateError, code="lock-held", exit_code=3, http_status=409
     title = "Another process holds the lock."
     remedy = "Wait for it: [wait=SECONDS]. If that process is dead: [force-unlock confirm=True]."
 
-    def __init__(self, lock: LockState) -> None:
-        self.lock = lock
-        self.message = f"{lock.holder} ({lock.reason}) holds the lock since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}. The lock expires at {_clock(lock.expires_at)} unless it is renewed."
+    def __init__(self, lock: LockState, *, waited: float = 0) -> None:
+        self.lock, self.waited = lock, waited
+        holds = f"{lock.holder} ({lock.reason}) holds the lock since {_clock(lock.locked_at)}, last heartbeat {_clock(lock.heartbeat_at)}. The lock expires at {_clock(lock.expires_at)} unless it is renewed."
+        self.message = f"Waited {waited:g} s for the lock. {holds}" if waited > 0 else holds
+
+
+class TooManyRunsError(MigrateError, code="too-many-runs", exit_code=3, http_status=429):
+    title = "Other asynchronous runs of these migrations have not ended."
+    remedy = "Wait until they end, or cancel one: `POST runs/ID/cancel`. To let one more run wait for the lock: [wait=SECONDS]."
+
+    def __init__(self, run_ids: Sequence[str]) -> None:
+        names = ", ".join(run_ids)
+        self.message = f"Asynchronous runs that have not ended: {names}. At most one works and one waits, beside two dry runs. Nothing was run."
 
 
 class LeaseLostError(MigrateError, code="lease-lost", exit_code=3, http_status=409):
@@ -451,6 +537,7 @@ class NotConfirmedError(InvalidRequestError, code="not-confirmed", http_status=4
     remedy = "If you know that it is dead: [force-unlock confirm=True]."
 
     def __init__(self, lock: LockState) -> None:
+        self.lock = lock
         age = int((lock.seen_at - lock.locked_at).total_seconds())
         self.message = f"{lock.holder} (host {lock.host}, pid {lock.pid}) holds the lock for {age} s: {lock.reason}, last heartbeat {_clock(lock.heartbeat_at)}. If that process still runs, two runs could change the data at once. Nothing was released."
 
@@ -485,6 +572,16 @@ class EscapesRehearsalError(StepError, code="escapes-rehearsal"):
         self.message = f"The migration tried to {what}, but a rehearsal writes to {home} alone. The command was not sent."
 
 
+class EscapesTestError(StepError, code="escapes-test"):
+    title = "A migration that a test runs used another database than that of the test."
+    remedy = "Use the `db` that up() and down() receive. docs/testing.md says which handles of the application lead to the database of the test."
+
+    def __init__(self, what: str) -> None:
+        self.message = (
+            f"A test tried to {what}, which is not its database. The command was not sent."
+        )
+
+
 class TransactionAbortedError(StepError, code="transaction-aborted"):
     title = "A migration caught an error inside its transaction."
 
@@ -505,6 +602,10 @@ class BackfillError(StepError, code="bad-backfill"):
 
 class RejectedError(StepError, code="document-rejected"):
     title = "A backfill reached a document that could not be changed."
+
+
+class DefinitionError(StepError, code="bad-definition"):
+    title = "An index or a validator cannot be defined as the migration says."
 
 
 class WorkerLostError(StepError, code="worker-lost"):
@@ -536,6 +637,26 @@ class MigrationFailedError(MigrateError, code="migration-failed"):
         self.remedy = f"Fix the cause, then run [{direction}] again."
 
 
+class RehearsalFailedError(MigrateError, code="rehearsal-failed"):
+    title = "A rehearsal found a problem. The report says which one."
+    remedy = "Fix it, then rehearse again: [rehearse]."
+
+    def __init__(self, versions: Sequence[int]) -> None:
+        self.versions = tuple(versions)
+        self.message = (
+            f"Not fit to run: {_listed(versions)}. Only the scratch database was changed."
+        )
+
+
+class CheckFailedError(MigrateError, code="check-failed", exit_code=4, http_status=409):
+    title = "A check, lint or a dry run found a problem. The report says which one."
+
+    def __init__(self, what: str, problems: Sequence[str] = ()) -> None:
+        self.message = "\n  ".join((what, *problems[:_MOST_LISTED]))
+        if len(problems) > _MOST_LISTED:
+            self.message += f"\n  and {len(problems) - _MOST_LISTED} more"
+
+
 class NotReadyError(MigrateError, code="not-ready", http_status=503):
     title = (
         "Migrations are pending, running or failed, so the database is not what the code expects."
@@ -559,7 +680,7 @@ class NotReadyError(MigrateError, code="not-ready", http_status=503):
 class ApiClosedError(MigrateError, code="api-closed", exit_code=2, http_status=403):
     title = "No API access rules are configured."
     message = "The API is closed: no access rules are configured."
-    remedy = "Set MIGRATE_API_TOKEN, or pass a callable: MongoMigrate(app, authorize=...). MIGRATE_API = False removes the API."
+    remedy = f"Set MIGRATE_API_TOKEN to a token of at least {SHORTEST} characters, and send it in the header `Authorization: Bearer TOKEN`. Or pass a callable: MongoMigrate(app, authorize=...). MIGRATE_API = False removes the API."
 
 
 class UnauthenticatedError(MigrateError, code="unauthenticated", exit_code=2, http_status=401):
@@ -592,7 +713,16 @@ class UnknownRunError(InvalidRequestError, code="unknown-run", http_status=404):
     remedy = "The history of the migrations keeps what a run did: [history]."
 
     def __init__(self, run_id: str) -> None:
-        self.message = f"There is no run {run_id}, or its document has expired."
+        self.message = f"There is no run {run_id[:_VALUE_LIMIT]!r}, or its document has expired."
+
+
+class TooManyStreamsError(InvalidRequestError, code="too-many-streams", http_status=429):
+    title = "This process of the web server has as many streams of events as it may have."
+    remedy = "Ask for the run itself instead, or try again when a stream has ended."
+
+    def __init__(self, most: int, seconds: int) -> None:
+        self.seconds = seconds
+        self.message = f"{most} streams are open, each for at most {seconds} seconds."
 
 
 class UnknownVersionError(InvalidRequestError, code="unknown-version", http_status=404):
@@ -649,21 +779,56 @@ def redact(text: str) -> str:
     return re.sub(_URI_SECRETS, r"\1***", re.sub(_URI_CREDENTIALS, r"\1***@", text))
 
 
-def message_of(exc: BaseException) -> str:
-    """Read the text of an exception, with secrets masked; its own __str__() may fail."""
+def message_of(exc: BaseException, mask: Mask = DEFAULT_MASK) -> str:
+    """Read the text of an exception, with secrets masked; its own __str__() may fail.
+
+    Of an error of the driver it is what the server replied, without the documents that the driver adds.
+    """
     try:
-        return redact(str(exc))
+        details = getattr(exc, "details", None)
+        text = _reply_text(details, mask) if isinstance(details, Mapping) else ""
+        return redact(mask.text(text or str(exc)))
     except Exception as failure:  # noqa: BLE001  (the exception matters, not its text)
         return f"<no message: its __str__() raised {type(failure).__name__}>"
 
 
-def capture(exc: BaseException) -> ErrorInfo:
+def capture(exc: BaseException, mask: Mask = DEFAULT_MASK) -> ErrorInfo:
     """Convert an exception and its causes to what is recorded: texts of at most TRACEBACK_LIMIT bytes."""
     return ErrorInfo(
         type=type(exc).__qualname__,
-        message=_bounded(message_of(exc)),
-        traceback=_bounded(redact(_trace(exc))),
+        message=_bounded(message_of(exc, mask)),
+        traceback=_bounded(_trace(exc, mask)),
     )
+
+
+def server_text(failure: Mapping[str, object], mask: Mask) -> str:
+    """Read the server's text for one refused command or write, with the duplicate key of an index masked."""
+    text, key = str(failure.get("errmsg") or ""), failure.get("keyValue")
+    if isinstance(key, Mapping) and (shown := mask.document(key)) != key:
+        # By its parts, since the server does not escape quotes in its text.
+        text = f"{text.partition(_DUPLICATE)[0]}{_DUPLICATE} {shown}"
+    return redact(mask.text(text))
+
+
+def _reply_text(reply: Mapping[str, Any], mask: Mask) -> str:
+    failed = (*(reply.get("writeErrors") or ()), *(reply.get("writeConcernErrors") or ()))
+    if not failed:
+        return server_text(reply, mask)
+    shown = "; ".join(map(_write_text, failed[:_MOST_LISTED]))
+    left = len(failed) - _MOST_LISTED
+    more = f"; and {left} more" if left > 0 else ""
+    return f"{len(failed)} of the writes failed: {shown}{more}"
+
+
+def _write_text(failure: Mapping[str, object]) -> str:
+    """Describe one failed write of several by its index, its code, and the server's text without values."""
+    text = str(failure.get("errmsg")).partition(_DUPLICATE)[0]
+    text = re.sub(r'(?s)\{.*\}|"[^"]*"', "...", text)
+    facts = [f"code {failure.get('code')}"]
+    if isinstance(pattern := failure.get("keyPattern"), Mapping):
+        facts.append(f"key {', '.join(pattern)}")
+    index = failure.get("index", failure.get("idx"))
+    return f"{'' if index is None else f'index {index}: '}{text} ({', '.join(facts)})"
 
 
 def _shown(value: object) -> str:
@@ -677,19 +842,44 @@ def _listed(versions: Sequence[int]) -> str:
 
 def _shortened(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_MOST_LISTED])
-    return f"{shown}, ..." if len(names) > _MOST_LISTED else shown
+    left = len(names) - _MOST_LISTED
+    return f"{shown} and {left} more" if left > 0 else shown
 
 
 def _clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _trace(exc: BaseException) -> str:
+def _trace(exc: BaseException, mask: Mask) -> str:
     try:
-        return "".join(traceback.format_exception(exc))
+        text = "".join(traceback.format_exception(exc))
     except Exception:  # noqa: BLE001  (a SyntaxError of odd parts, say, cannot be formatted)
         frames = "".join(traceback.format_tb(exc.__traceback__))
-        return f"{frames}{type(exc).__qualname__}: {message_of(exc)}\n"
+        text = f"{frames}{type(exc).__qualname__}: {message_of(exc, mask)}\n"
+    for each in _chain(exc):
+        with contextlib.suppress(Exception):  # Its __str__() may fail.
+            if own := str(each):
+                text = text.replace(own, message_of(each, mask))
+    return redact(mask.text(text))
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, and all that led to it or are grouped in it."""
+    waiting: list[object] = [exc]
+    seen = set[int]()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            grouped = getattr(
+                each, "exceptions", ()
+            )  # Of an ExceptionGroup, which Python 3.10 lacks.
+            waiting += (
+                each.__cause__,
+                each.__context__,
+                *(grouped if type(grouped) is tuple else ()),
+            )
+            yield each
 
 
 def _bounded(text: str) -> str:

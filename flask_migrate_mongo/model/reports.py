@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from enum import Enum
 
-from .errors import MigrateError, MigrationFailedError, as_migrate_error
-from .values import Direction, ErrorInfo, Step
+from .documents import Report
+from .errors import CheckFailedError, MigrateError, MigrationFailedError, as_migrate_error
+from .values import Direction, ErrorInfo, Event, LockState, Progress, Record, Step
 
 DRY_RUN_SECONDS = 20.0
 """Default limit of a dry run: a server allows a transaction 60 s by default, and Cosmos DB for MongoDB vCore 30 s."""
@@ -131,13 +132,25 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of one step; `took_ms` is None if it did not start, `trial` if it was no dry run."""
+    """The outcome of one step; `took_ms` is None if it did not start, `trial` if it was no dry run.
+
+    `cause` is the exception that `error` describes, for Python in this process. `in_transaction` says that a failure
+    was rolled back. `backfill` is how far the backfill of a step was that ended without success.
+    """
 
     step: Step
     state: StepState = StepState.NOT_RUN
     took_ms: int | None = None
     error: ErrorInfo | None = None
     trial: Trial | None = None
+    cause: BaseException | None = field(default=None, repr=False, compare=False)
+    in_transaction: bool = False
+    backfill: Progress | None = None
+
+    def __reduce__(self) -> tuple[type[Outcome], tuple[object, ...]]:
+        # Without the cause, which may be an exception that cannot be pickled.
+        before = (self.step, self.state, self.took_ms, self.error, self.trial)
+        return Outcome, (*before, None, self.in_transaction, self.backfill)
 
     @property
     def succeeded(self) -> bool:
@@ -152,13 +165,34 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
+class RunProgress:
+    """How far a run is: so many of its steps have ended, and what happened last.
+
+    The `step` has started, has committed a batch of its `backfill`, or has ended with an `outcome`.
+    """
+
+    step: Step
+    done: int
+    total: int
+    backfill: Progress | None = None
+    outcome: Outcome | None = None
+
+    def __str__(self) -> str:
+        state = f": {self.outcome.state.value}" if self.outcome else " ..."
+        state = f", {self.backfill}" if self.backfill else state
+        return f"{self.done} of {self.total}, {self.step.version} {self.step.file.name}{state}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport(Report):
     """What a run did, whether it succeeded, failed or was stopped half-way.
 
     A dry run that was `executed` called the migrations and rolled back what they did; one that was not is
     a plan alone. `error` is what ended the run other than a migration's own failure: a lost lease, a signal, a
-    server that went away.
+    server that went away. `took_ms` is the time of all steps and their records, None if nothing ran.
     """
+
+    _document = "up"
 
     direction: Direction
     outcomes: tuple[Outcome, ...]
@@ -168,6 +202,7 @@ class RunReport:
     warnings: tuple[str, ...] = ()
     error: Exception | None = None
     dry_run: bool = False
+    took_ms: int | None = None
 
     @property
     def failures(self) -> tuple[Outcome, ...]:
@@ -182,7 +217,15 @@ class RunReport:
             directions = {outcome.step.direction for outcome in self.outcomes}
             command = "redo" if len(directions) > 1 else self.direction.value
             return MigrationFailedError(versions, command, dry_run=self.dry_run)
+        if self.executed_nothing:
+            reasons = [f"{o.step.version}: {o.trial.reason}" for o in self.outcomes if o.trial]
+            return CheckFailedError("The dry run could execute nothing.", reasons)
         return as_migrate_error(self.error) if self.error else None
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What the first migration that failed raised."""
+        return self.failures[0].cause if self.failures else None
 
     @property
     def executed_nothing(self) -> bool:
@@ -195,3 +238,56 @@ class RunReport:
     def is_noop(self) -> bool:
         """Whether there was nothing to do."""
         return not self.outcomes and self.error is None
+
+
+# --- reports of what is recorded
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReport(Report):
+    """A page of the history, the last change first."""
+
+    _document = "history"
+
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventsReport(Report):
+    """An event log, the oldest first."""
+
+    _document = "events"
+
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LockReport(Report):
+    """The lock as it is recorded; None if it is free. One that has expired excludes nobody."""
+
+    _document = "lock-status"
+
+    lock: LockState | None
+
+    @property
+    def locked(self) -> bool:
+        """Whether the lock excludes other runs."""
+        return self.lock is not None and self.lock.is_live
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseReport(Report):
+    """The lock that was released by force; None if it was free."""
+
+    _document = "force-unlock"
+
+    released: LockState | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReport(Report):
+    """The migration whose backfill received a request."""
+
+    _document = "pause"
+
+    record: Record

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
+from .documents import Report
 from .wording import camel_case
 
 
@@ -28,6 +29,19 @@ class Status(str, Enum):
     FAILED = "failed"
     ROLLED_BACK = "rolled-back"
 
+    @classmethod
+    def named(cls, word: str) -> Status:
+        """Find a state by the word that people read, or by the stored one. Raises ValueError."""
+        return cls.COMPLETED if word == APPLIED else cls(word)
+
+    @property
+    def word(self) -> str:
+        """The word that people read: applied for a stored `completed`."""
+        return APPLIED if self is Status.COMPLETED else self.value
+
+
+APPLIED = "applied"
+"""The word for a migration that is stored as completed."""
 
 _NOTHING_LEFT = frozenset({Status.PENDING, Status.ROLLED_BACK})
 
@@ -86,7 +100,8 @@ class MigrationFile:
     """A migration as its file describes it, read from the syntax tree alone.
 
     `checksum` is of the content, `digest` of what the code does; that is None for an applied file that was not parsed.
-    `verifiable` says that there is a verify(). `replaces` are the versions of those that a squashed migration consists of,
+    `verifiable` says that there is a verify(). Without `written`, up() begins with `raise NotImplementedError`.
+    A down() that only raises it counts as none. `replaces` are the versions of those that a squashed migration consists of,
     and `part_slugs` their slugs, in the same order, as far as the file says them.
     """
 
@@ -105,6 +120,7 @@ class MigrationFile:
     verifiable: bool = False
     replaces: tuple[int, ...] = ()
     part_slugs: tuple[str, ...] = ()
+    written: bool = True
 
     @property
     def parts(self) -> Mapping[int, str]:
@@ -147,25 +163,58 @@ class ErrorInfo:
         return cls(kind, message, stored.get("traceback"))
 
 
+class RangeState(str, Enum):
+    """How far one range of a backfill with workers is; the values are those stored."""
+
+    WAITING = "waiting"
+    WORKING = "working"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class RangeProgress:
+    """How many documents of one range are done. Each range is the work of one worker."""
+
+    done: int
+    state: RangeState
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> RangeProgress:
+        """Read the progress of a range as a record keeps it."""
+        return cls(stored["done"], RangeState(stored["state"]))
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a backfill is; `total` is an estimate, and None when there is none."""
+    """How far a backfill is; `total` is an estimate, and None when there is none.
+
+    `rates` are the documents a second of the last minute, the oldest first. At the slower and the faster ones of them, what
+    is left takes up to `most_seconds_left`, and at least `least_seconds_left`.
+    """
 
     collection: str
     done: int
     total: int | None = None
     per_second: float | None = None
     seconds_left: float | None = None
+    least_seconds_left: float | None = None
+    most_seconds_left: float | None = None
+    paused: bool = False
+    rates: tuple[float, ...] = ()
+    ranges: tuple[RangeProgress, ...] = ()
 
     def __str__(self) -> str:
         total = "" if self.total is None else f" of about {self.total:,}"
         rate = "" if self.per_second is None else f", {self.per_second:,.0f} a second"
         left = "" if self.seconds_left is None else f", {_clock(self.seconds_left)} left"
-        return f"{self.collection}: {self.done:,}{total}{rate}{left}"
+        paused = ", paused" if self.paused else ""
+        return f"{self.collection}: {self.done:,}{total}{rate}{left}{paused}"
 
     def document(self) -> dict[str, object]:
         """Build the stored document."""
-        return {camel_case(name): value for name, value in asdict(self).items()}
+        stored = {camel_case(name): value for name, value in asdict(self).items()}
+        ranges = [{"done": each.done, "state": each.state.value} for each in self.ranges]
+        return {**stored, "rates": list(self.rates), "ranges": ranges}
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> Progress | None:
@@ -173,7 +222,9 @@ class Progress:
         if not stored:
             return None
         known: dict[str, Any] = {f.name: stored.get(camel_case(f.name)) for f in fields(cls)}
-        return cls(**known)
+        ranges = tuple(map(RangeProgress.read, known["ranges"] or ()))
+        rates = tuple(known["rates"] or ())
+        return cls(**{**known, "paused": bool(known["paused"]), "rates": rates, "ranges": ranges})
 
 
 def _clock(seconds: float) -> str:
@@ -299,7 +350,7 @@ class Record:
     @property
     def state(self) -> str:
         """The state in the words of `status`: what is stored as completed is applied."""
-        return "applied" if self.is_applied else self.status.value
+        return APPLIED if self.is_applied else self.status.value
 
     @property
     def is_open(self) -> bool:
@@ -564,8 +615,10 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class StatusReport:
+class StatusReport(Report):
     """What `status` found: the survey, the lock as it was, the files that it ignored, and those with problems."""
+
+    _document = "status"
 
     survey: Survey
     lock: LockState | None
@@ -576,6 +629,16 @@ class StatusReport:
     def locked(self) -> LockState | None:
         """The lock, if it has not expired."""
         return self.lock if self.lock and self.lock.is_live else None
+
+    @property
+    def crashed(self) -> tuple[Entry, ...]:
+        """The migrations that are recorded as running by a run that does not hold the lock."""
+        holder = self.locked.run_id if self.locked else None
+        return tuple(
+            each
+            for each in self.survey.running
+            if holder is None or each.record is None or each.record.run_id != holder
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -606,10 +669,11 @@ class Actor:
 def _user() -> str:
     import getpass  # noqa: PLC0415  (2 ms of import that only a run needs)
 
-    # A container's uid may have no name: OSError since Python 3.13, KeyError before.
+    # A container's uid may have no name: OSError since Python 3.13, KeyError before. A service on Windows has no
+    # variable that names the user, and Windows has no `pwd`.
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):
         return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
@@ -637,6 +701,19 @@ class LockState:
     def expired(self) -> bool:
         """Whether another run can take it over."""
         return not self.is_live
+
+
+INDEX_CREATED, INDEX_DROPPED = "index-created", "index-dropped"
+"""The events of `ctx.create_index()` and `ctx.drop_index()`, with the names of collection and index."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedDocument:
+    """A document that a backfill skipped, because the migration's function or the server refused it."""
+
+    collection: str
+    document_id: object
+    error: ErrorInfo
 
 
 @dataclass(frozen=True, slots=True)

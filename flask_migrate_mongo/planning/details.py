@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.files.parsing import describe, read_content, slug_of, version_of
 from flask_migrate_mongo.lint.linter import Linter, LintReport
+from flask_migrate_mongo.model.documents import MigratedDatabase
 from flask_migrate_mongo.model.errors import (
     DuplicateVersionError,
     MigrateError,
     NoFolderError,
     SourceError,
 )
-from flask_migrate_mongo.model.values import Event, MigrationFile, Record, Status
+from flask_migrate_mongo.model.values import (
+    Event,
+    MigrationFile,
+    Record,
+    RejectedDocument,
+    Status,
+)
 
 from .identity import find_version, known_names, mistaken
 from .plans import Inspector
@@ -35,7 +44,8 @@ class FileDetails:
 class VersionDetails:
     """The files and the record of a version, and what is wrong with them. Usually there is one file.
 
-    `replaced` is whether a squashed migration counts instead of it.
+    `replaced` is whether a squashed migration counts instead of it. `rejected` is what its backfills skipped. `rehearsal`
+    is its entry in the report that is kept: a document of `rehearse`, with its time.
     """
 
     version: int
@@ -45,6 +55,9 @@ class VersionDetails:
     lint: LintReport
     events: tuple[Event, ...]
     replaced: bool = False
+    rejected: tuple[RejectedDocument, ...] = ()
+    database: MigratedDatabase | None = None
+    rehearsal: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +82,12 @@ class VersionDetails:
         """Whether a file is not as it was when the migration started."""
         record, declared = self.record, (each.file for each in self.files if each.file)
         return record is not None and record.is_open and not all(map(record.is_unchanged, declared))
+
+    @property
+    def is_rehearsed_otherwise(self) -> bool:
+        """Whether no file is as it was when it was rehearsed."""
+        digests = {each.file.digest for each in self.files if each.file}
+        return self.rehearsal is not None and self.rehearsal.get("digest") not in digests
 
 
 def details(
@@ -97,6 +116,8 @@ def details(
         linter.lint(file.path for file in declared),
         inspector.history.events(version),
         replaced=version in replaced_by(inspector.folder.discover().files, history),
+        rejected=inspector.history.rejected(version),
+        database=inspector.server.location,
     )
 
 

@@ -12,6 +12,7 @@ from enum import Enum
 
 from flask_migrate_mongo.driver.server import Document, DocumentView
 from flask_migrate_mongo.files.folder import Discovery
+from flask_migrate_mongo.model.documents import MigratedDatabase
 from flask_migrate_mongo.model.errors import MigrateError
 from flask_migrate_mongo.model.values import LockState
 from flask_migrate_mongo.model.wording import Advised
@@ -67,6 +68,7 @@ class DoctorReport:
 
     checks: Mapping[str, Diagnosis]
     settings: tuple[SettingValue, ...]
+    database: MigratedDatabase | None = None
 
     @property
     def problems(self) -> int:
@@ -192,7 +194,8 @@ def history(
         message = f"{name} has several records of a version: {_some(doubled)}."
         remedy = "Look at the data, then delete the records that are wrong."
         return Diagnosis(PROBLEM, message, remedy)
-    if documents and not any(map(_is_on_version, indexes.values())):
+    unique = [list(found["key"]) for found in indexes.values() if found.get("unique")]
+    if documents and [("version", 1)] not in unique:
         message = f"{name} has no unique index on `version`."
         return Diagnosis(WARNING, message, "The next run creates it: [up].")
     return Diagnosis(OK, f"{name} has {len(documents)} records, and all are valid.")
@@ -208,10 +211,6 @@ def _version_of(document: Document) -> int | None:
     """Read the version of a record; None if the document is not a valid record."""
     is_valid = isinstance(document.get("version"), str) and is_record(document)
     return int(document["version"]) if is_valid else None
-
-
-def _is_on_version(index: DocumentView) -> bool:
-    return bool(index.get("unique")) and list(index["key"]) == [("version", 1)]
 
 
 def lock(name: str, documents: Sequence[DocumentView], state: LockState | None) -> Diagnosis:
@@ -273,7 +272,7 @@ def folder(path: str, found: Discovery) -> Diagnosis:
         message = " ".join(each.message for each in found.problems)
         return Diagnosis(PROBLEM, message, found.problems[0].remedy)
     if found.ignored:
-        remedy = "Only files in the folder itself that end in .py are migrations."
+        remedy = "Only files in the folder itself that end in .py are migrations: move them into it, or delete them."
         return Diagnosis(WARNING, f"Files in {path} are ignored: {_some(found.ignored)}.", remedy)
     return Diagnosis(OK, f"{path} has {len(found.files)} migrations.")
 

@@ -8,16 +8,18 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.files.folder import stale
-from flask_migrate_mongo.model.errors import MigrateError, NoFolderError
+from flask_migrate_mongo.model.documents import Report
+from flask_migrate_mongo.model.errors import CheckFailedError, MigrateError, NoFolderError
 from flask_migrate_mongo.model.values import Entry, Status, Survey
 from flask_migrate_mongo.model.wording import Advised
 
 from .identity import mistaken
-from .plans import Inspector, pending, survey
+from .plans import Inspector, ProjectState, pending, survey
 from .squashing import partly_squashed
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.lint.linter import Linter, LintReport
+    from flask_migrate_mongo.schema.report import SchemaReport
 
 
 class Kind(str, Enum):
@@ -35,6 +37,7 @@ class Kind(str, Enum):
     STALE = "stale"
     LINT = "lint"
     PARTLY_SQUASHED = "partly-squashed"
+    SCHEMA = "schema"
 
 
 _FIX = "Fix it, then check again: [check]."
@@ -50,12 +53,20 @@ class Problem(Advised):
 
 
 @dataclass(frozen=True, slots=True)
-class CheckReport:
-    """The problems that count, and those of kinds that were allowed."""
+class CheckReport(Report):
+    """The problems that count, and those of kinds that were allowed, or known before."""
+
+    _document = "check"
 
     problems: tuple[Problem, ...]
     allowed: tuple[Problem, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    @property
+    def failure(self) -> MigrateError | None:
+        """The error that names all problems; None if there is none."""
+        lines = [f"{each.message} {each.advice}" for each in self.problems]
+        return CheckFailedError("The check found problems:", lines) if lines else None
 
 
 def check(
@@ -64,12 +75,15 @@ def check(
     linear: bool,
     allowed: Collection[Kind] = (),
     linter: Linter | None = None,
+    schema: SchemaReport | None = None,
+    seen: ProjectState | None = None,
 ) -> CheckReport:
     """Compare the files with the history, without the lock, writes or a migration's code.
 
-    With `linear`, `.latest` has to name the newest file. With a linter, its errors are problems.
+    `seen` is the state if it was read already. With `linear`, `.latest` has to name the newest file. With a linter, its errors are problems. What counts
+    of the schema is a problem each.
     """
-    state = inspector.look()
+    state = inspector.look() if seen is None else seen
     files, paths = state.found.files, [file.path for file in state.found.files]
     in_doubt = tuple(mistaken(files, state.history, state.found.broken))
     partly = tuple(partly_squashed(pending(files, state.history), state.history))
@@ -85,11 +99,14 @@ def check(
         *_of_survey(survey(files, state.history, state.found.broken), refused),
         *_of_errors(Kind.STALE, [late] if late else []),
         *(_of_lint(linter.lint(paths)) if linter else ()),
+        *(_of_schema(schema.messages) if schema else ()),
     ]
+    known = _of_schema(schema.known_messages) if schema else ()
     return CheckReport(
         tuple(each for each in found if each.kind not in allowed),
-        tuple(each for each in found if each.kind in allowed),
+        (*(each for each in found if each.kind in allowed), *known),
         state.found.ignored,
+        database=inspector.server.location,
     )
 
 
@@ -103,6 +120,11 @@ def _of_lint(report: LintReport) -> Iterator[Problem]:
             where = f"{finding.shown_path}:{finding.line}"
             message = f"{where}: {finding.rule.code} {finding.message}"
             yield Problem(Kind.LINT, message, "See how to do it better: [lint].")
+
+
+def _of_schema(messages: Iterable[str]) -> Iterator[Problem]:
+    remedy = "Make the change in a migration, or in the declaration. Compare again: [schema diff]."
+    return (Problem(Kind.SCHEMA, message, remedy) for message in messages)
 
 
 def _of_survey(found: Survey, in_doubt: Container[int]) -> Iterator[Problem]:
@@ -121,6 +143,8 @@ def _of_others(entry: Entry) -> Iterator[tuple[Kind, str, str]]:
     elif entry.status is Status.PENDING and entry.out_of_order:
         what = "is pending, and a migration with a higher number is applied"
         yield Kind.OUT_OF_ORDER, what, "Apply it: [up]."
+    elif entry.status is Status.PENDING and entry.file is not None and not entry.file.written:
+        yield Kind.PENDING, "is not written yet", "Write its up(), or move it out of the folder."
     elif entry.status is Status.PENDING:
         yield Kind.PENDING, "is pending", "Apply it: [up]."
     elif entry.missing:

@@ -11,6 +11,7 @@ from math import inf
 
 from flask_migrate_mongo.files.parsing import slug_of, version_of
 from flask_migrate_mongo.model import errors
+from flask_migrate_mongo.model.documents import MigratedDatabase
 from flask_migrate_mongo.model.values import History, MigrationFile, Tool, name_key
 from flask_migrate_mongo.store.foreign import ForeignEntry, ForeignState
 
@@ -57,6 +58,7 @@ class ImportReport:
     collection: str
     entries: tuple[MappedEntry, ...]
     unused: tuple[str, ...] = ()
+    database: MigratedDatabase | None = None
 
     def those(self, state: ImportState) -> tuple[MappedEntry, ...]:
         """Select the entries in a state."""

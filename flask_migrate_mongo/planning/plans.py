@@ -87,7 +87,7 @@ def plan_up(
 ) -> Plan:
     """Plan `up`: what is pending, in ascending order, up to the target.
 
-    Raises what `check_identity` does, OutOfOrderError or InterruptedRefusedError where the policy refuses,
+    Raises what `check_identity` does, UnwrittenError, OutOfOrderError or InterruptedRefusedError where the policy refuses,
     HalfBackfilledError where a backfill would continue with a changed file, and PartlySquashedError.
     """
     check_identity(files, history)
@@ -107,6 +107,7 @@ def _up_steps(
     if not target.allow_drift:
         _check_backfills(waiting, history, Direction.UP)
     steps = tuple(_up_step(file, history) for file in waiting)
+    check_written(step.file for step in steps if not step.adopts)
     late = [step.version for step in steps if step.out_of_order]
     halfway = [s.version for s in steps if s.interrupted and not s.file.safe_to_repeat]
     if late and policy.refuse_out_of_order:
@@ -114,6 +115,12 @@ def _up_steps(
     if halfway and policy.stop_on_interrupted:
         raise errors.InterruptedRefusedError(halfway)
     return steps
+
+
+def check_written(files: Iterable[MigrationFile]) -> None:
+    """Raise UnwrittenError if one of these files is as `create` made it."""
+    if unwritten := [file.version for file in files if not file.written]:
+        raise errors.UnwrittenError(unwritten)
 
 
 def plan_down(
@@ -330,9 +337,9 @@ class Inspector:
     lease: Lease
     policy: Policy
 
-    def status(self) -> StatusReport:
-        """Report what is applied, pending, failed and running, and who holds the lock."""
-        return self._report(self.look())
+    def status(self, state: ProjectState | None = None) -> StatusReport:
+        """Report what is applied, pending, failed and running, and who holds the lock. Without a state, read it first."""
+        return self._report(self.look() if state is None else state)
 
     def plan(self, target: Target = EVERYTHING_PENDING) -> tuple[Plan, StatusReport]:
         """Plan a target, and report the status. Raises what would refuse the plan."""
@@ -366,7 +373,7 @@ class Inspector:
         else:
             plan = plan_down(files, history, target)
         if not state.found.has_folder:
-            note = f"The migrations folder {self.folder.path} does not exist."
+            note = errors.NoFolderError(self.folder.path).message
             plan = replace(plan, warnings=(*plan.warnings, note))
         return check_transactions(plan, self.policy, lambda: self.server.transactions_lacking)
 
@@ -377,7 +384,7 @@ class Inspector:
         kept = (record for record in self.history.load().records if not record.forgotten)
         return page(kept, limit=limit, skip=skip, status=status)
 
-    def events(self, name: str | None = None) -> tuple[Event, ...]:
+    def events(self, name: str | int | None = None) -> tuple[Event, ...]:
         """Read the event log of a recorded version, or of everything and the lock, the oldest first.
 
         Raises UnknownVersionError or AmbiguousVersionError.
@@ -397,5 +404,9 @@ class Inspector:
         missing = () if found.has_folder else (errors.NoFolderError(self.folder.path),)
         problems = (*missing, *found.problems)
         return StatusReport(
-            survey(files, history, found.broken), self.lease.inspect(), found.ignored, problems
+            survey(files, history, found.broken),
+            self.lease.inspect(),
+            found.ignored,
+            problems,
+            database=self.server.location,
         )

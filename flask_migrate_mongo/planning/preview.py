@@ -1,4 +1,4 @@
-"""A preview of `up` that runs nothing."""
+"""A preview of `up` or `down` that runs nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.files.parsing import read_content
 from flask_migrate_mongo.lint.linter import Finding, Linter, named_collections
-from flask_migrate_mongo.model.values import Direction, Plan, StatusReport, Step
+from flask_migrate_mongo.model.documents import Report
+from flask_migrate_mongo.model.values import Plan, StatusReport, Step
 
-from .plans import Inspector
+from .plans import EVERYTHING_PENDING, Inspector, Target
 
 MANY = 100_000
 """From how many documents of a collection on a transaction that changes it may be too large or too long."""
@@ -22,7 +23,7 @@ MANY = 100_000
 class PlannedStep:
     """What is known of a step without running it.
 
-    `collections` are those that up() names, with how many documents are in each: None for one that does not exist
+    `collections` are those that its function names, with how many documents are in each: None for one that does not exist
     yet. Without `complete` there may be others, whose names are worked out while it runs.
     """
 
@@ -33,21 +34,28 @@ class PlannedStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
-    """What would run, and what there is besides: drift, missing files, the lock."""
+class Preview(Report):
+    """What would run on which database, and what there is besides: drift, missing files, the lock."""
+
+    _document = "plan"
 
     plan: Plan
     planned: tuple[PlannedStep, ...]
     status: StatusReport
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps that would run, in this order."""
+        return self.plan.steps
 
-def preview(inspector: Inspector, linter: Linter) -> Preview:
-    """Preview `up` without the lock, writes or a migration's code. Raises what refuses the plan."""
-    plan, status = inspector.plan()
+
+def preview(inspector: Inspector, linter: Linter, target: Target = EVERYTHING_PENDING) -> Preview:
+    """Preview a run without the lock, writes or a migration's code. Raises what refuses the plan."""
+    plan, status = inspector.plan(target)
     findings: dict[Path, list[Finding]] = defaultdict(list)
     for finding in linter.lint(step.file.path for step in plan.steps).findings:
         findings[finding.path].append(finding)
-    named = [named_collections(read_content(s.file.path), Direction.UP) for s in plan.steps]
+    named = [named_collections(read_content(s.file.path), s.direction) for s in plan.steps]
     names = {name for found in named for name in found.names}
     server = inspector.server
     with translated():
@@ -63,7 +71,8 @@ def preview(inspector: Inspector, linter: Linter) -> Preview:
         for step, found in zip(plan.steps, named, strict=True)
     )
     large = tuple(filter(None, map(_too_large, planned)))
-    return Preview(replace(plan, warnings=(*plan.warnings, *large)), planned, status)
+    warned = replace(plan, warnings=(*plan.warnings, *large))
+    return Preview(warned, planned, status, database=status.database)
 
 
 def _too_large(planned: PlannedStep) -> str | None:

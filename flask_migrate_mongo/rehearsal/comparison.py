@@ -22,11 +22,14 @@ from pymongo.read_concern import ReadConcern
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 
-RAW = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
-"""Documents as the server sends them, with nothing converted."""
+EXACT = CodecOptions[Document](
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    unicode_decode_error_handler="backslashreplace",
+)
+"""Every document: also with dates before the year 1 and after 9999, and with texts that are not UTF-8."""
 
-EXACT = CodecOptions[Document](datetime_conversion=DatetimeConversion.DATETIME_MS)
-"""Documents without loss: also with dates before the year 1 and after 9999."""
+RAW: CodecOptions[RawBSONDocument] = EXACT.with_options(document_class=RawBSONDocument)
+"""Documents as the server sends them. Only their `_id` is decoded."""
 
 KEPT_BYTES = 64 * 1024 * 1024
 """How many bytes of documents a snapshot keeps; of the documents beyond, it keeps digests."""
@@ -218,11 +221,15 @@ def _changed(
 def different(
     before: object, after: object, path: str = ""
 ) -> Iterator[tuple[str, object, object]]:
-    """Yield the dotted paths at which two values differ, with both values there, or MISSING."""
+    """Yield the dotted paths at which two values differ, with both values there, or MISSING.
+
+    A name that itself holds a dot is quoted in the path.
+    """
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
             pair = before.get(key, MISSING), after.get(key, MISSING)
-            yield from different(*pair, f"{path}.{key}" if path else key)
+            name = f'"{key}"' if "." in key else key
+            yield from different(*pair, f"{path}.{name}" if path else name)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for position, pair in enumerate(zip(before, after, strict=True)):
             yield from different(*pair, f"{path}.{position}")

@@ -29,7 +29,8 @@ EVERYTHING = "*"
 
 _ENDING = frozenset({"commitTransaction", "abortTransaction"})
 _QUERIES = frozenset({"aggregate", "count", "distinct", "find", "getMore"})
-_READS = _QUERIES | {"collStats", "dataSize", "dbStats", "listCollections", "listIndexes"}
+READS = _QUERIES | {"collStats", "dataSize", "dbStats", "listCollections", "listIndexes"}
+"""Commands that only read a database, but for an aggregation that writes its result."""
 # These take longer with more documents; the others, for example drop and collMod, do not.
 _GROWING = _QUERIES.union(
     ("bulkWrite", "createIndexes", "delete", "findAndModify", "insert", "mapReduce", "update")
@@ -50,7 +51,8 @@ _ACCOUNTS = (
     *("createRole", "createUser", "dropAll", "dropRole", "dropUser"),
     *("grant", "revoke", "updateRole", "updateUser"),
 )
-_SYSTEM = frozenset({"admin", "config", "local"})
+SYSTEM = frozenset({"admin", "config", "local"})
+"""Databases of the server's own."""
 _WRITE_CONFLICT = 112
 
 
@@ -80,7 +82,7 @@ class SandboxGuard:
             raise error
         if self._is_home(command):
             self._copy_named(command)
-        elif command.name in _READS and command.database not in _SYSTEM:
+        elif command.name in READS and command.database not in SYSTEM:
             self.activity.elsewhere.add(_target(command))
         self._sent[threading.get_ident()] = time.monotonic()
 
@@ -183,5 +185,5 @@ def _written_databases(command: Command) -> Iterable[str]:
         return [out.get("db", command.database) if isinstance(out, Mapping) else command.database]
     if command.name == "aggregate":
         return [n.partition(".")[0] for n in written_by(command.pipeline, command.database)]
-    harmless = command.name in _READS or command.name in _HARMLESS
+    harmless = command.name in READS or command.name in _HARMLESS
     return [] if harmless else [command.database]

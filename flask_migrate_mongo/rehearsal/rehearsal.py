@@ -21,10 +21,9 @@ from flask_migrate_mongo.model.errors import (
     RunStoppedError,
     capture,
 )
-from flask_migrate_mongo.model.masking import NOTHING_MASKED, Mask
 from flask_migrate_mongo.model.values import Actor, Direction, History, MigrationFile, Record
 from flask_migrate_mongo.planning.identity import find_version, known_names
-from flask_migrate_mongo.planning.plans import Target, pending
+from flask_migrate_mongo.planning.plans import Target, check_written, pending
 from flask_migrate_mongo.planning.squashing import adopted
 
 from .comparison import Snapshot
@@ -73,7 +72,7 @@ def choose(
 ) -> tuple[MigrationFile, ...]:
     """Choose the pending migrations of these versions, or all, in ascending order.
 
-    Raises InvalidRequestError, UnknownVersionError, AmbiguousVersionError and PartlySquashedError.
+    Raises InvalidRequestError, UnknownVersionError, AmbiguousVersionError, PartlySquashedError and UnwrittenError.
     """
     known = known_names(files, ())
     versions = {find_version(name, known) for name in names}
@@ -84,7 +83,9 @@ def choose(
             raise InvalidRequestError(msg, remedy)
     waiting = (f for f in pending(files, history) if not versions or f.version in versions)
     # A squashed migration whose parts are applied does not run, and the samples have its changes already.
-    return tuple(file for file in waiting if not adopted(file, history))
+    chosen = tuple(file for file in waiting if not adopted(file, history))
+    check_written(chosen)
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,6 @@ class Rehearsal:
     make_runner: MakeRunner
     ours: frozenset[str]
     name: str | None = None
-    mask: Mask = NOTHING_MASKED
 
     @translated()
     def run(self, options: RehearsalOptions) -> RehearsalReport:
@@ -115,13 +115,21 @@ class Rehearsal:
         files = choose(seen.found.usable(), seen.history, options.versions)
         removed, warnings = remove_leftovers(runner.server, self.name)
         if not files:
-            return RehearsalReport(removed=removed, warnings=warnings)
+            location = runner.server.location
+            return RehearsalReport(removed=removed, warnings=warnings, database=location)
         with runner.switch.installed(), runner.server.spare() as real:
             report = self._run_in_scratch(real, files, options)
             lock = runner.lease.inspect()
         warnings += report.warnings
         lock = lock if lock and lock.is_live else None
-        return replace(report, lock=lock, removed=removed, warnings=warnings)
+        return replace(
+            report,
+            lock=lock,
+            removed=removed,
+            warnings=warnings,
+            database=runner.server.location,
+            at=runner.server.now(),
+        )
 
     def _run_in_scratch(
         self, real: Server, files: tuple[MigrationFile, ...], options: RehearsalOptions
@@ -136,6 +144,7 @@ class Rehearsal:
                     "Without [collections=NAMES], the collections that the migrations touch are copied.",
                 )
         scratch.create()
+        options.on_phase(f"Running in the scratch database {name}, which is dropped at the end")
         sandbox = Sandbox(self, scratch, options)
         # Until the database is dropped: a migration may leave a thread that still writes.
         with listening_everywhere(sandbox.guard):
@@ -153,8 +162,9 @@ class Rehearsal:
                     "Rehearse again: [rehearse].",
                 ) from exc
             finally:
-                sandbox.end_transactions(sandbox.guard.activity)
-                not_dropped = scratch.drop()
+                with self.runner.switch.deferred():
+                    sandbox.end_transactions(sandbox.guard.activity)
+                    not_dropped = scratch.drop()
         migrations = tuple(
             replace(each, estimate=estimate(trial.timed, each.timed))
             for each, trial in zip(done, trials, strict=True)
@@ -257,7 +267,7 @@ class Sandbox:
         if done.raised:
             return done
         with without_listeners():
-            differences = before.compare(self._rehearsal.mask)
+            differences = before.compare(self._rehearsal.runner.mask)
         again = self._attempt(Target(Direction.UP), files)
         return replace(done, differences=differences, again=again)
 
@@ -279,7 +289,7 @@ class Sandbox:
         error = outcome.error
         # A refused write counts even if the migration caught the error, or a thread of its own ran into it.
         if error is None and activity.escapes:
-            error = capture(activity.escapes[0])
+            error = capture(activity.escapes[0], real.mask)
         took_ms = max(0, (outcome.took_ms or 0) - round(activity.excluded * 1000))
         return Attempt(took_ms, error, activity, self.copied)
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from statistics import geometric_mean
 
-from flask_migrate_mongo.model.errors import EscapesRehearsalError
+from flask_migrate_mongo.model.documents import Report
+from flask_migrate_mongo.model.errors import (
+    EscapesRehearsalError,
+    MigrateError,
+    RehearsalFailedError,
+)
 from flask_migrate_mongo.model.values import ErrorInfo, LockState, MigrationFile
 
 from .comparison import Differences
@@ -211,24 +217,33 @@ def warnings_of(
 
 
 @dataclass(frozen=True, slots=True)
-class RehearsalReport:
+class RehearsalReport(Report):
     """The result of a rehearsal.
 
     `lock` is the lock of the real database, if a run held it meanwhile; `removed` names the databases that crashed
-    rehearsals had left.
+    rehearsals had left. `at` is the server's time at the end.
     """
 
-    database: str | None = None
+    _document = "rehearse"
+
+    scratch_database: str | None = None
     migrations: tuple[MigrationRehearsal, ...] = ()
     copied: tuple[CopiedCollection, ...] = ()
     lock: LockState | None = None
     removed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    at: datetime | None = None
 
     @property
     def failures(self) -> tuple[MigrationRehearsal, ...]:
         """The migrations with a problem."""
         return tuple(each for each in self.migrations if each.failed)
+
+    @property
+    def failure(self) -> MigrateError | None:
+        """The error that names the migrations with a problem; None if there are none."""
+        versions = [each.file.version for each in self.failures]
+        return RehearsalFailedError(versions) if versions else None
 
     @property
     def irreversible(self) -> tuple[MigrationRehearsal, ...]:

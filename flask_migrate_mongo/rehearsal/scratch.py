@@ -16,7 +16,7 @@ from pymongo.write_concern import WriteConcern
 
 from flask_migrate_mongo.driver.commands import read_by, without_listeners
 from flask_migrate_mongo.driver.server import Document, Server, is_access_refused
-from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, redact
+from flask_migrate_mongo.model.errors import ScratchTakenError, SettingError, message_of
 from flask_migrate_mongo.model.values import Actor
 
 from .comparison import RAW, identity, indexes, listed
@@ -134,7 +134,7 @@ class ScratchDatabase:
             _drop(self.database)
         except PyMongoError as exc:
             warning = (
-                f"The scratch database {self.database.name} could not be dropped: {redact(str(exc))} "
+                f"The scratch database {self.database.name} could not be dropped: {message_of(exc)} "
                 "The next rehearsal removes it when it is an hour old."
             )
             _log.warning("%s", warning)
@@ -224,14 +224,24 @@ def remove_leftovers(real: Server, also: str | None) -> tuple[tuple[str, ...], t
     """
     alive = real.now() - LEFTOVER_AFTER
     removed, warnings = list[str](), list[str]()
-    for name in real.database.client.list_database_names():
+    try:
+        names = real.database.client.list_database_names()
+    except OperationFailure as exc:
+        if not is_access_refused(exc):
+            raise
+        names = [also] if also else []
+        warnings.append(
+            "This user may not list databases, so those of crashed rehearsals were not looked for. "
+            f"Drop what is named {prefix_for(real.database.name)}... as a user who may do that."
+        )
+    for name in names:
         try:
             if _is_leftover(real, name, also, alive):
                 _drop(real.database.client[name])
                 removed.append(name)
         except PyMongoError as exc:
             warnings.append(
-                f"The database {name} of a crashed rehearsal could not be dropped: {redact(str(exc))} "
+                f"The database {name} of a crashed rehearsal could not be dropped: {message_of(exc)} "
                 "Drop it as a user who may do that."
             )
     return tuple(removed), tuple(warnings)

@@ -76,7 +76,7 @@ def _rule(rule: Rule) -> Json:
             "markdown": f"{rule.advice}\n\n```python\n{rule.example_for()}\n```",
         },
         # A URI must be absolute. This one names the page in the documentation.
-        "helpUri": f"urn:flask-migrate-mongo:docs/rules/{rule.code}.md",
+        "helpUri": f"urn:flask-migrate-mongo:{rule.page}",
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
     }
 

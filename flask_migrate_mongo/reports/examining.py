@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from flask_migrate_mongo.model.values import Record
 from flask_migrate_mongo.planning.details import FileDetails, VersionDetails
@@ -19,9 +20,9 @@ def doctor(report: DoctorReport) -> None:
     console = out()
     for name, found in report.checks.items():
         grade = Text(f"{found.grade.value:<9}", _GRADES[found.grade])
-        console.say(grade, f"{name:<14}{found.message} {found.advice}".rstrip())
-    rows = ((each.name, each.value, each.source) for each in report.settings)
-    console.table(("Setting", "Value", "From"), rows)
+        console.say(grade, f"{name:<14}{found.message} {found.advice}".rstrip(), hang=23)
+    rows = ((each.name, each.source, each.value) for each in report.settings)
+    console.table(("Setting", "From", "Value"), rows)
     console.say(words.problems(report.problems))
 
 
@@ -44,6 +45,8 @@ def details(found: VersionDetails) -> None:
         console.say("It has no record.")
     else:
         _facts(_of_record(record))
+    if found.rehearsal is not None:
+        _facts(_of_rehearsal(found, found.rehearsal))
     _long_parts(found)
 
 
@@ -54,11 +57,13 @@ def _long_parts(found: VersionDetails) -> None:
     if record is not None and record.error is not None:
         console.failure("Error", record.error)
     if found.events:
-        states.events(found.events)
+        states.event_log(found.events)
     for each in found.files:
         if each.source is not None:
             console.say(Text(f"Text of {each.path}:", "bold"))
-            console.say_lines(each.source.replace("\r\n", "\n").expandtabs(4).rstrip("\n"))
+            console.say_lines(
+                each.source.replace("\r\n", "\n").expandtabs(4).rstrip("\n"), wraps=False
+            )
 
 
 def _facts(facts: Iterable[tuple[str, object]]) -> None:
@@ -84,8 +89,25 @@ def _of_file(found: FileDetails) -> Iterator[tuple[str, object]]:
     yield "Digest", file.digest
 
 
+def _of_rehearsal(found: VersionDetails, kept: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    yield "Rehearsed at", f"{kept['rehearsedAt'][:19].replace('T', ' ')} UTC"
+    yield "Result", ("no problem", "a problem")[kept["failed"]]
+    if kept["undoes"] is not None:
+        left = kept["differencesTotal"]
+        yield (
+            "down()",
+            f"leaves {left:,} {'difference' if left == 1 else 'differences'}"
+            if left
+            else "undoes up()",
+        )
+    if estimate := kept["estimate"]:
+        yield "On all documents", f"about {words.took(estimate['executionTime'])}"
+    if found.is_rehearsed_otherwise:
+        yield "Notes", "the file has changed since the rehearsal"
+
+
 def _of_record(record: Record) -> Iterator[tuple[str, object]]:
-    yield "Recorded as", f"{record.status.value}, {record.slug or record.name}"
+    yield "Recorded as", f"{record.status.word}, {record.slug or record.name}"
     yield "Recorded digest", record.digest or record.checksum
     for label, at in (("Applied at", record.applied_at), ("Rolled back at", record.rolled_back_at)):
         yield label, at and f"{states.when(at)} UTC"

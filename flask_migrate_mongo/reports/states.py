@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from itertools import groupby
 from textwrap import indent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from flask_migrate_mongo.files.parsing import version_of
 from flask_migrate_mongo.model.values import (
+    APPLIED,
     COLUMNS,
     Direction,
     Entry,
@@ -19,6 +21,7 @@ from flask_migrate_mongo.model.values import (
     Record,
     Status,
     StatusReport,
+    Survey,
 )
 
 from . import words
@@ -28,9 +31,17 @@ if TYPE_CHECKING:
     from flask_migrate_mongo.engine.settling import BaselineReport, Renumbered
     from flask_migrate_mongo.engine.squashing import Squashed
     from flask_migrate_mongo.lint.linter import Finding, LintReport
+    from flask_migrate_mongo.model.reports import (
+        EventsReport,
+        HistoryReport,
+        LockReport,
+        ReleaseReport,
+        RequestReport,
+    )
     from flask_migrate_mongo.planning.gate import CheckReport
     from flask_migrate_mongo.planning.importing import ImportReport, MappedEntry
     from flask_migrate_mongo.planning.preview import PlannedStep, Preview
+    from flask_migrate_mongo.wiring.generating import Generated
 
     Row = Sequence[Cell]
 
@@ -47,10 +58,138 @@ _IMPORTED = {
 }
 
 
+_FIRST = 'Make the first one: flask db-migrate create "add user index"'
+_UP = "flask db-migrate up"
+_RESOLVE = "flask db-migrate resolve VERSION"
+_REASON = "--reason TEXT"
+
+MOST_LISTED = 20
+"""How many versions in one state the short status lists."""
+
 # --- status
 
 
-def status(report: StatusReport) -> None:
+def status(report: StatusReport, now: datetime | None = None) -> None:
+    """Print how many are applied, what is pending, and what needs a person, each with what to type next."""
+    survey, console = report.survey, out()
+    console.say(_applied(console, survey, now or datetime.now(timezone.utc)))
+    for group in _groups(report):
+        _print_group(console, group)
+    if not survey.total:
+        console.say(f"  {_FIRST}")
+    elif len(survey.applied) == survey.total:
+        console.say("  Nothing is pending.")
+    _ignored(console, report.ignored)
+    for problem in report.problems:
+        console.say_lines(str(problem), "red")
+    if report.lock is not None:
+        _lock(console, report.lock)
+
+
+def _applied(console: Console, survey: Survey, now: datetime) -> str:
+    dated = [each for each in survey.applied if each.record and each.record.applied_at]
+    last = max(dated, key=lambda each: each.record.order if each.record else (), default=None)
+    if last is None or last.record is None or last.record.applied_at is None:
+        return f"  {len(survey.applied)} applied"
+    before = f"  {len(survey.applied)} applied, last {last.version} "
+    after = f" ({words.ago(last.record.applied_at, now)})"
+    return before + console.shortened(last.name, len(before) + len(after)) + after
+
+
+class _Group(NamedTuple):
+    """Versions in one state, which is in need of one command."""
+
+    title: str
+    style: str
+    entries: Sequence[Entry]
+    remedy: str = ""
+
+
+def _groups(report: StatusReport) -> Iterator[_Group]:
+    survey, crashed = report.survey, report.crashed
+    running = [e for e in survey.running if e not in crashed]
+    halfway = [e for e in survey.failed if e.record is not None and e.record.interrupted]
+    failed = [e for e in survey.failed if e not in halfway and not e.missing]
+    gone = [e for e in (*survey.applied, *survey.failed) if e.missing and e not in halfway]
+    late = [e for e in survey.pending if e.out_of_order]
+    yield _Group("running", "cyan", running, "See its run: flask db-migrate lock-status")
+    yield _Group("left running by a run that crashed", "red", crashed, f"Continue: {_UP}")
+    yield _Group("failed", "bold red", failed, f"Fix the cause, then: {_UP}")
+    yield _Group(
+        "interrupted half-way",
+        "bold red",
+        halfway,
+        f"Look at the data. Then: {_UP}, or {_RESOLVE} --applied|--not-applied {_REASON}",
+    )
+    yield _Group(
+        "applied, whose last down() failed",
+        "bold red",
+        survey.down_failed,
+        f"Fix down(), then: flask db-migrate down, or {_RESOLVE} --applied {_REASON}",
+    )
+    yield _Group("pending", "yellow", survey.pending, f"Apply: {_UP}" if survey.pending else "")
+    yield _Group(
+        "of them out of order: a higher number is applied",
+        "yellow",
+        late,
+        "To apply in order, first: flask db-migrate renumber VERSION",
+    )
+    yield _Group(
+        "changed since applied",
+        "yellow",
+        survey.drifted,
+        f"Compare: flask db-migrate show VERSION. Accept: {_RESOLVE} --accept-file {_REASON}",
+    )
+    yield _Group(
+        "recorded, and the file is missing",
+        "yellow",
+        gone,
+        f"Restore the file, or: {_RESOLVE} --forget {_REASON}",
+    )
+
+
+def _print_group(console: Console, group: _Group) -> None:
+    if not group.entries:
+        return
+    console.say(f"  {len(group.entries)} ", Text(group.title, group.style))
+    shown = group.entries[:MOST_LISTED]
+    rows = [(str(each.version), each.name, _short_notes(each)) for each in shown]
+    console.table(("Version", "Name", "Notes"), rows, indent=4, headed=False)
+    if len(group.entries) > len(shown):
+        console.say(
+            f"    and {len(group.entries) - len(shown)} more: flask db-migrate status --all"
+        )
+    if len(group.entries) == 1:
+        remedy = group.remedy.replace("VERSION", str(group.entries[0].version))
+    else:
+        remedy = group.remedy
+    console.say(Text(f"    {remedy}", "dim"))
+
+
+def _short_notes(entry: Entry) -> str:
+    record, file = entry.record, entry.file
+    if (
+        record is not None
+        and record.error is not None
+        and (entry.status is Status.FAILED or record.down_failed)
+    ):
+        return words.brief(record.error)
+    if record is not None and record.progress is not None:
+        return f"backfill of {record.progress}"
+    if file is None or entry.status is not Status.PENDING:
+        return ""
+    return words.those(
+        {
+            "transactional": file.transactional,
+            "idempotent": file.idempotent,
+            "not reversible": not file.reversible,
+            "not written yet": not file.written,
+            f"replaced by {entry.replaced_by}": entry.replaced_by is not None,
+        }
+    )
+
+
+def full_status(report: StatusReport) -> None:
     """Print every version with its state, then the totals and the lock."""
     survey, console = report.survey, out()
     found = {
@@ -59,9 +198,11 @@ def status(report: StatusReport) -> None:
         "failed": survey.failed,
         "pending": survey.pending,
     }
-    holder = report.locked.run_id if report.locked else None
+    crashed = report.crashed
     rows = [
-        _status_row(entry, state, holder) for state, entries in found.items() for entry in entries
+        _status_row(entry, state, has_crashed=entry in crashed)
+        for state, entries in found.items()
+        for entry in entries
     ]
     headings = [heading for heading, _ in _STATUS]
     console.table(("Version", "Name", "State", *headings, "Notes"), rows)
@@ -73,30 +214,32 @@ def status(report: StatusReport) -> None:
     totals = ", ".join(f"{len(found[state])} {state}" for state in shown)
     console.say(f"{words.count(survey.total)}: {totals}.")
     if not rows:
-        console.say('Make the first one: flask db-migrate create "add user index"')
+        console.say(_FIRST)
     _ignored(console, report.ignored)
     for problem in report.problems:
         console.say_lines(str(problem), "red")
     if report.lock is not None:
-        lock(report.lock)
+        _lock(console, report.lock)
 
 
 def _ignored(console: Console, names: Sequence[str]) -> None:
     if names:
         why = "only files in the folder itself that end in .py are migrations"
-        console.say(f"Ignored, because {why}: {', '.join(names)}.")
+        console.say(
+            f"Ignored, because {why}: {', '.join(names)}. Move them into the folder, or delete them."
+        )
 
 
-def _status_row(entry: Entry, state: str, holder: str | None) -> Row:
+def _status_row(entry: Entry, state: str, *, has_crashed: bool) -> Row:
     record = entry.record
-    is_running = record is not None and record.status is Status.RUNNING
     applied = record if record is not None and record.is_applied else None
     notes = {
         "changed since": entry.drifted,
         "file missing": entry.missing,
         "out of order": entry.out_of_order,
         "interrupted": record is not None and record.interrupted,
-        "its run crashed": is_running and record is not None and record.run_id != holder,
+        "its run crashed": has_crashed,
+        "not written yet": entry.file is not None and not entry.file.written,
         "not reversible": not entry.reversible,
         f"replaced by {entry.replaced_by}": entry.replaced_by is not None,
     }
@@ -171,6 +314,23 @@ def squashed(found: Squashed) -> None:
     console.say("Once each database has all or none of them, their files can be deleted.")
 
 
+def generated(found: Generated) -> None:
+    """Print where the migrations from the declared schema are, and what to do next."""
+    console = out()
+    if not found.paths:
+        console.say("Everything declared is there, or is being built. Nothing was written.")
+        return
+    console.write(list(map(str, found.paths)))
+    if found.questions:
+        questions = "1 question" if found.questions == 1 else f"{found.questions} questions"
+        console.say(Text(f"{questions}: each is a `raise NotImplementedError`.", "yellow"))
+    if len(found.paths) > 1:
+        first = version_of(found.paths[0].name)
+        console.say(
+            f"The second one finishes what the first one begins. Keep it for a later release: flask db-migrate up --to {first}"
+        )
+
+
 def imported(report: ImportReport) -> None:
     """Print what each entry means here, then what was recorded, and what to type next."""
     console, tool = out(), report.tool.value
@@ -205,18 +365,18 @@ def _imported_row(mapped: MappedEntry) -> Row:
     )
 
 
-def records(page: Sequence[Record]) -> None:
+def records(page: HistoryReport) -> None:
     """Print a page of the history."""
-    if not page:
+    if not page.records:
         out().say("Nothing is recorded.")
-    rows = ([_cell(record, field) for _, field in _HISTORY] for record in page)
+    rows = ([_cell(record, field) for _, field in _HISTORY] for record in page.records)
     out().table([heading for heading, _ in _HISTORY], rows)
 
 
 def _cell(record: Record, field: str) -> Cell:
     value = getattr(record, field)
     if isinstance(value, Status):
-        return coloured(value.value)
+        return coloured(value.word)
     if isinstance(value, datetime):
         return when(value)
     if field == "execution_ms":
@@ -230,20 +390,27 @@ def when(at: datetime) -> str:
     return at.astimezone(timezone.utc).replace(tzinfo=None).isoformat(" ", "seconds")
 
 
-def events(log: Sequence[Event]) -> None:
+def events(report: EventsReport) -> None:
     """Print an event log, the oldest first."""
-    if not log:
+    if not report.events:
         out().say("Nothing has happened yet.")
+    event_log(report.events)
+
+
+def event_log(log: Sequence[Event]) -> None:
+    """Print events, the oldest first."""
     out().table(("At (UTC)", "Version", "Event", "By", "Took", "Details"), map(_event_row, log))
 
 
 def _event_row(event: Event) -> Row:
     shown = ("direction", "applied", "reason", "of", "ofRun", "replacedBy", "ofSquashed")
-    details = ", ".join(f"{key} {event.details[key]}" for key in shown if key in event.details)
+    usual = {("direction", Direction.UP.value)}
+    given = [(key, event.details[key]) for key in shown if key in event.details]
+    details = ", ".join(f"{key} {value}" for key, value in given if (key, value) not in usual)
     return (
         when(event.at),
         "lock" if event.version is None else str(event.version),
-        coloured(event.kind),
+        coloured(APPLIED if event.kind == Status.COMPLETED.value else event.kind),
         str(event.details.get("by", "")),
         words.took(event.details.get("executionTime")),
         words.brief(event.error) if event.error else details,
@@ -253,12 +420,15 @@ def _event_row(event: Event) -> Row:
 # --- the lock and its run
 
 
-def lock(state: LockState | None) -> None:
+def lock(report: LockReport) -> None:
     """Print who holds the lock."""
-    console = out()
-    if state is None:
-        console.say("The lock is free.")
-        return
+    if report.lock is None:
+        out().say("The lock is free.")
+    else:
+        _lock(out(), report.lock)
+
+
+def _lock(console: Console, state: LockState) -> None:
     what = "is held" if state.is_live else "was left"
     console.say(
         f"The lock {what} by {state.holder} ({state.reason}), since {when(state.locked_at)} UTC, "
@@ -271,17 +441,18 @@ def lock(state: LockState | None) -> None:
         console.say(f"It expired at {when(state.expires_at)} UTC. The next run takes it over.")
 
 
-def unlocked(state: LockState | None) -> None:
+def unlocked(report: ReleaseReport) -> None:
     """Print whose lock was released by force."""
+    state = report.released
     if state is None:
         out().say("Nothing to do: the lock is free.")
     else:
         out().say(f"Released the lock of {state.holder} ({state.reason}).")
 
 
-def asked(record: Record) -> None:
+def asked(report: RequestReport) -> None:
     """Print which migration's backfill got a request."""
-    request = f"Request sent to {record.version} {record.name}."
+    request = f"Request sent to {report.record.version} {report.record.name}."
     out().say(f"{request} It takes effect after the current batch.")
 
 
@@ -308,7 +479,7 @@ def plan(found: Preview) -> None:
         console.say(Text(gone, "yellow"))
     _ignored(console, found.status.ignored)
     if found.status.lock is not None:
-        lock(found.status.lock)
+        _lock(console, found.status.lock)
     if found.planned:
         console.say("See what they do to the data: flask db-migrate up --dry-run")
 
@@ -342,7 +513,8 @@ def lint(report: LintReport) -> None:
             _finding(console, finding)
             if finding.rule.code not in explained:
                 explained.add(finding.rule.code)
-                console.say_lines(indent(finding.help, "    "), "dim")
+                more = f"{finding.help}\n\nThe rule, with examples: {finding.rule.page}"
+                console.say_lines(indent(more, "    "), "dim")
         console.say("")
     console.say(_found(report))
 

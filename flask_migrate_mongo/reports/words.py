@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from flask_migrate_mongo.model.values import Direction, ErrorInfo
 
-SECOND = 1_000
+SECOND, MINUTE = 1_000, 60_000
 """Milliseconds."""
+
+_UNITS = {"year": 31_557_600, "day": 86_400, "hour": 3_600, "minute": 60}
+"""Seconds."""
 
 NOTHING_TO_DO = {
     Direction.UP: "Nothing to do: every migration is applied.",
@@ -23,7 +27,20 @@ def took(ms: int | None) -> str:
     """Format a duration; blank if there is none."""
     if ms is None:
         return ""
-    return f"{ms} ms" if ms < SECOND else f"{ms / SECOND:.2f} s"
+    if ms < MINUTE:
+        return f"{ms} ms" if ms < SECOND else f"{ms / SECOND:.2f} s"
+    minutes, seconds = divmod(round(ms / SECOND), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """Say how long ago something was."""
+    seconds = (now - at).total_seconds()
+    for unit, length in _UNITS.items():
+        if (number := int(seconds // length)) > 0:
+            return f"{number} {unit}{'s' * (number > 1)} ago"
+    return "just now"
 
 
 def count(number: int) -> str:

@@ -13,6 +13,8 @@ from flask_migrate_mongo.driver.server import Document, Server, translated
 from flask_migrate_mongo.model.errors import ForeignDocumentError, LeaseLostError, NoRunError
 from flask_migrate_mongo.model.squashing import history_of, parts_of
 from flask_migrate_mongo.model.values import (
+    INDEX_CREATED,
+    INDEX_DROPPED,
     Actor,
     Direction,
     ErrorInfo,
@@ -21,6 +23,7 @@ from flask_migrate_mongo.model.values import (
     MigrationFile,
     Origin,
     Record,
+    RejectedDocument,
     Request,
     Status,
     Step,
@@ -42,6 +45,7 @@ from .records import (
     push,
     read,
     read_events,
+    read_rejected,
     settled,
     startable,
 )
@@ -102,6 +106,29 @@ class MigrationHistory:
             found = self._records.find(wanted, {"version": 1, "metadata.events": 1})
             events = (event for document in found for event in read_events(document))
             return tuple(sorted(events, key=lambda event: event.at))
+
+    def dropped_indexes(self) -> dict[tuple[str, str], Event]:
+        """Find the indexes that applied migrations dropped, and created no more, by the names of collection and index."""
+        kinds = [INDEX_CREATED, INDEX_DROPPED]
+        events = {"input": "$metadata.events", "cond": {"$in": ["$$this.event", kinds]}}
+        pipeline: list[Document] = [
+            {"$match": paths(status=Status.COMPLETED.value)},
+            {"$project": {"version": 1, "metadata.events": {"$filter": events}}},
+        ]
+        with self._reading():
+            found = [e for d in self._records.aggregate(pipeline) for e in read_events(d)]
+        latest = {
+            (event.details["collection"], event.details["index"]): event
+            for event in sorted(found, key=lambda event: event.at)
+        }
+        return {place: event for place, event in latest.items() if event.kind == INDEX_DROPPED}
+
+    def rejected(self, version: int) -> tuple[RejectedDocument, ...]:
+        """Read the documents that the backfills of one version rejected. Raises ForeignDocumentError."""
+        parts = {"metadata.rejected": 1, "metadata.checkpoint": 1}
+        with self._reading():
+            found = self._records.find_one({"version": str(version)}, parts)
+            return tuple(read_rejected(found or {}))
 
     def claim(self, step: Step, run: Run) -> Claim:
         """Give a run access to the record of a step, which `Claim.start` claims."""

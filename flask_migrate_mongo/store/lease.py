@@ -32,6 +32,8 @@ from flask_migrate_mongo.process import elapsed
 
 _T = TypeVar("_T")
 
+OnWait = Callable[[LockState, float], None]
+
 LOCK_ID = ObjectId(b"migrate-lock")
 """The one lock of a database. The prefix is fixed, so that two runs contend for one document."""
 
@@ -67,13 +69,16 @@ class Lease:
         self._sleep = sleep
 
     @contextlib.contextmanager
-    def hold(self, actor: Actor, *, wait: float = 0) -> Iterator[Grant]:
+    def hold(
+        self, actor: Actor, *, wait: float = 0, on_wait: OnWait = lambda *_: None
+    ) -> Iterator[Grant]:
         """Hold the lease for the block, renewed by a thread; release it at the end.
 
-        Waits up to `wait` seconds while another run has it. Raises LockHeldError.
+        Waits up to `wait` seconds while another run has it. `on_wait` receives its lock, and how many seconds are left, once
+        for each run that has it. Raises LockHeldError.
         """
         try:
-            grant = self._acquire_within(actor, wait)
+            grant = self._acquire_within(actor, wait, on_wait)
         except ConnectionFailedError:
             # It may be taken although the reply was lost: release it, so that no run waits until it expires.
             self._free(actor, datetime.now(timezone.utc))
@@ -89,10 +94,11 @@ class Lease:
         try:
             with translated():
                 self.locks.update_one(_held_by(actor.run_id), update)
-        except MigrateError as exc:
+        except (MigrateError, KeyboardInterrupt) as exc:
             # Not raised: it would mask how the run itself ended.
+            why = exc if isinstance(exc, MigrateError) else "interrupted by a second signal"
             _log.warning(
-                "The lock was not released and ends by itself in at most %g s: %s", self.ttl, exc
+                "The lock was not released and ends by itself in at most %g s: %s", self.ttl, why
             )
 
     def inspect(self) -> LockState | None:
@@ -138,15 +144,19 @@ class Lease:
             for e in found.get("events", ())
         )
 
-    def _acquire_within(self, actor: Actor, wait: float) -> Grant:
+    def _acquire_within(self, actor: Actor, wait: float, on_wait: OnWait) -> Grant:
         deadline = elapsed() + wait
+        holder: str | None = None
         while True:
             try:
                 return self._acquire(actor)
-            except LockHeldError:
+            except LockHeldError as exc:
                 left = deadline - elapsed()
                 if not left > 0:  # Written so that nan, too, ends the wait.
-                    raise
+                    raise LockHeldError(exc.lock, waited=wait) from None
+                if exc.lock.run_id != holder:
+                    holder = exc.lock.run_id
+                    on_wait(exc.lock, left)
                 # Jittered, so that many waiting processes do not ask at the same instants.
                 self._sleep(min(left, random.uniform(0.1, 0.6)))  # noqa: S311
 
@@ -275,14 +285,7 @@ class Grant:
 
         Raises the last ConnectionFailedError. `give_up` is on the clock of `elapsed`.
         """
-        while True:
-            try:
-                return action()
-            except ConnectionFailedError as exc:
-                if elapsed() >= min(self.deadline, give_up):
-                    raise
-                _log.warning("Trying again: %s", exc)
-                time.sleep(RETRY_SECONDS)
+        return outlast(action, lambda: min(self.deadline, give_up))
 
     def raise_fence(self, above: int) -> None:
         """Lift the fence over that of records from before the lock document was deleted."""
@@ -347,6 +350,21 @@ class Grant:
         session = self._session
         if session is not None:
             server.kill_session(session.session_id["id"])
+
+
+def outlast(action: Callable[[], _T], give_up: Callable[[], float]) -> _T:
+    """Repeat an action while the server is away, until a time on the clock of `elapsed`.
+
+    Raises the last ConnectionFailedError.
+    """
+    while True:
+        try:
+            return action()
+        except ConnectionFailedError as exc:
+            if elapsed() >= give_up():
+                raise
+            _log.warning("Trying again: %s", exc)
+            time.sleep(RETRY_SECONDS)
 
 
 def _held_by(run_id: str) -> Document:

@@ -23,6 +23,7 @@ from flask_migrate_mongo.model.values import (
     MigrationFile,
     Origin,
     Record,
+    RejectedDocument,
     Status,
     Step,
 )
@@ -88,6 +89,19 @@ def read_events(document: Document) -> Iterable[Event]:
             details=details,
             error=ErrorInfo.read(stored.get("error")),
         )
+
+
+def read_rejected(document: Document) -> Iterable[RejectedDocument]:
+    """Read what the backfills of a stored record rejected: those that ended, then those that did not."""
+    calls = value_at(document, "metadata.checkpoint.calls") or {}
+    ended = value_at(document, "metadata.rejected") or {}
+    found = [(call["collection"], call["documents"]) for call in ended.values()]
+    # The checkpoint of a call that ended has the same documents, until its migration ends.
+    running = (call for number, call in calls.items() if number not in ended)
+    found += [(call["collection"], call["state"]["rejected"]) for call in running]
+    for collection, rejected in found:
+        for each in rejected:
+            yield RejectedDocument(collection, each["_id"], ErrorInfo("Rejected", each["error"]))
 
 
 # --- changing
@@ -229,13 +243,39 @@ class Claim:
         A record with a fence that is not lower, or that is running or ended meanwhile, does not match.
         `session` is the one that the step runs in: the next run kills it if this one crashes.
         """
-        actor, fence, direction = self.run.actor, self.run.fence, self.step.direction
+        direction = self.step.direction
+        fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
+        self._change(
+            self._startable(),
+            {
+                "$set": self._begun(position, at, session),
+                "$setOnInsert": fresh,
+                **self.event("started", at, direction=direction.value),
+            },
+            Status.RUNNING,
+            upsert=direction is Direction.UP,
+        )
+
+    def _startable(self) -> Document:
+        """Build the condition of a record from which the step can start, claimed under a lower fence or not at all."""
+        version, fence = self.step.version, self.run.fence
+        if self.step.direction is Direction.UP:
+            ready = startable(version)
+        else:
+            ready = paths(version=str(version), status=Status.COMPLETED.value)
+        # `redo` has claimed the record in this very run, under this very fence.
+        lower = paths(fence={"$not": {"$gte": fence}})
+        return ready | (paths(run_id=self.run.actor.run_id) if self.step.redone else lower)
+
+    def _begun(self, position: int, at: datetime, session: ClientSession | None) -> Document:
+        """Build what is stored of a step that starts."""
+        actor = self.run.actor
         values = {
             **paths(
                 status=Status.RUNNING.value,
                 run_id=actor.run_id,
-                fence=fence,
-                direction=direction.value,
+                fence=self.run.fence,
+                direction=self.step.direction.value,
                 holder=actor.label,
                 started_at=at,
                 session=session.session_id["id"] if session else None,
@@ -249,23 +289,16 @@ class Claim:
             "metadata.appVersion": actor.app_version,
             "metadata.request": None,
         }
-        ready = paths(version=str(self.step.version), status=Status.COMPLETED.value)
-        # A `down` leaves what is recorded of the file as it was applied.
-        if direction is Direction.UP:
-            values |= {**described(self.step.file), **placed(self.run, position)}
-            values["metadata.outOfOrder"] = self.step.out_of_order
-            ready = startable(self.step.version)
-        fresh = {**paths(applied_at=None, rolled_back_at=None, execution_ms=None), "createdAt": at}
-        event = self.event("started", at, direction=direction.value)
-        # What is redone was claimed by this very run, under this very fence.
-        lower = paths(fence={"$not": {"$gte": fence}})
-        owner = paths(run_id=actor.run_id) if self.step.redone else lower
-        self._change(
-            ready | owner,
-            {"$set": values, "$setOnInsert": fresh, **event},
-            Status.RUNNING,
-            upsert=direction is Direction.UP,
-        )
+        if self.step.direction is Direction.DOWN:
+            # What is recorded of the file stays as it was applied.
+            return values
+        placement = placed(self.run, position)
+        out_of_order = {"metadata.outOfOrder": self.step.out_of_order}
+        return {**values, **described(self.step.file), **placement, **out_of_order}
+
+    def note(self, kind: str, at: datetime, **details: object) -> None:
+        """Append an event to the event log while the step runs."""
+        self._change(self.condition, self.event(kind, at, **details), Status.RUNNING)
 
     def complete(self, *, took_ms: int, at: datetime, session: ClientSession | None = None) -> None:
         """Mark the step as successful; with a session, in its transaction."""

@@ -13,11 +13,11 @@ from bson.errors import BSONError
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from flask_migrate_mongo.backfill.checkpoints import with_exact_ids
 from flask_migrate_mongo.database import FIRST_CONTACT_SECONDS, connected_server
 from flask_migrate_mongo.driver import commands, confinement
 from flask_migrate_mongo.driver.server import OLDEST_WIRE_VERSION, Document, Server, translated
 from flask_migrate_mongo.files.folder import Folder
+from flask_migrate_mongo.model.documents import MigratedDatabase
 from flask_migrate_mongo.model.errors import (
     AccessDeniedError,
     MigrateError,
@@ -49,7 +49,7 @@ class _Contact:
 
     def collection(self, name: str) -> Collection[Document]:
         """Make a handle of one of our collections that can decode the documents of others."""
-        return with_exact_ids(self.server.collection(name))
+        return self.server.collection(name)
 
     def ids(self, name: str, query: Document) -> list[object]:
         """Read the `_id` of some documents."""
@@ -65,9 +65,10 @@ def examine(state: AppState, environ: Mapping[str, str] = os.environ) -> diagnos
     given = {**dict.fromkeys(environ, "environment"), **dict.fromkeys(app.config, "app.config")}
     callers = [f"tokens with the scope {each.scope.value}" for each in settings.api_token or ()]
     callers += ["users that authorize() admits"] if state.authorize else []
+    location, checks_of_server = _of_server(state)
     checks = {
         "driver": diagnosis.driver(pymongo.version, missing),
-        **_of_server(state),
+        **checks_of_server,
         "folder": _folder(settings),
         "names": diagnosis.names(given, [key_of(name) for name in SETTINGS]),
         "conflicts": diagnosis.conflicts(collision(settings)),
@@ -77,7 +78,7 @@ def examine(state: AppState, environ: Mapping[str, str] = os.environ) -> diagnos
             create=settings.api_create or app.debug,
         ),
     }
-    return diagnosis.DoctorReport(checks, tuple(_values(state)))
+    return diagnosis.DoctorReport(checks, tuple(_values(state)), location)
 
 
 def _values(state: AppState) -> Iterator[diagnosis.SettingValue]:
@@ -100,7 +101,7 @@ def _folder(settings: Settings) -> Diagnosis:
 # --- the server
 
 
-def _of_server(state: AppState) -> dict[str, Diagnosis]:
+def _of_server(state: AppState) -> tuple[MigratedDatabase | None, dict[str, Diagnosis]]:
     try:
         with translated(), pymongo.timeout(FIRST_CONTACT_SECONDS):
             server = connected_server(state)
@@ -108,9 +109,9 @@ def _of_server(state: AppState) -> dict[str, Diagnosis]:
     except MigrateError as exc:
         unknown = Diagnosis(WARNING, "Not checked, because the database cannot be reached.")
         problem = Diagnosis(PROBLEM, exc.message, exc.remedy)
-        return {**dict.fromkeys(_CHECKS, unknown), "server": problem}
+        return None, {**dict.fromkeys(_CHECKS, unknown), "server": problem}
     contact = _Contact(server, hello, state.settings)
-    return {name: _checked(name, contact) for name in _CHECKS}
+    return server.location, {name: _checked(name, contact) for name in _CHECKS}
 
 
 def _checked(name: str, contact: _Contact) -> Diagnosis:

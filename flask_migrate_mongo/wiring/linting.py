@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flask_migrate_mongo.lint.linter import Linter, owned_by
+from flask_migrate_mongo.files.folder import Folder, stale
+from flask_migrate_mongo.lint.linter import Linter, LintReport, owned_by
 from flask_migrate_mongo.lint.rules import BY_CODE, REMOVED, chosen
 from flask_migrate_mongo.model.errors import SettingError
 from flask_migrate_mongo.state import AppState
+
+
+def lint(
+    state: AppState, files: Sequence[str], select: Sequence[str] = (), ignore: Sequence[str] = ()
+) -> LintReport:
+    """Lint files, given by path or version; without any, the whole folder. Executes none."""
+    paths = Folder(state.settings.directory).choose(files)
+    problem = stale(paths) if state.settings.linear and not files else None
+    return linter(state, select, ignore).lint(paths, [problem] if problem else ())
 
 
 def linter(state: AppState, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> Linter:

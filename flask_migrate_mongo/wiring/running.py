@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flask_migrate_mongo.backfill import BackfillOptions
 from flask_migrate_mongo.database import connected_server
 from flask_migrate_mongo.driver.server import Document, Server
-from flask_migrate_mongo.engine.options import DEFAULTS, Options
+from flask_migrate_mongo.engine.options import DEFAULTS, Options, unobserved
 from flask_migrate_mongo.engine.runner import Runner
 from flask_migrate_mongo.files.folder import Folder
-from flask_migrate_mongo.model.masking import Mask
-from flask_migrate_mongo.model.reports import RunReport
-from flask_migrate_mongo.model.values import Direction
+from flask_migrate_mongo.model.reports import ReleaseReport, RequestReport, RunReport
+from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.process import StopSwitch
+from flask_migrate_mongo.signals import SignalSender
 from flask_migrate_mongo.state import AppState
 from flask_migrate_mongo.store.history import MigrationHistory
 from flask_migrate_mongo.store.lease import Lease
 
-from .looking import policy
+from .looking import own_collections, policy
 
 if TYPE_CHECKING:
     from flask_migrate_mongo.dry_run import DryRunner
     from flask_migrate_mongo.rehearsal import Rehearsal
 
 
-def runner(state: AppState) -> Runner:
+def runner(state: AppState, *, rehearsal: bool = False) -> Runner:
     """Make a runner of the application's database, on the client of this process."""
     server, source = connected_server(state), Folder(state.settings.directory)
-    return _runner_on(state, server, source, StopSwitch())
+    return _runner_on(state, server, source, StopSwitch(), rehearsal=rehearsal)
 
 
 def _runner_on(
@@ -55,6 +56,8 @@ def _runner_on(
         rehearsal=rehearsal,
         wait=settings.lock_wait,
         app_version=settings.app_version,
+        mask=settings.mask,
+        observe=unobserved if rehearsal else partial(SignalSender, state.app),
     )
 
 
@@ -65,7 +68,7 @@ def acting(state: AppState, *, dry_run: bool) -> Runner | DryRunner:
     # Imported here, as is the rehearsal, since a run needs neither.
     from flask_migrate_mongo.dry_run import DryRunner  # noqa: PLC0415
 
-    return DryRunner(runner(state), Mask.of(state.settings.redact))
+    return DryRunner(runner(state))
 
 
 def call(
@@ -80,6 +83,19 @@ def call(
     return acts.run(Target(direction, **target), replace(options, **how))
 
 
+def force_unlock(state: AppState, *, confirmed: bool) -> ReleaseReport:
+    """Release the lock of another process. Raises NotConfirmedError."""
+    acts = runner(state)
+    released = acts.force_unlock(confirmed=confirmed)
+    return ReleaseReport(released, database=acts.server.location)
+
+
+def request(state: AppState, asked: Request, *, run_id: str | None = None) -> RequestReport:
+    """Request a running backfill to pause, resume or cancel; of any run, or of this one. Raises NoRunError."""
+    acts = runner(state)
+    return RequestReport(acts.request(asked, run_id=run_id), database=acts.server.location)
+
+
 def rehearsal(state: AppState) -> Rehearsal:
     """Make the rehearsal of the application's migrations."""
     from flask_migrate_mongo.rehearsal import Rehearsal  # noqa: PLC0415
@@ -92,7 +108,6 @@ def rehearsal(state: AppState) -> Rehearsal:
     return Rehearsal(
         real,
         make_runner,
-        real.history.collections | {settings.lock_collection, settings.run_collection},
+        own_collections(real.server, settings),
         name=settings.rehearsal_database,
-        mask=Mask.of(settings.redact),
     )

@@ -11,11 +11,11 @@ from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
-from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.backfill import BackfillOptions, DryRunBackfill, ExecutedBatches
 from flask_migrate_mongo.driver.confinement import confined
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.driver.transactions import transaction
+from flask_migrate_mongo.model.masking import DEFAULT_MASK
 from flask_migrate_mongo.process import elapsed
 from tests.project import CLUSTERED
 
@@ -145,7 +145,7 @@ def test_ids_of_every_type_are_reached(project: Project, change: str) -> None:
     people.insert_many([{"_id": each} for each in ids])
     write(project, f'backfill("people", {change}, batch_size=1)')
     database = project.db.client.get_database(project.db.name, codec_options=options)
-    report = MongoMigrate().runner(project.app(database)).up()
+    report = project.runner(database).up()
     assert report.failures == (), report.failures[0].error
     assert [d.get("n") for d in people.find()] == [1] * len(ids)
     assert project.invoke("status", "--json").exit_code == 0
@@ -369,6 +369,7 @@ def dry_run(
     return DryRunBackfill(
         server=Server(project.db),
         options=BackfillOptions(),
+        mask=DEFAULT_MASK,
         on_end=executed.append,
         until=elapsed() + seconds,
         batches=batches,

@@ -12,7 +12,6 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure
 
-from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.backfill import executors
 from flask_migrate_mongo.driver import transactions
 from flask_migrate_mongo.driver.server import Server, translated
@@ -68,7 +67,7 @@ def heard(project: Project) -> Iterator[tuple[MongoClient[dict[str, Any]], Sent]
 
 
 def run(project: Project, client: MongoClient[dict[str, Any]], **settings: object) -> RunReport:
-    return MongoMigrate().runner(project.app(client[project.db.name], **settings)).up()
+    return project.runner(client[project.db.name], **settings).up()
 
 
 # --- sessions

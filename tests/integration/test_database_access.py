@@ -355,8 +355,8 @@ def test_two_applications_in_one_process_have_their_own_databases_and_settings(
     assert set(project.db.list_collection_names()) == {"done", "migrations", "migration_locks"}
     assert set(elsewhere.list_collection_names()) == {"other", "m", "migration_locks"}
     with first.app_context():
-        assert migrate.runner().status().survey.applied[0].version == 1
-    assert migrate.runner(second).status().survey.applied[0].version == 5
+        assert migrate.status().survey.applied[0].version == 1
+    assert migrate.status(second).survey.applied[0].version == 5
 
 
 def test_a_setting_that_is_not_accepted_leaves_the_application_as_it_was(project: Project) -> None:
@@ -374,7 +374,7 @@ def test_a_setting_that_is_not_accepted_leaves_the_application_as_it_was(project
 def test_an_application_without_the_extension_says_how_to_set_it_up(project: Project) -> None:
     app = bare(project)
     with app.app_context(), pytest.raises(MigrateError, match=r"'shop'.*MongoMigrate\(app\)"):
-        MongoMigrate().runner()
+        MongoMigrate().status()
 
 
 # --- the client
@@ -482,12 +482,12 @@ state = app_state.of(app)
 child = os.fork()
 if child == 0:
     mine = database_of(state).client
-    report = migrate.runner(app).up()
+    report = migrate.up(app)
     print(json.dumps({{"own": mine is not {parents}, "applied": len(report.outcomes)}}), flush=True)
     state.close()
     os._exit(0)
 status = os.waitpid(child, 0)[1]
-applied = len(migrate.runner(app).status().survey.applied)
+applied = len(migrate.status(app).survey.applied)
 print(json.dumps({{"child": status, "applied": applied}}), flush=True)
 state.close()
 """
@@ -517,7 +517,7 @@ def test_an_application_that_goes_away_takes_our_client_with_it(project: Project
 
         def run():
             app = Flask("shop", root_path=os.environ["ROOT_PATH"])
-            return MongoMigrate(app).runner(app).up()
+            return MongoMigrate(app).up(app)
 
         outcomes = len(run().outcomes)
         gc.collect()
@@ -752,7 +752,9 @@ def test_plain_migrations_work_on_mongomock(project: Project, mock: Any) -> None
     assert "rolled-back" in run(project, mock, "history").stdout
     assert run(project, mock, "history", "--events").exit_code == 0
     assert run(project, mock, "up").exit_code == 0
-    assert run(project, mock, "up").stdout.startswith("Nothing to do")
+    name, nothing = run(project, mock, "up").stdout.splitlines()
+    assert name.endswith(" (mongomock)")
+    assert nothing.startswith("Nothing to do")
 
 
 def test_a_failure_on_mongomock_is_recorded_and_fixed(project: Project, mock: Any) -> None:
@@ -766,7 +768,7 @@ def test_a_failure_on_mongomock_is_recorded_and_fixed(project: Project, mock: An
 
 def test_the_lock_holds_on_mongomock(project: Project, mock: Any) -> None:
     project.write_inserts(1)
-    with MongoMigrate().runner(project.app(mock)).lease.hold(Actor.current("a test")):
+    with project.runner(mock).lease.hold(Actor.current("a test")):
         assert run(project, mock, "up").exit_code == 3
         assert "a test" in run(project, mock, "lock-status").stdout
         assert run(project, mock, "force-unlock", "--confirm").exit_code == 0

@@ -20,8 +20,10 @@ from pymongo import MongoClient
 import example_app
 from example_app import data, embedded
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.files.folder import Folder
 from flask_migrate_mongo.model.errors import NotReversibleError
+from flask_migrate_mongo.wiring import running
 from tests.conftest import uri_with
 from tests.project import PYTHON_PATH, ROOT
 
@@ -67,7 +69,8 @@ def patient_db(db: Database[dict[str, Any]], mongo_uri: str) -> Iterator[Databas
 def runner_for(root: Path, db: Database[dict[str, Any]]) -> Runner:
     (root / "migrations").mkdir()
     app = Flask("demo", root_path=str(root))
-    return MongoMigrate(app, db).runner(app)
+    MongoMigrate(app, db)
+    return running.runner(app_state.of(app))
 
 
 def airports_of_every_kind() -> list[dict[str, Any]]:
@@ -155,7 +158,7 @@ def example(db: Database[dict[str, Any]], mongo_uri: str) -> Iterator[Flask]:
 @pytest.fixture
 def client(example: Flask) -> FlaskClient:
     """A browser on the example after all its migrations."""
-    assert not example_app.migrate.runner(example).up().failures
+    assert not example_app.migrate.up(example).failures
     return example.test_client()
 
 
@@ -186,6 +189,13 @@ def test_countries_come_with_the_most_airports_first(client: FlaskClient) -> Non
     found = client.get("/countries").get_json()["countries"]
     assert [(country["_id"], country["airports"]) for country in found] == [("DE", 3)]
     assert found[0]["highest"]["name"] == "Munich International Airport"
+
+
+def test_the_example_has_a_dashboard_that_is_closed_until_there_is_a_token(
+    client: FlaskClient,
+) -> None:
+    answer = client.get("/api/migrations/")
+    assert (answer.status_code, answer.content_type) == (403, "text/html; charset=utf-8")
 
 
 def test_the_index_names_pages_that_answer(client: FlaskClient) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,10 @@ from pymongo import MongoClient
 
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.interfaces.cli import db_migrate
+from flask_migrate_mongo.schema import Collection, Index
+from flask_migrate_mongo.schema.live import SchemaReader
 from tests.project import ROOT, Project
+from tests.server import mongod
 from tests.server.launcher import TestServer
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ Client = MongoClient[dict[str, Any]]
 
 PASSWORD = "correct-horse"
 DOCUMENTS = 100
+DECLARED = [Collection("people", indexes=[Index("name", why="search by name")])]
 
 PLAIN = """
 def up(db):
@@ -60,7 +65,7 @@ def down(db):
 """
 SLOW = """
 def up(db, ctx):
-    ctx.backfill("people", {"$inc": {"n": 1}}, batch_size=10, max_per_second=20)
+    ctx.backfill("people", {"$inc": {"n": 1}}, batch_size=2, max_per_second=4)
 """
 ADMINISTRATIVE = """
 def up(db):
@@ -222,6 +227,19 @@ def test_a_standalone(tmp_path: Path, standalone_uri: str) -> None:
         admin.drop_database("shop")
 
 
+def test_a_server_with_the_name_of_a_set_and_no_transactions(tmp_path: Path) -> None:
+    if mongod.executable():
+        pytest.skip("a MongoDB has transactions")
+    with TestServer(transactions=False) as server, Client(server.uri) as admin:
+        deployment = filled(tmp_path, admin, "shop", server.uri.replace("/?", "/shop?"))
+        refused = deployment.invoke("up")
+        assert refused.exit_code == 5, refused.output
+        assert "it refuses them: no such command: 'commitTransaction'" in refused.output
+        assert admin.shop.visits.count_documents({}) == 0
+        deployment.run("up", "--to", "2")
+        assert [each["n"] for each in deployment.people] == [1] * DOCUMENTS
+
+
 @pytest.mark.parametrize(
     ("user", "roles"),
     [
@@ -248,8 +266,8 @@ NOWHERE = "mongodb://127.0.0.1:1/shop"
 
 
 def needs_no_server(on: Deployment) -> None:
-    on.run("create", "more")
     on.run("lint", "--fail-on", "error")
+    on.run("create", "more")
     on.run("squash", "1", "2", "both")
 
 
@@ -258,6 +276,11 @@ def looks(on: Deployment) -> None:
         on.run(command)
     on.run("check", "--allow", "pending")
     on.run("show", "1", "--source")
+    on.run("schema", "dump")
+    on.settings["MIGRATE_SCHEMA"] = f"{__name__}:DECLARED"
+    on.run("create", "--from-schema", "indexed")
+    next(on.project.migrations.glob("*_indexed.py")).unlink()
+    del on.settings["MIGRATE_SCHEMA"]
 
 
 def examines(on: Deployment) -> None:
@@ -329,9 +352,14 @@ READ, WRITE, ADMINISTRATE = ("read", "shop"), ("readWrite", "shop"), ("dbAdmin",
 WRITE_ANY, ADMINISTRATE_ANY = ("readWriteAnyDatabase", "admin"), ("dbAdminAnyDatabase", "admin")
 SPECIAL = "of a migration with `collMod`, or with `bypass_document_validation`"
 ROWS = (
-    Row("`create`, `lint`, `squash`", "none: they do not connect", (), needs_no_server),
     Row(
-        "`status`, `plan`, `check`, `history`, `lock-status`, `show`",
+        "`create` without `--from-schema`, `lint`, `squash`",
+        "none: they do not connect",
+        (),
+        needs_no_server,
+    ),
+    Row(
+        "`status`, `plan`, `check`, `history`, `lock-status`, `show`, `schema`, `create --from-schema`",
         "`read` on the database",
         (READ,),
         looks,
@@ -410,6 +438,30 @@ def test_fewer_roles_are_not_enough(
     deployment = as_user(row.too_little)
     with pytest.raises(AssertionError, match=r"(?i)not authorized|refused access"):
         row.works(deployment)
+
+
+def test_who_may_not_see_operations_sees_a_build_without_its_progress(
+    as_user: Callable[[tuple[tuple[str, str], ...]], Deployment],
+) -> None:
+    deployment = as_user((READ,))
+    shop = deployment.admin["shop"]
+
+    def hang(mode: str) -> None:
+        shop.client.admin.command("configureFailPoint", "hangAfterStartingIndexBuild", mode=mode)
+
+    hang("alwaysOn")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        Client(deployment.settings["MIGRATE_MONGO_URI"]) as user,
+    ):
+        try:
+            pool.submit(shop.people.create_index, "name")
+            own, all_seeing = SchemaReader(user["shop"]), SchemaReader(shop)
+            until(lambda: any(each.building for each in all_seeing.indexes("people")))
+            assert all_seeing.builds(own.read()) == {"people": (0, DOCUMENTS)}
+            assert own.builds(own.read()) == {}
+        finally:
+            hang("off")
 
 
 def test_the_table_of_rights_says_what_was_tested_for_each_command() -> None:

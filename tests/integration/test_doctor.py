@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -49,6 +50,8 @@ def doctor(
     assert (text.exit_code, found.exit_code) == (exit_code, exit_code), text.output
     checks: Checks = json.loads(found.stdout)["checks"]
     lines = text.stdout.splitlines()
+    if json.loads(found.stdout)["database"]:
+        assert re.search(r" on | \(mongomock\)", lines.pop(0))
     assert [line.split()[:2] for line in lines[: len(CHECKS)]] == [
         [checks[name]["grade"], name] for name in CHECKS
     ]

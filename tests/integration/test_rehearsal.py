@@ -1047,7 +1047,7 @@ def test_the_database_of_a_rehearsal_that_is_under_way_is_not_taken(
     assert scratches(people) == [name]
     age(people, name)
     report = rehearse(project, settings=settings)
-    assert (report.removed, report.database) == ((name,), name)
+    assert (report.removed, report.scratch_database) == ((name,), name)
     assert scratches(people) == []
 
 
@@ -1082,10 +1082,10 @@ def test_a_long_name_of_a_database_leaves_room_for_the_scratch_one(
     try:
         with app.app_context():
             report = running.rehearsal(app_state.of(app)).run(RehearsalOptions())
-        assert report.database is not None
-        assert len(report.database) == 63
+        assert report.scratch_database is not None
+        assert len(report.scratch_database) == 63
         assert not report.failures
-        assert report.database not in admin.list_database_names()
+        assert report.scratch_database not in admin.list_database_names()
     finally:
         admin.drop_database(long.name)
 
@@ -1216,6 +1216,24 @@ def test_a_validator_is_bypassed_only_where_there_is_one_and_the_user_may(
     assert f"{invalid} documents of people were not copied: its validator refuses them" in warning
     assert scratches(people) == []
     assert [c["insert"] for c in sent if c.get("bypassDocumentValidation")] == ["people"]
+
+
+def test_a_user_who_may_not_list_databases_is_told_which_are_not_looked_for(
+    project: Project, people: Db, failpoint: Any
+) -> None:
+    project.write("1_active", WELL)
+    named, other = a_scratch(people, "named"), a_scratch(people, "other")
+    for each in (named, other):
+        each.create()
+        age(people, each.database.name)
+    failpoint("listDatabases", times=1, errorCode=13)
+    report = rehearse(project, settings={"MIGRATE_REHEARSAL_DATABASE": named.database.name})
+    assert not report.failures
+    assert report.removed == (named.database.name,)
+    (warning,) = report.warnings
+    assert "This user may not list databases" in warning
+    assert f"Drop what is named {prefix_for(people.name)}..." in warning
+    assert scratches(people) == [other.database.name]
 
 
 def test_a_leftover_that_cannot_be_removed_is_a_warning(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pymongo
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from flask_migrate_mongo.model.errors import ConfigurationError, ConnectionFailedError
 from tests.sent import Sent
@@ -74,3 +76,20 @@ def test_a_refused_kill_is_said_once(
     server.kill_session(b"0" * 16)
     server.kill_session(b"1" * 16)
     assert caplog.text.count("could not be killed") == 1
+
+
+def test_a_transaction_of_a_session_that_cannot_be_killed_is_ended(
+    project: Project, failpoint: Failpoint
+) -> None:
+    failpoint("killSessions", times=1, errorCode=59)
+    project.db.people.insert_one({"_id": 1})
+    with MongoClient[dict[str, Any]](project.uri) as crashed, crashed.start_session() as session:
+        people = crashed[project.db.name].people
+        session.start_transaction()
+        people.update_one({"_id": 1}, {"$set": {"by": "it"}}, session=session)
+        project.runner().server.kill_session(session.session_id["id"])
+        with pymongo.timeout(5):
+            project.db.people.update_one({"_id": 1}, {"$set": {"by": "the next"}})
+        with pytest.raises(OperationFailure):
+            session.commit_transaction()
+    assert project.db.people.find_one() == {"_id": 1, "by": "the next"}

@@ -90,8 +90,7 @@ def test_a_part_of_a_squash_is_not_redone_alone(team: Team) -> None:
 def test_a_redo_whose_down_fails_does_not_apply_it_again(team: Team, continues: bool) -> None:  # noqa: FBT001
     team.write("1_a", MIGRATION.replace("def down(db):", f"def down(db):\n    {FAILS}"))
     team.does("up")
-    migrate, app = MongoMigrate(), team.project.app()
-    report = migrate.runner(app).redo(options=Options(continue_on_error=continues))
+    report = team.project.runner().redo(options=Options(continue_on_error=continues))
     assert [outcome.state for outcome in report.outcomes] == [StepState.FAILED, StepState.NOT_RUN]
     assert "redo" in team.does("redo", exit_code=1)
     team.ran_once("a")
@@ -117,7 +116,7 @@ def test_what_is_broken_is_not_missing_and_is_not_forgotten(team: Team) -> None:
     team.does("up")
     good = path.read_text()
     path.write_text("def up(db:")
-    assert "missing" not in team.does("status")
+    assert "missing" not in team.does("status", "--all")
     team.check("unusable")
     for flag in ("--forget", "--accept-file", "--applied"):
         assert "syntax error" in team.does("resolve", "1", flag, *REASON, exit_code=5)
@@ -227,7 +226,7 @@ def test_names_in_any_script_are_told_apart(team: Team, one: str, other: str) ->
     team.write(f"2_{other}")
     assert "No migration has" in team.does("up", "--to", "!", exit_code=2)
     team.does("up", "--to", other)
-    assert team.does("history", one).count("completed") == 1
+    assert team.does("history", one).count("applied") == 1
     team.does("redo", one)
 
 

@@ -77,7 +77,7 @@ def test_an_applied_version_shows_its_file_and_its_record(applied: Project, name
 
 
 def test_the_text_says_the_same(applied: Project) -> None:
-    lines = [line.split() for line in text(applied, "alice").splitlines()]
+    lines = [line.split() for line in applied.result(text(applied, "alice")).splitlines()]
     assert lines[0] == ["20260101001", "Adds", "a:", "applied"]
     assert ["Flags", "transactional,", "reversible,", "with", "verify()"] in lines
     assert ["Batch", "1"] in lines
@@ -138,7 +138,7 @@ def test_a_number_that_another_migration_has_shows_both(applied: Project) -> Non
         assert (found["record"]["slug"], found["record"]["name"]) == ("alice", "Adds a")
     said = text(applied, "bob")
     assert "20260101001_bob.py is another one" in said
-    assert "completed, alice" in said
+    assert "applied, alice" in said
 
 
 def test_two_files_of_one_number_are_both_shown(project: Project) -> None:

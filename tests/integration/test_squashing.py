@@ -99,7 +99,7 @@ def test_all_applied_it_is_recorded_and_does_not_run(
     squash(project, *PARTS)
     tidy(project)
     # Before it is recorded, nothing is missing.
-    status = does(project, "status")
+    status = does(project, "status", "--all")
     assert "missing" not in status
     assert "3 applied, 1 pending" in status
     assert "replaced by 20260301001" in status
@@ -156,7 +156,7 @@ def test_some_applied_it_is_refused_with_the_list(
         assert "20260101003 (not applied). Nothing was run" in output
     found = json.loads(does(project, "check", "--json", exit_code=4))
     assert [problem["kind"] for problem in found["problems"]] == ["partly-squashed"]
-    assert "missing" not in does(project, "status")
+    assert "missing" not in does(project, "status", "--all")
     assert done(project) == list(PARTS[:2])
     assert list(project.db.migrations.find()) == before
     # What the message says to do works.
@@ -346,7 +346,7 @@ def test_a_part_that_is_added_to_an_applied_squash_still_runs_there(project: Pro
     does(project, "up")
     project.write_inserts(LATER)
     squash(project, *PARTS, LATER)
-    assert "changed since" in does(project, "status")
+    assert "changed since" in does(project, "status", "--all")
     does(project, "up")
     assert done(project) == [*PARTS, LATER]
 
@@ -440,7 +440,7 @@ def test_the_unchanged_files_of_parts_are_not_parsed(
         raise AssertionError(path)
 
     monkeypatch.setattr(folder, "describe", parses)
-    does(project, "status")
+    does(project, "status", "--all")
 
 
 def test_a_run_that_lost_the_lock_marks_nothing(project: Project) -> None:

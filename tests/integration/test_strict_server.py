@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,21 @@ def test_an_update_goes_on_when_its_client_is_gone(
     assert large.c.count_documents({"n": 1}) == MANY
 
 
+def test_a_read_ends_when_its_client_is_gone(
+    server: TestServer, large: Database[dict[str, Any]]
+) -> None:
+    # It would write at its end. The end of what starts later says when that would have been.
+    reading = {"$match": {"$expr": {"$eq": [{"$size": {"$range": [0, 100]}}, 100]}}}
+    with (
+        MongoClient[dict[str, Any]](server.uri, socketTimeoutMS=50) as impatient,
+        pytest.raises(AutoReconnect),
+    ):
+        impatient.large.c.aggregate([reading, {"$out": "left"}])
+    large.c.aggregate([reading, {"$out": "right"}])
+    assert "right" in large.list_collection_names()
+    assert "left" not in large.list_collection_names()
+
+
 @pytest.mark.parametrize(
     "define",
     [
@@ -179,6 +195,32 @@ def test_a_definition_waits_until_the_transaction_ends(
         session.start_transaction()
         assert small.c.find_one({"_id": 1}, session=session)
         assert in_flight(lambda: define(small), getattr(session, how)) is None
+
+
+def test_nobody_overtakes_a_definition_that_waits(
+    small: Database[dict[str, Any]], client: Client
+) -> None:
+    with client.start_session() as session, client.start_session() as late:
+        session.start_transaction()
+        assert small.c.find_one({"_id": 1}, session=session)
+        definition = threading.Thread(target=small.c.create_index, args=["n"])
+        reader = threading.Thread(target=small.c.find_one)
+        definition.start()
+        late.start_transaction()
+        refused = _refused_behind_it(small, late)
+        assert refused.code == 24
+        assert refused.has_error_label("TransientTransactionError")
+        reader.start()
+        # The transaction that holds the lock goes on, and another collection is free.
+        assert small.c.find_one({"_id": 1}, session=session)
+        assert small.other.find_one() is None
+        reader.join(0.2)
+        assert reader.is_alive()
+        session.commit_transaction()
+        reader.join(20)
+        definition.join(20)
+    assert not reader.is_alive()
+    assert "n_1" in small.c.index_information()
 
 
 def test_a_definition_waits_for_no_transaction_on_another_collection(
@@ -281,6 +323,19 @@ def test_a_document_that_is_refused_leaves_the_others_of_an_unordered_insert(
     reply = small.command("insert", "c", documents=documents, ordered=False)
     assert [(each["index"], each["code"]) for each in reply["writeErrors"]] == [(0, 11000), (1, 53)]
     assert reply["n"] == 1
+
+
+def _refused_behind_it(db: Database[dict[str, Any]], session: ClientSession) -> OperationFailure:
+    """Read in transactions until the server refuses one that would wait behind a definition."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            db.c.find_one({"_id": 1}, session=session)
+        except OperationFailure as exc:
+            return exc
+        session.abort_transaction()
+        session.start_transaction()
+    raise AssertionError
 
 
 def _update_without_end(db: Database[dict[str, Any]], session: ClientSession) -> None:

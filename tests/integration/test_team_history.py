@@ -121,7 +121,7 @@ def test_two_years_of_a_team(team: Team) -> None:  # noqa: PLR0915  (two years a
     team.does("import-history", "--from", "migrate-mongo", "--confirm")
     team.is_settled()
     team.ran_once()
-    assert team.does("status").count("imported") == 3
+    assert team.does("status", "--all").count("imported") == 3
     assert list(team.db.changelog.find()) == recorded
 
     # February. Two branches use one number; Alice's is applied on staging when Bob's comes.
@@ -130,7 +130,7 @@ def test_two_years_of_a_team(team: Team) -> None:  # noqa: PLR0915  (two years a
     ran += ["alice"]
     bob = team.write("20250201001_bob")
     assert "have the same number" in team.does("up", exit_code=5)
-    bob = Path(team.does("renumber", bob.name).strip())
+    bob = Path(team.does("renumber", bob.name).splitlines()[1])
     team.check("pending")
     team.does("up")
     ran += ["bob"]
@@ -191,7 +191,7 @@ def test_two_years_of_a_team(team: Team) -> None:  # noqa: PLR0915  (two years a
     team.does("up")
     team.is_settled()
     team.ran_once(*ran)
-    assert "missing" not in team.does("status")
+    assert "missing" not in team.does("status", "--all")
 
     # A new environment is set up from what is there.
     new = Team(team.project, team.db.client[f"{team.db.name}_new"])
@@ -231,7 +231,7 @@ def test_two_branches_with_one_number(team: Team) -> None:
     alice.write_text(code)
     for command in ("plan", "up", "down"):
         assert "have the same number" in team.does(command, exit_code=5)
-    assert "have the same number" in team.does("status")
+    assert "have the same number" in team.does("status", "--all")
     assert "it names 20261124001_alice_adds_a.py, 2026" in team.does(
         "renumber", "20261124001", exit_code=2
     )
@@ -295,7 +295,7 @@ def test_a_file_that_was_edited_on_purpose_is_accepted(team: Team) -> None:
     team.does("up")
     path.write_text(path.read_text().replace('"undone"', '"rolled_back"'))
     team.check("changed")
-    assert "changed since" in team.does("status")
+    assert "changed since" in team.does("status", "--all")
     team.does("resolve", "20261124001", "--accept-file", exit_code=2)
     team.does("resolve", "a", "--accept-file", "--reason", "the field has a new name")
     team.is_settled()
@@ -316,7 +316,7 @@ def test_a_file_that_is_gone_for_good_is_forgotten(team: Team) -> None:
     team.is_settled()
     # The event log keeps all of it, and the number is free.
     log = team.does("history", "20261124001")
-    for event in ("started", "completed", "forgotten", "the feature was removed"):
+    for event in ("started", "applied", "forgotten", "the feature was removed"):
         assert event in log
     team.write("20261124001_other")
     team.check("out-of-order")
@@ -383,7 +383,7 @@ def test_what_did_not_end_is_interrupted_whatever_ended_it(
     stopping: dict[str, Any] = {"MIGRATE_INTERRUPTED": "stop", "MIGRATE_LOCK_WAIT": 5}
     output = team.does("up", exit_code=5, **stopping)
     assert "resolve 20261124001" in output
-    assert "interrupted" in team.does("status")
+    assert "interrupted" in team.does("status", "--all")
     team.check("interrupted")
     team.ran_once("half")
     # Somebody looked at the data: half of it is there, and was removed by hand.
@@ -421,7 +421,7 @@ def test_a_baseline_with_a_false_verify_is_refused_and_a_true_one_is_marked(team
     assert team.project.statuses() == {}
     team.does("baseline", "--to", "20261124002", "--reason", "restored from a dump")
     team.check("pending")
-    status = team.does("status")
+    status = team.does("status", "--all")
     assert status.count("baseline") == 2
     assert status.count("not verified") == 1
     shown = json.loads(team.does("status", "--json"))["applied"]
@@ -442,7 +442,7 @@ def test_a_failed_down_is_seen_until_it_is_settled(team: Team) -> None:
     team.does("up")
     team.does("down", exit_code=1)
     team.check("failed")
-    assert "down failed" in team.does("status")
+    assert "down failed" in team.does("status", "--all")
     assert team.rest("GET", "health")[0] == 503
     # Somebody looked at the data: up() is still in effect.
     team.does("resolve", "a", "--applied", "--reason", "nothing was rolled back")
@@ -519,6 +519,11 @@ def test_branches_with_new_files_conflict_in_a_linear_project(team: Team) -> Non
     assert latest.read_text() == f"{first.name}\n"
     second = Path(team.does("create", "second", **linear).strip())
     assert latest.read_text() == f"{second.name}\n"
+    for path in (first, second):
+        field = path.stem.partition("_")[2]
+        path.write_text(
+            f"idempotent = True\n\n\ndef up(db):\n    db.done.create_index({field!r})\n"
+        )
     # A merge that kept the other side's line.
     latest.write_text(f"{first.name}\n")
     for command in (("check", "--allow", "pending"), ("lint", "--select", "MM000")):
@@ -536,13 +541,15 @@ def test_branches_with_new_files_conflict_in_a_linear_project(team: Team) -> Non
 
 def test_files_in_folders_below_are_named_and_not_run(team: Team) -> None:
     team.write("20261124001_a")
-    (team.project.migrations / "release_1").mkdir()
+    (team.project.migrations / "release_1" / "later").mkdir(parents=True)
+    (team.project.migrations / "release_1" / "later" / "20261124004_d.py").touch()
     (team.project.migrations / "release_1" / "20261124002_b.py").write_text("def up(db): 1 / 0\n")
     (team.project.migrations / "_drafts").mkdir()
     (team.project.migrations / "_drafts" / "20261124003_c.py").write_text("def up(db): 1 / 0\n")
     for command, exit_code in (("status", 0), ("plan", 0), ("check", 4)):
         output = team.does(command, exit_code=exit_code)
-        assert "release_1/20261124002_b.py" in output
+        assert "release_1/20261124002_b.py, release_1/later/20261124004_d.py" in output
+        assert "Move them into the folder" in output
         assert "20261124003" not in output
     team.does("up")
     team.ran_once("a")
@@ -568,19 +575,19 @@ def test_warnings_are_shown_before_anything_runs(team: Team) -> None:
     output = team.does("up")
     for warning in ("is out of order", "its file is missing"):
         assert output.count(warning) == 1
-        assert output.index(warning) < output.index("20261124002 b ...")
+        assert output.index(warning) < output.index("20261124002 b  applied")
 
 
 def test_a_run_that_crashed_is_not_called_running_without_a_hint(team: Team) -> None:
     team.write("20261124001_half", HALF.replace("{ending}", "time.sleep(60)"))
     kill(team.project)
-    status = team.does("status")
+    status = team.does("status", "--all")
     assert "running" in status
     assert "its run crashed" in status
     team.check("running")
     team.does("force-unlock", "--confirm")
     # Released by force, it is interrupted at once, and the event log names the run.
-    status = team.does("status")
+    status = team.does("status", "--all")
     assert "interrupted" in status
     assert "run None" not in team.does("history", "20261124001")
     team.check("interrupted")
@@ -601,7 +608,7 @@ def test_what_was_never_recorded_is_settled_too(team: Team) -> None:
     team.write("20261124001_a")
     team.does("resolve", "a", "--applied", "--reason", "made it in the shell")
     team.is_settled()
-    assert "resolved" in team.does("status")
+    assert "resolved" in team.does("status", "--all")
     assert team.runs() == {}
     assert "made it in the shell" in team.does("history", "a")
     # Settled by hand, it has no times of an earlier life.

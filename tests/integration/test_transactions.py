@@ -20,6 +20,7 @@ from flask_migrate_mongo.driver.transactions import Transactions, transaction
 from flask_migrate_mongo.model.errors import (
     ConnectionFailedError,
     OutcomeUnknownError,
+    RunStoppedError,
     TransactionsUnsupportedError,
     UnsupportedDriverError,
 )
@@ -288,7 +289,9 @@ def assert_driver_is_restored() -> None:
 
 def test_pymongo_and_threading_are_restored_after_a_step(project: Project) -> None:
     write(project, "raise SystemExit(3)")
-    assert_untouched(project, apply(project), "SystemExit", "3")
+    report = project.runner().up()
+    assert isinstance(report.error, RunStoppedError)
+    assert_untouched(project, report.outcomes[0], "SystemExit", "3")
     assert_driver_is_restored()
 
 

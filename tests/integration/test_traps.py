@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo import MongoClient, monitoring
 
-from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.engine.options import Observer, Options
 from flask_migrate_mongo.model.errors import LockHeldError
 from flask_migrate_mongo.model.reports import RunReport, StepState
@@ -56,7 +55,7 @@ def test_pending_is_computed_under_the_lock_so_a_waiting_run_applies_nothing_twi
     project.write_inserts(1)
     listener, reports = Listener(), list[RunReport]()
     with MongoClient[dict[str, Any]](project.uri, event_listeners=[listener]) as client:
-        waiting = MongoMigrate().runner(project.app(client[project.db.name]))
+        waiting = project.runner(client[project.db.name])
         second = threading.Thread(target=lambda: reports.append(waiting.up(Options(wait=30))))
         with project.runner().lease.hold(Actor.current("the first run")):
             second.start()
@@ -209,7 +208,7 @@ def test_what_another_run_undid_meanwhile_is_parsed_again_and_keeps_its_transact
     project.write("2_insert", source % 2)
     listener, reports = Listener(), list[RunReport]()
     with MongoClient[dict[str, Any]](project.uri, event_listeners=[listener]) as client:
-        waiting = MongoMigrate().runner(project.app(client[project.db.name]))
+        waiting = project.runner(client[project.db.name])
         second = threading.Thread(target=lambda: reports.append(waiting.up(Options(wait=30))))
         with project.runner().lease.hold(Actor.current("the first run")):
             second.start()
@@ -261,7 +260,7 @@ def test_a_renamed_applied_file_does_not_run_again(project: Project) -> None:
     project.invoke("up")
     (project.migrations / "1_insert.py").rename(project.migrations / "1-another-name.py")
     result = project.invoke("up")
-    assert result.stdout == "Nothing to do: every migration is applied.\n"
+    assert project.result(result.stdout) == "Nothing to do: every migration is applied.\n"
     assert done(project) == [1, 2]
     assert project.invoke("status", "--check").exit_code == 0
 
@@ -306,8 +305,8 @@ def test_a_generated_file_is_found_whatever_its_name(project: Project, name: str
     assert created.exit_code == 0, created.output
     (path,) = project.migrations.iterdir()
     assert str(path) == json.loads(created.stdout)["path"]
-    assert path.name.isascii()
-    assert len(path.name) < 100
+    assert path.name.isprintable()
+    assert len(path.name.encode()) < 200
     (pending,) = json.loads(project.invoke("status", "--json").stdout)["pending"]
     assert pending["name"] == " ".join(name.split())
 
@@ -371,10 +370,9 @@ def test_what_was_applied_before_the_failure_is_printed(project: Project) -> Non
     project.write_inserts(1, 2)
     project.write("3_bad", "def up(db): 1 / 0\n")
     result = project.invoke("up")
-    table = [line.split()[:3] for line in result.stdout.splitlines()]
-    assert ["1", "insert", "applied"] in table
-    assert ["2", "insert", "applied"] in table
-    assert ["3", "bad", "failed"] in table
+    assert "✓ 1 insert  applied" in result.stdout
+    assert "✓ 2 insert  applied" in result.stdout
+    assert "✗ 3 bad  failed" in result.stderr
     assert "Applied 2 migrations" in result.stdout
 
 
@@ -383,7 +381,9 @@ def test_a_failed_migration_is_never_shown_as_applied(project: Project) -> None:
     project.invoke("up")
     status = json.loads(project.invoke("status", "--json").stdout)
     assert (status["applied"], [f["version"] for f in status["failed"]]) == ([], ["1"])
-    assert project.invoke("down").stdout == "Nothing to do: no migration is applied.\n"
+    assert (
+        project.result(project.invoke("down").stdout) == "Nothing to do: no migration is applied.\n"
+    )
 
 
 def test_a_dry_run_claims_no_success_that_it_has_not_seen(project: Project) -> None:
@@ -416,7 +416,7 @@ def test_the_first_error_is_printed_when_recording_it_fails_too(
     project.write("1_bad", "def up(db): raise ValueError('the first cause')\n")
     failpoint("update", skip=1, errorCode=DOCUMENT_VALIDATION_FAILURE)
     result = project.invoke("up")
-    assert "1 failed: ValueError: the first cause" in result.stderr
+    assert "  ValueError: the first cause" in result.stderr
     assert "Error: The server refused a command" in result.stderr
 
 

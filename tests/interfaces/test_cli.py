@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import threading
 import time
@@ -18,8 +19,12 @@ import pexpect
 import pytest
 from bson import ObjectId
 from pexpect.fdpexpect import fdspawn
+from pymongo import MongoClient
 
+from flask_migrate_mongo.driver.server import Server
+from flask_migrate_mongo.model.documents import MigratedDatabase
 from flask_migrate_mongo.model.values import Actor
+from tests.conftest import uri_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,8 +84,9 @@ def everything(project: Project) -> dict[str, Any]:
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of a table in a pipe: columns are at least two blanks apart."""
-    return [line.split() for line in text.splitlines()]
+    """Return the cells of a table, below the line that names the database."""
+    _, *lines = text.splitlines()
+    return [line.split() for line in lines]
 
 
 # --- help
@@ -93,7 +99,7 @@ def test_the_group_help_lists_every_command_and_what_each_exit_code_means(projec
         assert f"  {command} " in result.stdout
     for code in range(7):
         assert f"\n    {code}  " in result.stdout
-    listed = result.stdout.partition("Commands:")[2]
+    listed = result.stdout.partition("\nApply:\n")[2]
     assert "..." not in listed, "a command's summary is cut off"
 
 
@@ -145,28 +151,34 @@ def test_up_applies_what_is_pending_and_says_so(project: Project) -> None:
     assert [d["version"] for d in project.db.done.find()] == [20261101001, 20261101002]
 
 
-def test_up_prints_each_migration_as_it_starts_and_how_long_it_took_on_stderr(
-    project: Project,
-) -> None:
+def test_up_prints_one_line_for_each_migration_with_how_long_it_took(project: Project) -> None:
     project.write_inserts(1)
     one(project, 2, "db.slow.insert_one({}); __import__('time').sleep(0.02)")
-    lines = project.invoke("up").stderr.splitlines()
-    assert [line.partition(" in ")[0] for line in lines] == [
-        "1 insert ...",
-        "✓ 1 insert: applied",
-        "2 step ...",
-        "✓ 2 step: applied",
+    result = project.invoke("up")
+    lines = result.stdout.splitlines()
+    assert [line.partition(" in ")[0] for line in lines[-3:]] == [
+        "✓ 1 insert  applied",
+        "✓ 2 step  applied",
+        "Applied 2 migrations as batch 1",
     ]
-    took, unit = lines[3].partition(" in ")[2].split()
+    took, unit = lines[-2].partition(" in ")[2].split()
     assert int(took) >= 20
     assert unit == "ms"
+    assert project.result(result.stderr) == ""
 
 
 def test_up_in_a_pipe_gives_one_plain_line_a_migration_on_stdout(project: Project) -> None:
     project.write("1_n", f"name = {'long name ' * 30!r}\ndef up(db): pass")
     result = project.invoke("up")
-    assert ("long name " * 30).strip() in result.stdout.splitlines()[1]
+    assert ("long name " * 30).strip() in result.stdout.splitlines()[-2]
     assert ESCAPE not in result.output
+
+
+def test_up_says_how_long_the_run_took_with_its_records(project: Project) -> None:
+    for version in range(1, 31):
+        one(project, version, f"return {version}")
+    report = document(project.invoke("up", "--json"))
+    assert report["executionTime"] > sum(step["executionTime"] for step in report["steps"])
 
 
 def test_up_json_is_the_report_of_the_run(project: Project) -> None:
@@ -195,7 +207,7 @@ def test_up_json_is_the_report_of_the_run(project: Project) -> None:
 def test_progress_goes_to_stderr_with_json_too(project: Project) -> None:
     project.write_inserts(1)
     result = project.invoke("up", "--json")
-    assert "✓ 1 insert: applied" in result.stderr
+    assert "✓ 1 insert  applied" in result.stderr
     assert document(result)["steps"][0]["version"] == "1"
 
 
@@ -212,7 +224,7 @@ def test_with_nothing_to_do_a_command_says_so_and_writes_nothing(
 ) -> None:
     result = project.invoke(command)
     assert result.exit_code == 0
-    assert result.stdout.strip() == nothing
+    assert project.result(result.stdout).strip() == nothing
     assert project.db.list_collection_names() == []
 
 
@@ -221,7 +233,8 @@ def test_a_second_up_has_nothing_to_do_and_changes_no_record(project: Project) -
     project.invoke("up")
     before = everything(project)
     result = project.invoke("up")
-    assert (result.exit_code, result.stdout) == (0, "Nothing to do: every migration is applied.\n")
+    nothing = "Nothing to do: every migration is applied.\n"
+    assert (result.exit_code, project.result(result.stdout)) == (0, nothing)
     assert everything(project) == before
 
 
@@ -235,14 +248,28 @@ def test_a_failure_ends_the_run_with_what_was_applied_what_failed_and_what_is_le
 ) -> None:
     result = failing(project)
     assert result.exit_code == 1
-    assert rows(result.stdout)[1][:3] == ["1", "insert", "applied"]
-    assert rows(result.stdout)[2][:3] == ["2", "step", "failed"]
+    assert "✓ 1 insert  applied" in result.stdout
     assert "Applied 1 migration as batch 1" in result.stdout
-    assert "Not run: 3." in result.stdout
-    assert "run `flask db-migrate up` again" in result.stdout
-    assert "2 failed: ValueError: no such field" in result.stderr
-    assert 'raise ValueError("no such field")' in result.stderr.replace("'", '"')
+    assert "1 later migration was not run." in result.stdout
+    assert result.stderr.splitlines()[2:] == [
+        "  migrations/2_step.py:2 in up()  raise ValueError('no such field')",
+        "  ValueError: no such field",
+        "  Not transactional: what it wrote before line 2 stays.",
+        "Fix the file, then: flask db-migrate up",
+        "Traceback: -v, or flask db-migrate show 2",
+    ]
     assert project.statuses() == {1: "completed", 2: "failed"}
+
+
+@pytest.mark.parametrize("args", [("-v", "up"), ("up", "-v"), ("up", "--dry-run", "-v")])
+def test_a_traceback_is_shown_on_demand_alone(project: Project, args: tuple[str, ...]) -> None:
+    one(project, 1, "raise ValueError('no such field')")
+    shown = project.invoke(*args).output
+    assert shown.count("Traceback (most recent call last)") == 1
+    assert "Traceback: -v" not in shown
+    without = project.invoke(*(arg for arg in args if arg != "-v")).output
+    assert "Traceback (most recent call last)" not in without
+    assert without.count("no such field") == 2, "the line of the migration, and the error"
 
 
 def test_a_failure_in_json_is_in_its_step_with_type_message_and_traceback(project: Project) -> None:
@@ -254,6 +281,40 @@ def test_a_failure_in_json_is_in_its_step_with_type_message_and_traceback(projec
     assert (applied["state"], failed["state"]) == ("applied", "failed")
     assert (failed["error"]["type"], failed["error"]["message"]) == ("ValueError", "no such field")
     assert "2_step.py" in failed["error"]["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("command", "fails", "fixed"),
+    [
+        ("up", "def up(db): 1 / 0", "def up(db): pass"),
+        ("up", "transactional = True\ndef up(db): 1 / 0", "def up(db): pass"),
+        (
+            "up",
+            "def up(db, ctx): ctx.backfill('done', lambda document: 1 / 0)",
+            "def up(db, ctx): ctx.backfill('done', {'$set': {'x': 1}})",
+        ),
+        (
+            "down",
+            "def up(db): pass\ndef down(db): 1 / 0",
+            "def up(db): pass\ndef down(db): pass",
+        ),
+    ],
+)
+def test_what_a_failure_says_to_type_after_the_file_is_fixed_works(
+    project: Project, command: str, fails: str, fixed: str
+) -> None:
+    project.db.done.insert_one({})
+    project.write("1_step", fails)
+    if command == "down":
+        project.invoke("up")
+    failed = project.invoke(command)
+    assert failed.exit_code == 1
+    (advice,) = re.findall(
+        "^Fix the file, then: flask db-migrate (.+)$", failed.stderr, re.MULTILINE
+    )
+    project.write("1_step", fixed)
+    done = project.invoke(*advice.split())
+    assert done.exit_code == 0, done.output
 
 
 def test_continue_on_error_goes_on_and_still_exits_with_1(project: Project) -> None:
@@ -313,18 +374,10 @@ def test_a_dry_run_prints_what_each_migration_would_do_in_order(project: Project
     project.write_inserts(1)
     project.write("2_tx", "transactional = True\ndef up(db): pass")
     result = project.invoke("up", "--dry-run")
-    shown = result.stdout.splitlines()
-    assert re.fullmatch(r"1 insert: would succeed \(\d+ ms, [\d,]+ documents/s\)", shown[0])
-    assert shown[1].split() == [
-        "Collection",
-        "Inserted",
-        "Matched",
-        "Modified",
-        "Deleted",
-        "Upserted",
-    ]
-    assert shown[2].split() == ["done", "1", "-", "-", "-", "-"]
-    assert re.fullmatch(r"2 tx: would succeed \(\d+ ms\)", shown[-2])
+    shown = project.result(result.stdout).splitlines()
+    assert re.fullmatch(r"✓ 1 insert  would succeed \(\d+ ms, [\d,]+ documents/s\)", shown[0])
+    assert shown[1] == "  done: 1 inserted"
+    assert re.fullmatch(r"✓ 2 tx  would succeed \(\d+ ms\)", shown[-2])
     assert shown[-1] == (
         "Dry run of 2 migrations: 2 would succeed. Everything was rolled back: nothing was changed."
     )
@@ -345,8 +398,12 @@ def test_a_dry_run_of_what_would_fail_exits_with_1(project: Project) -> None:
     project.write("1_bad", "def up(db): raise ValueError('no such field')")
     result = project.invoke("up", "--dry-run")
     assert result.exit_code == 1
-    assert "1 bad: would fail: ValueError: no such field" in result.stdout
-    assert "raise ValueError" in result.stdout
+    shown = project.result(result.stdout).splitlines()
+    assert re.fullmatch(r"✗ 1 bad  would fail \(\d+ ms\)", shown[0])
+    assert shown[1:3] == [
+        "  migrations/1_bad.py:1 in up()  def up(db): raise ValueError('no such field')",
+        "  ValueError: no such field",
+    ]
 
 
 @pytest.mark.parametrize("option", [("--samples", "1"), ("--dry-run-limit", "3")])
@@ -416,7 +473,7 @@ def test_what_was_undone_is_pending_again_and_up_applies_it_in_a_new_batch(
 
 def test_status_shows_what_is_applied_failed_and_pending_with_the_totals(project: Project) -> None:
     failing(project)
-    result = project.invoke("status")
+    result = project.invoke("status", "--all")
     assert result.exit_code == 0
     table = rows(result.stdout)
     assert table[0][:3] == ["Version", "Name", "State"]
@@ -428,7 +485,7 @@ def test_status_shows_what_is_applied_failed_and_pending_with_the_totals(project
     assert "2 failed: ValueError: no such field" in result.stdout
     assert "3 migrations: 1 applied, 1 pending, 1 failed." in result.stdout
     today = f"{datetime.now(timezone.utc):%Y-%m-}"
-    assert today in result.stdout.splitlines()[1]
+    assert today in result.stdout.splitlines()[2]
 
 
 def test_status_json_is_the_status_document(project: Project) -> None:
@@ -536,11 +593,34 @@ def test_create_needs_neither_a_folder_nor_a_database(project: Project) -> None:
     assert len(list(project.migrations.iterdir())) == 1
 
 
-def test_a_created_migration_that_nobody_wrote_fails_with_what_to_do(project: Project) -> None:
+@pytest.mark.parametrize("command", [("up",), ("up", "--dry-run"), ("plan",), ("rehearse",)])
+def test_a_created_migration_that_nobody_wrote_is_refused_before_anything_runs(
+    project: Project, command: tuple[str, ...]
+) -> None:
+    project.write_inserts(1)
     project.invoke("create", "x")
-    result = project.invoke("up")
-    assert result.exit_code == 1
-    assert "Write up() before this migration is run." in result.stderr
+    (file,) = project.migrations.glob("*_x.py")
+    version = file.name.removesuffix("_x.py")
+    result = project.invoke(*command)
+    assert result.exit_code == 5
+    assert f"NotImplementedError`: {version}. Nothing was run. Write its up()" in result.stderr
+    assert "scratch database" not in result.stderr
+    assert project.db.list_collection_names() == []
+    assert f"{version}  x" in project.invoke("status").stdout
+    assert "not written yet, not reversible" in project.invoke("status", "--all").stdout
+    assert f"pending: {version} (x) is not written yet." in project.invoke("check").stdout
+    assert project.invoke("up", "--to", "1").exit_code == 0
+
+
+def test_a_down_that_nobody_wrote_counts_as_none(project: Project) -> None:
+    project.write(
+        "1_a", "def up(db): db.a.insert_one({})\ndef down(db): raise NotImplementedError\n"
+    )
+    assert "not reversible" in project.invoke("plan").stdout
+    assert project.invoke("up").exit_code == 0
+    result = project.invoke("down")
+    assert result.exit_code == 5
+    assert "or one that only raises NotImplementedError. Nothing was rolled back." in result.stderr
 
 
 # --- history
@@ -555,7 +635,7 @@ def test_history_shows_the_records_changed_last_first(project: Project) -> None:
     table = rows(result.stdout)
     assert [row[:3] for row in table[1:]] == [
         ["2", "insert", "rolled-back"],
-        ["1", "insert", "completed"],
+        ["1", "insert", "applied"],
     ]
 
 
@@ -625,9 +705,10 @@ def test_history_events_is_the_trail_of_everything_and_of_the_lock(project: Proj
 
 
 def test_an_empty_history_says_that_it_is(project: Project) -> None:
-    assert project.invoke("history").stdout == "Nothing is recorded.\n"
-    assert project.invoke("history", "--events").stdout == "Nothing has happened yet.\n"
-    assert document(project.invoke("history", "--json")) == {"history": []}
+    records, events = (project.invoke("history", *way).stdout for way in ((), ("--events",)))
+    assert project.result(records) == "Nothing is recorded.\n"
+    assert project.result(events) == "Nothing has happened yet.\n"
+    assert document(project.invoke("history", "--json"))["history"] == []
 
 
 @pytest.mark.parametrize("option", [("--limit", "5"), ("--skip", "1"), ("--status", "failed")])
@@ -644,8 +725,9 @@ def test_history_refuses_to_page_a_trail_rather_than_ignore_it(
 
 
 def test_lock_status_says_that_the_lock_is_free(project: Project) -> None:
-    assert project.invoke("lock-status").stdout == "The lock is free.\n"
-    assert document(project.invoke("lock-status", "--json")) == {"locked": False, "lock": None}
+    assert project.result(project.invoke("lock-status").stdout) == "The lock is free.\n"
+    found = document(project.invoke("lock-status", "--json"))
+    assert (found["locked"], found["lock"]) == (False, None)
 
 
 def test_lock_status_says_who_holds_it_since_when_and_until_when(project: Project) -> None:
@@ -698,7 +780,7 @@ def test_force_unlock_confirm_releases_whoever_holds_it(
     if form:
         assert document(result)["released"]["reason"] == "a test"
     else:
-        assert result.stdout.startswith("Released the lock of ")
+        assert project.result(result.stdout).startswith("Released the lock of ")
 
 
 def test_wait_waits_for_the_lock_and_then_runs(project: Project) -> None:
@@ -739,7 +821,7 @@ def test_resolve_records_what_is_true_of_a_failed_migration_and_why(project: Pro
     failing(project)
     result = project.invoke("resolve", "2", "--applied", "--reason", "done by hand")
     assert result.exit_code == 0, result.output
-    assert rows(result.stdout)[1][:3] == ["2", "step", "completed"]
+    assert rows(result.stdout)[1][:3] == ["2", "step", "applied"]
     event = document(project.invoke("history", "2", "--json"))["events"][-1]
     assert (event["event"], event["applied"], event["reason"]) == ("resolved", True, "done by hand")
 
@@ -820,7 +902,7 @@ def test_a_process_ends_with_the_exit_code_and_keeps_the_streams_apart(project: 
     done = project.run("up", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["steps"][0]["state"] == "failed"
-    assert "1 step: failed" in done.stderr
+    assert "1 step  failed" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -866,7 +948,7 @@ def test_a_mistyped_option_in_text_says_how_it_is_used(project: Project) -> None
 def test_an_error_in_text_is_on_stderr_and_stdout_stays_empty(project: Project) -> None:
     result = project.invoke("down", "--steps", "0")
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
+    assert project.result(result.stderr).startswith("Error: ")
 
 
 def test_json_can_be_printed_whatever_the_names_and_the_encoding_of_the_stream(
@@ -887,6 +969,62 @@ def test_what_another_version_has_put_into_a_trail_can_be_printed(project: Proje
     noted = document(project.invoke("history", "1", "--json"))["events"][-1]
     assert (noted["event"], noted["until"][:10]) == ("noted", "2100-01-02")
     assert "noted" in project.invoke("history", "1").stdout
+
+
+def test_a_line_break_in_the_name_of_a_file_begins_no_line_of_the_output(project: Project) -> None:
+    (project.migrations / "1_a\n::error::owned.py").write_text("def up(db): 1 / 0\n")
+    (project.migrations / "2_b\r::error::owned.py").write_text("def up(db):\n")
+    for args in (
+        ("status",),
+        ("up",),
+        ("plan",),
+        ("check",),
+        ("lint",),
+        ("lint", "--format", "github"),
+    ):
+        result = project.invoke(*args)
+        assert result.exit_code in {0, 4, 5}
+        assert "has a line break" in result.output
+        lines = result.output.replace("\r", "\n").split("\n")
+        assert not any("owned" in line for line in lines if line.strip().startswith("::error::"))
+
+
+APP_OF_FLASK_PYMONGO = """
+import os
+from flask import Flask
+from flask_pymongo import PyMongo
+from flask_migrate_mongo import MongoMigrate
+
+app = Flask(__name__)
+app.config["MONGO_URI"] = os.environ["MONGO_URI"]
+MongoMigrate(app, PyMongo(app))
+"""
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://localhost/shop", "Invalid URI scheme"),
+        ("mongodb://localhost/shop?tls=true&tlsCAFile=/none.pem", "[Errno 2] "),
+        ("mongodb+srv://no-such-name.invalid/shop", "DNS"),
+    ],
+)
+def test_a_client_that_the_application_cannot_make_is_an_error_of_ours(
+    project: Project, uri: str, said: str
+) -> None:
+    (project.root / "app.py").write_text(APP_OF_FLASK_PYMONGO, encoding="utf-8")
+    done = project.run("status", "--json", MONGO_URI=uri)
+    problem = json.loads(done.stdout)
+    assert (done.returncode, problem["code"], done.stderr) == (6, "configuration", "")
+    assert said in problem["detail"]
+    assert "Check its connection string" in project.run("status", MONGO_URI=uri).stderr
+
+
+def test_another_error_of_the_application_keeps_its_traceback(project: Project) -> None:
+    (project.root / "app.py").write_text("import pymongo\n1 / 0\n", encoding="utf-8")
+    done = project.run("status")
+    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback" in done.stderr
 
 
 # --- pipes and terminals
@@ -922,6 +1060,68 @@ def test_a_run_goes_on_when_nobody_reads_its_progress(project: Project) -> None:
     code, stdout = broken(project, "stderr", "up")
     assert project.statuses() == {1: "completed", 2: "completed"}
     assert (code, "Applied 2 migrations" in stdout) == (0, True)
+
+
+def redirected(project: Project, to: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run with streams that a shell redirects."""
+    return subprocess.run(
+        ["sh", "-c", f"{shlex.join(project.command(*args))} {to}"],
+        env=project.environ(),
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+NO_STREAMS = "<&- >&- 2>&-"
+
+
+@pytest.mark.parametrize(
+    ("to", "args", "code"),
+    [
+        *((to, ("up",), 1) for to in ("<&-", ">&-", "2>&-", "2>/dev/full", NO_STREAMS)),
+        *((">&-", ("up", "--json"), 1), ("2>/dev/full", ("up", "--json"), 1)),
+        (NO_STREAMS, ("up", "--json"), 1),
+        (NO_STREAMS, ("up", "--to", "1"), 0),
+        (NO_STREAMS, ("status", "--check"), 4),
+        ("2>&-", ("status", "--check"), 4),
+        *((to, ("down", "--nothing-like-this"), 2) for to in ("2>&-", "2>/dev/full")),
+        (NO_STREAMS, ("up", "--steps", "0"), 2),
+        *((to, ("create", "new"), 0) for to in (">&-", NO_STREAMS)),
+    ],
+)
+def test_a_command_works_and_keeps_its_exit_code_without_a_stream(
+    project: Project, to: str, args: tuple[str, ...], code: int
+) -> None:
+    one(project, 1, "print('hello'); db.done.insert_one({})")
+    one(project, 2, "1 / 0")
+    done = redirected(project, to, *args)
+    assert done.returncode == code, done.stderr
+    applied = args in {("up",), ("up", "--json"), ("up", "--to", "1")}
+    assert project.db.done.count_documents({}) == applied
+    assert len(list(project.migrations.glob("*_new.py"))) == (args[0] == "create")
+
+
+@pytest.mark.parametrize("args", [("up",), ("up", "--json")])
+@pytest.mark.parametrize(("second", "code"), [("pass", 6), ("1 / 0", 1)])
+def test_a_result_that_cannot_be_written_is_an_error_and_the_work_is_done(
+    project: Project, second: str, code: int, args: tuple[str, ...]
+) -> None:
+    one(project, 1, "db.done.insert_one({})")
+    one(project, 2, second)
+    done = redirected(project, ">/dev/full", *args)
+    assert done.returncode == code
+    assert "Error: The result could not be written: No space left on device." in done.stderr
+    assert project.db.done.count_documents({}) == 1
+
+
+def test_a_pipe_that_nobody_reads_changes_no_exit_code(project: Project) -> None:
+    one(project, 1, "pass")
+    assert broken(project, "stdout", "status")[0] == 0
+    assert broken(project, "stdout", "status", "--check", "--json")[0] == 4
+    assert broken(project, "stdout", "up")[0] == 0
 
 
 def test_a_name_that_the_encoding_of_a_stream_lacks_stops_nothing(project: Project) -> None:
@@ -992,7 +1192,7 @@ def test_on_a_terminal_a_spinner_turns_until_the_migration_is_done(project: Proj
             screen.expect_exact(frame)
         screen.expect_exact("1 wait")
         go.touch()
-        screen.expect_exact("✓ 1 wait: ")
+        screen.expect_exact("1 wait  ")
         screen.expect(r"applied\x1b\[0m in [0-9.]+ m?s")
         screen.expect_exact("Applied 1 migration as batch 1")
         screen.expect(pexpect.EOF)
@@ -1024,6 +1224,34 @@ def test_on_a_terminal_the_result_does_not_repeat_the_progress(project: Project)
     assert "Applied 2 migrations" in screen
 
 
+@pytest.mark.parametrize(
+    "printing",
+    [
+        "print('printed')",
+        "sys.stdout.write('printed\\n')",
+        "sys.stdout.buffer.write(b'printed\\n')",
+        "sys.__stdout__.write('printed\\n')",
+        "os.write(1, b'printed\\n')",
+        "subprocess.run(['echo', 'printed'], check=True)",
+    ],
+)
+@pytest.mark.parametrize("transactional", [False, True])
+def test_whatever_a_migration_prints_the_document_is_alone_on_standard_output(
+    project: Project, printing: str, *, transactional: bool
+) -> None:
+    source = (
+        f"import os, subprocess, sys\ntransactional = {transactional}\ndef up(db): {printing}\n"
+    )
+    project.write("1_print", source)
+    project.write("2_fail", f"{source}    1 / 0\n".replace("up(db): ", "up(db):\n    "))
+    done = project.run("up", "--json")
+    assert done.returncode == 1
+    states = [step["state"] for step in json.loads(done.stdout)["steps"]]
+    assert states == ["applied", "failed"]
+    assert done.stdout.startswith("{")
+    assert done.stderr.count("printed\n") == 2
+
+
 @pytest.mark.usefixtures("plain_environ")
 def test_json_has_no_colours_on_a_terminal_either(project: Project) -> None:
     project.write_inserts(1)
@@ -1036,3 +1264,97 @@ def test_a_name_cannot_steer_the_terminal(project: Project) -> None:
         result = project.invoke(*args)
         assert not {ESCAPE, "\x07", "\u202e"} & set(result.output)
         assert r"\x1b[31mred" in result.output
+
+
+# --- the database
+
+
+URIS = {
+    "mongodb://anna:s3cret@127.0.0.1:1/shop?authSource=admin": ["127.0.0.1:1"],
+    "mongodb://anna:s3cret@[::1]:27018/shop": ["[::1]:27018"],
+    "mongodb://%2Ftmp%2Fmongodb-1.sock/shop": ["/tmp/mongodb-1.sock"],
+}
+
+
+@pytest.mark.parametrize(("uri", "hosts"), URIS.items())
+def test_the_database_is_named_without_a_round_trip_and_without_user_and_password(
+    uri: str, hosts: list[str]
+) -> None:
+    with MongoClient[dict[str, object]](uri, connect=False) as client:
+        found = Server(client.get_default_database()).location
+    assert found == MigratedDatabase("shop", tuple(hosts))
+    assert str(found) == f"shop on {hosts[0]}"
+
+
+def test_the_kind_of_server_is_named_once_it_is_known(
+    project: Project, standalone_uri: str
+) -> None:
+    set_name = project.db.client.admin.command("hello")["setName"]
+    assert f"(replica set {set_name})" in project.invoke("status").stdout.splitlines()[0]
+    found = document(project.invoke("status", "--json"))["database"]
+    assert (found["kind"], found["replicaSet"]) == ("replica-set", set_name)
+    alone = project.invoke("status", MIGRATE_MONGO_URI=uri_with(standalone_uri, "shop"))
+    assert alone.stdout.splitlines()[0].endswith("(standalone)")
+
+
+def test_a_run_names_its_database_first_and_once_in_each_place(project: Project) -> None:
+    project.write_inserts(1)
+    apart = project.run("up", "--dry-run")
+    for stream in (apart.stdout, apart.stderr):
+        assert stream.startswith(f"{project.db.name} on ")
+        assert stream.count(f"{project.db.name} on ") == 1
+    joined = subprocess.run(
+        [*project.command("up")],
+        env=project.environ(),
+        cwd=project.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    ).stdout
+    assert joined.startswith(f"{project.db.name} on ")
+    assert joined.count(f"{project.db.name} on ") == 1
+
+
+NAMING = [
+    ("status",),
+    ("plan",),
+    ("check",),
+    ("history",),
+    ("history", "--events"),
+    ("show", "1"),
+    ("lock-status",),
+    ("doctor",),
+    ("up",),
+    ("down",),
+    ("redo",),
+    ("rehearse",),
+    ("baseline", "--reason", "x"),
+    ("resolve", "1", "--accept-file", "--reason", "x"),
+    ("renumber", "1"),
+    ("force-unlock", "--confirm"),
+]
+
+
+@pytest.mark.parametrize("command", NAMING, ids=" ".join)
+def test_each_result_names_the_database_in_text_and_in_json(
+    project: Project, command: tuple[str, ...]
+) -> None:
+    project.write_inserts(1)
+    assert project.invoke("up").exit_code == 0
+    assert document(project.invoke(*command, "--json"))["database"]["name"] == project.db.name
+    if command[0] != "renumber":
+        assert project.result(project.invoke(*command).stdout)
+
+
+@pytest.mark.parametrize("word", ["applied", "completed"])
+def test_history_knows_both_words_for_what_is_applied(project: Project, word: str) -> None:
+    project.write_inserts(1)
+    project.invoke("up")
+    assert rows(project.invoke("history", "--status", word).stdout)[1][:3] == [
+        *("1", "insert", "applied"),
+    ]
+    shown = document(project.invoke("history", "--status", word, "--json"))["history"]
+    assert [record["status"] for record in shown] == ["completed"]
+    assert "[pending|running|applied|failed|rolled-back]" in project.invoke("history", "-h").stdout
+    assert project.invoke("history", "--status", "done").exit_code == 2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import textwrap
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -12,11 +15,19 @@ import pytest
 
 from flask_migrate_mongo.driver import commands as wire
 from flask_migrate_mongo.driver import confinement
+from flask_migrate_mongo.driver.transactions import DEFAULT_LIFETIME, RETRY_SECONDS
+from flask_migrate_mongo.dry_run.effects import BYTES_LIMIT, DOCUMENTS_LIMIT
+from flask_migrate_mongo.engine.runner import START_SECONDS
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.cli import db_migrate
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.values import LockState
+from flask_migrate_mongo.model.reports import DRY_RUN_SECONDS, LockReport
+from flask_migrate_mongo.model.values import LockState, Status
+from flask_migrate_mongo.schema import Collection, Index
 from flask_migrate_mongo.settings import SETTINGS, Settings, key_of
+from flask_migrate_mongo.store.lease import BEATS_PER_TTL
+from tests.commands import all_commands
+from tests.pages import Typed, steps
 from tests.project import ROOT
 from tests.purposes import purposes
 
@@ -31,6 +42,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *D
 REFERENCE = ROOT / "docs" / "reference.md"
 
 _EXAMPLE = re.compile(r"^```python file=(\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_PYTHON = re.compile(r"^ *```python[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -78,12 +90,7 @@ def error_kinds(
             yield from error_kinds(below)
 
 
-_CONTEXT = click.Context(db_migrate)
-COMMANDS = {
-    name: command
-    for name in db_migrate.list_commands(_CONTEXT)
-    if (command := db_migrate.get_command(_CONTEXT, name))
-}
+COMMANDS = all_commands()
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -103,7 +110,7 @@ def test_every_error_is_in_the_reference(kind: type[errors.MigrateError]) -> Non
 
 def test_the_reference_has_no_command_and_no_setting_that_does_not_exist() -> None:
     text = REFERENCE.read_text()
-    commands = re.findall(r"^### `flask db-migrate ([a-z-]+)`$", text, re.MULTILINE)
+    commands = re.findall(r"^### `flask db-migrate ([a-z -]+)`$", text, re.MULTILINE)
     assert sorted(commands) == sorted(COMMANDS)
     known = set(map(key_of, SETTINGS))
     for page in PAGES:
@@ -131,6 +138,7 @@ def test_the_names_of_the_driver_that_are_relied_on_are_documented() -> None:
     relied_on = {f"{owner.__name__}.{name}" for owner, name in patched}
     relied_on |= {
         "ClientSession._server_session",
+        "_ServerSession._transaction_id",
         "MongoClient._init_kwargs",
         "periodic_executor._EXECUTORS",
     }
@@ -138,10 +146,46 @@ def test_the_names_of_the_driver_that_are_relied_on_are_documented() -> None:
     assert documented == relied_on
 
 
+# --- the figures in what is explained
+
+
+TIMES = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}
+FIGURES = [
+    ("explanation/lease.md", f"renews it {TIMES[BEATS_PER_TTL]} in that period"),
+    ("reliability.md", f"renews the lock** {TIMES[BEATS_PER_TTL]} within"),
+    ("explanation/dry-run.md", f"a dry run ends after {DRY_RUN_SECONDS:.0f} seconds"),
+    (
+        "performance.md",
+        f"after {DRY_RUN_SECONDS:.0f} seconds (`--dry-run-limit`), {DOCUMENTS_LIMIT:,} documents",
+    ),
+    (
+        "dry-run.md",
+        f"({DRY_RUN_SECONDS:.0f} seconds by default), or writes more than {DOCUMENTS_LIMIT:,} documents",
+    ),
+    *((page, f"{BYTES_LIMIT >> 20} MB") for page in ("performance.md", "dry-run.md")),
+    ("explanation/transactions.md", f"{DEFAULT_LIFETIME} seconds by default"),
+    ("reliability.md", f"A transaction is run again, for up to {RETRY_SECONDS} s."),
+    ("reliability.md", f"Recording is tried again for up to {START_SECONDS} s"),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence"), FIGURES)
+def test_a_figure_is_the_one_of_the_code(page: str, sentence: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert sentence in " ".join(text.split())
+
+
+def test_the_explained_states_are_those_that_status_shows() -> None:
+    text = (ROOT / "docs" / "explanation" / "states.md").read_text(encoding="utf-8")
+    shown = {status.word for status in Status} - {Status.ROLLED_BACK.word}
+    assert set(re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE)) == shown | {"interrupted"}
+
+
 # --- the JSON documents
 
 
-USERS_OWN = {"effects", "id", "before", "after"}
+DECLARED = [Collection("migration_locks", [Index("x")], validator={"x": 1}), Collection("none")]
+USERS_OWN = {"effects", "id", "before", "after", "declared", "live"}
 """Fields that hold names and values of the user's own."""
 
 
@@ -173,12 +217,14 @@ def fields(document: object) -> Iterator[str]:
         ("plan",),
         ("show", "20261101003", "--source"),
         ("doctor",),
+        ("schema", "diff"),
     ],
     ids=" ".join,
 )
 def test_every_field_of_a_json_document_is_in_the_reference(
-    project: Project, command: tuple[str, ...]
+    project: Project, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MIGRATE_SCHEMA", f"{__name__}:DECLARED")
     project.write_inserts(20261101001)
     assert project.invoke("up").exit_code == 0
     project.write_inserts(20261101002)
@@ -193,7 +239,7 @@ def test_every_field_of_a_json_document_is_in_the_reference(
 def test_every_field_that_a_lock_is_shown_with_is_in_the_reference() -> None:
     now = datetime(2026, 11, 22, tzinfo=timezone.utc)
     lock = LockState("holder", "host", 1, "run", "up", 1, now, now, now, now)
-    shown = list(fields(schemas.document("lock-status", lock)))
+    shown = list(fields(schemas.document("lock-status", LockReport(lock))))
     assert len(shown) > 10
     assert [name for name in shown if f"`{name}`" not in REFERENCE.read_text()] == []
 
@@ -206,14 +252,29 @@ def examples(page: Path) -> list[tuple[str, str]]:
     return _EXAMPLE.findall(page.read_text())
 
 
+def typed_along(page: Path) -> bool:
+    """Whether other tests type the commands of the page, which then uses its files itself."""
+    return any(isinstance(step, Typed) for step in steps(page))
+
+
+WITH_EXAMPLES = [page for page in PAGES if examples(page) and not typed_along(page)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_has_no_syntax_error(page: Path) -> None:
+    sources = [textwrap.dedent(source) for source in _PYTHON.findall(page.read_text())]
+    if page.name == "MM000.md":  # Its first example is what no parser reads.
+        with pytest.raises(SyntaxError):
+            compile(sources.pop(0), page, "exec")
+    for source in sources:
+        compile(source, page, "exec")
+
+
 def test_the_pages_show_examples_that_run() -> None:
-    shown = {page.name for page in PAGES if examples(page)}
-    assert {"README.md", "migrations.md", "database.md"} <= shown
+    assert {"migrations.md", "database.md"} <= {page.name for page in WITH_EXAMPLES}
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if examples(page)], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_the_examples_of_a_page_run_up_and_down(project: Project, page: Path) -> None:
     project.db.airports.insert_one({"_id": "EDDF", "lon": 8.5, "lat": 50.0, "elevation": 364.0})
     project.db.users.insert_many([{"email": "Ada@Example.org "}, {"email": None}])
@@ -227,6 +288,56 @@ def test_the_examples_of_a_page_run_up_and_down(project: Project, page: Path) ->
     down = project.run("down", "--steps", str(steps))
     assert down.returncode == 0, down.stdout + down.stderr
     assert {name: list(project.db[name].find()) for name in before} == before
+
+
+FACTORY = """
+from flask import Flask
+from flask_pymongo import PyMongo
+
+from flask_migrate_mongo import MongoMigrate
+
+mongo = PyMongo()
+
+
+def create_app():
+    app = Flask(__name__)
+    app.config["MONGO_URI"] = "mongodb://a-server-that-no-test-may-use/shop"
+    mongo.init_app(app)
+    MongoMigrate(app, mongo)
+    return app
+"""
+
+
+def test_the_tests_on_the_page_about_testing_pass(
+    project: Project, mongo_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, source in [("app.py", FACTORY), *examples(ROOT / "docs" / "how-to" / "test.md")]:
+        (project.root / name).write_text(source, encoding="utf-8")
+    monkeypatch.setenv("MIGRATE_TEST_URI", mongo_uri)
+    # Here `tests` is imported before pytest, since processes of these tests are watched.
+    watched = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error", *watched, "-p", "no:cacheprovider"],
+        env=project.environ(),
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert " 6 passed in " in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("module", ["shop_schema", "orders_schema"])
+def test_the_declarations_of_the_page_on_the_schema_are_compared(
+    project: Project, module: str
+) -> None:
+    for name, source in examples(ROOT / "docs" / "schema.md"):
+        (project.root / name).write_text(source, encoding="utf-8")
+    assert project.run("up").returncode == 0
+    diff = project.run("schema", "diff", MIGRATE_SCHEMA=f"{module}:collections")
+    expected = 0 if module == "shop_schema" else 4
+    assert diff.returncode == expected, diff.stdout + diff.stderr
 
 
 def test_the_ways_to_hand_over_a_database_all_lead_to_it(project: Project) -> None:

@@ -218,7 +218,8 @@ def plain(value: Any, project: Project) -> Any:
         return [plain(item, project) for item in value]
     if isinstance(value, str):
         # Each interface words commands and options in its own terms.
-        text = re.sub(r"`[^`]*`", "COMMAND", value.replace(str(project.root), "ROOT"))
+        text = value.replace(str(project.root), "ROOT").replace(project.db.name, "DATABASE")
+        text = re.sub(r"`[^`]*`", "COMMAND", text)
         return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|for \d+ s|\d{11}", "TIME", text)
     return value
 

@@ -55,7 +55,7 @@ def test_there_is_no_page_of_a_removed_rule() -> None:
 
 def test_the_examples_of_the_other_pages_have_no_findings(tmp_path: Path) -> None:
     shown = 0
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         for name, source in re.findall(
             r"^```python file=migrations/(\S+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE

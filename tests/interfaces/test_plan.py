@@ -74,7 +74,7 @@ def test_it_tells_what_would_run_in_order_and_what_there_is_to_know(shop: Projec
 
 def test_it_prints_the_same(shop: Project) -> None:
     result = shop.invoke("plan")
-    shown = result.stdout.splitlines()
+    shown = shop.result(result.stdout).splitlines()
     assert shown[0] == "Would run, in this order:"
     assert shown[2].split() == [
         *("1", "late", "plain", "not", "reversible", "out", "of", "order"),
@@ -123,7 +123,7 @@ def test_it_is_refused_as_up_is(shop: Project) -> None:
 
 def test_with_nothing_to_do_it_says_so(project: Project) -> None:
     result = project.invoke("plan")
-    assert (result.exit_code, result.stdout) == (
+    assert (result.exit_code, project.result(result.stdout)) == (
         0,
         "Nothing to do: every migration is applied.\n",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from werkzeug.exceptions import ServiceUnavailable
 
 from flask_migrate_mongo import MongoMigrate
+from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.files.folder import Folder
-from flask_migrate_mongo.interfaces.rest import blueprint, routes
+from flask_migrate_mongo.interfaces.rest import health, routes
 from flask_migrate_mongo.model.errors import ConfigurationError
 from flask_migrate_mongo.model.values import Actor
+from flask_migrate_mongo.state import KEY
+from tests.sent import Sent
 from tests.unit.test_scaffold import ODD_NAMES, normalised
 
 if TYPE_CHECKING:
@@ -28,10 +32,12 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from werkzeug.test import TestResponse
 
+    from tests.conftest import Failpoint
     from tests.project import Project
 
 READ, RUN, ADMIN = "reader-0123456789", "runner-0123456789", "admin-0123456789"
-TOKENS = {READ: "read", RUN: "run", ADMIN: "admin"}
+APPLY = "applier-0123456789"
+TOKENS = {READ: "read", APPLY: "up", RUN: "run", ADMIN: "admin"}
 PREFIX = "/api/migrations"
 ENDPOINTS = [
     (
@@ -41,7 +47,7 @@ ENDPOINTS = [
     )
     for route in routes.ROUTES
 ]
-SCOPES = ["read", "run", "admin"]
+SCOPES = ["read", "up", "run", "admin"]
 
 
 class Api:
@@ -55,7 +61,8 @@ class Api:
     def __call__(self, method: str, path: str = "", **more: Any) -> TestResponse:
         headers = {**self.headers, **more.pop("headers", {})}
         path = path if path.startswith(PREFIX) else PREFIX + path
-        return self.client.open(path, method=method, headers=headers, **more)
+        # Buffered: a stream that nobody reads to its end or closes would stay open.
+        return self.client.open(path, method=method, headers=headers, buffered=True, **more)
 
 
 def api(project: Project, token: str | None = ADMIN, **settings: object) -> Api:
@@ -106,7 +113,8 @@ def test_promise_12_every_endpoint_is_closed_until_the_application_opens_it(
         found = problem(
             api(project, token, MIGRATE_API_TOKEN=None)(method, path), 403, "api-closed"
         )
-        assert "Set MIGRATE_API_TOKEN" in found["detail"]
+        assert "Set MIGRATE_API_TOKEN to a token of at least 16 characters" in found["detail"]
+        assert "`Authorization: Bearer TOKEN`" in found["detail"]
     untouched(project)
 
 
@@ -157,6 +165,25 @@ def test_a_refusal_is_logged_with_the_address_and_without_the_token(
     assert "'POST' '/api/migrations/up'" in record.getMessage()
     assert "secret" not in caplog.text
     assert token is None or token not in caplog.text
+
+
+def test_refusals_are_logged_ten_times_a_minute_at_most(
+    project: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = api(project, None)
+    for _ in range(25):
+        problem(call("POST", "/up"), 401, "unauthenticated")
+    logged = [r.getMessage() for r in caplog.records if r.name == "flask_migrate_mongo.rest"]
+    assert len(logged) == 10
+    assert [line.endswith("More refusals are not logged for now.") for line in logged] == [
+        *([False] * 9),
+        True,
+    ]
+    # Once a minute is over.
+    monkeypatch.setattr(app_state, "REFUSALS_SECONDS", 0)
+    caplog.clear()
+    problem(call("POST", "/up"), 401, "unauthenticated")
+    assert len(caplog.records) == 1
 
 
 def test_a_path_cannot_forge_a_line_of_the_log(
@@ -250,6 +277,30 @@ def test_status_up_history_events_and_down(project: Project) -> None:
     assert project.db.done.count_documents({}) == 0
 
 
+def test_one_state_has_two_words_to_ask_for_and_one_in_answers(project: Project) -> None:
+    project.write_inserts(1)
+    call = api(project)
+    done(call("POST", "/up"))
+    answers = [done(call("GET", f"/history?status={w}")) for w in ("applied", "completed")]
+    assert answers[0] == answers[1]
+    assert [record["status"] for record in answers[0]["history"]] == ["completed"]
+    refused = problem(call("GET", "/history?status=done"), 400, "invalid-request")
+    assert "applied" in refused["detail"]
+
+
+def test_the_database_is_named_to_those_who_may_read_alone(project: Project) -> None:
+    host = project.uri.split("/")[2]
+    call = api(project)
+    for path in ("/status", "/history", "/lock/status"):
+        found = done(call("GET", path))["database"]
+        assert (found["name"], found["hosts"]) == (project.db.name, [host])
+    outsider = project.app(MIGRATE_API_TOKEN="x" * 16).test_client()
+    for path in ("/status", "/history", "/health", "/runs/x"):
+        text = outsider.get(f"/api/migrations{path}").text
+        assert project.db.name not in text
+        assert host not in text
+
+
 def test_a_dry_run_runs_nothing(project: Project) -> None:
     project.write_inserts(1)
     ran = done(api(project)("POST", "/up?dryRun=true"))
@@ -304,7 +355,9 @@ def test_a_lock_is_released_only_when_that_is_confirmed(project: Project) -> Non
     with project.runner().lease.hold(Actor.current("a test")):
         call = api(project)
         for path in ("/lock/release", "/lock/release?confirm=false"):
-            problem(call("POST", path), 409, "not-confirmed")
+            found = problem(call("POST", path), 409, "not-confirmed")
+            assert found["lock"]["reason"] == "a test"
+            assert "`POST lock/release?confirm=true`" in found["detail"]
         assert project.runner().lock() is not None
         released = done(call("POST", "/lock/release?confirm=true"))["released"]
         assert released["reason"] == "a test"
@@ -318,6 +371,35 @@ def test_an_unknown_version_answers_404(project: Project, version: str) -> None:
     response = api(project)("GET", f"/history/{version}/events")
     assert response.status_code == 404
     assert response.get_json()["code"] in {"unknown-version", "not-found"}
+
+
+def test_a_token_may_apply_migrations_without_rolling_any_back(project: Project) -> None:
+    project.write_inserts(1)
+    call = api(project, APPLY)
+    done(call("POST", "/up"))
+    for path in ("/down", "/down?dryRun=true", "/down?steps=10000"):
+        assert "needs run" in problem(call("POST", path), 403, "forbidden")["detail"]
+    assert project.statuses() == {1: "completed"}
+
+
+def test_a_database_that_fails_during_a_dry_run_answers_503(
+    project: Project, failpoint: Failpoint
+) -> None:
+    project.write_inserts(1)
+    call = api(project)
+    for command, skip in (("getParameter", 0), ("find", 1)):
+        failpoint(command, times=None, skip=skip, closeConnection=True)
+        problem(call("POST", "/up?dryRun=true"), 503, "no-connection")
+
+
+@pytest.mark.parametrize("run_id", ["0" * 31, "0" * 33, "G" * 32, "%D9%A3" * 32, "$ne", "x" * 999])
+def test_a_name_that_no_run_has_is_answered_without_the_database(
+    project: Project, run_id: str
+) -> None:
+    call = Api(project.app(lambda: 1 / 0, MIGRATE_API_TOKEN=ADMIN))
+    for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
+        found = problem(call(method, f"/runs/{run_id}{path}"), 404, "unknown-run")
+        assert len(found["detail"]) < 400
 
 
 # --- health
@@ -341,17 +423,42 @@ def test_while_something_runs_the_health_is_not_ready(project: Project) -> None:
     assert "1 running" in problem(api(project)("GET", "/health"), 503, "not-ready")["detail"]
 
 
-def test_the_reason_of_a_failed_start_up_is_in_the_health(project: Project) -> None:
+def test_the_reason_of_a_failed_start_up_is_in_the_health_for_callers_who_may_run(
+    project: Project,
+) -> None:
     project.write_inserts(1)
-    call = api(project, READ)
-    call.app.extensions["mongo_migrate"].startup_failure = "no disk."
-    found = problem(call("GET", "/health"), 503, "not-ready")
-    assert "The start-up failed: no disk." in found["detail"]
+    for token, reason in ((RUN, "no disk."), (READ, "the log says why.")):
+        call = api(project, token)
+        call.app.extensions["mongo_migrate"].startup_failure = "no disk."
+        found = problem(call("GET", "/health"), 503, "not-ready")
+        assert f"The start-up failed: {reason}" in found["detail"]
+
+
+def test_callers_without_a_token_look_at_the_database_once_a_second_together(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_inserts(1)
+    sent = Sent()
+    with MongoClient[dict[str, Any]](project.uri, event_listeners=[sent]) as client:
+        app = project.app(client[project.db.name], MIGRATE_API_TOKEN=ADMIN)
+        strangers = [Api(app, None) for _ in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            for answer in pool.map(lambda ask: ask("GET", "/health"), strangers):
+                problem(answer, 503, "not-ready")
+        assert sent.taken() == ["find", "aggregate"]
+        # A caller with a token sees what is true now.
+        assert project.runner().up().batch == 1
+        done(Api(app)("GET", "/health"))
+        assert sent.taken() == ["find", "aggregate"]
+        monkeypatch.setattr(health, "REMEMBERED_SECONDS", -1)
+        done(strangers[0]("GET", "/health"))
+        assert sent.taken() == ["find", "aggregate"]
 
 
 def test_whom_the_api_does_not_know_learns_of_the_health_and_nothing_else(
-    project: Project,
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(health, "REMEMBERED_SECONDS", -1)
     call = api(project, None)
     assert done(call("GET", "/health")) == {"ready": True}
     project.write("1_secret", "def up(db): pass")
@@ -393,7 +500,8 @@ def test_a_hostile_name_makes_one_file_inside_the_folder(project: Project, name:
     ]
     (made,) = set(project.root.rglob("*")) - before
     assert (str(made), made.parent) == (path, project.migrations)
-    assert re.fullmatch(r"\d{11}_[a-z0-9_]{1,60}\.py", made.name)
+    assert re.fullmatch(r"\d{11}_[^\W_](\w|[\u0300-\u036f])*\.py", made.name)
+    assert len(made.name) <= 75
     (found,) = Folder(project.migrations).discover().files
     assert found.name == normalised(name)
     assert done(api(project)("GET", "/status"))["pending"][0]["name"] == found.name
@@ -491,11 +599,43 @@ def test_every_answer_is_kept_by_nobody_and_guessed_at_by_nobody(project: Projec
             assert headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("message", "short"),
+    [
+        ("row [1, 2] is bad", "row ..."),
+        ("no such city: 'Bern'", "no such city: ..."),
+        ("first\nsecond", "first..."),
+        ("x" * 100, f"{'x' * 80}..."),
+        ("plain", "plain"),
+    ],
+)
+def test_only_callers_who_may_run_migrations_see_whole_messages_and_tracebacks(
+    project: Project, message: str, short: str
+) -> None:
+    def only_status(action: str, _: Request) -> bool:
+        return action == "status" or abort(418)
+
+    project.write("1_fails", f"def up(db): raise ValueError({message!r})")
+    problem(api(project, RUN)("POST", "/up"), 500, "migration-failed")
+    app = Flask("shop", root_path=str(project.root))
+    MongoMigrate(app, project.db, authorize=only_status)
+    login = vouched(project, answer=True)
+    for caller, may_run in (
+        (api(project, RUN), True),
+        (login, True),
+        (api(project, READ), False),
+        (Api(app, None), False),
+    ):
+        (failed,) = done(caller("GET", "/status"))["failed"]
+        assert failed["error"]["message"] == (message if may_run else short)
+        assert (failed["error"]["traceback"] is not None) is may_run
+
+
 def test_what_was_not_foreseen_is_logged_and_heard_of_and_not_shown(
     project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> object:
-        raise LookupError("secret")
+        raise LookupError("secret, token: hidden")
 
     app = project.app(broken, MIGRATE_API_TOKEN=ADMIN, PROPAGATE_EXCEPTIONS=True)
     heard: list[object] = []
@@ -505,7 +645,8 @@ def test_what_was_not_foreseen_is_logged_and_heard_of_and_not_shown(
         response = Api(app)("GET", "/status")
     problem(response, 500, "error")
     assert "secret" not in response.text
-    assert "LookupError: secret" in caplog.text
+    assert "LookupError: secret, token: ***" in caplog.text
+    assert "hidden" not in caplog.text
     assert [type(exc) for exc in heard] == [LookupError]
 
 
@@ -566,10 +707,10 @@ def test_an_application_gets_the_blueprint_its_rules_and_one_hook_and_nothing_el
 
     without, having = project.app(MIGRATE_API=False), project.app()
     assert state(having) == state(without)
-    assert list(having.blueprints) == [blueprint.name]
+    assert list(having.blueprints) == [KEY]
     assert len(having.before_request_funcs[None]) == 1
     added = having.view_functions.keys() - without.view_functions.keys()
-    assert {name.partition(".")[0] for name in added} == {blueprint.name}
+    assert {name.partition(".")[0] for name in added} == {KEY}
     assert all(rule.startswith(PREFIX) for rule in rules(having) if "static" not in rule)
 
 
@@ -632,9 +773,9 @@ def test_it_can_be_registered_by_hand_inside_a_blueprint_too(project: Project) -
     app.config.from_mapping(MIGRATE_API=False, MIGRATE_API_TOKEN=ADMIN)
     migrate = MongoMigrate(app, project.db)
     parent = Blueprint("admin", __name__, url_prefix="/admin")
-    parent.register_blueprint(migrate.blueprint, url_prefix="/db")
+    parent.register_blueprint(migrate.make_blueprint(), url_prefix="/db")
     app.register_blueprint(parent)
-    app.register_blueprint(migrate.blueprint, url_prefix="/by-hand", name="second")
+    app.register_blueprint(migrate.make_blueprint(), url_prefix="/by-hand")
     client, headers = app.test_client(), {"Authorization": f"Bearer {ADMIN}"}
     for prefix in ("/admin/db", "/by-hand"):
         assert client.get(f"{prefix}/status", headers=headers).status_code == 200

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.integration.test_lease import until
 from tests.serving import Serving, free_port, gunicorn, serving, waitress
 
 if TYPE_CHECKING:
@@ -79,7 +83,7 @@ def test_curl_migrates_up_and_down(project: Project, server: str) -> None:
         assert curl(api, "/health", token=None)[0] == 503
         status, ran = curl(api, "/up", "-X", "POST", token=RUN)
         assert (status, [step["state"] for step in ran["steps"]]) == (200, ["applied"] * 2)
-        assert curl(api, "/health", token=None) == (200, {"ready": True})
+        until(lambda: curl(api, "/health", token=None) == (200, {"ready": True}))
         assert curl(api, "/history?limit=1", token=READ)[1]["history"][0]["version"] == "2"
         status, undone = curl(api, "/down?steps=2", "-X", "POST", token=RUN)
         assert (status, [step["state"] for step in undone["steps"]]) == (200, ["rolled-back"] * 2)
@@ -108,6 +112,41 @@ def test_of_many_at_once_one_migrates_and_the_others_are_told_who(project: Proje
     assert sorted(status for _, _, status in answers) == ["200", "409", "409", "409"]
     assert documents["409"]["lock"]["reason"] == "up"
     assert project.db.done.count_documents({}) == 1
+
+
+LONG = """
+import os, time
+
+def up(db):
+    db.pids.insert_one({"pid": os.getpid()})
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGABRT])
+def test_a_worker_that_is_ended_during_a_run_stops_it_and_ends(
+    project: Project, number: signal.Signals
+) -> None:
+    project.write("1_long", LONG)
+    project.write_inserts(2)
+    headers = {"Authorization": f"Bearer {RUN}"}
+    with served(project, "gunicorn", workers=1) as api, ThreadPoolExecutor(1) as pool:
+
+        def post() -> tuple[int, bytes]:
+            client = http.client.HTTPConnection("127.0.0.1", api.port, timeout=60)
+            client.request("POST", f"{PREFIX}/up?continueOnError=true", headers=headers)
+            answer = client.getresponse()
+            return answer.status, answer.read()
+
+        answer = pool.submit(post)
+        until(lambda: project.db.pids.count_documents({}) == 1, seconds=30)
+        (pid,) = project.db.pids.distinct("pid")
+        os.kill(pid, number)
+        status, body = answer.result(timeout=30)
+        until(lambda: f"Worker exiting (pid: {pid})" in api.log, seconds=30)
+    assert status == 500
+    assert [step["state"] for step in json.loads(body)["steps"]] == ["failed", "not-run"]
+    assert project.runner().lock() is None
 
 
 # --- hostile requests
@@ -272,7 +311,7 @@ def test_smuggled_headers_run_nothing(project: Project, server: str) -> None:
 PATH_QUERY_AND_BODY = ("/history/{version}/events", "/history", "/")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("server", "only"),
     [("gunicorn", ()), ("waitress", PATH_QUERY_AND_BODY)],
@@ -287,7 +326,9 @@ def test_schemathesis_finds_nothing_with_every_check_on(
     template = f"name = {{{{ name }}}}\nnumber = {{{{ version }}}}\n{HARMLESS}"
     (project.root / "template.jinja").write_text(template)
     (project.root / "schemathesis.toml").write_text(SCHEMATHESIS)
-    with served(project, server, MIGRATE_TEMPLATE="template.jinja") as api:
+    (project.root / "shop_schema.py").write_text(DECLARED)
+    schema = "shop_schema:collections"
+    with served(project, server, MIGRATE_TEMPLATE="template.jinja", MIGRATE_SCHEMA=schema) as api:
         found = subprocess.run(
             [
                 *(*tool("schemathesis"), "--no-color", "run"),
@@ -298,7 +339,7 @@ def test_schemathesis_finds_nothing_with_every_check_on(
             env=project.environ(API_TOKEN=ADMIN),
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=280,
             check=False,
         )
     assert found.returncode == 0, found.stdout[-6_000:] + found.stderr
@@ -307,6 +348,10 @@ def test_schemathesis_finds_nothing_with_every_check_on(
     assert "Traceback" not in api.log
 
 
+DECLARED = """
+from flask_migrate_mongo.schema import Collection
+collections = [Collection("orders")]
+"""
 HARMLESS = "def up(db): pass\ndef down(db): pass\n"
 # On purpose: something pending is a 503 of the health.
 SCHEMATHESIS = """
@@ -325,11 +370,28 @@ include-path = "/health"
 checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503]
 
 [[operations]]
-include-path = "/down"
+include-path = "/up"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 429]
+
+# No run of these names exists.
+[[operations]]
+include-path = ["/runs/{run_id}/pause", "/runs/{run_id}/resume"]
+warnings = false
+
+[[operations]]
+include-path = "/plan"
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409]
 
 [[operations]]
+include-path = "/down"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 429]
+
+[[operations]]
 include-path = "/history/{version}/events"
+parameters.version = "1"
+
+[[operations]]
+include-path = "/show/{version}"
 parameters.version = "1"
 """
 

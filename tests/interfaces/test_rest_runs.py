@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ import pytest
 
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.interfaces.rest.async_runs import import_path
+from flask_migrate_mongo.model.values import Actor, Direction
 from tests.integration.test_lease import until
-from tests.integration.test_runs import FIRST, SECOND, gate, importable
+from tests.integration.test_runs import FIRST, SECOND, gate, importable, store_of
 from tests.interfaces.test_rest import PREFIX, READ, RUN, api
 from tests.interfaces.test_rest_http import CURL, curl, needs_curl, served
 from tests.serving import flask_run, free_port, serving
@@ -83,6 +85,51 @@ def test_who_may_only_read_can_follow_a_run_and_neither_start_nor_cancel_it(
     assert reader("POST", f"/runs/{run['runId']}/cancel").status_code == 403
 
 
+def test_the_newest_runs_are_listed_without_their_results(project: Project) -> None:
+    project.write_inserts(FIRST)
+    asked = api(project, RUN)
+    dry = accept(asked, "/up?dryRun=true")
+    real = accept(asked)
+    store_of(project).create("f" * 32, Direction.UP, {}, {"directory": "/", "collection": "others"})
+    listed = asked("GET", "/runs").get_json()["runs"]
+    results = {"steps", "report", "error"}
+    assert listed == [
+        {key: value for key, value in run.items() if key not in results} for run in (real, dry)
+    ]
+    assert [run["dryRun"] for run in listed] == [False, True]
+    assert asked("GET", "/runs?limit=1").get_json()["runs"] == listed[:1]
+    assert asked("GET", "/runs?limit=101").status_code == 400
+
+
+def test_a_listed_run_whose_process_died_is_lost(project: Project) -> None:
+    of = {"directory": str(project.migrations), "collection": "migrations"}
+    store_of(project).create("a" * 32, Direction.UP, {}, of)
+    asked = api(project, READ)
+    assert [run["state"] for run in asked("GET", "/runs").get_json()["runs"]] == ["queued"]
+    long_ago = project.runner().server.now() - timedelta(minutes=1)
+    project.db.migration_runs.update_many({}, {"$set": {"updatedAt": long_ago}})
+    assert [run["state"] for run in asked("GET", "/runs").get_json()["runs"]] == ["lost"]
+
+
+def test_the_plan_of_each_direction_names_its_steps_and_its_database(project: Project) -> None:
+    project.write_inserts(FIRST, SECOND)
+    asked = api(project, RUN)
+    plan = asked("GET", "/plan").get_json()
+    assert (plan["database"]["name"], plan["direction"]) == (project.db.name, "up")
+    assert [step["version"] for step in plan["steps"]] == [str(FIRST), str(SECOND)]
+    assert [step["version"] for step in asked("GET", "/plan?steps=1").get_json()["steps"]] == [
+        str(FIRST)
+    ]
+    assert asked("GET", "/plan?direction=down").get_json()["steps"] == []
+    asked("POST", "/up")
+    plan = asked("GET", "/plan?direction=down&batch=true").get_json()
+    assert plan["direction"] == "down"
+    assert [step["version"] for step in plan["steps"]] == [str(SECOND), str(FIRST)]
+    assert plan["steps"][0]["collections"] == [{"collection": "done", "documents": 2}]
+    refused = asked("GET", "/plan?direction=down&steps=3")
+    assert (refused.status_code, refused.get_json()["code"]) == (409, "too-many-steps")
+
+
 def test_a_run_that_is_not_known_is_not_found(project: Project) -> None:
     for method, path in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
         for name in ("0" * 32, "none", "$ne"):
@@ -118,19 +165,121 @@ def told_by(stream: str) -> list[dict[str, Any]]:
     return [json.loads(block["data"]) for block in blocks]
 
 
+def states(asked: Api, run_id: str) -> list[str]:
+    return [step["state"] for step in asked("GET", f"/runs/{run_id}").get_json()["steps"]]
+
+
 def test_a_cancelled_run_stops_before_its_next_migration(project: Project, tmp_path: Path) -> None:
     mark, go = gate(project, tmp_path)
     project.write_inserts(SECOND)
     asked = api(project, RUN)
     run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
     until(mark.exists, seconds=30)
+    assert states(asked, run_id) == ["running", "waiting"]
     cancelled = asked("POST", f"/runs/{run_id}/cancel")
     assert cancelled.get_json()["cancelRequested"] is True
     go.touch()
     until(lambda: asked("GET", f"/runs/{run_id}").get_json()["report"] is not None, seconds=30)
     assert asked("GET", f"/runs/{run_id}").get_json()["state"] == "cancelled"
+    assert states(asked, run_id) == ["applied", "not-run"]
     assert project.statuses() == {FIRST: "completed"}
     assert asked("POST", f"/runs/{run_id}/cancel").get_json()["state"] == "cancelled"
+
+
+def test_a_request_to_cancel_a_run_that_is_over_leaves_it_as_it_is(project: Project) -> None:
+    project.write_inserts(FIRST)
+    asked = api(project, RUN)
+    run = accept(asked)
+    assert asked("POST", f"/runs/{run['runId']}/cancel").get_json() == run
+
+
+def test_a_lock_that_another_process_holds_is_said_at_once_unless_the_run_may_wait(
+    project: Project,
+) -> None:
+    project.write_inserts(FIRST)
+    asked = api(project, RUN)
+    with project.runner().lease.hold(Actor.current("a test")):
+        refused = asked("POST", "/up?wait=0", headers=ASYNC)
+        assert (refused.status_code, refused.get_json()["code"]) == (409, "lock-held")
+        assert refused.get_json()["lock"]["reason"] == "a test"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 30
+        assert project.db.migration_runs.count_documents({}) == 0
+        tried = accept(asked, "/up?dryRun=true")
+        waiting = asked("POST", "/up?wait=60", headers=ASYNC)
+        assert (waiting.status_code, waiting.get_json()["state"]) == (202, "waiting")
+    path = waiting.headers["Location"]
+    until(lambda: asked("GET", path).get_json()["report"] is not None, seconds=30)
+    assert (tried["state"], asked("GET", path).get_json()["state"]) == ("succeeded",) * 2
+    assert project.statuses() == {FIRST: "completed"}
+
+
+def test_an_expired_lock_keeps_no_run_out(project: Project) -> None:
+    project.write_inserts(FIRST)
+    with project.runner().lease.hold(Actor.current("a test")):
+        past = project.runner().server.now() - timedelta(seconds=1)
+        project.db.migration_locks.update_one({}, {"$set": {"expiresAt": past}})
+        assert accept(api(project, RUN))["state"] == "succeeded"
+
+
+def test_the_setting_decides_whether_a_run_waits_for_the_lock(project: Project) -> None:
+    project.write_inserts(FIRST)
+    asked = api(project, RUN, MIGRATE_LOCK_WAIT=60)
+    with project.runner().lease.hold(Actor.current("a test")):
+        assert asked("POST", "/up", headers=ASYNC).status_code == 202
+        assert asked("POST", "/up?wait=0", headers=ASYNC).status_code == 409
+
+
+def test_one_run_works_one_waits_and_any_further_is_refused(
+    project: Project, tmp_path: Path
+) -> None:
+    mark, go = gate(project, tmp_path)
+    asked = api(project, RUN)
+    first = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
+    until(mark.exists, seconds=30)
+    assert asked("POST", "/down", headers=ASYNC).get_json()["code"] == "lock-held"
+    second = asked("POST", "/up?wait=60", headers=ASYNC)
+    assert second.status_code == 202
+    further = asked("POST", "/up?wait=60", headers=ASYNC)
+    assert (further.status_code, further.get_json()["code"]) == (429, "too-many-runs")
+    assert f"{first}, {second.get_json()['runId']}" in further.get_json()["detail"]
+    assert int(further.headers["Retry-After"]) == 30
+    go.touch()
+    path = second.headers["Location"]
+    until(lambda: asked("GET", path).get_json()["report"] is not None, seconds=30)
+    assert asked("GET", path).get_json()["report"]["steps"] == []
+    assert accept(asked)["state"] == "succeeded"
+    assert project.db.people.count_documents({}) == 1
+
+
+def test_beside_a_run_that_has_not_taken_the_lock_yet_only_one_that_may_wait_is_accepted(
+    project: Project,
+) -> None:
+    project.write_inserts(FIRST)
+    of = {"directory": str(project.migrations), "collection": "migrations"}
+    store_of(project).create("first", Direction.UP, {}, of)
+    asked = api(project, RUN)
+    refused = asked("POST", "/up", headers=ASYNC)
+    assert (refused.status_code, refused.get_json()["code"]) == (429, "too-many-runs")
+    assert asked("POST", "/up?wait=1", headers=ASYNC).status_code == 202
+    until(lambda: project.statuses() == {FIRST: "completed"}, seconds=30)
+
+
+def test_a_thread_runs_outside_of_the_request_that_started_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MIGRATE_APP")
+    project.write(
+        f"{FIRST}_looks",
+        """
+        from flask import has_app_context, has_request_context
+
+        def up(db):
+            db.seen.insert_one({"app": has_app_context(), "request": has_request_context()})
+        """,
+    )
+    assert accept(api(project, RUN))["detached"] is False
+    seen = project.db.seen.find_one({}, {"_id": 0})
+    assert seen == {"app": True, "request": False}
 
 
 @needs_curl
@@ -160,20 +309,7 @@ def test_a_run_outlives_the_web_server_that_started_it(
 
 
 def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: Project) -> None:
-    project.db.people.insert_many([{"_id": n} for n in range(300)])
-    project.write(
-        f"{FIRST}_backfill",
-        """
-        import time
-
-        def slow(doc):
-            time.sleep(0.01)
-            return {"$inc": {"n": 1}}
-
-        def up(db, ctx):
-            ctx.backfill("people", slow, batch_size=10)
-        """,
-    )
+    slow_backfill(project)
     asked = api(project, RUN)
     run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
 
@@ -192,6 +328,62 @@ def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: P
     assert "cancelled" in project.trail(FIRST)
     assert asked("POST", "/up").status_code == 200
     assert project.db.people.count_documents({"n": 1}) == 300
+
+
+def slow_backfill(project: Project, documents: int = 300) -> None:
+    """Write a migration that changes ten documents in a tenth of a second."""
+    project.db.people.insert_many([{"_id": n} for n in range(documents)])
+    project.write(
+        f"{FIRST}_backfill",
+        """
+        import time
+
+        def slow(doc):
+            time.sleep(0.01)
+            return {"$inc": {"n": 1}}
+
+        def up(db, ctx):
+            ctx.backfill("people", slow, batch_size=10)
+        """,
+    )
+
+
+def test_a_backfill_is_paused_resumed_and_streamed(project: Project) -> None:
+    slow_backfill(project)
+    asked = api(project, RUN)
+    run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
+
+    def progress() -> dict[str, Any]:
+        run = asked("GET", f"/runs/{run_id}").get_json()
+        return (run["current"] or {}).get("progress") or {}
+
+    until(lambda: progress().get("done"), seconds=30)
+    paused = asked("POST", f"/runs/{run_id}/pause")
+    assert (paused.status_code, paused.get_json()["runId"]) == (200, run_id)
+    until(lambda: progress()["paused"], seconds=30)
+    done = project.db.people.count_documents({"n": 1})
+    assert progress()["done"] == done
+    assert api(project, READ)("POST", f"/runs/{run_id}/resume").status_code == 403
+    assert asked("POST", f"/runs/{run_id}/resume").status_code == 200
+    stream = asked("GET", f"/runs/{run_id}/events").get_data(as_text=True)
+    events = [block.splitlines() for block in stream.split("\n\n") if block[:1] != ":" and block]
+    unnumbered = [lines for lines in events if not lines[0].startswith("id: ")]
+    assert [lines[0] for lines in unnumbered] == ["event: progress"] * len(unnumbered)
+    seen = [json.loads(lines[1].removeprefix("data: "))["progress"] for lines in unnumbered]
+    assert done <= seen[0]["done"] < seen[-1]["done"] <= 300
+    assert not seen[-1]["paused"]
+    assert [lines[1] for lines in events[-2:]] == ["event: ended", "event: succeeded"]
+    assert project.trail(FIRST) == ["started", "paused", "resumed", "completed"]
+
+
+def test_a_run_without_a_backfill_cannot_be_paused(project: Project) -> None:
+    project.write_inserts(FIRST)
+    asked = api(project, RUN)
+    run = accept(asked)
+    for action in ("pause", "resume"):
+        answer = asked("POST", f"/runs/{run['runId']}/{action}")
+        assert (answer.status_code, answer.get_json()["code"]) == (409, "no-run")
+        assert asked("POST", f"/runs/{'0' * 32}/{action}").status_code == 404
 
 
 # --- what the new process loads

@@ -38,6 +38,7 @@ VERSIONS = range(20261101001, 20261101011)
 ON = {"MIGRATE_ON_START": "true"}
 HARD = {**ON, "MIGRATE_ON_START_FAIL_HARD": "true"}
 FIRST = {**ON, "MIGRATE_ON_START_MODE": "first-request"}
+ALWAYS = {"MIGRATE_ON_START": "always"}
 
 APP = """
 import functools, logging, os, time
@@ -61,7 +62,7 @@ def seen():
     return {
         "pid": os.getpid(),
         "applied": database().done.count_documents({}),
-        "pending": len(migrate.runner().status().survey.pending),
+        "pending": len(migrate.status().survey.pending),
         "failure": app.extensions["mongo_migrate"].startup_failure,
     }
 
@@ -137,6 +138,11 @@ def waitress_serve(port: int) -> list[str]:
 
 def manage_run(port: int) -> list[str]:
     return [sys.executable, "manage.py", "--config", "routes", "run", "--port", str(port)]
+
+
+def on(command: Callable[[int], list[str]]) -> dict[str, str]:
+    """Choose the setting with which a program migrates: `python app.py` is no known server."""
+    return ALWAYS if command is python_app else ON
 
 
 def flask_reloading(port: int) -> list[str]:
@@ -278,7 +284,7 @@ def test_a_server_serves_what_is_migrated(
 ) -> None:
     write_slow(shop, *VERSIONS[:2], seconds=0)
     port = free_port()
-    with serving(shop, command(port), port, {**ON, "PORT": str(port)}) as server:
+    with serving(shop, command(port), port, {**on(command), "PORT": str(port)}) as server:
         server.wait_until_it_answers(SECONDS)
         assert get(server.url)["applied"] == 2
     assert_each_ran_once(shop, VERSIONS[:2])
@@ -296,11 +302,14 @@ def test_a_server_serves_what_is_migrated(
         ("manage.py", "--config", "run", "routes"),
         ("-m", "gunicorn", "--check-config", "app:app"),
         ("-m", "unittest", "app"),
+        ("-c", "from app import app"),
+        ("nightly.py",),
     ],
     ids=" ".join,
 )
 def test_what_does_not_serve_does_not_migrate(shop: Project, command: tuple[str, ...]) -> None:
     shop.write_inserts(20261101001)
+    (shop.root / "nightly.py").write_text("from app import app\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, *command],
         cwd=shop.root,
@@ -315,10 +324,15 @@ def test_what_does_not_serve_does_not_migrate(shop: Project, command: tuple[str,
     assert shop.db.list_collection_names() == []
 
 
-def test_in_tests_it_does_not_run_unless_asked_for(project: Project) -> None:
+def test_in_tests_it_does_not_run_unless_asked_for(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     project.write_inserts(20261101001)
+    caplog.set_level("INFO", "flask_migrate_mongo.startup")
     project.app(MIGRATE_ON_START=True)
     assert project.statuses() == {}
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"Nothing is applied here: '.*' is not a known server\.", said)
     project.app(MIGRATE_ON_START="always")
     assert project.statuses() == {20261101001: "completed"}
 
@@ -329,10 +343,90 @@ def test_an_application_under_test_is_known_by_its_setting(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/venv/bin/gunicorn", "app:app"])
     app = Flask("shop")
-    assert not serves(Surroundings.current(app))
-    monkeypatch.delitem(sys.modules, "pytest")
     app.testing = testing
     assert serves(Surroundings.current(app)) is not testing
+
+
+# --- inside a run
+
+LOADS_THE_APPLICATION = """
+import subprocess, sys
+
+def up(db):
+    subprocess.run([sys.executable, "-c", "from app import app"], check=True, timeout=60)
+    db.done.insert_one({"version": 20261101001})
+"""
+
+
+@pytest.mark.parametrize("command", [("up",), ("up", "--dry-run")], ids=" ".join)
+def test_a_process_that_a_migration_starts_does_not_wait_for_it_and_applies_nothing(
+    shop: Project, command: tuple[str, ...]
+) -> None:
+    shop.write("20261101001_loads", LOADS_THE_APPLICATION)
+    shop.write_inserts(20261101002)
+    done = shop.run(*command, MIGRATE_ON_START="always")
+    assert done.returncode == 0, done.stdout + done.stderr
+    applied = {} if "--dry-run" in command else dict.fromkeys(VERSIONS[:2], "completed")
+    assert shop.statuses() == applied
+
+
+def load(project: Project) -> str:
+    """Load the application in a program of its own that is told to migrate; return what it logs."""
+    project.command()
+    (project.root / "load.py").write_text("from app import app\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "load.py"],
+        cwd=project.root,
+        env=project.environ(**ALWAYS),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS,
+    )
+    return done.stderr
+
+
+def test_a_process_that_starts_after_a_run_applies_migrations_again(project: Project) -> None:
+    project.write_inserts(20261101001)
+    assert not project.runner().up().failures
+    project.write_inserts(20261101002)
+    load(project)
+    assert project.statuses() == dict.fromkeys(VERSIONS[:2], "completed")
+
+
+# --- what it logs
+
+
+def test_what_was_applied_is_logged_where_nothing_is_set_up_for_logging(project: Project) -> None:
+    project.write_inserts(*VERSIONS[:2])
+    lines = [re.sub(r"\d+ ms", "# ms", line) for line in load(project).splitlines()]
+    assert lines == [
+        "20261101001 (insert): applied in # ms",
+        "20261101002 (insert): applied in # ms",
+        f"Applied 2 migrations to {project.db.name} at this start, in # ms.",
+    ]
+    assert load(project) == ""
+
+
+def test_a_name_can_neither_forge_a_line_of_the_log_nor_control_a_terminal(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "flask_migrate_mongo.startup")
+    name = "x\\n20261101009 (harmless): applied\\x1b[2K\\x85y"
+    body = "def up(db):\n    {}\n"
+    project.write("20261101001_odd", f"name = '{name}'\n" + body.format("pass"))
+    always(project)
+    project.write(
+        "20261101002_odd",
+        f"name = '{name}'\n" + body.format("raise ValueError('\\x1b[31mred')"),
+    )
+    always(project)
+    shown = [record.getMessage() for record in caplog.records]
+    odd = "20261101001 (x 20261101009 (harmless): applied\\x1b[2K y): applied in "
+    assert any(line.startswith(odd) for line in shown)
+    assert any("\\x1b[31mred" in line for line in shown)
+    assert not any("\x1b" in line or "\x85" in line for line in shown)
+    assert not any(line.startswith("20261101009") for each in shown for line in each.splitlines())
 
 
 # --- failures
@@ -362,7 +456,8 @@ def test_with_fail_hard_the_process_ends_with_the_reason(
 ) -> None:
     shop.write("20261101001_fails", FAILS)
     port = free_port()
-    with serving(shop, command(port), port, {**HARD, "PORT": str(port)}) as server:
+    environ = {**HARD, **on(command), "PORT": str(port)}
+    with serving(shop, command(port), port, environ) as server:
         assert ended(server) == code
         log = server.log
     said = (
@@ -435,6 +530,16 @@ def test_with_fail_hard_nothing_but_the_exit_leaves_init_app(
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith("The application does not start: 2 problems in the migrations folder:")
     assert "20261101002_broken.py" in line
+
+
+def test_the_health_check_is_closed_like_the_rest_of_the_api_until_that_is_opened(
+    project: Project,
+) -> None:
+    project.write_inserts(20261101001)
+    closed = always(project).test_client().get("/api/migrations/health")
+    assert (closed.status_code, closed.get_json()["code"]) == (403, "api-closed")
+    opened = always(project, MIGRATE_API_TOKEN="a-token-0123456789")
+    assert opened.test_client().get("/api/migrations/health").status_code == 200
 
 
 # --- waiting
@@ -611,7 +716,7 @@ def test_with_fail_hard_no_request_is_served_after_a_failure(
 def stops_with(shop: Project, command: list[str], port: int) -> tuple[int, str]:
     """Send SIGTERM while it migrates; return how it ended, and its log."""
     shop.write("20261101001_long", LONG)
-    with serving(shop, command, port, {**ON, "PORT": str(port)}) as server:
+    with serving(shop, command, port, {**ALWAYS, "PORT": str(port)}) as server:
         eventually(shop.db.tries.find_one)
         server.process.terminate()
         code = ended(server)

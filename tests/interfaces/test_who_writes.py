@@ -37,6 +37,7 @@ LOOKING: dict[str, list[tuple[str, ...]]] = {
     "squash": [("1", "4", "x")],
     "show": [("1",), ("2", "--source")],
     "rehearse": [()],
+    "schema": [("dump",), ("diff",)],
 }
 DRY: list[tuple[str, ...]] = [("up", "--dry-run"), ("down", "--dry-run"), ("redo", "--dry-run")]
 DRY += [("baseline", "--dry-run", "--reason", "r"), ("down", "--batch", "--dry-run")]

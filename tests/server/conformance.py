@@ -70,6 +70,11 @@ EXPECTED_NOTES = frozenset(
         ("not on Atlas M0 and Flex", "killSessions"),  # Logged.
         ("not in API version 1", "killSessions"),
         ("not in API version 1", "buildInfo"),  # `doctor` then says that the version is unknown.
+        (
+            "not in API version 1",
+            "listIndexes",
+        ),  # Without it, a build in progress looks like an index.
+        ("storageStats are not in API version 1", "aggregate"),  # Without them, sizes are unknown.
         ("not in API version 1", "count"),  # Where `$collStats` is refused, or for a view.
     }
 )
@@ -188,7 +193,12 @@ def _notes(name: str, command: Command) -> list[str]:
         "needs more than readWrite": name in BEYOND_READ_WRITE,
         "needs bypassDocumentValidation": bool(command.get("bypassDocumentValidation")),
         "not on Atlas M0 and Flex": name in NOT_ON_M0,
-        "not in API version 1": name in NOT_IN_STABLE_API or "$indexStats" in stages,
+        "not in API version 1": name in NOT_IN_STABLE_API
+        or "$indexStats" in stages
+        or "includeBuildUUIDs" in command,
+        "storageStats are not in API version 1": any(
+            "storageStats" in each.get("$collStats", ()) for each in command.get("pipeline", ())
+        ),
         "not acknowledged": (command.get("writeConcern") or {}).get("w") == 0,
         "not in a transaction": inside
         and (name not in IN_TRANSACTION or bool(stages & STAGES_OUTSIDE_TRANSACTIONS)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,13 +30,22 @@ class TestServer:
 
     `lifetime` is how long a transaction may last, in seconds, and `majority` how long a write
     concern of `w: majority` takes, in milliseconds, unless the server is a real one. With `durable`, an
-    acknowledged write survives a kill.
+    acknowledged write survives a kill. Without `transactions`, it answers as FerretDB does: it has the name
+    of a set, but writes at once, and does not know how to commit. A `newer` one converts indexes to unique ones,
+    as MongoDB 6.0 does, and has search indexes, as Atlas does. A `sharded` one answers as the mongos of a cluster.
     """
 
     __test__ = False
 
     def __init__(
-        self, *flags: str, lifetime: float = 60, majority: float = 2, durable: bool = False
+        self,
+        *flags: str,
+        lifetime: float = 60,
+        majority: float = 2,
+        durable: bool = False,
+        transactions: bool = True,
+        newer: bool = False,
+        sharded: bool = False,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mongo-"))
         self.ports = [
@@ -45,6 +55,7 @@ class TestServer:
         self._flags = (*flags, *(["--sync-on-commit"] if durable else []))
         self._lifetime = lifetime
         self._majority = majority
+        self._transactions, self._newer, self._sharded = transactions, newer, sharded
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -59,6 +70,9 @@ class TestServer:
             **os.environ,
             "STRICT_TXN_LIFETIME": str(self._lifetime),
             "STRICT_MAJORITY_MS": str(self._majority),
+            "STRICT_TRANSACTIONS": str(int(self._transactions)),
+            "STRICT_NEWER": str(int(self._newer)),
+            "STRICT_SHARDED": str(int(self._sharded)),
         }
         with (self.folder / "server.log").open("ab") as log:
             for port in self.ports:
@@ -107,6 +121,16 @@ class TestServer:
             process.kill()
             process.wait()
         self._processes = []
+
+    def suspend(self) -> None:
+        """Let it hang: it accepts connections, and answers nothing until it is resumed."""
+        for process in self._processes:
+            process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it answer again."""
+        for process in self._processes:
+            process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> TestServer:  # noqa: PYI034  (Self is not in Python 3.10)
         """Start it."""

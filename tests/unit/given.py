@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flask_migrate_mongo.files.parsing import describe, read_content
+from flask_migrate_mongo.model.documents import DeploymentKind, MigratedDatabase
 from flask_migrate_mongo.model.reports import (
     Effects,
     NotExecuted,
@@ -30,6 +31,7 @@ from flask_migrate_mongo.model.values import (
 )
 
 NOW = datetime(2026, 11, 22, 10, 30, 5, 123456, tzinfo=timezone.utc)
+LOCATION = MigratedDatabase("shop", ("db1:27017", "db2:27017"), DeploymentKind.REPLICA_SET, "rs0")
 
 
 def a_file(version: int, **changes: Any) -> MigrationFile:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ, RUN, ADMIN = "r" * SHORTEST, "u" * SHORTEST, "a" * SHORTEST
+APPLY = "p" * SHORTEST
 
 
 def test_the_setting_says_how_long_a_token_has_to_be() -> None:
@@ -34,6 +35,7 @@ def test_the_setting_says_how_long_a_token_has_to_be() -> None:
 
 
 THREE = tokens({READ: "read", RUN: "run", ADMIN: "admin"})
+FOUR = tokens(f"read:{READ},up:{APPLY},run:{RUN},admin:{ADMIN}")
 
 
 def a_request(authorization: str | None = None, method: str = "GET", **headers: str) -> Request:
@@ -129,12 +131,18 @@ def test_without_token_and_login_nobody_gets_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "allowed"), [(READ, {"read"}), (RUN, {"read", "run"}), (ADMIN, set(Scope))]
+    ("token", "allowed"),
+    [
+        (READ, {"read"}),
+        (APPLY, {"read", "up"}),
+        (RUN, {"read", "up", "run"}),
+        (ADMIN, set(Scope)),
+    ],
 )
 def test_a_scope_includes_the_smaller_ones_and_no_other(token: str, allowed: set[str]) -> None:
     for scope in Scope:
         expected = None if scope.value in allowed else ForbiddenError
-        assert refusal(api(THREE), a_request(bearer(token)), scope) is expected
+        assert refusal(api(FOUR), a_request(bearer(token)), scope) is expected
 
 
 @pytest.mark.parametrize(

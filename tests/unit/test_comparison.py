@@ -5,15 +5,19 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+import bson
 import pytest
 from bson import Binary, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 
 from flask_migrate_mongo.model.masking import Mask
 from flask_migrate_mongo.rehearsal.comparison import (
     MISSING,
+    RAW,
     Difference,
     different,
+    identity,
     shown_value,
     type_name,
 )
@@ -56,6 +60,7 @@ def test_values_that_mean_the_same_do_not_differ(
         ({"a": [1]}, {"a": [1, 2]}, "a"),
         ({"a": {}}, {"a": []}, "a"),
         ({"a": DatetimeMS(1)}, {"a": DatetimeMS(2)}, "a"),
+        ({"b": {"a.c": 1}}, {"b": {"a": {"c": 1}}}, 'b."a.c"'),
     ],
 )
 def test_a_difference_is_found_at_its_path(
@@ -113,3 +118,9 @@ def test_of_a_masked_value_only_the_type_is_shown() -> None:
 def test_a_difference_reads_as_a_sentence() -> None:
     found = Difference("airports", "index iata_1", "there", "gone")
     assert str(found) == "airports index iata_1: there → gone"
+
+
+def test_a_text_that_is_not_utf_8_is_compared_and_shown() -> None:
+    raw = bson.encode({"_id": "??", "n": 1}).replace(b"??", b"\xff!")
+    key = identity(RawBSONDocument(raw, RAW))
+    assert bson.decode(key) == {"_id": r"\xff!"}

@@ -28,13 +28,15 @@ DEFAULTS: dict[str, object] = {
     "run_collection": "migration_runs",
     "app": None,
     "rehearsal_database": None,
+    "rehearsal_report": None,
+    "test_uri": None,
     "lock_ttl": 60,
     "lock_wait": 0,
     "version_format": "sequence",
     "transactions": "required",
     "out_of_order": "allow",
     "interrupted": "rerun",
-    "redact": ("password", "passwd", "secret", "token", "api_key", "apikey"),
+    "redact": ("password", "passwd", "secret", "token", "api_key", "authorization"),
     "on_start": False,
     "on_start_fail_hard": False,
     "on_start_wait": 300,
@@ -62,7 +64,10 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
     "MIGRATE_LOCK_COLLECTION": ("locks", "locks", "a.locks", "a.locks"),
     "MIGRATE_RUN_COLLECTION": ("runs", "runs", "a.runs", "a.runs"),
     "MIGRATE_APP": ("shop:app", "shop:app", " app.py ", "app.py"),
+    "MIGRATE_SCHEMA": ("shop.schema:all", "shop.schema:all", " s:f.g\n", "s:f.g"),
     "MIGRATE_REHEARSAL_DATABASE": ("shop_rehearsal", "shop_rehearsal", " other ", "other"),
+    "MIGRATE_REHEARSAL_REPORT": ("r.json", ROOT / "r.json", "/r.json", Path("/r.json")),
+    "MIGRATE_TEST_URI": ("mongodb://a", "mongodb://a", " mongodb://b\n", "mongodb://b"),
     "MIGRATE_LOCK_TTL": (90, 90.0, "2.5", 2.5),
     "MIGRATE_LOCK_WAIT": (0.5, 0.5, "30", 30.0),
     "MIGRATE_VERSION_FORMAT": ("timestamp", "timestamp", " Sequence ", "sequence"),
@@ -84,6 +89,7 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
     "MIGRATE_API": (False, False, "true", True),
     "MIGRATE_URL_PREFIX": ("/admin/db/", "/admin/db", "/m", "/m"),
     "MIGRATE_API_TOKEN": (A_TOKEN, tokens(A_TOKEN), f"read:{A_TOKEN}", tokens({A_TOKEN: "read"})),
+    "MIGRATE_DASHBOARD": (True, True, "false", False),
     "MIGRATE_API_CREATE": (True, True, "false", False),
     "MIGRATE_LINT_IGNORE": (
         ["mm001", "MM022"],
@@ -98,7 +104,7 @@ EXAMPLES: dict[str, tuple[object, object, str, object]] = {
 }
 
 NO_TEXTS: list[object] = ["", "   ", "\n", True, False, 1, b"bytes", ["list"], {}, "nul\0"]
-NO_FLAGS: list[object] = ["", "  ", "maybe", "never", 0, 1, 2.0, [], {}, b"true"]
+NO_FLAGS: list[object] = ["", "  ", "maybe", "never", -1, 2, 2.0, [], {}, b"true"]
 NO_SECONDS: list[object] = [
     *("", "soon", "1,5", "nan", "inf", "-inf", "1 s", True, False, [], {}, b"5", "0x10"),
     *(float("nan"), float("inf"), -1, -0.001, 10**400, "1e400", A_YEAR + 1),
@@ -114,11 +120,22 @@ BAD: dict[str, list[object]] = {
     "MIGRATE_LOCK_COLLECTION": [*NO_TEXTS, "$cmd", ".", "migrations"],
     "MIGRATE_RUN_COLLECTION": [*NO_TEXTS, "$cmd", "."],
     "MIGRATE_APP": NO_TEXTS,
+    "MIGRATE_SCHEMA": [
+        *NO_TEXTS,
+        "shop.schema",
+        "shop/schema.py",
+        "shop:",
+        ":all",
+        "a:b:c",
+        "a b:c",
+    ],
     "MIGRATE_REHEARSAL_DATABASE": NO_TEXTS,
+    "MIGRATE_REHEARSAL_REPORT": NO_TEXTS,
+    "MIGRATE_TEST_URI": NO_TEXTS,
     "MIGRATE_LOCK_TTL": [*NO_SECONDS, 0, MINIMAL_TTL - 0.001],
     "MIGRATE_LOCK_WAIT": NO_SECONDS,
     "MIGRATE_VERSION_FORMAT": [*NO_TEXTS, "date", "sequence,timestamp"],
-    "MIGRATE_LINEAR": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
+    "MIGRATE_LINEAR": NO_FLAGS,
     "MIGRATE_TRANSACTIONS": [*NO_TEXTS, "no"],
     "MIGRATE_OUT_OF_ORDER": [*NO_TEXTS, "deny"],
     "MIGRATE_INTERRUPTED": [*NO_TEXTS, "restart"],
@@ -128,14 +145,15 @@ BAD: dict[str, list[object]] = {
     "MIGRATE_ON_START_WAIT": NO_SECONDS,
     "MIGRATE_ON_START_MODE": [*NO_TEXTS, "request"],
     "MIGRATE_APP_VERSION": NO_TEXTS,
-    "MIGRATE_API": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
+    "MIGRATE_API": NO_FLAGS,
     "MIGRATE_URL_PREFIX": [
         *NO_TEXTS,
         *("/", "//", "api", "/a//b", "/a/..", "/../a", "/./a"),
         *("/a?b", "/a#b", "/a b", "/<a>", "/é"),
     ],
     "MIGRATE_API_TOKEN": [*NO_TEXTS, "too-short-token", f"write:{A_TOKEN}"],
-    "MIGRATE_API_CREATE": ["", "  ", "maybe", 0, 1, 2.0, [], {}, b"true"],
+    "MIGRATE_DASHBOARD": NO_FLAGS,
+    "MIGRATE_API_CREATE": NO_FLAGS,
     "MIGRATE_LINT_IGNORE": ["", "  ", ",", "all", "MM1", "MM001;MM002", ["MM001", 2], True, 1, {}],
     "MIGRATE_BACKFILL_BATCH_SIZE": [*NO_COUNTS],
     "MIGRATE_BACKFILL_WORKERS": [*NO_COUNTS],
@@ -228,7 +246,7 @@ def test_a_bad_value_is_refused_with_setting_value_and_what_is_accepted(
     with pytest.raises(SettingError) as caught:
         settings(**{name: bad})
     said = str(caught.value)
-    is_secret = name in {"MIGRATE_API_TOKEN", "MIGRATE_MONGO_URI"}
+    is_secret = name in {"MIGRATE_API_TOKEN", "MIGRATE_MONGO_URI", "MIGRATE_TEST_URI"}
     shown = "not shown here" if is_secret else repr(bad)[:200]
     assert said.startswith(f"{name} is {shown}")
     assert ", but it accepts " in said
@@ -251,6 +269,18 @@ def test_what_is_accepted_is_that_of_the_table() -> None:
 def test_choices_are_listed() -> None:
     with pytest.raises(SettingError, match='accepts "sequence" or "timestamp"'):
         settings(MIGRATE_VERSION_FORMAT="date")
+
+
+@pytest.mark.parametrize(("given", "expected"), [("1", True), ("0", False), ("true", True)])
+def test_a_flag_of_a_prefixed_environment_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, given: str, *, expected: bool
+) -> None:
+    for name in ("ON_START", "API", "LINEAR"):
+        monkeypatch.setenv(f"FLASK_MIGRATE_{name}", given)
+    app = Flask("shop")
+    app.config.from_prefixed_env()
+    settings = read(app, {})
+    assert (settings.on_start, settings.api, settings.linear) == (expected,) * 3
 
 
 def test_the_lock_may_not_share_the_collection_of_the_history() -> None:

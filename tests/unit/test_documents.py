@@ -8,16 +8,24 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import click
+import bson
 import pytest
 
 from flask_migrate_mongo.interfaces import schemas
-from flask_migrate_mongo.interfaces.cli import db_migrate
 from flask_migrate_mongo.interfaces.schemas import document as dumped
 from flask_migrate_mongo.lint.linter import Finding, LintReport
 from flask_migrate_mongo.lint.rules import BY_CODE
 from flask_migrate_mongo.model import errors
-from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
+from flask_migrate_mongo.model.reports import (
+    EventsReport,
+    HistoryReport,
+    LockReport,
+    Outcome,
+    ReleaseReport,
+    RequestReport,
+    RunReport,
+    StepState,
+)
 from flask_migrate_mongo.model.values import (
     COLUMNS,
     Direction,
@@ -26,6 +34,8 @@ from flask_migrate_mongo.model.values import (
     Event,
     Plan,
     Progress,
+    RangeProgress,
+    RangeState,
     Status,
     StatusReport,
     Survey,
@@ -38,8 +48,9 @@ from flask_migrate_mongo.rehearsal.comparison import Difference, Differences
 from flask_migrate_mongo.rehearsal.results import Activity, CopiedCollection, Estimate
 from flask_migrate_mongo.store.records import read
 from flask_migrate_mongo.store.runs import RunState, StoredRun
+from tests.commands import all_commands
 
-from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
+from .given import LOCATION, NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
 SAME = "2026-11-22T10:30:05.123Z"
 ERROR = ErrorInfo("ValueError", "no such city", "Traceback ...")
@@ -55,6 +66,14 @@ LOCK = {
     "heartbeatAt": "2026-11-22T10:29:35.123Z",
     "expiresAt": "2026-11-22T11:00:05.123Z",
     "expired": False,
+}
+
+
+DATABASE = {
+    "name": "shop",
+    "hosts": ["db1:27017", "db2:27017"],
+    "kind": "replica-set",
+    "replicaSet": "rs0",
 }
 
 
@@ -82,7 +101,7 @@ def everything() -> StatusReport:
         a_record(4, Status.FAILED, error=ERROR),
         a_record(6, Status.RUNNING, direction=Direction.DOWN, batch=1),
     )
-    return StatusReport(survey(files, history), a_lock(), ("8_old.js",))
+    return StatusReport(survey(files, history), a_lock(), ("8_old.js",), database=LOCATION)
 
 
 def test_the_status_document_is_that_of_the_contract() -> None:
@@ -104,6 +123,7 @@ def test_the_status_document_is_that_of_the_contract() -> None:
     gone = {"version": "3", "name": "change 3", "executionTime": None, "batch": 3, "missing": True}
     waiting = {"reversible": True, "transactional": False, "outOfOrder": True}
     assert document == {
+        "database": DATABASE,
         "applied": [applied, applied | changed, applied | gone],
         "pending": [
             {"version": "5", "name": "change 5", **waiting, "transactional": True},
@@ -116,6 +136,7 @@ def test_the_status_document_is_that_of_the_contract() -> None:
                 **waiting,
                 "reversible": False,
                 "error": ERROR_DOCUMENT,
+                "interrupted": False,
             }
         ],
         "running": [{"version": "6", "name": "change 6", "reversible": True, "direction": "down"}],
@@ -190,8 +211,9 @@ def test_a_record_in_the_history_has_the_fields_of_the_contract() -> None:
         error=ERROR,
         batch=3,
     )
-    document = dumped("history", [record])
+    document = dumped("history", HistoryReport((record,), database=LOCATION))
     assert document == {
+        "database": DATABASE,
         "history": [
             {
                 "version": "20261122001",
@@ -209,13 +231,13 @@ def test_a_record_in_the_history_has_the_fields_of_the_contract() -> None:
                 "verified": None,
                 "downFailed": False,
             }
-        ]
+        ],
     }
     assert same_as_json(document)
 
 
 def test_what_never_happened_is_null_in_the_history() -> None:
-    (record,) = dumped("history", [a_record(1, Status.PENDING)])["history"]
+    (record,) = dumped("history", HistoryReport((a_record(1, Status.PENDING),)))["history"]
     absent = ("appliedAt", "rolledBackAt", "executionTime", "error", "batch", "updatedAt")
     assert {record[key] for key in absent} == {None}
 
@@ -223,12 +245,13 @@ def test_what_never_happened_is_null_in_the_history() -> None:
 def test_an_event_has_its_details_beside_version_kind_time_and_error() -> None:
     details = {"direction": "up", "by": "anna@web-1:4711", "executionTime": 5, "runId": "f00d"}
     trail = [Event("failed", NOW, 7, details, ERROR), Event("unlocked", NOW, None, {})]
-    document = dumped("events", trail)
+    document = dumped("events", EventsReport(tuple(trail), database=LOCATION))
     assert document == {
+        "database": DATABASE,
         "events": [
             {"version": "7", "event": "failed", "at": SAME, **details, "error": ERROR_DOCUMENT},
             {"version": None, "event": "unlocked", "at": SAME, "error": None},
-        ]
+        ],
     }
     assert list(document["events"][0])[:3] == ["version", "event", "at"]
     assert same_as_json(document)
@@ -236,7 +259,7 @@ def test_an_event_has_its_details_beside_version_kind_time_and_error() -> None:
 
 def test_a_detail_of_an_event_replaces_none_of_its_own_fields_and_can_be_a_time() -> None:
     details = {"version": 9, "error": "x", "startedAt": NOW}
-    (event,) = dumped("events", [Event("started", NOW, 7, details)])["events"]
+    (event,) = dumped("events", EventsReport((Event("started", NOW, 7, details),)))["events"]
     assert event == {
         "version": "7",
         "event": "started",
@@ -250,20 +273,31 @@ def test_a_detail_of_an_event_replaces_none_of_its_own_fields_and_can_be_a_time(
 
 
 def test_the_lock_has_the_fields_of_the_contract() -> None:
-    assert dumped("lock-status", a_lock())["lock"] == LOCK
+    assert dumped("lock-status", LockReport(a_lock(), database=LOCATION))["lock"] == LOCK
     assert same_as_json(LOCK)
 
 
 def test_the_lock_status_says_whether_anyone_is_held_off() -> None:
-    assert dumped("lock-status", None) == {"locked": False, "lock": None}
-    assert dumped("lock-status", a_lock()) == {"locked": True, "lock": LOCK}
-    expired = dumped("lock-status", a_lock(expires_in=0))
+    assert dumped("lock-status", LockReport(None)) == {
+        "database": None,
+        "locked": False,
+        "lock": None,
+    }
+    assert dumped("lock-status", LockReport(a_lock(), database=LOCATION)) == {
+        "database": DATABASE,
+        "locked": True,
+        "lock": LOCK,
+    }
+    expired = dumped("lock-status", LockReport(a_lock(expires_in=0)))
     assert (expired["locked"], expired["lock"]["expired"]) == (False, True)
 
 
 def test_a_release_says_whose_lock_it_was() -> None:
-    assert dumped("force-unlock", a_lock()) == {"released": LOCK}
-    assert dumped("force-unlock", None) == {"released": None}
+    assert dumped("force-unlock", ReleaseReport(a_lock(), database=LOCATION)) == {
+        "database": DATABASE,
+        "released": LOCK,
+    }
+    assert dumped("force-unlock", ReleaseReport(None)) == {"database": None, "released": None}
 
 
 # --- runs
@@ -278,7 +312,14 @@ def test_a_run_says_what_became_of_every_step() -> None:
         Outcome(a_step(3)),
     )
     report = RunReport(
-        Direction.UP, outcomes, executed=True, run_id="f00d", batch=4, warnings=("Look.",)
+        Direction.UP,
+        outcomes,
+        executed=True,
+        run_id="f00d",
+        batch=4,
+        warnings=("Look.",),
+        took_ms=40,
+        database=LOCATION,
     )
     document = dumped("up", report)
     last = {
@@ -294,11 +335,13 @@ def test_a_run_says_what_became_of_every_step() -> None:
     failed = {"version": "2", "name": "change 2", "state": "failed", "executionTime": 3}
     first = {"version": "1", "name": "change 1", "state": "applied", "executionTime": 12}
     assert document == {
+        "database": DATABASE,
         "direction": "up",
         "executed": True,
         "dryRun": False,
         "runId": "f00d",
         "batch": 4,
+        "executionTime": 40,
         "steps": [
             last | first | {"transactional": True},
             last | failed | {"reversible": False, "outOfOrder": True, "error": ERROR_DOCUMENT},
@@ -420,7 +463,9 @@ def test_a_plan_shows_its_steps_and_what_to_know_before() -> None:
     planned = PlannedStep(step, {"goods": 3, "new": None}, complete=True, findings=(FINDING,))
     report = everything()
     plan = Plan(Direction.UP, (step,), ("Look.",))
-    assert dumped("plan", Preview(plan, (planned,), report)) == {
+    assert dumped("plan", Preview(plan, (planned,), report, database=LOCATION)) == {
+        "database": DATABASE,
+        "direction": "up",
         "steps": [
             {
                 "version": "5",
@@ -454,12 +499,15 @@ def test_a_rehearsal_shows_every_turn_of_every_migration() -> None:
     first = MigrationRehearsal(a_file(1), up, Attempt(6, ERROR), None, left, estimate)
     migrations = (first, MigrationRehearsal(a_file(2)))
     copied = (CopiedCollection("goods", 10, 100),)
-    report = RehearsalReport("scratch", migrations, copied, a_lock(), ("old",), ("Look.",))
+    report = RehearsalReport(
+        "scratch", migrations, copied, a_lock(), ("old",), ("Look.",), NOW, database=LOCATION
+    )
     untouched: dict[str, object] = {
         "version": "2",
         "name": "change 2",
         "transactional": False,
         "reversible": True,
+        "digest": a_file(2).digest,
         "failed": False,
         **dict.fromkeys(("up", "down", "again", "undoes", "estimate")),
         "differences": [],
@@ -470,6 +518,7 @@ def test_a_rehearsal_shows_every_turn_of_every_migration() -> None:
     failed = {
         "version": "1",
         "name": "change 1",
+        "digest": a_file(1).digest,
         "failed": True,
         "up": {"executionTime": 5, "error": None},
         "down": {"executionTime": 6, "error": ERROR_DOCUMENT},
@@ -487,7 +536,9 @@ def test_a_rehearsal_shows_every_turn_of_every_migration() -> None:
         },
     }
     assert dumped("rehearse", report) == {
-        "database": "scratch",
+        "database": DATABASE,
+        "scratchDatabase": "scratch",
+        "rehearsedAt": SAME,
         "copied": [{"collection": "goods", "documents": 10, "of": 100}],
         "migrations": [untouched | failed, untouched],
         "removed": ["old"],
@@ -512,13 +563,15 @@ def test_an_asynchronous_run_shows_what_was_stored_of_it() -> None:
     run = StoredRun(
         "a" * 32, "up", {}, RunState.RUNNING, detached=True, created_at=NOW, updated_at=NOW
     )
-    document = {
+    document: dict[str, object] = {
         "runId": "a" * 32,
         "direction": "up",
+        "dryRun": False,
         "state": "running",
         "detached": True,
         "cancelRequested": False,
         **dict.fromkeys(("current", "report", "error")),
+        "steps": [],
         "createdAt": SAME,
         "updatedAt": SAME,
     }
@@ -529,6 +582,13 @@ def test_an_asynchronous_run_shows_what_was_stored_of_it() -> None:
         "error": {"code": "x"},
     }
     assert dumped("run", replace(run, **parts)) == document | parts
+    assert dumped("run", replace(run, options={"dry_run": True}))["dryRun"] is True
+    steps = [{"version": "1", "name": "change 1", "state": "waiting", "executionTime": None}]
+    assert [dumped("run-step", a_step(1))] == steps
+    assert dumped("run", replace(run, steps=tuple(steps)))["steps"] == steps
+    results = {"steps", "report", "error"}
+    listed = {key: value for key, value in document.items() if key not in results}
+    assert dumped("runs", (run,)) == {"runs": [listed]}
 
 
 def test_an_event_of_a_run_has_what_was_stored_with_it() -> None:
@@ -537,36 +597,52 @@ def test_an_event_of_a_run_has_what_was_stored_with_it() -> None:
 
 
 def test_the_progress_of_a_backfill_is_rounded_and_is_in_the_status() -> None:
-    progress = Progress("goods", 5, None, 1.26, None)
-    figures = {"done": 5, "total": None, "perSecond": 1.3, "secondsLeft": None}
-    assert dumped("progress", progress) == {"collection": "goods", **figures}
+    ranges = (RangeProgress(4, RangeState.DONE), RangeProgress(1, RangeState.WORKING))
+    progress = Progress("goods", 5, None, 1.26, None, rates=(1.0, 2.5), ranges=ranges)
+    expected = {
+        "collection": "goods",
+        "done": 5,
+        "perSecond": 1.3,
+        **dict.fromkeys(("total", "secondsLeft", "leastSecondsLeft", "mostSecondsLeft")),
+        "paused": False,
+        "rates": [1.0, 2.5],
+        "ranges": [{"done": 4, "state": "done"}, {"done": 1, "state": "working"}],
+    }
+    assert dumped("progress", progress) == expected
     found = survey([a_file(1)], recorded(a_record(1, Status.RUNNING, progress=progress)))
     (running,) = dumped("status", StatusReport(found, None))["running"]
-    assert running["progress"] == {"collection": "goods", **figures}
+    assert running["progress"] == expected
+
+
+def test_the_progress_that_is_stored_is_the_one_that_is_read() -> None:
+    ranges = (RangeProgress(4, RangeState.DONE), RangeProgress(1, RangeState.WORKING))
+    progress = Progress(
+        "goods", 5, 9, 1.26, 3.2, 2.0, 4.0, paused=True, rates=(2.5,), ranges=ranges
+    )
+    assert Progress.read(bson.decode(bson.encode(progress.document()))) == progress
+    assert Progress.read({"collection": "goods", "done": 5}) == Progress("goods", 5)
 
 
 def test_a_request_to_a_backfill_names_its_migration() -> None:
-    document = dumped("pause", a_record(1, run_id="f00d"))
-    assert document == {"version": "1", "name": "change 1", "runId": "f00d"}
+    document = dumped("pause", RequestReport(a_record(1, run_id="f00d"), database=LOCATION))
+    assert document == {"database": DATABASE, "version": "1", "name": "change 1", "runId": "f00d"}
 
 
 # --- one table
 
 
 def test_every_column_of_a_record_that_is_shown_is_in_the_history_and_the_status() -> None:
-    (record,) = dumped("history", [a_record(1)])["history"]
+    (record,) = dumped("history", HistoryReport((a_record(1),)))["history"]
     assert list(record) == [column.shown for column in COLUMNS.values() if column.shown]
     (applied,) = dumped("status", everything())["applied"][:1]
     assert {c.shown for c in COLUMNS.values() if c.in_status} <= set(applied)
 
 
 def test_every_command_has_a_document() -> None:
-    context = click.Context(db_migrate)
-    names = db_migrate.list_commands(context)
-    commands = {name: db_migrate.get_command(context, name) for name in names}
-    printing = {n for n, c in commands.items() if c and any(p.name == "as_json" for p in c.params)}
-    assert {*printing, "lint"} <= set(schemas.DOCUMENTS)
-    assert "status" in printing
+    commands = all_commands()
+    printing = {n for n, c in commands.items() if any(p.name == "as_json" for p in c.params)}
+    assert {name.replace(" ", "-") for name in (*printing, "lint")} <= set(schemas.DOCUMENTS)
+    assert {"status", "schema diff"} <= printing
 
 
 # --- times

@@ -7,11 +7,12 @@ import pickle
 import re
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pymongo.errors import OperationFailure
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from flask_migrate_mongo.driver.server import translated
 from flask_migrate_mongo.model import errors
@@ -71,6 +72,77 @@ def test_an_error_of_atlas_is_a_lack_of_rights_only_if_it_says_so(
     assert type(caught.value) is kind
 
 
+def refused(**more: object) -> dict[str, object]:
+    text = (
+        'E11000 duplicate key error collection: shop.users index: email_1 dup key: { email: "x" }'
+    )
+    return {"index": 3, "code": 11000, "errmsg": text, "keyPattern": {"email": 1}, **more}
+
+
+def test_of_several_writes_the_index_the_code_and_the_key_are_named_and_no_values() -> None:
+    rejected = refused(keyValue={"email": "x"}, op={"email": "x"})
+    assert message_of(BulkWriteError({"writeErrors": [rejected]})) == (
+        "1 of the writes failed: index 3: E11000 duplicate key error collection: shop.users "
+        "index: email_1 (code 11000, key email)"
+    )
+    other = {"index": 4, "code": 14, "errmsg": 'no {n: "x"} of "x" here'}
+    shown = message_of(BulkWriteError({"writeErrors": [rejected] * 10 + [other]}))
+    assert shown.startswith("11 of the writes failed: ")
+    assert shown.endswith("; and 1 more")
+    shown = message_of(
+        BulkWriteError({"writeErrors": [other], "writeConcernErrors": [{"code": 64}]})
+    )
+    assert "index 4: no ... of ... here (code 14); None (code 64)" in shown
+
+
+def test_of_one_write_the_key_is_shown_unless_its_field_is_hidden() -> None:
+    shown = message_of(DuplicateKeyError("x", 11000, refused(keyValue={"email": "x"})))
+    assert shown == refused()["errmsg"]
+    shown = message_of(DuplicateKeyError("x", 11000, refused(keyValue={"n": 1, "token": '"'})))
+    assert shown.endswith("index: email_1 dup key: {'n': 1, 'token': ***}")
+
+
+def test_a_traceback_shows_the_messages_of_all_exceptions_as_they_are_shown_alone() -> None:
+    details = refused(keyValue={"token": 'hidden" hidden'})
+    details["errmsg"] = 'E11000 dup key: { token: "hidden" hidden\nhidden" }'
+    error = LookupError("last")
+    error.__context__ = RuntimeError("token: hidden")
+    error.__context__.__cause__ = DuplicateKeyError(str(details["errmsg"]), 11000, details)
+    found = traceback_of(error)
+    assert "hidden" not in found
+    assert "dup key: {'token': ***}" in found
+    assert found.rstrip().endswith("LookupError: last")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no exception groups")
+def test_a_traceback_of_a_group_hides_secrets_too() -> None:
+    group = builtins.ExceptionGroup(  # type: ignore[attr-defined]
+        "several",
+        [
+            ValueError("token: hidden"),
+            BulkWriteError({"writeErrors": [refused(op={"n": "hidden"})]}),
+        ],
+    )
+    assert "hidden" not in traceback_of(group)
+
+
+def test_the_lines_of_code_in_a_traceback_hide_secrets_too() -> None:
+    with pytest.raises(KeyError) as caught:
+        _ = {"token": "hidden"}["name"]
+    found = capture(caught.value).traceback
+    assert found is not None
+    assert '_ = {"token": ***}["name"]' in found
+
+
+def test_an_odd_exception_with_attributes_like_those_of_the_driver_is_shown() -> None:
+    class OddError(Exception):
+        details: ClassVar = {"errmsg": None}
+        exceptions = 5
+
+    assert message_of(OddError("odd")) == "odd"
+    assert traceback_of(OddError("odd")).rstrip().endswith("OddError: odd")
+
+
 # --- messages
 
 
@@ -79,8 +151,11 @@ def test_an_error_of_atlas_is_a_lack_of_rights_only_if_it_says_so(
     [
         (errors.SettingError("A", 1, "2"), "Change it in app.config or in the environment."),
         (errors.NoFolderError(FILE.parent), "to the folder of your migrations."),
+        (errors.EscapesTestError("send find to shop"), "lead to the database of the test."),
+        (errors.OutputError(OSError(28, "No space left")), ": `flask db-migrate status`."),
         (errors.FileChangedError(FILE, "it changed. Run it again."), "Run it again."),
         (errors.DuplicateVersionError(7, [FILE, FILE]), "the next free number."),
+        (errors.UnwrittenError([7]), "`flask db-migrate up --to VERSION`."),
         (errors.NotReversibleError(7, "change", FILE), "that reverses this one."),
         (errors.MissingFileError(7, "change"), "then try again."),
         (
@@ -105,13 +180,22 @@ def test_an_error_of_atlas_is_a_lack_of_rights_only_if_it_says_so(
             "`flask db-migrate resolve 7 --not-applied --reason TEXT`.",
         ),
         (errors.TransactionTooLargeError("why"), "in batches with `ctx.backfill()`."),
+        (errors.TooManyRunsError(["a", "b"]), ": `--wait SECONDS`."),
         (errors.NoRunError(), "stops a migration without a backfill."),
         (errors.MigrationFailedError([7], "up"), "then run `flask db-migrate up` again."),
+        (errors.NoContextError(), "inside `with app.app_context():`."),
+        (errors.RehearsalFailedError([7]), "then rehearse again: `flask db-migrate rehearse`."),
         (errors.DryRunTooLongError(60, 30), "`--dry-run-limit 15`."),
         (errors.ScratchTakenError("x", None), "a database that does not exist."),
         (errors.NotReadyError(), "to see why."),
+        (errors.NoSchemaError("x"), "`flask db-migrate schema dump`."),
+        (errors.BadSchemaError("a:b", "c"), "docs/schema.md."),
+        (errors.ShardKeyAccessError(), "or `find` on config.collections."),
+        (errors.SchemaAccessError("listIndexes", "a.b"), "or `readWrite`."),
+        (errors.OutputExistsError(FILE), "or delete the file."),
         (errors.ApiClosedError(), "MIGRATE_API = False removes the API."),
         (errors.UnknownRunError("x"), ": `flask db-migrate history`."),
+        (errors.TooManyStreamsError(2, 20), "try again when a stream has ended."),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, MigrateError) else "",
 )
@@ -127,6 +211,7 @@ def test_refusals_say_that_nothing_was_done() -> None:
     ):
         assert "Nothing was rolled back." in error.message
     for refusal in (
+        errors.UnwrittenError([7]),
         errors.OutOfOrderError([7], 9),
         errors.TransactionsUnsupportedError([7], "a standalone"),
         errors.InterruptedRefusedError([7]),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flask_migrate_mongo.interfaces.cli.running import exit_code
+from flask_migrate_mongo.interfaces.cli.output import exit_code
 from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.errors import MigrateError
 from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
@@ -41,7 +41,7 @@ def test_every_error_has_a_code_and_a_title_of_its_own(kind: type[MigrateError])
 
 @pytest.mark.parametrize("kind", FAMILY)
 def test_every_answer_is_a_failure_for_the_shell_and_for_http(kind: type[MigrateError]) -> None:
-    assert kind.exit_code in {1, 2, 3, 5, 6}
+    assert kind.exit_code in {1, 2, 3, 4, 5, 6}
     assert 400 <= kind.http_status < 600
 
 
@@ -60,6 +60,7 @@ def test_every_answer_is_a_failure_for_the_shell_and_for_http(kind: type[Migrate
         (errors.LeaseLostError, 3, 409),
         (errors.DuplicateVersionError, 5, 409),
         (errors.SeveralErrors, 5, 409),
+        (errors.UnwrittenError, 5, 409),
         (errors.NotReversibleError, 5, 409),
         (errors.MissingFileError, 5, 409),
         (errors.DriftError, 5, 409),
@@ -69,6 +70,7 @@ def test_every_answer_is_a_failure_for_the_shell_and_for_http(kind: type[Migrate
         (errors.SettingError, 6, 500),
         (errors.NoFolderError, 6, 500),
         (errors.UnsupportedDriverError, 6, 500),
+        (errors.OutputError, 6, 500),
         (errors.ConnectionFailedError, 6, 503),
         (errors.AccessDeniedError, 6, 503),
         (errors.DatabaseError, 6, 503),

@@ -18,6 +18,7 @@ from flask_migrate_mongo.model.errors import (
     ConfigurationError,
     DuplicateVersionError,
     FileChangedError,
+    ForeignFolderError,
     ImportFailedError,
     SeveralErrors,
     SourceError,
@@ -99,6 +100,14 @@ def test_numbered_files_with_another_ending_are_named_as_ignored(
 def test_a_folder_called_like_a_migration_is_none(folder: Folder) -> None:
     (folder.path / "1_old.py").mkdir()
     assert folder.discover().files == ()
+
+
+@pytest.mark.parametrize("other", ["versions", "alembic.ini"])
+def test_a_folder_of_alembic_is_recognized(tmp_path: Path, other: str) -> None:
+    (tmp_path / "env.py").touch()
+    (tmp_path / other).mkdir() if other == "versions" else (tmp_path / other).touch()
+    with pytest.raises(ForeignFolderError, match="MIGRATE_DIRECTORY"):
+        Folder(tmp_path).discover()
 
 
 def test_a_link_to_a_migration_is_one(folder: Folder, tmp_path: Path) -> None:
@@ -262,8 +271,14 @@ def test_a_file_without_a_number_is_named_with_a_name_that_is_free(
     assert f"or to _{name} if it is not a migration" in said
 
 
-def test_a_line_break_in_the_name_of_a_file_hides_no_number(write: Callable[..., Path]) -> None:
-    assert read(write(name="1_a\nb.py")).version == 1
+@pytest.mark.parametrize("name", ["1_a\nb.py", "1_a\rb.py"])
+def test_a_line_break_in_the_name_of_a_file_is_refused_and_hides_no_number(
+    folder: Folder, write: Callable[..., Path], name: str
+) -> None:
+    write(name=name)
+    problem = folder.discover().broken[1]
+    assert "has a line break" in str(problem)
+    assert not {"\n", "\r"} & set(str(problem))
 
 
 def test_a_file_name_that_is_not_unicode_can_be_stored(tmp_path: Path) -> None:
@@ -365,6 +380,11 @@ def test_lone_surrogates_are_written_out_since_nothing_can_store_them(
     [
         ("def up(db): pass\ndef down(db): pass", True),
         ("def up(db): pass", False),
+        (
+            "def up(db): pass\ndef down(db):\n    'To do.'\n    raise NotImplementedError('soon')",
+            False,
+        ),
+        ("def up(db): pass\ndef down(db): raise ValueError", True),
         ("def up(db): pass\ndown = None", False),
         ("def up(db): pass\ndef down(db): pass\ndown = None", False),
         ("def up(db): pass\ndown = None\ndef down(db): pass", True),

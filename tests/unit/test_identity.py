@@ -136,27 +136,38 @@ def pythons() -> dict[str, str]:
     return found
 
 
+DIGESTS = """
+import ast, json, pathlib, runpy, sys, warnings
+warnings.simplefilter("ignore")
+digest = runpy.run_path(sys.argv[1])["digest"]
+
+def of(path):
+    try:
+        return digest(ast.parse(pathlib.Path(path).read_bytes()))
+    except SyntaxError:  # An installed package may be written for newer versions.
+        return None
+
+print(json.dumps([of(path) for path in json.load(sys.stdin)]))
+"""
+
+
 def test_every_python_computes_the_same_digests_for_200_files() -> None:
-    code = (
-        "import ast, json, pathlib, runpy, sys, warnings\n"
-        "warnings.simplefilter('ignore')\n"
-        "digest = runpy.run_path(sys.argv[1])['digest']\n"
-        "files = json.load(sys.stdin)\n"
-        "print(json.dumps([digest(ast.parse(pathlib.Path(f).read_bytes())) for f in files]))\n"
-    )
     files = json.dumps(list(map(str, corpus())))
-    found = {
-        version: subprocess.run(
-            [python, "-c", code, str(identity.__file__)],
-            input=files,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for version, python in pythons().items()
-    }
-    assert all(len(json.loads(digests)) == 200 for digests in found.values())
-    assert len(set(found.values())) == 1, found.keys()
+    found = [
+        json.loads(
+            subprocess.run(
+                [python, "-c", DIGESTS, str(identity.__file__)],
+                input=files,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for python in pythons().values()
+    ]
+    of_each_file = [digests for digests in zip(*found, strict=True) if None not in digests]
+    assert len(of_each_file) > 180
+    assert [digests for digests in of_each_file if len(set(digests)) > 1] == []
 
 
 @pytest.mark.skipif(find_spec("ruff") is None, reason="ruff is installed for development only")
@@ -307,6 +318,12 @@ def test_copies_among_the_pending_files_are_refused() -> None:
     (problem,) = problems([a_file(1), a_file(2, digest="code of sum of 1"), a_file(3)])
     assert isinstance(problem, CopiedError)
     assert "1_change.py, 2_change.py" in str(problem)
+
+
+def test_of_many_copies_ten_are_named_and_the_others_counted() -> None:
+    copies = [a_file(n, digest="the same code") for n in range(1, 14)]
+    (problem,) = problems(copies)
+    assert "10_change.py and 3 more. Nothing was run." in str(problem)
 
 
 def test_two_applied_migrations_may_do_the_same() -> None:

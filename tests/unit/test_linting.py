@@ -97,6 +97,32 @@ def test_functions_that_multiply_their_calls_take_no_longer_than_the_budget() ->
     assert not named_collections(source.encode()).complete
 
 
+def test_functions_that_call_each_other_are_each_followed_once() -> None:
+    names = [f"f{n}" for n in range(13)]
+    body = "    db.users.drop()\n" + "".join(f"    {name}(db)\n" for name in names)
+    functions = "".join(f"def {name}(db):\n{body}\n" for name in names)
+    facts = reading.read(ast.parse(f"{functions}def up(db):\n{body}"))
+    assert facts.complete
+    assert len(facts.up) == len(names) + 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "drop(db.a)\ndrop(db.b)",
+        "b = db.b\nfor name in 'ab':\n    drop(b)\ndrop(b)",
+        "users = db.a\ndef f(): users.drop()\nf()\nusers = db.b\nf()",
+        "b, s = db.b, db.client.start_session()\ndrop(b)\ns.start_transaction()\ndrop(b)",
+        "def begin(): s.start_transaction()\ns = db.client.start_session()\nbegin()\ns.commit_transaction()\nbegin()\ndb.b.drop()",
+    ],
+)
+def test_a_function_is_followed_again_where_it_does_something_else(body: str) -> None:
+    source = f"def drop(users):\n    users.drop()\n\n{up(body)}"
+    *_, last = (call for call in reading.read(ast.parse(source)).up if call.method == "drop")
+    opened = "transaction" in body
+    assert (last.receiver.label, last.place.opened, last.place.loops) == ("b", opened, ())
+
+
 def test_functions_that_call_each_other_take_a_limited_number_of_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,9 +136,9 @@ def test_functions_that_call_each_other_take_a_limited_number_of_steps(
     monkeypatch.setattr(Value, "walk", counted)
     names = [f"f{n}" for n in range(13)]
     functions = "".join(
-        f"\n\ndef {name}(db):\n    db.users.update_many({{'a': 1}}, {{'$unset': {{'{name}': ''}}}})\n"
+        f"\n\ndef {name}(db, x=0):\n    db.users.update_many({{'a': 1}}, {{'$unset': {{'{name}': ''}}}})\n"
         "    db.users.create_index('b', unique=True)\n"
-        + "".join(f"    {other}(db)\n" for other in names if other != name)
+        + "".join(f"    {other}(db, 1)\n" for other in names if other != name)
         for name in names
     )
     assert codes(tmp_path, up("f0(db)", down=DOWN + functions)) == {"MM007", "MM008"}

@@ -21,6 +21,7 @@ from flask_migrate_mongo.model.errors import (
     SeveralErrors,
     TransactionsUnsupportedError,
     UnknownVersionError,
+    UnwrittenError,
 )
 from flask_migrate_mongo.model.values import Direction, History, MigrationFile, Record, Status
 from flask_migrate_mongo.planning.plans import (
@@ -163,6 +164,13 @@ def test_a_project_can_refuse_what_is_out_of_order() -> None:
     with pytest.raises(OutOfOrderError, match=r"version 3: 1, 2\. Nothing was run\."):
         plan_up(files(1, 2, 3, 4), recorded(a_record(3)), policy)
     assert versions(plan_up(files(3, 4), recorded(a_record(3)), policy)) == [4]
+
+
+def test_a_migration_that_is_not_written_is_refused_unless_the_target_leaves_it_out() -> None:
+    fresh = (*files(1), a_file(2, written=False), a_file(3, written=False))
+    with pytest.raises(UnwrittenError, match=r"NotImplementedError`: 2, 3\. Nothing was run\."):
+        plan_up(fresh, recorded(), ALLOW)
+    assert versions(plan_up(fresh, recorded(), ALLOW, Target(Direction.UP, to=1))) == [1]
 
 
 def test_an_interrupted_plain_migration_runs_again_with_a_warning() -> None:

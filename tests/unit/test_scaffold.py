@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import multiprocessing
+import os
 import re
 import signal
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import pytest
 from hypothesis import example, given
@@ -24,7 +28,7 @@ from flask_migrate_mongo.files.scaffold import Scaffold
 from flask_migrate_mongo.model.errors import ConfigurationError, InvalidRequestError
 from flask_migrate_mongo.model.values import Direction, Step
 
-from .given import NOW, read
+from .given import NOW, a_record, read
 
 AT_ONCE = 8
 ODD_NAMES = [
@@ -72,7 +76,13 @@ def normalised(name: str) -> str:
 def check(folder: Path, path: Path, name: str) -> None:
     """Check that a new file is where it belongs, is found, and carries the name unharmed."""
     assert path.parent == folder
-    assert re.fullmatch(r"20261122001_[a-z0-9_]{1,60}\.py", path.name)
+    slug = path.name.removeprefix("20261122001_").removesuffix(".py")
+    assert 1 <= len(slug) <= 60
+    assert {unicodedata.category(c)[0] for c in slug} <= set("LMNP")
+    assert re.search(r"[\s./\\:*?\"<>|]", slug) is None
+    # Also where names are stored decomposed, with the blanks of a temporary file's name around it.
+    assert unicodedata.is_normalized("NFC", path.name)
+    assert len(unicodedata.normalize("NFD", path.name).encode()) < 200
     assert not path.stem.endswith("_")
     (found,) = Folder(folder).discover().files
     assert (found.path, found.version) == (path, 20261122001)
@@ -131,13 +141,42 @@ def test_a_name_may_have_a_thousand_characters_and_no_more(tmp_path: Path) -> No
         ("  --Élan vital!--  ", "elan_vital"),
         ("v2.0: (final)", "v2_0_final"),
         ("ﬁne ½", "fine_12"),
-        ("日本", "migration"),
+        ("日本語 を追加", "日本語_を追加"),
+        ("Добавить индекс", "добавить_индекс"),
+        ("नमस्ते दुनिया", "नमस्ते_दुनिया"),
+        ("Straße, Łódź", "strasse_łodz"),
+        ("x\u0302 y", "x_y"),
+        ("e\u0301lan", "elan"),
+        ("🚀", "migration"),
+        ("한" * 60, "한" * 17),
         ("", "migration"),
         (f"{'a' * 59} b", "a" * 59),
     ],
 )
-def test_a_slug_is_lower_case_ascii_words(name: str, slug: str) -> None:
+def test_a_slug_is_lower_case_words_in_ascii_where_that_is_possible(name: str, slug: str) -> None:
     assert slugify(name) == slug
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_migration_of_another_script_is_loaded_and_known_in_both_forms(
+    tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    made = scaffold(tmp_path).create("データを追加")
+    stored = made.rename(made.with_name(unicodedata.normalize(form, made.name)))
+    stored.write_text("def up(db):\n    return 5\n", encoding="utf-8")
+    (file,) = Folder(tmp_path).discover().files
+    load(Step(file, Direction.UP))
+    assert Folder(tmp_path).find("データを追加") == stored
+    record = a_record(file.version, slug="データを追加")
+    assert not record.has_another_slug(file.slug)
+
+
+def test_a_file_system_that_knows_only_ascii_gets_only_ascii(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii"))
+    assert slugify("add 日本語 names") == "add_names"
+    assert slugify("日本語") == "migration"
 
 
 # --- numbers
@@ -267,15 +306,6 @@ FULL = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 """
-FULL_WITHOUT_LINKS = """
-import os, resource
-
-def link(*_):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-    raise PermissionError(1, "Operation not permitted")
-
-os.link = link
-"""
 CREATE = """
 import pathlib, sys
 from flask_migrate_mongo.files.scaffold import Scaffold
@@ -301,12 +331,11 @@ def test_a_kill_after_the_file_is_created_leaves_it_whole(tmp_path: Path) -> Non
     killed = create_in_process(tmp_path, KILLED.format(call="pathlib.Path.unlink"))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (file,) = Folder(tmp_path).discover().files
-    assert (file.name, file.reversible) == ("a", True)
+    assert (file.name, file.written) == ("a", False)
 
 
-@pytest.mark.parametrize("prepare", [FULL, FULL_WITHOUT_LINKS], ids=["links", "no links"])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, prepare: str) -> None:
-    full = create_in_process(tmp_path, prepare)
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    full = create_in_process(tmp_path, FULL)
     assert "cannot be written to: File too large" in full.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -353,7 +382,8 @@ def test_a_new_file_can_be_loaded_and_says_that_it_is_to_be_written(
     tmp_path: Path, *, transactional: bool
 ) -> None:
     file = read(scaffold(tmp_path).create("a", transactional=transactional))
-    assert file.reversible
+    assert not file.written
+    assert not file.reversible
     for direction in Direction:
         function = load(Step(file, direction))
         with pytest.raises(NotImplementedError, match=rf"Write {direction.value}\(\)"):
@@ -409,6 +439,54 @@ def test_a_template_that_gives_no_migration_is_refused_and_makes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["_template.jinja"]
 
 
+QUOTED = '"""{{ name }}"""\n\ndef up(db): pass\n'
+HARMLESS = [type(node) for node in ast.walk(ast.parse(QUOTED))]
+
+
+@pytest.mark.parametrize(
+    "name", ['""" + __import__("os").abort() + """', 'a""" + str(1 / 0) + """', "a ''' + b", "it's"]
+)
+@pytest.mark.parametrize("template", [QUOTED, QUOTED.replace("{{ name }}", "{{ name[1:-1] }}")])
+def test_no_part_of_a_name_becomes_code(tmp_path: Path, template: str, name: str) -> None:
+    made = QUOTED
+    with contextlib.suppress(ConfigurationError):
+        made = with_template(tmp_path, template).create(name).read_text()
+    assert [type(node) for node in ast.walk(ast.parse(made))] == HARMLESS
+
+
+def test_a_name_that_would_become_code_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="would be executed as code"):
+        with_template(tmp_path, QUOTED).create('""" + str(1) + """')
+
+
+def test_a_template_may_depend_on_words_of_the_name(tmp_path: Path) -> None:
+    template = "{% if 'index' in name %}idempotent = True\n{% endif %}def up(db): pass\n"
+    made = with_template(tmp_path, template).create("an index: don't drop it!")
+    assert "idempotent" in made.read_text()
+
+
 def test_a_missing_template_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.jinja does not produce .*No such file"):
         scaffold(tmp_path, template=tmp_path / "none.jinja").create("a")
+
+
+def test_several_files_get_numbers_in_a_row_and_an_error_leaves_none_of_them(
+    tmp_path: Path,
+) -> None:
+    def content(path: Path, version: int) -> bytes:
+        return f"# {version} {path.name}".encode()
+
+    def broken(path: Path, version: int) -> bytes:
+        assert (tmp_path / f"{version - 1}_third.py").exists()
+        raise ValueError(path.name)
+
+    made = scaffold(tmp_path, linear=True).add_all([("First", content), ("Second", content)])
+    assert [each.name for each in made] == ["20261122001_first.py", "20261122002_second.py"]
+    assert made[1].read_text() == "# 20261122002 20261122002_second.py"
+    assert (tmp_path / ".latest").read_text().split()[-1] == "20261122002_second.py"
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="fourth"):
+        scaffold(tmp_path).add_all([("Third", content), ("Fourth", broken)])
+    with pytest.raises(InvalidRequestError):
+        scaffold(tmp_path).add_all([("Third", content), ("x" * 1001, content)])
+    assert sorted(tmp_path.iterdir()) == before

@@ -16,11 +16,19 @@ from flask_migrate_mongo.interfaces.rest import operations, routes
 from flask_migrate_mongo.interfaces.rest.operations import openapi
 from flask_migrate_mongo.model import values as model
 from flask_migrate_mongo.model.errors import InvalidRequestError, LockHeldError, NotJsonError
-from flask_migrate_mongo.model.reports import Outcome, RunReport, StepState
+from flask_migrate_mongo.model.reports import (
+    EventsReport,
+    HistoryReport,
+    LockReport,
+    Outcome,
+    ReleaseReport,
+    RunReport,
+    StepState,
+)
 from flask_migrate_mongo.model.values import Event, StatusReport
 from flask_migrate_mongo.planning.plans import survey
 
-from .given import NOW, a_file, a_lock, a_record, a_step, recorded
+from .given import LOCATION, NOW, a_file, a_lock, a_record, a_step, recorded
 
 if TYPE_CHECKING:
     from marshmallow import Schema
@@ -183,11 +191,11 @@ def test_every_document_is_as_its_schema_says() -> None:
     found = survey([a_file(n) for n in (1, 2, 3, 4)], recorded(a_record(1), failed, running))
     fits("status", StatusReport(found, a_lock(), ("5_x.txt",)))
     fits("status", StatusReport(found, None))
-    fits("history", [a_record(1), failed, running])
-    fits("events", [Event("failed", NOW, 1, {"by": "x"}, error)])
-    fits("lock-status", a_lock())
-    fits("lock-status", None)
-    fits("force-unlock", a_lock())
+    fits("history", HistoryReport((a_record(1), failed, running), database=LOCATION))
+    fits("events", EventsReport((Event("failed", NOW, 1, {"by": "x"}, error),)))
+    fits("lock-status", LockReport(a_lock()))
+    fits("lock-status", LockReport(None))
+    fits("force-unlock", ReleaseReport(a_lock()))
     fits("health", {"ready": True, "summary": found})
     fits("error", LockHeldError(a_lock()))
     fits("create", a_file(1).path)
@@ -204,7 +212,7 @@ def test_every_run_is_as_its_schema_says(state: StepState) -> None:
 
 
 def test_a_schema_refuses_what_it_does_not_know() -> None:
-    document = schemas.document("lock-status", None)
+    document = schemas.document("lock-status", LockReport(None))
     assert schemas.LockStatusDocument().validate({**document, "more": 1})
     assert schemas.LockStatusDocument().validate({"locked": True})
 

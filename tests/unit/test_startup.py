@@ -20,17 +20,17 @@ def around(program: str = "app", *arguments: str, **facts: Any) -> Surroundings:
         around("uwsgi", "--http", ":8000"),
         around("waitress-serve", "app:app"),
         around("waitress", "app:app"),
-        around("mod_wsgi-express"),
-        around("app"),
-        around("app", reloaded=True),
-        around("-c"),
+        around("mod_wsgi"),
+        around("uvicorn", "asgi:app"),
+        around("hypercorn", "wsgi:app:app"),
+        around("granian", "--interface", "wsgi", "app:app"),
         around("flask", "run", command="run"),
         around("flask", "run", "--debug", command="run", reloader=True, reloaded=True),
         around("manage", "--config", "prod", "run", command="run"),
     ],
     ids=str,
 )
-def test_a_server_and_whatever_is_not_known_serves(serving: Surroundings) -> None:
+def test_a_known_server_serves(serving: Surroundings) -> None:
     assert serves(serving)
     assert wanted(on_start=True, around=serving)
     assert not wanted(on_start=False, around=serving)
@@ -51,14 +51,19 @@ def test_a_server_and_whatever_is_not_known_serves(serving: Surroundings) -> Non
         around("gunicorn", "--print-config", "app:app"),
         around("gunicorn", testing=True),
         around("flask", "run", command="run", testing=True),
+        around("app"),
+        around("app", reloaded=True),
+        around("nightly", "gunicorn"),
+        around("-c"),
         around("unittest"),
+        around("pytest"),
         around(""),
         around("ipython"),
         around("celery", "-A", "app", "worker"),
     ],
     ids=str,
 )
-def test_what_only_loads_the_application_does_not_serve(idle: Surroundings) -> None:
+def test_what_is_no_known_server_does_not_serve(idle: Surroundings) -> None:
     assert not serves(idle)
     assert not wanted(on_start=True, around=idle)
     assert not wanted(on_start=False, around=idle)
@@ -67,8 +72,14 @@ def test_what_only_loads_the_application_does_not_serve(idle: Surroundings) -> N
 def test_always_asks_for_it_anywhere_but_in_our_own_command() -> None:
     assert wanted("always", around("pytest", testing=True))
     assert wanted("always", around("flask", "serve", command="serve"))
+    assert wanted("always", around("app"))
     assert not wanted("always", around("flask", "db-migrate", "down", command="down"))
     assert not wanted("always", around("flask", "db-migrate", "down", command=""))
+
+
+def test_inside_a_run_nothing_is_asked_for() -> None:
+    for on_start in (True, "always"):
+        assert not wanted(on_start, around("gunicorn", in_run=True))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,6 @@ def test_always_asks_for_it_anywhere_but_in_our_own_command() -> None:
         ("/venv/lib/python3.11/site-packages/gunicorn/__main__.py", "gunicorn"),
         ("/venv/lib/python3.11/site-packages/flask/__main__.py", "flask"),
         ("/venv/bin/waitress-serve", "waitress-serve"),
-        ("/usr/bin/python3 -m unittest", "unittest"),
         ("flask.exe", "flask"),
         ("app.py", "app"),
         ("-c", "-c"),

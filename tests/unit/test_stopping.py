@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flask_migrate_mongo import process
 from flask_migrate_mongo.model.errors import RunStoppedError
 from flask_migrate_mongo.process import SIGNALS, Stopped, StopSwitch
 
@@ -107,7 +108,7 @@ def test_the_applications_handlers_are_restored_even_after_an_error() -> None:
     with pytest.raises(ValueError, match="boom"), StopSwitch().installed():  # noqa: PT012
         assert signal.getsignal(signal.SIGTERM) is not ours
         raise ValueError("boom")
-    assert [signal.getsignal(number) for number in SIGNALS] == [ours, ours]
+    assert {signal.getsignal(number) for number in SIGNALS} == {ours}
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
@@ -126,6 +127,125 @@ def test_a_signal_after_the_run_is_the_applications_again() -> None:
         pass
     send(signal.SIGTERM)
     assert (got, switch.requested_by) == ([signal.SIGTERM], None)
+
+
+def test_the_applications_handler_gets_the_signal_after_the_block() -> None:
+    got: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    switch = StopSwitch()
+    with switch.installed():
+        with switch.installed():
+            send(signal.SIGTERM)
+        assert got == []
+    assert (got, switch.requested_by) == ([signal.SIGTERM], "SIGTERM")
+
+
+def test_an_outer_switch_gets_the_signal_after_the_block_of_an_inner_one() -> None:
+    outer = StopSwitch()
+    with outer.installed():
+        with StopSwitch().installed():
+            send(signal.SIGTERM)
+            assert outer.requested_by is None
+        assert outer.requested_by == "SIGTERM"
+
+
+def test_a_caller_that_raises_the_signal_itself_prevents_that() -> None:
+    got: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    with StopSwitch().installed(redeliver=False):
+        send(signal.SIGTERM)
+    assert got == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    switch = StopSwitch()
+    with switch.installed(), switch.interruptible():
+        send(number)
+    assert switch.requested_by is None
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(process, "CHECK_SECONDS", 0.05)
+
+
+def test_what_hangs_after_a_signal_is_interrupted_and_what_follows_too(hasty: None) -> None:
+    switch = StopSwitch()
+    with switch.installed():
+        with switch.installed():
+            pass
+        send(signal.SIGTERM)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                time.sleep(30)
+
+
+def test_a_batch_is_not_interrupted_and_what_follows_it_has_its_time(hasty: None) -> None:
+    switch = StopSwitch()
+    with switch.installed():
+        with switch.deferred():
+            send(signal.SIGTERM)
+            time.sleep(0.5)
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(30)
+        assert time.monotonic() - began >= 0.15
+
+
+# --- child processes
+
+
+def ended_with(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_forked_child_has_the_handlers_of_before() -> None:
+    def ours(*_: object) -> None: ...
+
+    signal.signal(signal.SIGINT, ours)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with StopSwitch().installed():
+        during = signal.getsignal(signal.SIGINT)
+        pid = os.fork()
+        if pid == 0:
+            restored = (
+                signal.getsignal(signal.SIGINT) is ours,
+                signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+                signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask,
+            )
+            os._exit(0 if all(restored) else 1)
+        assert ended_with(pid) == 0
+        assert signal.getsignal(signal.SIGINT) == during
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+
+
+def test_a_child_that_is_ended_right_after_the_fork_ends() -> None:
+    with StopSwitch().installed():
+        for _ in range(200):
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(5)
+                os._exit(1)
+            os.kill(pid, signal.SIGTERM)
+            assert ended_with(pid) == -signal.SIGTERM
+
+
+def test_a_signal_during_a_fork_stops_the_run_before_the_next_step() -> None:
+    # The only way to hit these microseconds.
+    switch = StopSwitch()
+    survived: list[str | None] = []
+    with switch.installed(), pytest.raises(Stopped), switch.interruptible():  # noqa: PT012
+        process._before_fork()
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            process._after_in_parent()
+        survived.append(switch.requested_by)
+        send(signal.SIGTERM)
+    assert survived == ["SIGTERM"]
 
 
 def test_a_switch_in_another_thread_leaves_the_signals_alone() -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from flask_migrate_mongo.planning import gate
-from flask_migrate_mongo.planning.details import details
+from flask_migrate_mongo.driver.server import DocumentView
 from flask_migrate_mongo.planning.gate import Kind
-from flask_migrate_mongo.planning.preview import preview
 from flask_migrate_mongo.reports import examining, states
-from flask_migrate_mongo.wiring.linting import linter
+from flask_migrate_mongo.wiring import checking
+from flask_migrate_mongo.wiring.details import version_details
 from flask_migrate_mongo.wiring.looking import inspector
 
 from . import output
-from .output import CHECK_FAILED, VERSION, as_json, command, state
+from .comparing import new_only_option
+from .output import VERSION, as_json, command, state
 
 
 def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Kind, ...]:
@@ -28,17 +28,17 @@ def _kinds(_: click.Context, __: click.Parameter, value: str | None) -> tuple[Ki
 
 @command
 @click.option("--allow", metavar="KINDS", callback=_kinds, help="Do not count these: pending,lint.")
+@new_only_option
 @as_json
-def check(*, allow: tuple[Kind, ...]) -> None:
-    """Check that the database is as the files say.
+def check(*, allow: tuple[Kind, ...], new_only: DocumentView | None) -> None:
+    """Compare the database with the files and the declared schema.
 
     Exits with 4 if a migration is pending, running, failed, interrupted, changed, missing, out of order, partly squashed,
-    mistaken for another one, unusable or stale, or if lint finds an error. Each problem is listed with what to do.
+    mistaken for another one, unusable or stale, if lint finds an error, or if something that MIGRATE_SCHEMA declares is
+    missing or different. Each problem is listed with what to do.
     """
-    found = state()
-    linear = found.settings.linear
-    report = gate.check(inspector(found), linear=linear, allowed=allow, linter=linter(found))
-    output.show("check", states.check, report, exit_code=CHECK_FAILED if report.problems else 0)
+    report = checking.check(state(), allow, new_only)
+    output.show("check", states.check, report, exit_code=output.exit_code(report))
 
 
 @command
@@ -48,8 +48,7 @@ def plan() -> None:
 
     Executes no migration's code, takes no lock and writes nothing.
     """
-    found = state()
-    output.show("plan", states.plan, preview(inspector(found), linter(found)))
+    output.show("plan", states.plan, checking.plan(state()))
 
 
 @command
@@ -62,5 +61,5 @@ def show(version: str, *, source: bool) -> None:
     VERSION is a number, the beginning of one, or the name in the file's name. Executes no migration's code and takes no lock.
     """
     found = state()
-    shown = details(inspector(found), linter(found), version, with_source=source)
+    shown = version_details(found, inspector(found), version, with_source=source)
     output.show("show", examining.details, shown)

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import click
 
 from flask_migrate_mongo import state as app_state
-from flask_migrate_mongo.files.folder import Folder, stale
 from flask_migrate_mongo.lint.linter import LintReport
 from flask_migrate_mongo.reports import code_scanning, states
 from flask_migrate_mongo.reports.console import out
-from flask_migrate_mongo.wiring.linting import linter
+from flask_migrate_mongo.wiring import linting
 
 from .output import CHECK_FAILED, command, note_format, print_json, show
 
@@ -69,9 +68,6 @@ def lint(
         "github": lambda report: out().write(code_scanning.github(report)),
         "sarif": lambda report: print_json(code_scanning.sarif(report)),
     }
-    found = app_state.current()
-    paths = Folder(found.settings.directory).choose(files)
-    problem = stale(paths) if found.settings.linear and not files else None
-    report = linter(found, select, ignore).lint(paths, [problem] if problem else ())
+    report = linting.lint(app_state.current(), files, select, ignore)
     exit_code = CHECK_FAILED if report.fails(fail_on) else 0
     show("lint", text.get(layout, states.lint), report, exit_code=exit_code)

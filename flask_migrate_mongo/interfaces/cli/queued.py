@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import click
 
 from flask_migrate_mongo.interfaces.rest import async_runs
@@ -13,6 +15,9 @@ from .output import command, state
 @click.argument("run_id")
 def run_async(run_id: str) -> None:
     """Carry out a queued run, unless another process or thread does."""
+    # The process of the web server may have blocked signals in the thread that started this one: uWSGI does.
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
     application = state()
     run = async_runs.claim(application, run_id, detached=True)
     if run is None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Container
 from contextlib import closing
+from functools import partial
 
 import click
 
-from flask_migrate_mongo.model.errors import MigrateError
 from flask_migrate_mongo.rehearsal import RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.reports import runs
+from flask_migrate_mongo.wiring.rehearsing import rehearse_and_keep
 from flask_migrate_mongo.wiring.running import rehearsal
 
-from .output import CHECK_FAILED, VERSION, as_json, command, show, state
+from .output import CHECK_FAILED, VERSION, as_json, command, is_verbose, name_database, show, state
 
 
 def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -22,6 +23,16 @@ def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | Non
         msg = f"{value!r} is neither a whole number from 1 on nor `all`."
         raise click.BadParameter(msg)
     return int(value)
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(filter(None, map(str.strip, value.split(","))))
+    if not names:
+        msg = "it names no collection."
+        raise click.BadParameter(msg)
+    return names
 
 
 @command
@@ -37,6 +48,7 @@ def _sample_size(_: click.Context, __: click.Parameter, value: str) -> int | Non
 @click.option(
     "--collections",
     metavar="NAMES",
+    callback=_names,
     help="Collections to copy, separated by commas.  [default: those that are touched]",
 )
 @click.option(
@@ -50,7 +62,7 @@ def rehearse(
     *,
     versions: tuple[str, ...],
     sample: int | None,
-    collections: str | None,
+    collections: tuple[str, ...] | None,
     fail_on: tuple[str, ...],
 ) -> None:
     """Run up, down and up again on samples, in a scratch database.
@@ -59,15 +71,17 @@ def rehearse(
     documents.
     Without VERSION, everything pending.
     """
-    named = None if collections is None else tuple(filter(None, collections.split(",")))
-    shown = click.get_current_context().with_resource(closing(runs.ProgressReporter()))
-    options = RehearsalOptions(versions, sample, named, shown, shown.phase)
-    report = rehearsal(state()).run(options)
-    show("rehearse", runs.rehearsal, report, exit_code=exit_code(report, fail_on))
+    shown = click.get_current_context().with_resource(closing(runs.RehearsalReporter()))
+    options = RehearsalOptions(versions, sample, collections, shown, shown.phase)
+    acts = rehearsal(state())
+    name_database(acts.runner.server.location)
+    report = rehearse_and_keep(state(), acts, options)
+    text = partial(runs.rehearsal, verbose=is_verbose())
+    show("rehearse", text, report, exit_code=exit_code(report, fail_on))
 
 
 def exit_code(report: RehearsalReport, fail_on: Container[str]) -> int:
     """Choose the exit code of `rehearse`: a failed migration goes before a failed check."""
-    if report.failures:
-        return MigrateError.exit_code
+    if report.failure:
+        return report.failure.exit_code
     return CHECK_FAILED if report.irreversible and "irreversible" in fail_on else 0

@@ -15,13 +15,24 @@ from flask_migrate_mongo.model.reports import (
     LONGEST_DRY_RUN,
     MOST_SAMPLES,
     SAMPLES,
-    RunReport,
 )
 from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.reports import runs, states
-from flask_migrate_mongo.wiring.running import acting, call, runner
+from flask_migrate_mongo.wiring import running as wired
+from flask_migrate_mongo.wiring.running import acting, call
 
-from .output import CHECK_FAILED, VERSION, as_json, command, refuse, show, state
+from .output import (
+    VERSION,
+    as_json,
+    begin_result,
+    command,
+    exit_code,
+    is_verbose,
+    name_database,
+    refuse,
+    show,
+    state,
+)
 
 # --- runs
 
@@ -118,18 +129,16 @@ def _run(direction: Direction, parameters: dict[str, Any]) -> None:
     if not dry_run:
         refuse("samples", "dry-run-limit", because="need --dry-run")
     acts = acting(state(), dry_run=dry_run)
-    observer = click.get_current_context().with_resource(closing(runs.ProgressReporter()))
+    database = acts.server.location
+    name_database(database)
+    begin = partial(begin_result, database)
+    observer = click.get_current_context().with_resource(
+        closing(runs.ProgressReporter(begin, verbose=is_verbose()))
+    )
     report = call(acts, direction, parameters, Options(observer=observer))
     up_to_there = parameters.get("to") is not None
-    text = partial(runs.run, warned=observer.warned, up_to_there=up_to_there)
+    text = partial(runs.run, shown=observer, up_to_there=up_to_there)
     show("up", text, report, exit_code=exit_code(report))
-
-
-def exit_code(report: RunReport) -> int:
-    """Choose the exit code of a run; a dry run of no step is a check that found something."""
-    if report.failure:
-        return report.failure.exit_code
-    return CHECK_FAILED if report.executed_nothing else 0
 
 
 # --- a running backfill
@@ -166,7 +175,7 @@ def cancel() -> None:
 
 
 def _ask(request: Request) -> None:
-    show(request.value, states.asked, runner(state()).request(request))
+    show(request.value, states.asked, wired.request(state(), request))
 
 
 # --- what a run left behind
@@ -180,4 +189,4 @@ def force_unlock(*, confirm: bool) -> None:
 
     Without --confirm it shows the holder. The lock of a crashed process expires by itself.
     """
-    show("force-unlock", states.unlocked, runner(state()).force_unlock(confirmed=confirm))
+    show("force-unlock", states.unlocked, wired.force_unlock(state(), confirmed=confirm))

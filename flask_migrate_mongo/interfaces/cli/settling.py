@@ -11,6 +11,7 @@ from flask_migrate_mongo.model.errors import NotMappedError
 from flask_migrate_mongo.model.values import Tool
 from flask_migrate_mongo.planning.importing import Choices, ImportState, parse_map
 from flask_migrate_mongo.reports import states
+from flask_migrate_mongo.wiring import settling as wired
 from flask_migrate_mongo.wiring.creating import scaffold
 from flask_migrate_mongo.wiring.running import runner
 
@@ -38,14 +39,10 @@ def resolve(version: str, *, reason: str, **flags: bool) -> None:
     if len(wanted) != 1:
         msg = "Give one of --applied, --not-applied, --accept-file and --forget."
         raise click.UsageError(msg)
-    acting = runner(state())
-    if wanted == ["accept_file"]:
-        record = settling.accept_file(acting, version, reason=reason)
-    elif wanted == ["forget"]:
-        record = settling.forget(acting, version, reason=reason)
-    else:
-        record = settling.resolve(acting, version, applied=wanted == ["applied"], reason=reason)
-    show("resolve", states.records, (record,))
+    (way,) = wanted
+    value = {"not_applied": {"applied": False}}.get(way, {way: True})
+    report = wired.resolve(state(), version, reason=reason, **value)
+    show("resolve", states.records, report)
 
 
 @command
@@ -58,7 +55,7 @@ def baseline(*, to: str | None, dry_run: bool, reason: str) -> None:
 
     For a database that has their changes already. The verify() of a migration is executed, and has to pass.
     """
-    report = settling.baseline(runner(state()), reason=reason, to=to, dry_run=dry_run)
+    report = wired.baseline(state(), to=to, reason=reason, dry_run=dry_run)
     show("baseline", states.baseline, report)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 
 from flask import Request, request
 
@@ -11,12 +12,12 @@ from flask_migrate_mongo.model import errors
 from flask_migrate_mongo.model.access import Scope, Token, digest_of
 
 from .operations import QUERIES, NoQuery, parse
-from .routes import ROUTES, Route
+from .routes import BY_ACTION, Route, page_of
 
 BODY_LIMIT = 16_384
 """Bytes: a name has at most a thousand characters, of at most twelve bytes each in JSON."""
 
-_BY_ACTION = {route.action: route for route in ROUTES}
+_log = logging.getLogger("flask_migrate_mongo.rest")
 
 
 def admit(state: app_state.AppState, action: str, scope: Scope, request: Request) -> None:
@@ -27,19 +28,29 @@ def admit(state: app_state.AppState, action: str, scope: Scope, request: Request
     tokens, authorize = state.settings.api_token or (), state.authorize
     if not tokens and authorize is None:
         raise errors.ApiClosedError
-    kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    has_token = kind.lower() == "bearer"
-    granted = _scope_of(given.strip() if has_token else "", tokens)
+    given = _presented(request)
+    granted = _scope_of(given or "", tokens)
     if granted is not None:
         _check_scope(granted, scope)
     elif authorize is not None and _vouched(authorize(action, request)):
         _check_same_site(request)
     elif tokens:
-        raise errors.UnauthenticatedError(wrong=has_token)
+        raise errors.UnauthenticatedError(wrong=given is not None)
     else:
         raise errors.ForbiddenError(
             "The application does not let you do this. Log in as somebody who may."
         )
+
+
+def _presented(request: Request) -> str | None:
+    """Read the token of a request; on the pages of the dashboard it can be the password of Basic, too."""
+    kind, _, given = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return given.strip()
+    # Browsers send Basic by themselves, so the API, which has no tokens in its forms, does not take it.
+    if page_of(request.endpoint) and request.authorization:
+        return request.authorization.password
+    return None
 
 
 def _scope_of(given: str, tokens: tuple[Token, ...]) -> Scope | None:
@@ -71,6 +82,9 @@ def _vouched(answer: object) -> bool:
 
 def _check_same_site(request: Request) -> None:
     """Refuse what a form on another site could have sent with its visitor's login."""
+    # The forms of the dashboard have tokens of their own instead.
+    if page_of(request.endpoint):
+        return
     if request.method not in {"GET", "HEAD"} and not request.headers.get("X-Requested-With"):
         raise errors.ForbiddenError(
             "A request that changes something and is authorized by the application's login needs the "
@@ -81,16 +95,33 @@ def _check_same_site(request: Request) -> None:
 
 def current_route() -> Route:
     """Find the endpoint that the current request is for."""
-    return _BY_ACTION[str(request.endpoint).rpartition(".")[2]]
+    return BY_ACTION[str(request.endpoint).rpartition(".")[2]]
 
 
 def is_outsider() -> bool:
     """Whether the current request may not read."""
+    return not _may("health", Scope.READ)
+
+
+def may(action: str) -> bool:
+    """Whether the current request could do an action."""
+    return _may(action, BY_ACTION[action].scope)
+
+
+def may_run() -> bool:
+    """Whether the current request could run migrations, whatever it asks for."""
+    return _may("up", Scope.UP)
+
+
+def _may(action: str, scope: Scope) -> bool:
     try:
-        admit(app_state.current(), "health", Scope.READ, request)
+        admit(app_state.current(), action, scope, request)
     except errors.MigrateError:
-        return True
-    return False
+        return False
+    except Exception as exc:  # noqa: BLE001  (whatever the application's `authorize` raises)
+        _log.error("authorize(%r, request) failed\n%s", action, errors.capture(exc).traceback)
+        return False
+    return True
 
 
 def enter() -> None:
@@ -102,9 +133,7 @@ def enter() -> None:
         # A load balancer has no token; it sees `ready`, and nothing else.
         if route.action != "health":
             raise
-    chunked = "Transfer-Encoding" in request.headers
-    if chunked or (request.content_length or 0) > BODY_LIMIT:
-        raise errors.BodyTooLargeError(BODY_LIMIT)
+    check_length()
     # A parameter in a body would be ignored in silence, and `dryRun` must not be.
     if request.content_length and route.action != "create":
         remedy = "Put parameters into the query string: [dry_run=True]."
@@ -112,3 +141,10 @@ def enter() -> None:
     # Views read the parameters that there are.
     if route.action not in QUERIES:
         parse(NoQuery, request)
+
+
+def check_length() -> None:
+    """Refuse a body that is too long, or of an unknown length. Raises BodyTooLargeError."""
+    chunked = "Transfer-Encoding" in request.headers
+    if chunked or (request.content_length or 0) > BODY_LIMIT:
+        raise errors.BodyTooLargeError(BODY_LIMIT)

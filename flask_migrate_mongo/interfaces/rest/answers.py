@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections import deque
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from flask import Response, current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException
@@ -16,11 +18,15 @@ from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.model import errors, wording
 from flask_migrate_mongo.model.access import Scope
+from flask_migrate_mongo.process import elapsed
 
-from .access import admit, current_route, is_outsider
+from .access import admit, current_route, is_outsider, may_run
 
 RETRY_SECONDS = 30
 """Longest Retry-After: a holder can release its lock long before it expires."""
+
+_VALUES = r"(?s)(?<=.{80}).+|[\n'\"(\[{].*"
+"""Of a message: from where values can begin, in quotes or brackets, and all beyond 80 characters."""
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -28,8 +34,28 @@ _log = logging.getLogger("flask_migrate_mongo.rest")
 
 
 def document(name: str, value: object) -> Document:
-    """Dump a value as the document of this name; errors name requests of the API."""
-    return schemas.document(name, value, wording.rest)
+    """Dump a value as the document of this name; errors name requests of the API.
+
+    Messages of failed migrations can hold values of documents: only who may run migrations sees all of them.
+    """
+    found = schemas.document(name, value, wording.rest)
+    shortened: Document = _shortened(found)
+    return found if shortened == found or may_run() else shortened
+
+
+def _shortened(found: Any) -> Any:  # noqa: ANN401  (what JSON holds)
+    """Shorten the messages of failed migrations, and leave out their tracebacks."""
+    if isinstance(found, list):
+        return list(map(_shortened, found))
+    if not isinstance(found, dict):
+        return found
+    if "traceback" in found:
+        return {**found, "message": re.sub(_VALUES, "...", found["message"]), "traceback": None}
+    shortened = {key: _shortened(inner) for key, inner in found.items()}
+    if (problem := found.get("error")) and "detail" in problem:
+        # What ended a run: the title says what it was, and the detail can be an exception of a migration.
+        shortened["error"] = {**problem, "detail": problem["title"]}
+    return shortened
 
 
 def answer(name: str, value: object, code: int = 200) -> Response:
@@ -47,18 +73,25 @@ def respond(document: Document, code: int = 200) -> Response:
 
 def explain(exc: Exception) -> Response:
     """Answer to an error with a problem document."""
-    if isinstance(exc, HTTPException):
-        if exc.response is not None:
-            return cast("Response", exc.response)
-        # An `abort()` of the application's own hooks, or of Flask.
-        error: errors.MigrateError = _HttpError(exc)
-        headers = {k: v for k, v in exc.get_headers() if k != "Content-Type"}
-    else:
-        error = _known(exc)
-        headers = _headers_of(error)
+    if isinstance(exc, HTTPException) and exc.response is not None:
+        return cast("Response", exc.response)
+    error, headers = described(exc)
+    is_health = request.endpoint is not None and current_route().action == "health"
+    is_known = isinstance(exc, errors.MigrateError) and not isinstance(exc, errors.ApiClosedError)
+    if is_health and is_known and is_outsider():
+        error, headers = errors.NotReadyError(), {}
     response = answer("error", error, error.http_status)
     response.headers.update(headers)
     return response
+
+
+def described(exc: Exception) -> tuple[errors.MigrateError, dict[str, str]]:
+    """Choose the error to show for an exception, and the headers of its answer."""
+    if isinstance(exc, HTTPException):
+        # An `abort()` of the application's own hooks, or of Flask.
+        return _HttpError(exc), {k: v for k, v in exc.get_headers() if k != "Content-Type"}
+    error = _known(exc)
+    return error, _headers_of(error)
 
 
 def stray() -> Response | None:
@@ -88,18 +121,31 @@ class _HttpError(errors.MigrateError):
 def _known(exc: Exception) -> errors.MigrateError:
     """Choose the error to show; one that is not ours is logged, and not shown."""
     if not isinstance(exc, errors.MigrateError):
-        _log.error("%s %r failed", request.method, request.path, exc_info=exc)
+        # As text, with secrets masked: `exc_info` would write the documents that an error of the driver holds.
+        trace = errors.capture(exc).traceback
+        _log.error("%s %r failed\n%s", request.method, request.path, trace)
         # The application's own monitoring of errors receives this one, too.
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
         return errors.MigrateError("An unexpected error.", "The log of the server shows its cause.")
     if isinstance(exc, errors.ApiClosedError | errors.UnauthenticatedError | errors.ForbiddenError):
-        caller = (request.method, request.path, request.remote_addr)
-        _log.warning("Refused %r %r to %s: %s", *caller, exc.code)
-    is_health = request.endpoint is not None and current_route().action == "health"
-    if is_health and not isinstance(exc, errors.ApiClosedError) and is_outsider():
-        return errors.NotReadyError()
+        _log_refusal(exc)
     return exc
+
+
+def _log_refusal(exc: errors.MigrateError) -> None:
+    """Log a refused request, unless many were logged within a minute: anybody can send them."""
+    now, logged = elapsed(), app_state.current().refusals
+    if _is_exhausted(logged, now):
+        return
+    logged.append(now)
+    more = " More refusals are not logged for now." if _is_exhausted(logged, now) else ""
+    caller = (request.method, request.path, request.remote_addr)
+    _log.warning("Refused %r %r to %s: %s.%s", *caller, exc.code, more)
+
+
+def _is_exhausted(logged: deque[float], now: float) -> bool:
+    return len(logged) == logged.maxlen and now - logged[0] < app_state.REFUSALS_SECONDS
 
 
 def _headers_of(error: errors.MigrateError) -> dict[str, str]:
@@ -108,6 +154,10 @@ def _headers_of(error: errors.MigrateError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer realm="migrations"{reason}'}
     if isinstance(error, errors.MethodNotAllowedError):
         return {"Allow": ", ".join(error.allowed)}
+    if isinstance(error, errors.TooManyStreamsError):
+        return {"Retry-After": str(error.seconds)}
+    if isinstance(error, errors.TooManyRunsError):
+        return {"Retry-After": str(RETRY_SECONDS)}
     if isinstance(error, errors.LockHeldError):
         left = (error.lock.expires_at - error.lock.seen_at).total_seconds()
         return {"Retry-After": str(max(1, min(RETRY_SECONDS, round(left))))}

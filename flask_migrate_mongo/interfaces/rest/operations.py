@@ -18,7 +18,7 @@ from flask_migrate_mongo.interfaces import schemas
 from flask_migrate_mongo.interfaces.schemas import ClosedSchema
 from flask_migrate_mongo.model.errors import InvalidRequestError, NotJsonError
 from flask_migrate_mongo.model.reports import LONGEST_DRY_RUN, MOST_SAMPLES
-from flask_migrate_mongo.model.values import Status
+from flask_migrate_mongo.model.values import APPLIED, Direction, Status
 
 from .routes import ROUTES, Route
 
@@ -27,6 +27,7 @@ NAME = r"[0-9A-Za-z_-]{1,100}"
 
 RUN_ID = r"[0-9a-f]{32}"
 MOST_RECORDS = 1_000
+MOST_LISTED = 100
 MOST_SKIPPED = 1_000_000_000
 MOST_STEPS = 10_000
 LONGEST_WAIT = 300
@@ -53,6 +54,17 @@ class _Whole(fields.Integer):
         if not isinstance(value, str) or not _WHOLE.fullmatch(value):
             raise self.make_error("invalid", input=value)
         return int(value)
+
+
+class _StatusWord(fields.String):
+    """A state: by the word that people read, or by the one that is stored and answered."""
+
+    def _deserialize(self, value: object, *_: object, **__: object) -> Any:  # noqa: ANN401  (marshmallow's)
+        try:
+            return Status.named(str(value))
+        except ValueError:
+            msg = f"Must be one of: {', '.join(self.metadata['enum'])}."
+            raise ValidationError(msg) from None
 
 
 def _flag(description: str) -> fields.Boolean:
@@ -94,12 +106,51 @@ class DownQuery(UpQuery):
     batch = _flag("Roll back all that the last `up` applied.")
 
 
+class PlanQuery(NoQuery):
+    """Which run."""
+
+    direction = fields.Enum(Direction, by_value=True, load_default=Direction.UP)
+    allow_drift = _flag("Use the file as it is now, even if it has changed.")
+    batch = _flag("With `direction=down`: all that the last `up` applied.")
+    steps = _whole(1, MOST_STEPS, "This many migrations; `down` rolls back one by default.")
+    to = fields.String(
+        validate=validate.Regexp(f"^{NAME}$"),
+        metadata={"description": "The last version that `up` applies, or that stays after `down`."},
+    )
+
+
+class RunsQuery(NoQuery):
+    """How many runs."""
+
+    limit = _whole(1, MOST_LISTED, "Show at most this many runs.", default=20)
+
+
 class HistoryQuery(NoQuery):
     """Which records."""
 
     limit = _whole(1, MOST_RECORDS, "Show at most this many records.", default=50)
     skip = _whole(0, MOST_SKIPPED, "Leave out this many of the newest records.", default=0)
-    status = fields.Enum(Status, by_value=True)
+    status = _StatusWord(metadata={"enum": sorted({*(s.value for s in Status), APPLIED})})
+
+
+class CheckQuery(NoQuery):
+    """What to compare."""
+
+    quick = _flag("Leave out lint and the declared schema, which take longer.")
+
+
+class ShowQuery(NoQuery):
+    """What to show."""
+
+    source = _flag("Show the text of the file, too.")
+
+
+class SchemaQuery(NoQuery):
+    """What to list."""
+
+    inventory = _flag(
+        "List every collection and index, too, as declared and as live, with its use."
+    )
 
 
 class ReleaseQuery(NoQuery):
@@ -176,21 +227,27 @@ def _lines(messages: object, name: str = "") -> Iterator[str]:
 QUERIES: Mapping[str, type[Schema]] = {
     "up": UpQuery,
     "down": DownQuery,
+    "check": CheckQuery,
+    "show": ShowQuery,
+    "schema": SchemaQuery,
     "history": HistoryQuery,
+    "plan": PlanQuery,
+    "runs": RunsQuery,
     "lock-release": ReleaseQuery,
 }
 """The parameters of each action that takes some."""
 
-_CONFLICTS = {"status", "up", "down", "lock-release", "health"}
+_CONFLICTS = {"status", "plan", "up", "down", "lock-release", "health", "run-pause", "run-resume"}
 _DEFERRABLE = {"up", "down"}
 _PROBLEMS = {
     400: "The request cannot be understood.",
     401: "There is no token, or an unknown one.",
     403: "This is not allowed.",
-    404: "There is no such version, or no such run.",
+    404: "There is no such version, no such run, or no declared schema.",
     409: "The lock is held, or the request could do harm.",
     413: "The body is too long.",
     415: "The body is not declared as JSON.",
+    429: "Too many asynchronous runs have not ended, or this process has as many streams of events as it may have.",
     500: "A migration failed, or the configuration is wrong.",
     503: "The database does not answer, or not everything is applied.",
 }
@@ -198,7 +255,7 @@ _TEXT = {"type": "string"}
 _SERVER_SENT_EVENT = {
     "type": "object",
     "properties": dict.fromkeys(("id", "event", "data"), _TEXT),
-    "required": ["id", "event", "data"],
+    "required": ["event", "data"],
 }
 
 
@@ -261,14 +318,19 @@ def _responses(route: Route) -> Document:
     if action == "run-events":
         done = _answer("Done.", _SERVER_SENT_EVENT, "text/event-stream")
     responses = {"201" if action == "create" else "200": done}
+    if action == "run-events":
+        responses["204"] = {
+            "description": "The run is over, and the reader has received everything."
+        }
     if action in _DEFERRABLE:
         accepted = "The run continues in the background; Location is its address."
         responses["202"] = _answer(accepted, schemas.StoredRunDocument(), header="Location")
     possible = {
-        404: "<" in route.path or action in _DEFERRABLE,
+        404: "<" in route.path or action in _DEFERRABLE or action in {"check", "plan", "schema"},
         409: action in _CONFLICTS,
         413: route.method == "POST",
         415: action == "create",
+        429: action == "run-events" or action in _DEFERRABLE,
     }
     for code, why in _PROBLEMS.items():
         if possible.get(code, True):

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from bson.decimal128 import Decimal128
 from secantus import commands, storage
 
 from .patching import (
@@ -36,7 +37,7 @@ TEXT = {"default_language": "english", "language_override": "language", "textInd
 NO_DIFFERENCE = {"v", "key", "name", "ns", "background", "hidden"}
 FLAGS = ("unique", "sparse")
 PARTIAL_OPERATORS = {"$eq", "$exists", "$gt", "$gte", "$lt", "$lte", "$type"}
-CHANGEABLE = ("expireAfterSeconds", "hidden")
+CHANGEABLE = ("expireAfterSeconds", "hidden", "prepareUnique")
 """What a collMod changes."""
 ORDER, SHOWN = "listOrder", "shownAs"
 """Options of a stored index that are ours: when it was made, and how it comes back."""
@@ -81,9 +82,11 @@ def _completed_text(whole):
         return whole
     fields = [name for name, kind in whole["key"].items() if kind == "text"]
     weights = {**dict.fromkeys(fields, 1), **whole.pop("weights", {})}
-    key = {name: kind for name, kind in whole["key"].items() if kind != "text"}
+    key = {}
+    for name, kind in whole["key"].items():
+        key.update({"_fts": "text", "_ftsx": 1} if kind == "text" else {name: kind})
     options = {name: whole.pop(name, value) for name, value in TEXT.items()}
-    whole["key"] = {"_fts": "text", "_ftsx": 1, **key}
+    whole["key"] = key
     return {**whole, "weights": dict(sorted(weights.items())), **options}
 
 
@@ -93,6 +96,8 @@ def _by_value(value):
         return tuple((name, _by_value(item)) for name, item in value.items())
     if isinstance(value, list):
         return tuple(map(_by_value, value))
+    if isinstance(value, Decimal128):
+        return value.to_decimal()
     return float(value) if isinstance(value, (int, float)) else value
 
 
@@ -160,7 +165,7 @@ def all_exist(doc, ctx):
     inherited = _collation_of(doc, ctx)
     return all(
         _is_id_index(each) or _compare(completed(each, inherited), present) == "exists"
-        for each in filter(_is_parseable, doc.get("indexes") or ())
+        for each in filter(is_parseable, doc.get("indexes") or ())
     )
 
 
@@ -248,7 +253,7 @@ def _holds_array(document, path):
     return isinstance(value, list)
 
 
-def _is_parseable(specification):
+def is_parseable(specification):
     key = specification.get("key") if isinstance(specification, Mapping) else None
     return isinstance(key, Mapping) and bool(key) and "name" in specification
 
@@ -257,8 +262,13 @@ def _is_parseable(specification):
 def create_indexes(handler, doc, ctx):
     _check_command(doc, ctx)
     wanted = doc.get("indexes") or ()
-    if not all(map(_is_parseable, wanted)):
+    if not all(map(is_parseable, wanted)):
         return handler(doc, ctx)
+    if "timeseries" in options_of(ctx, doc["createIndexes"]) and any(
+        "text" in each["key"].values() for each in wanted
+    ):
+        message = "Text indexes are not supported on time-series collections"
+        return refusal(72, "InvalidOptions", message)
     present = ctx.storage.list_indexes(ctx.db_name, doc["createIndexes"])
     new = list(_not_present(doc, ctx, present))
     if len(present) + len(new) > MAX_INDEXES:
@@ -324,7 +334,7 @@ def list_as_made(list_indexes, self, db, coll):
     )
     options = self._coll_options(db, coll) or {}
     if "timeseries" in options:
-        return [each for each in found if each["name"] != "_id_"]
+        found = [each for each in found if each["name"] != "_id_"]
     collation = completed_collation(options.get("collation"))
     return [_as_shown(each, collation) for each in found]
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +23,9 @@ from secantus import commands, deadline, server, storage
 from .patching import answer_to, refusal, replacement
 
 MAJORITY_SECONDS = float(os.environ.get("STRICT_MAJORITY_MS", "2")) / 1000
+
+READS = {"find", "getMore", "aggregate", "count", "distinct"}
+"""What ends if its client is gone; a write goes on."""
 
 _here = threading.local()
 _mutex = threading.Lock()
@@ -58,12 +64,23 @@ class LifetimeExceeded(deadline.MaxTimeMSExpired):
         super().__init__("operation was interrupted because the transaction exceeded its lifetime")
 
 
+class ClientDisconnect(deadline.MaxTimeMSExpired):
+    """Nobody waits for what is read."""
+
+    code = 279
+    code_name = "ClientDisconnect"
+
+    def __init__(self):
+        super().__init__("operation was interrupted")
+
+
 @dataclass(eq=False)
 class Operation:
-    """One command that runs."""
+    """One command that runs; a read ends with its `connection`."""
 
     name: str
     session: bytes | None
+    connection: socket.socket | None
     ends: float = math.inf
     interruption: type[deadline.MaxTimeMSExpired] | None = None
 
@@ -73,6 +90,19 @@ class Operation:
             raise self.interruption
         if time.perf_counter() >= self.ends:
             raise LifetimeExceeded
+        if self.name in READS and _is_gone(self.connection):
+            raise ClientDisconnect
+
+
+def _is_gone(connection):
+    if connection is None or isinstance(connection, ssl.SSLSocket):
+        return False  # What waits in an encrypted connection cannot be looked at.
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    try:
+        return bool(poll.poll(0)) and not connection.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
 
 
 def current_operation():
@@ -106,9 +136,16 @@ def _flight(operation):
             _in_flight.remove(operation)
 
 
+@replacement(server.SecantusDBServer, "_handle_client")
+def handle_client(handle, self, conn, addr):
+    _here.connection = conn
+    return handle(self, conn, addr)
+
+
 @replacement(server, "dispatch")
 def dispatch_in_flight(dispatch, doc, ctx):
-    operation = Operation(next(iter(doc), ""), session_of(doc))
+    connection = getattr(_here, "connection", None)
+    operation = Operation(next(iter(doc), ""), session_of(doc), connection)
     with _flight(operation):
         reply = dispatch(doc, ctx)
         if reply.get("ok") and (doc.get("writeConcern") or {}).get("w") == "majority":

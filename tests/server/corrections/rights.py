@@ -109,6 +109,9 @@ def _aggregate(doc, database, known):
     elif stage not in STAGES_FOR_ALL:
         yield (rbac.A_FIND, database)
     yield from commands._pipeline_secondary_requirements(doc, database)
+    for joined in (each["$unionWith"] for each in pipeline if "$unionWith" in each):
+        if isinstance(joined, Mapping):
+            yield from _aggregate(joined, database, known)
 
 
 def _rename(doc, _, known):

@@ -27,6 +27,9 @@ from .patching import (
 from .writes import failed_write
 
 LIFETIME = float(os.environ.get("STRICT_TXN_LIFETIME", "60"))
+HAS_TRANSACTIONS = os.environ.get("STRICT_TRANSACTIONS", "1") == "1"
+ENDS = {"commitTransaction", "abortTransaction"}
+PARTS = {"startTransaction", "autocommit"}
 READS = {"find", "aggregate", "distinct"}
 WRITES = {"insert", "update", "delete", "findAndModify"}
 DEFINITIONS = {"create", "createIndexes"}
@@ -84,6 +87,10 @@ def resolve(resolve_statement, name, doc, ctx, lsid, number):
 
 def _refused(name, doc, ctx, transaction, facts):
     database, level = ctx.db_name, facts.level
+    if _is_queued(_namespaces(name, doc, ctx) - facts.namespaces):
+        # mongod waits for 5 ms first.
+        error = refusal(24, "LockTimeout", "Unable to acquire lock within 5ms.")
+        return {**error, "errorLabels": [TRANSIENT_LABEL]}
     if database in ("config", "local"):
         return unsupported(f"Cannot run command against the '{database}' database in a transaction")
     local_only = name in DEFINITIONS or (name == "killSessions" and doc.get("startTransaction"))
@@ -134,7 +141,7 @@ def _index_refused(doc, ctx, transaction):
 
 def _namespaces(name, doc, ctx):
     """The collections that the statement locks until the transaction ends."""
-    names = {doc[name]} if name in READS | WRITES | DEFINITIONS else set()
+    names = {doc[name]} if name in READS | WRITES | DEFINITIONS | {"count"} else set()
     for stage in doc.get("pipeline") or ():
         for joined in ("$lookup", "$graphLookup"):
             names.add((stage.get(joined) or {}).get("from"))
@@ -160,11 +167,33 @@ def reason_but_for_capped(unsupported_reason, name, doc, ctx):
 # --- who waits for a transaction ---
 
 
+_queue = []
+"""What tells the namespaces of a definition that waits."""
+
+
 def wait_for_transactions(ctx, locked):
     """Wait, as an exclusive lock does, until no transaction holds a namespace that is `locked`."""
-    while _is_held(ctx, locked):
+    _queue.append(locked)
+    try:
+        while _is_held(ctx, locked):
+            deadline.check_now()
+            time.sleep(0.003)
+    finally:
+        _queue.remove(locked)
+
+
+def _is_queued(namespaces):
+    return any(locked(each) for locked in tuple(_queue) for each in namespaces)
+
+
+@answer_to(*READS, *WRITES, "count", "create")
+def wait_behind_definitions(handler, doc, ctx):
+    """Wait behind a definition that waits: nobody overtakes an exclusive lock."""
+    name = next(iter(doc))
+    while not in_transaction(doc) and _is_queued(_namespaces(name, doc, ctx)):
         deadline.check_now()
         time.sleep(0.003)
+    return handler(doc, ctx)
 
 
 def _is_held(ctx, locked):
@@ -273,3 +302,15 @@ def conflict_at_commit(is_rollback, exc):
 add(commands, "_TXN_BLOCKED_AGG_STAGES", "$unionWith")
 add(commands, "_TXN_ALLOWED_COMMANDS", "killSessions")
 add(commands, "_KILL_CURSORS_KNOWN_FIELDS", "startTransaction", "readConcern")
+
+
+if not HAS_TRANSACTIONS:
+
+    @replacement(server, "dispatch")
+    def without_transactions(dispatch, doc, ctx):
+        """Answer as FerretDB does: a statement of a transaction takes effect at once."""
+        if (name := next(iter(doc), "")) in ENDS:
+            return refusal(59, "CommandNotFound", f"no such command: '{name}'")
+        parts = {*PARTS, "txnNumber"} if PARTS & doc.keys() else set()
+        reply = dispatch({key: value for key, value in doc.items() if key not in parts}, ctx)
+        return {key: value for key, value in reply.items() if key != "$clusterTime"}
