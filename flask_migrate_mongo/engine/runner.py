@@ -450,9 +450,8 @@ class LeasedRun:
         except MigrateError as exc:
             if isinstance(exc, LeaseLostError) and code_of(cause) == _INTERRUPTED:
                 # The heartbeat has ended the statement: that is no failure of the migration.
-                outcome = Outcome(
-                    claim.step, StepState.UNKNOWN, watch.ms, capture(exc, self.runner.mask)
-                )
+                state = StepState.NOT_RUN if in_transaction else StepState.UNKNOWN
+                outcome = Outcome(claim.step, state, watch.ms, capture(exc, self.runner.mask))
             return outcome, exc
         # What is no Exception, such as the SystemExit of gunicorn's SIGABRT, is meant to end the process.
         return outcome, None if isinstance(cause, Exception) else stopped(type(cause).__name__)

@@ -16,6 +16,7 @@ from flask_migrate_mongo.model.reports import StepState
 from flask_migrate_mongo.store.records import Run
 from tests.project import Project
 from tests.sent import Sent
+from tests.waiting import until
 
 from .test_promises import FIRST
 
@@ -126,6 +127,42 @@ def test_a_lost_lease_ends_what_the_step_has_in_flight(
 
 
 @HEADS
+def test_a_statement_that_a_lost_lease_ends_is_no_failure_of_the_migration(
+    project: Project, sent: Sent, failpoint: Failpoint, head: str
+) -> None:
+    (project.root / "wait").touch()
+    project.write(
+        f"{FIRST}_waits",
+        f"""
+        import time
+        from pathlib import Path
+        {head}
+
+        def up(db):
+            db.people.insert_one({{}})
+            while (Path(__file__).parents[1] / "wait").exists():
+                time.sleep(0.02)
+            db.people.find_one()
+        """,
+    )
+    runner = project.runner(MIGRATE_LOCK_TTL=2)
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(runner.up()))
+    thread.start()
+    until(lambda: sent.of("insert", "people"))
+    session = recorded(project)
+    project.db.migration_locks.update_one({}, {"$set": {"runId": "another", "locked": True}})
+    until(lambda: session in sent.killed)
+    failpoint("find", errorCode=11601)
+    (project.root / "wait").unlink()
+    thread.join(20)
+    (report,) = reports
+    assert isinstance(report.error, LeaseLostError)
+    assert report.outcomes[0].state is (StepState.NOT_RUN if head else StepState.UNKNOWN)
+    assert project.statuses() == {FIRST: "running"}
+
+
+@HEADS
 def test_a_forced_release_ends_what_the_run_has_in_flight(
     project: Project, sent: Sent, failpoint: Failpoint, head: str
 ) -> None:
@@ -178,13 +215,6 @@ def test_a_plain_step_may_use_other_clients_and_sessions(project: Project) -> No
     assert project.runner().up(Options()).error is None
     assert project.db.people.count_documents({}) == 4
     assert project.statuses() == {FIRST: "completed"}
-
-
-def until(holds: Any) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # --- on a server that continues an update although its client is gone
