@@ -40,9 +40,8 @@ _PLACEHOLDERS: Mapping[str, str] = {
     r"\bfor \d+ s\b": "for # s",
     r"\(\d+ s\)": "(# s)",
     r"pymongo \d[\w.]*": "pymongo #.#.#",
-    r"\b\d+ ms\b": "# ms",
-    r"\b\d+\.\d\d s\b": "#.## s",
-    r"\b\d+\.\d s\b": "#.# s",
+    r"\b(\d+ ms|\d+\.\d\d? s)\b": "# ms",
+    r"\bat most \d+ s\b": "at most # s",
 }
 _UP, _ERASE = "\x1b[1A", "\x1b[2K"
 _MOVES = re.compile(r"(\n|\x1b\[1A|\x1b\[2K)")

@@ -110,7 +110,7 @@ class Project:
         """Return the environment of a process of the application."""
         return {**os.environ, "MONGO_URI": self.uri, "PYTHONPATH": PYTHON_PATH, **extra}
 
-    def run(self, *args: str, timeout: float = 60, **environ: str) -> Process:
+    def run(self, *args: str, timeout: float = 120, **environ: str) -> Process:
         """Run `flask db-migrate …` in a process of its own, to its end."""
         return subprocess.run(
             self.command(*args),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.project import Project
 
-START_SECONDS = 30
+START_SECONDS = 100
 
 
 def gunicorn(port: int, *options: str) -> list[str]:
@@ -31,7 +31,7 @@ def gunicorn(port: int, *options: str) -> list[str]:
         "--bind",
         address,
         "--graceful-timeout",
-        "2",
+        "20",
         *options,
         "app:app",
     ]

@@ -15,7 +15,7 @@ from tests.serving import free_port, gunicorn, serving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
     from tests.project import Project
     from tests.serving import Serving
@@ -80,6 +80,12 @@ def dashboard(
     with serving(project, gunicorn(port, *options), port, given) as server:
         server.wait_until_it_answers()
         yield server
+
+
+def follow(page: Page, link: Locator) -> None:
+    """Click a link or a button, and wait until the page that it leads to is loaded."""
+    with page.expect_navigation():
+        link.click()
 
 
 def axe_source() -> str:

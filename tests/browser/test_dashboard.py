@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from flask_migrate_mongo.model.values import Actor
-from tests.integration.test_lease import until
 from tests.integration.test_runs import FIRST, SECOND
 from tests.interfaces.test_rest_runs import slow_backfill
+from tests.waiting import until
 
 from .browsing import (
     ADMIN,
@@ -21,6 +21,7 @@ from .browsing import (
     RUN,
     UP,
     dashboard,
+    follow,
     log_in,
     overflow,
     violations,
@@ -80,7 +81,7 @@ def test_who_may_only_read_sees_no_button_that_would_be_refused(
     project.runner().up(steps=1)
     log_in(page, server, READ)
     for link in ("Plan", "Runs", "Overview"):
-        page.get_by_role("navigation").get_by_role("link", name=link).click()
+        follow(page, page.get_by_role("navigation").get_by_role("link", name=link))
         expect(page.get_by_role("main")).to_be_visible()
         allowed = {"Show", "Show the plan", "Log out"}
         assert set(page.get_by_role("button").all_inner_texts()) <= allowed
@@ -142,16 +143,10 @@ def test_a_dry_run_shows_its_effects_on_its_page(
     page.get_by_role("button", name="Start the dry run").click()
     expect(page.get_by_role("cell", name="would succeed")).to_be_visible()
     effects = page.get_by_role("table", name=f"Effects of {FIRST}")
-    assert effects.get_by_role("row", name="people").get_by_role("cell").all_inner_texts() == [
-        "0",
-        "1",
-        "1",
-        "0",
-        "0",
-    ]
-    before, after = page.locator("pre.json").all_inner_texts()
-    assert '"name": "Ada"' in before
-    assert '"full_name": "Ada"' in after
+    figures = effects.get_by_role("row", name="people").get_by_role("cell")
+    expect(figures).to_have_text(["0", "1", "1", "0", "0"])
+    before_and_after = ['"name": "Ada"', '"full_name": "Ada"']
+    expect(page.locator("pre.json")).to_contain_text(before_and_after)
     assert project.statuses() == {}
 
 
@@ -172,14 +167,14 @@ def apply(page: Page, server: Serving, token: str = UP) -> None:
 def test_a_run_is_followed_to_its_end_with_a_stream_or_without(
     project: Project, page: Page, threads: int
 ) -> None:
-    slow_backfill(project, 400)
+    slow_backfill(project, 600)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     with dashboard(project, threads=threads) as server:
         apply(page, server)
         first = progress(page)
-        until(lambda: progress(page) > first, seconds=30)
-        expect(page.get_by_role("main")).to_contain_text("of about 400 documents")
+        until(lambda: progress(page) > first)
+        expect(page.get_by_role("main")).to_contain_text("of about 600 documents")
         expect(page.locator("#part-state .state")).to_have_text("✓ succeeded", timeout=40_000)
         expect(page.get_by_role("row", name=str(FIRST))).to_contain_text("applied")
         expect(page.locator("#announcement")).to_have_text("The run is succeeded.")
@@ -252,7 +247,7 @@ def test_a_page_that_hears_nothing_says_so_and_recovers(
         os.killpg(server.process.pid, signal.SIGCONT)
     expect(freshness).to_be_hidden()
     seen = progress(page)
-    until(lambda: progress(page) > seen, seconds=30)
+    until(lambda: progress(page) > seen)
 
 
 def test_a_page_outlives_a_restart_of_the_server(project: Project, page: Page) -> None:
@@ -264,7 +259,7 @@ def test_a_page_outlives_a_restart_of_the_server(project: Project, page: Page) -
     with dashboard(project, port=port):
         expect(page.locator("#freshness")).to_be_hidden()
         seen = progress(page)
-        until(lambda: progress(page) > seen, seconds=30)
+        until(lambda: progress(page) > seen)
 
 
 # --- without a script, on a small window, for everybody
@@ -282,9 +277,9 @@ def test_without_a_script_every_page_is_read_and_runs_are_started(
     expect(page.get_by_role("heading", name=project.db.name)).to_be_visible()
     for button, expected in (("Start the dry run", "would succeed"), ("Apply on", "applied")):
         page.goto(f"{server.url}{PREFIX}/dashboard/plan")
-        page.get_by_role("button", name=button).click()
-        while page.get_by_role("link", name="Load it again").count():
-            page.get_by_role("link", name="Load it again").click()
+        follow(page, page.get_by_role("button", name=button))
+        while (again := page.get_by_role("link", name="Load it again")).count():
+            follow(page, again)
         expect(page.get_by_role("row", name=str(SECOND))).to_contain_text(expected)
     assert project.statuses() == {FIRST: "completed", SECOND: "completed"}
     for link in ("Runs", "Plan", "Overview"):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.test_lease import until
 from tests.interfaces.test_rest_http import ENVIRON
 from tests.interfaces.test_run_servers import run_of, up
 from tests.serving import Serving, free_port, gunicorn, serving
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ VERSIONS = range(20261101001, 20261101006)
 
 def ended(web: Serving, run_id: str) -> str:
     """Wait for the end of a run, and return its state."""
-    until(lambda: run_of(web, run_id)["state"] not in {"queued", "waiting", "running"}, seconds=90)
+    until(lambda: run_of(web, run_id)["state"] not in {"queued", "waiting", "running"})
     state: str = run_of(web, run_id)["state"]
     return state
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import APPNAME, uri_with
 from tests.project import Project
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,39 +23,66 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 PEOPLE = 400
 
 
-PLAIN = """
-import time
+WAITS = """
+import itertools, os, time
+from pathlib import Path
 
+MARK, GO = Path(os.environ["MARK"]), Path(os.environ["GO"])
+"""
+"""Each step goes on until a file tells it to end: the primary is lost before."""
+PLAIN = (
+    WAITS
+    + """
 def up(db):
-    for n in range(40):
-        db.log.update_one({"_id": n}, {"$set": {"done": True}}, upsert=True)
+    for n in itertools.count():
+        db.log.update_one({"_id": n % 40}, {"$set": {"done": True}}, upsert=True)
+        MARK.touch()
+        if n >= 40 and GO.exists():
+            break
         time.sleep(0.02)
 """
-TRANSACTIONAL = """
-import time
+)
+TRANSACTIONAL = (
+    WAITS
+    + """
 transactional = True
 
 def up(db):
-    for n in range(40):
-        db.people.update_one({"_id": n}, {"$inc": {"n": 1}})
+    for n in itertools.count():
+        db.people.update_one({"_id": n % 40}, {"$set": {"n": 1}})
+        MARK.touch()
+        if n >= 40 and GO.exists():
+            break
         time.sleep(0.02)
 """
-BACKFILL = """
-import time
-
+)
+BACKFILL = (
+    WAITS
+    + """
 def slowly(document):
-    time.sleep(0.002)
+    while document["_id"] % 100 > 50 and not GO.exists():
+        MARK.touch()
+        time.sleep(0.02)
     return {"$inc": {"n": 1}}
 
 def up(db, ctx):
     ctx.backfill("people", slowly, batch_size=20, workers=WORKERS)
 """
-PLAIN_STEPS = "def up(db):\n    db.log.insert_one({'_id': %d})\n    __import__('time').sleep(0.1)\n"
+)
+PLAIN_STEPS = (
+    WAITS
+    + """
+def up(db):
+    db.log.update_one({"_id": VERSION}, {"$set": {"done": True}}, upsert=True)
+    MARK.touch()
+    time.sleep(0.2)
+"""
+)
 
 
 def many_steps(project: Project) -> None:
     for version in range(1, 21):
-        project.write(f"{version}_step", PLAIN_STEPS % version)
+        project.write(f"{version}_step", PLAIN_STEPS.replace("VERSION", str(version)))
 
 
 CASES: dict[str, Callable[[Project], object]] = {
@@ -80,15 +108,19 @@ def test_a_run_outlasts_an_election(
         project = Project(tmp_path, client.failover, uri)
         CASES[case](project)
         project.db.people.insert_many([{"_id": n, "n": 0} for n in range(PEOPLE)])
-        process = project.spawn("up", MIGRATE_LOCK_TTL="60")
-        while process.poll() is None and not project.db.migrations.find_one({"status": "running"}):
-            time.sleep(0.005)
-        time.sleep(0.3)
+        mark, go = tmp_path / "mark", tmp_path / "go"
+        process = project.spawn("up", MIGRATE_LOCK_TTL="60", MARK=str(mark), GO=str(go))
+        until(mark.exists)
+        time.sleep(0.1)
         assert process.poll() is None
+        # It steps down first: the tests' own server forgets the answers to retried writes when it is killed.
+        durable_server.step_down()
+        time.sleep(0.2)
         durable_server.kill()
         time.sleep(seconds)
         durable_server.start()
-        output, errors = process.communicate(timeout=120)
+        go.touch()
+        output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, output + errors
         assert set(project.statuses().values()) == {"completed"}
         changed = {each["n"] for each in project.db.people.find({"_id": {"$lt": 40}})}

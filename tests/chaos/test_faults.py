@@ -12,8 +12,8 @@ from flask_migrate_mongo.engine.options import Options
 from flask_migrate_mongo.model.errors import ConnectionFailedError, MigrateError
 from flask_migrate_mongo.model.reports import RunReport, StepState
 from tests.conftest import APPNAME, uri_with
-from tests.integration.test_lease import until
 from tests.server.lossy_proxy import LossyProxy
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

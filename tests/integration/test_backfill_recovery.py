@@ -36,6 +36,7 @@ from flask_migrate_mongo.reports import runs
 from flask_migrate_mongo.store.lease import LOCK_ID
 from tests.integration.test_backfill import FORMS, VERSION, counts, up, values
 from tests.server.lossy_proxy import LossyProxy
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
@@ -386,15 +387,8 @@ MARK, GO = os.environ["MARK"], os.environ["GO"]
     )
     mark, go = tmp_path / "mark", tmp_path / "go"
     run = project.spawn("up", MIGRATE_LOCK_TTL="2", MARK=str(mark), GO=str(go))
-    wait_for(mark.exists)
+    until(mark.exists)
     return run
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_suspended_run_that_lost_its_lock_commits_no_more_batches(
@@ -455,7 +449,7 @@ def test_a_batch_that_was_not_committed_has_no_checkpoint(
     write(project, FORMS["an update"])
     failpoint("commitTransaction", skip=2, times=None, blockConnection=True, blockTimeMS=3_000)
     run = project.spawn("up")
-    wait_for(lambda: project.db.people.count_documents({"n": 1}) == 10)
+    until(lambda: project.db.people.count_documents({"n": 1}) == 10)
     time.sleep(1)
     run.kill()
     run.communicate()
@@ -527,6 +521,18 @@ def test_requests_are_refused_if_no_backfill_is_running(project: Project) -> Non
     assert len(asked) == 1
 
 
+MANY = 1_000
+SLOW = """
+FAST = __import__("pathlib").Path(__file__).parents[1] / "fast"
+
+def slow(doc):
+    if not FAST.exists():
+        time.sleep({seconds})
+    return {{"$inc": {{"n": 1}}}}
+"""
+"""Takes ten seconds for them, but a moment once there is a file."""
+
+
 def lock(project: Project) -> dict[str, Any]:
     found: dict[str, Any] | None = project.db.migration_locks.find_one({"_id": LOCK_ID})
     assert found is not None
@@ -534,22 +540,21 @@ def lock(project: Project) -> dict[str, Any]:
 
 
 def wait_for_heartbeat(project: Project, after: datetime) -> None:
-    wait_for(lambda: lock(project)["heartbeatAt"] > after)
+    until(lambda: lock(project)["heartbeatAt"] > after)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_paused_run_keeps_the_lock_until_it_is_resumed(
     project: Project, tmp_path: Path, workers: int
 ) -> None:
-    fill(project, 150)
-    slow = f"def slow(doc):\n    time.sleep({0.01 * workers})\n    return {{'$inc': {{'n': 1}}}}"
-    write(project, "slow", options=f", workers={workers}", head=slow)
+    fill(project, MANY)
+    write(project, "slow", options=f", workers={workers}", head=SLOW.format(seconds=0.01 * workers))
     run = project.spawn("up", MIGRATE_LOCK_TTL="2")
-    wait_for(lambda: project.db.people.count_documents({"n": 1}))
+    until(lambda: project.db.people.count_documents({"n": 1}))
     paused = project.invoke("pause", "--json")
     assert paused.exit_code == 0, paused.stderr
     assert json.loads(paused.stdout)["version"] == str(VERSION)
-    wait_for(lambda: "paused" in project.trail(VERSION))
+    until(lambda: "paused" in project.trail(VERSION))
     # A lease that is not renewed ends, and each batch in hand is done long before.
     wait_for_heartbeat(project, after=lock(project)["expiresAt"])
     before = project.db.people.count_documents({"n": 1})
@@ -562,10 +567,11 @@ def test_a_paused_run_keeps_the_lock_until_it_is_resumed(
     assert 0 < running["progress"]["done"] <= before
     assert running["progress"]["paused"] is True
     assert len(running["progress"]["ranges"]) == (workers if workers > 1 else 0)
+    (project.root / "fast").touch()
     assert project.invoke("resume").exit_code == 0
     _, stderr = run.communicate(timeout=60)
     assert run.returncode == 0, stderr
-    assert values(project) == [1] * 150
+    assert values(project) == [1] * MANY
     assert project.trail(VERSION) == ["started", "paused", "resumed", "completed"]
 
 
@@ -573,20 +579,20 @@ def test_a_paused_run_keeps_the_lock_until_it_is_resumed(
 def test_a_cancelled_backfill_stops_after_the_current_batch_and_resumes_later(
     project: Project, workers: int
 ) -> None:
-    fill(project, 150)
-    slow = f"def slow(doc):\n    time.sleep({0.01 * workers})\n    return {{'$inc': {{'n': 1}}}}"
-    write(project, "slow", options=f", workers={workers}", head=slow)
+    fill(project, MANY)
+    write(project, "slow", options=f", workers={workers}", head=SLOW.format(seconds=0.01 * workers))
     run = project.spawn("up")
-    wait_for(lambda: project.db.people.count_documents({"n": 1}))
+    until(lambda: project.db.people.count_documents({"n": 1}))
     assert project.invoke("cancel").exit_code == 0
     _, stderr = run.communicate(timeout=60)
     assert run.returncode == 1
     assert " by a request to cancel it" in stderr
     done = project.db.people.count_documents({"n": 1})
-    assert 0 < done < 150
+    assert 0 < done < MANY
     assert project.statuses() == {VERSION: "failed"}
+    (project.root / "fast").touch()
     up(project)
-    assert values(project) == [1] * 150
+    assert values(project) == [1] * MANY
     assert project.trail(VERSION)[:3] == ["started", "cancelled", "failed"]
 
 

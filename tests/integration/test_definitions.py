@@ -18,8 +18,7 @@ from tests.project import Project
 from tests.sent import Sent
 from tests.server import mongod
 from tests.server.launcher import TestServer
-
-from .test_lease import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -21,6 +20,7 @@ from flask_migrate_mongo.schema.live import SchemaReader
 from tests.project import ROOT, Project
 from tests.server import mongod
 from tests.server.launcher import TestServer
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -285,13 +285,6 @@ def looks(on: Deployment) -> None:
 
 def examines(on: Deployment) -> None:
     on.run("doctor")
-
-
-def until(happened: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def migrates(on: Deployment) -> None:

@@ -17,10 +17,9 @@ from flask_migrate_mongo.model.values import Actor, LockState
 from flask_migrate_mongo.process import elapsed
 from flask_migrate_mongo.store.lease import LOCK_ID, Lease
 from tests.conftest import APPNAME, uri_with
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pymongo.database import Database
 
     from tests.conftest import Failpoint
@@ -41,14 +40,6 @@ def lock_of(db: Database[Any]) -> dict[str, Any]:
     found = db[LOCKS].find_one({"_id": LOCK_ID})
     assert found is not None
     return dict(found)
-
-
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Wait for the condition, and fail when it does not come true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def server_time(db: Database[Any]) -> datetime:

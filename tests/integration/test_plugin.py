@@ -6,10 +6,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +16,7 @@ from flask_migrate_mongo.testing import __all__ as exported
 from flask_migrate_mongo.testing.redirect import PREFIX, uri_of
 from tests.conftest import uri_with
 from tests.project import PYTHON_PATH, Project
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,9 +28,6 @@ pytest_plugins = ["pytester"]
 # Each starts pytest in another process, or several times: on a busy machine that takes long.
 pytestmark = pytest.mark.timeout(300)
 
-T = TypeVar("T")
-
-WAIT_SECONDS = 60
 
 READY_MADE = {name for name in exported if name.startswith("test_")}
 SWITCHED_ON = "from flask_migrate_mongo.testing import *\n"
@@ -579,15 +576,6 @@ def answers(port: str) -> bool:
     """Whether a server accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", int(port))) == 0
-
-
-def until(condition: Callable[[], T | None]) -> T:
-    """Poll until a condition holds, and return what it gives."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 def left_by_servers(shop: Shop) -> list[Path]:

@@ -18,8 +18,7 @@ from flask_migrate_mongo.model.errors import RunStoppedError
 from flask_migrate_mongo.model.reports import StepState
 from tests.project import Project
 from tests.server.launcher import TestServer
-
-from .test_lease import until
+from tests.waiting import until
 
 VERSION = 20261127001
 

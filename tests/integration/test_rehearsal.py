@@ -48,6 +48,7 @@ from flask_migrate_mongo.wiring import running
 from tests.conftest import APPNAME, uri_with
 from tests.project import ROOT, Project
 from tests.server.lossy_proxy import LossyProxy
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,13 +127,6 @@ def a_scratch(db: Db, name: str) -> ScratchDatabase:
     """Name a scratch database of a database, which is not created yet."""
     actor, full = Actor.current("rehearse"), f"{prefix_for(db.name)}{name}"
     return ScratchDatabase(Server(db), full, actor, frozenset(), lambda: None)
-
-
-def until(condition: Any, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
 
 
 # --- what is found out

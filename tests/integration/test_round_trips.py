@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,10 @@ from flask_migrate_mongo.model.values import Direction, Step
 from flask_migrate_mongo.store import lease, records
 from flask_migrate_mongo.store.lease import LOCK_ID
 from tests.sent import Sent
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from flask_migrate_mongo.engine.runner import Runner
     from tests.conftest import Failpoint
@@ -44,13 +44,6 @@ def write(project: Project, number: int, *, first: int = 1, transactional: bool 
     for version in range(first, first + number):
         source = f"{flag}name = 'nothing {version}'\ndef up(db): pass\ndef down(db): pass\n"
         project.write(f"{version}_nothing", source)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def apply(runner: Runner) -> None:

@@ -35,7 +35,7 @@ from flask_migrate_mongo.store.lease import LOCK_ID
 from flask_migrate_mongo.store.runs import SILENT_SECONDS, RunState, RunStore, StoredRun
 from flask_migrate_mongo.wiring import looking
 from tests.conftest import APPNAME
-from tests.integration.test_lease import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def run_of(project: Project, run_id: str) -> StoredRun:
 
 
 def ended(project: Project, run_id: str) -> StoredRun:
-    until(lambda: run_of(project, run_id).state.is_over, seconds=30)
+    until(lambda: run_of(project, run_id).state.is_over)
     return run_of(project, run_id)
 
 
@@ -150,7 +150,7 @@ def test_the_process_of_a_run_leaves_no_zombie(project: Project) -> None:
             return True
         return False
 
-    until(is_gone, seconds=10)
+    until(is_gone)
 
 
 def test_the_process_of_a_run_applies_nothing_at_its_start(
@@ -343,7 +343,7 @@ def test_a_run_whose_process_is_killed_is_lost_soon_and_lets_the_next_one_in(
     monkeypatch.setenv("MIGRATE_LOCK_TTL", "2")
     mark, go = gate(project, tmp_path)
     run_id = start(project)
-    until(mark.exists, seconds=30)
+    until(mark.exists)
     os.kill(project.record(FIRST)["metadata"]["pid"], signal.SIGKILL)
     until(lambda: run_of(project, run_id).state is RunState.LOST)
     assert run_of(project, run_id).current is None
@@ -638,7 +638,7 @@ def test_the_process_of_a_run_inherits_nothing(project: Project, tmp_path: Path)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with blocked_signals(), given_stdin(b"an answer"):
         run_id = start(project)
-    until(lambda: project.db.seen.count_documents({}) == 1, seconds=30)
+    until(lambda: project.db.seen.count_documents({}) == 1)
     lock.close()
     with path.open("w") as again:
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -653,7 +653,7 @@ def test_a_signal_after_a_request_to_cancel_stops_the_migration_at_once(
 ) -> None:
     mark, _ = gate(project, tmp_path)
     run_id = start(project)
-    until(mark.exists, seconds=30)
+    until(mark.exists)
     assert store_of(project).cancel(run_id)
     os.kill(project.record(FIRST)["metadata"]["pid"], signal.SIGTERM)
     run = ended(project, run_id)

@@ -27,11 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymongo import IndexModel, MongoClient
 from pymongo.errors import OperationFailure
 
-from flask_migrate_mongo.model.errors import SchemaAccessError
+from flask_migrate_mongo.model.errors import ConnectionFailedError, SchemaAccessError
 from flask_migrate_mongo.schema import Collection, Index, from_mongoengine, json_schema
 from flask_migrate_mongo.schema.comparison import DifferenceKind, compare
 from flask_migrate_mongo.schema.dumping import dump
-from flask_migrate_mongo.schema.live import SchemaReader
+from flask_migrate_mongo.schema.live import LiveCollection, LiveIndex, SchemaReader
 from flask_migrate_mongo.schema.search import LiveSearchIndex
 from tests.sent import Sent
 from tests.server.launcher import TestServer
@@ -337,6 +337,18 @@ def test_builds_are_asked_for_and_no_more_where_the_server_does_not_know_the_opt
         *(True, False, False),
         False,
     ]
+
+
+def test_progress_that_is_not_shown_for_now_is_an_error_and_progress_that_is_refused_is_none(
+    project: Project, failpoint: Failpoint
+) -> None:
+    live = LiveCollection("people", indexes=(LiveIndex({"name": "x_1"}, building=True),))
+    reader = SchemaReader(project.db)
+    failpoint("aggregate", errorCode=13)
+    assert reader.builds([live]) == {}
+    failpoint("aggregate", times=1, errorCode=112)
+    with pytest.raises(ConnectionFailedError):
+        reader.builds([live])
 
 
 def test_a_collection_that_is_dropped_meanwhile_is_no_error(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bson.json_util import dumps
 
-from tests.integration.test_lease import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

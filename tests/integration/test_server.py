@@ -93,3 +93,13 @@ def test_a_transaction_of_a_session_that_cannot_be_killed_is_ended(
         with pytest.raises(OperationFailure):
             session.commit_transaction()
     assert project.db.people.find_one() == {"_id": 1, "by": "the next"}
+
+
+def test_a_transaction_that_cannot_be_ended_either_hides_no_error(
+    project: Project, failpoint: Failpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="flask_migrate_mongo")
+    failpoint("killSessions", "find", times=2, errorCode=59)
+    project.runner().server.kill_session(b"2" * 16)
+    assert "could not be killed" in caplog.text
+    assert "could not be ended either" in caplog.text

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,9 @@ from pymongo.errors import (
 )
 from pymongo.write_concern import WriteConcern
 
+from tests.sent import Sent
 from tests.server.launcher import TestServer
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,13 +78,35 @@ def small(client: Client) -> Iterator[Database[dict[str, Any]]]:
 
 
 def in_flight(statement: Callable[[], object], then: Callable[[], object]) -> BaseException | None:
-    """Start a statement in a thread, do something a moment later, and return how it failed."""
+    """Start a statement in a thread, do something again and again until it ends, and return how it failed."""
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(statement)
-        time.sleep(0.03)
-        assert not running.done(), "it ended too soon"
+        while not running.done():
+            then()
+            time.sleep(0.01)
+        return running.exception()
+
+
+def begun(
+    statement: Callable[[], object], has_begun: Callable[[], object], then: Callable[[], object]
+) -> BaseException | None:
+    """Start a statement in a thread, do something as soon as its first write is seen, and return how it failed."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(statement)
+        until(has_begun)
         then()
         return running.exception()
+
+
+def send_impatiently(uri: str, name: str, statement: Callable[[Client], object]) -> None:
+    """Send a command, and close the connection before it is answered."""
+    sent = Sent()
+    with MongoClient[dict[str, Any]](
+        uri, socketTimeoutMS=50, retryWrites=False, event_listeners=[sent]
+    ) as client:
+        while not sent.of(name):  # The handshake may take too long already.
+            with pytest.raises(AutoReconnect):
+                statement(client)
 
 
 def killing(client: Client, session: ClientSession) -> Callable[[], object]:
@@ -128,14 +153,15 @@ def test_a_killed_session_loses_its_cursors(
 
 
 def test_who_waits_for_a_majority_learns_that_it_was_interrupted() -> None:
-    with TestServer(majority=500) as server, MongoClient[dict[str, Any]](server.uri) as client:
+    with TestServer(majority=2_000) as server, MongoClient[dict[str, Any]](server.uri) as client:
         collection = client.db.get_collection("c", write_concern=WriteConcern("majority"))
-        began = time.monotonic()
+        start = time.monotonic()
         collection.insert_one({"_id": 1})
-        assert time.monotonic() - began > 0.5
+        assert time.monotonic() - start > 2
         with client.start_session() as session:
-            failure = in_flight(
+            failure = begun(
                 lambda: collection.insert_one({"_id": 2}, session=session),
+                lambda: collection.find_one({"_id": 2}),
                 killing(client, session),
             )
         assert isinstance(failure, PyMongoError)
@@ -146,16 +172,10 @@ def test_who_waits_for_a_majority_learns_that_it_was_interrupted() -> None:
 def test_an_update_goes_on_when_its_client_is_gone(
     server: TestServer, large: Database[dict[str, Any]]
 ) -> None:
-    options: dict[str, Any] = {"socketTimeoutMS": 50, "retryWrites": False}
-    with (
-        MongoClient[dict[str, Any]](server.uri, **options) as impatient,
-        pytest.raises(AutoReconnect),
-    ):
-        impatient.large.c.update_many({}, {"$inc": {"n": 1}})
-    deadline = time.monotonic() + 20
-    while large.c.count_documents({"n": 1}) < MANY and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert large.c.count_documents({"n": 1}) == MANY
+    send_impatiently(
+        server.uri, "update", lambda client: client.large.c.update_many({}, {"$inc": {"n": 1}})
+    )
+    until(lambda: large.c.count_documents({"n": 1}) == MANY)
 
 
 def test_a_read_ends_when_its_client_is_gone(
@@ -163,11 +183,8 @@ def test_a_read_ends_when_its_client_is_gone(
 ) -> None:
     # It would write at its end. The end of what starts later says when that would have been.
     reading = {"$match": {"$expr": {"$eq": [{"$size": {"$range": [0, 100]}}, 100]}}}
-    with (
-        MongoClient[dict[str, Any]](server.uri, socketTimeoutMS=50) as impatient,
-        pytest.raises(AutoReconnect),
-    ):
-        impatient.large.c.aggregate([reading, {"$out": "left"}])
+    pipeline = [reading, {"$out": "left"}]
+    send_impatiently(server.uri, "aggregate", lambda client: client.large.c.aggregate(pipeline))
     large.c.aggregate([reading, {"$out": "right"}])
     assert "right" in large.list_collection_names()
     assert "left" not in large.list_collection_names()
@@ -194,7 +211,12 @@ def test_a_definition_waits_until_the_transaction_ends(
     with client.start_session() as session:
         session.start_transaction()
         assert small.c.find_one({"_id": 1}, session=session)
-        assert in_flight(lambda: define(small), getattr(session, how)) is None
+        with ThreadPoolExecutor(1) as pool:
+            definition = pool.submit(define, small)
+            with pytest.raises(FutureTimeoutError):
+                definition.result(timeout=0.1)
+            getattr(session, how)()
+            definition.result(timeout=60)
 
 
 def test_nobody_overtakes_a_definition_that_waits(
@@ -255,8 +277,11 @@ def test_a_statement_that_outlives_its_transaction_is_no_transient_error(client:
 def test_an_election_ends_what_runs_and_refuses_writes_until_it_is_over(
     server: TestServer, large: Database[dict[str, Any]], client: Client
 ) -> None:
-    failure = in_flight(
-        lambda: large.c.update_many({}, {"$inc": {"n": 1}}), lambda: server.step_down(2)
+    slow = {"$set": {"n": {"$size": {"$range": [0, 5_000]}}}}
+    failure = begun(
+        lambda: large.c.update_many({}, [slow]),
+        lambda: large.c.find_one({"n": 5_000}),
+        lambda: server.step_down(10),
     )
     assert isinstance(failure, (OperationFailure, NotPrimaryError))
     details = failure.details
@@ -271,6 +296,16 @@ def test_an_election_ends_what_runs_and_refuses_writes_until_it_is_over(
         assert stubborn.large.c.find_one()
     with MongoClient[dict[str, Any]](server.uri) as patient:
         patient.large.c.insert_one({})
+
+
+def test_a_write_that_an_election_refuses_is_tried_again(
+    server: TestServer, small: Database[dict[str, Any]]
+) -> None:
+    with MongoClient[dict[str, Any]](server.uri) as patient:
+        patient.small.c.update_one({"_id": 1}, {"$set": {"n": 1}})
+        server.step_down(1)
+        patient.small.c.update_one({"_id": 1}, {"$set": {"n": 2}})
+    assert small.c.count_documents({"n": 2}) == 1
 
 
 def test_an_election_ends_open_transactions(

@@ -162,8 +162,8 @@ def test_up_prints_one_line_for_each_migration_with_how_long_it_took(project: Pr
         "Applied 2 migrations as batch 1",
     ]
     took, unit = lines[-2].partition(" in ")[2].split()
-    assert int(took) >= 20
-    assert unit == "ms"
+    assert float(took) >= (20 if unit == "ms" else 1)
+    assert unit in {"ms", "s"}
     assert project.result(result.stderr) == ""
 
 

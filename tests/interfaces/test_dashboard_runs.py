@@ -10,11 +10,11 @@ from flask_migrate_mongo.interfaces.dashboard import charts, runs
 from flask_migrate_mongo.interfaces.rest.routes import BY_ACTION, PAGES
 from flask_migrate_mongo.model.access import Scope
 from flask_migrate_mongo.model.values import Actor, Direction
-from tests.integration.test_lease import until
 from tests.integration.test_runs import FIRST, SECOND, gate, importable, store_of
 from tests.interfaces.test_dashboard import SCRIPT, dashboard, page_of, shown
 from tests.interfaces.test_rest import ADMIN, APPLY, PREFIX, READ, RUN, Api, done
 from tests.interfaces.test_rest_runs import slow_backfill
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def started(api: Api, response: TestResponse) -> dict[str, Any]:
     assert response.status_code == 303, response.text
     run_id = response.headers["Location"].rpartition("/")[2]
     assert response.headers["Location"] == f"{PREFIX}/dashboard/runs/{run_id}"
-    until(lambda: done(api("GET", f"/runs/{run_id}"))["report"] is not None, seconds=30)
+    until(lambda: done(api("GET", f"/runs/{run_id}"))["report"] is not None)
     run: dict[str, Any] = done(api("GET", f"/runs/{run_id}"))
     return run
 
@@ -284,10 +284,10 @@ def test_a_run_shows_the_figures_of_the_api_while_it_works_and_when_it_has_ended
         found: dict[str, Any] = done(api("GET", api_path))
         return found
 
-    until(lambda: "progress" in (seen()["current"] or {}), seconds=30)
+    until(lambda: "progress" in (seen()["current"] or {}))
     page_of_run = read(api, path)
     assert send(api, page_of_run, "Pause").status_code == 303
-    until(lambda: seen()["current"]["progress"]["paused"], seconds=30)
+    until(lambda: seen()["current"]["progress"]["paused"])
     run, page = seen(), read(api, path)
     progress = run["current"]["progress"]
     section = page.section("progress")
@@ -303,7 +303,7 @@ def test_a_run_shows_the_figures_of_the_api_while_it_works_and_when_it_has_ended
     assert facts["Run"] == run["runId"]
     assert facts["Accepted"] == shown(run["createdAt"])
     assert send(api, page, "Resume").status_code == 303
-    until(lambda: seen()["report"] is not None, seconds=30)
+    until(lambda: seen()["report"] is not None)
     run, page = seen(), read(api, path)
     facts = page.section("state").facts()
     assert facts["Batch"] == str(run["report"]["batch"])
@@ -321,7 +321,7 @@ def test_a_run_is_stopped_after_a_page_that_says_what_that_means(
     project.write_inserts(SECOND)
     api = dashboard(project, APPLY)
     response = send(api, read(api, "/dashboard/plan"), f"Apply on {project.db.name}")
-    until(mark.exists, seconds=30)
+    until(mark.exists)
     path = response.headers["Location"].removeprefix(PREFIX)
     (link,) = (a for a in read(api, path).all("a") if a.text.startswith("Stop this run"))
     asked = read(api, link.attributes["href"].removeprefix(PREFIX))

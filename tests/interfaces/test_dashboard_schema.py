@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask_migrate_mongo.schema import Collection, Index, SearchIndex
 from tests.integration.test_definitions import BUILDS, MANY, building, fill, hang
-from tests.integration.test_lease import until
 from tests.integration.test_schema_search import BOTH, TEXT, atlas, searched
+from tests.waiting import until
 
 from .test_dashboard import dashboard, page_of, search_facts, search_facts_of
 from .test_rest import done

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.test_lease import until
 from tests.serving import Serving, free_port, gunicorn, serving, waitress
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,11 +102,23 @@ def test_curl_migrates_up_and_down(project: Project, server: str) -> None:
 
 @needs_curl
 def test_of_many_at_once_one_migrates_and_the_others_are_told_who(project: Project) -> None:
-    project.write("1_slow", "import time\ndef up(db):\n    time.sleep(2); db.done.insert_one({})")
+    project.write(
+        "1_waits",
+        """
+        import time
+
+        def up(db):
+            while db.gate.find_one() is None:
+                time.sleep(0.02)
+            db.done.insert_one({})
+        """,
+    )
     with served(project, "gunicorn") as api:
         command = [CURL or "", "--silent", "-X", "POST", "--write-out", "\n%{http_code}"]
         ask = [*command, "-H", f"Authorization: Bearer {RUN}", f"{api.url}{PREFIX}/up"]
         asked = [subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        until(lambda: sum(process.poll() is not None for process in asked) == 3)
+        project.db.gate.insert_one({})
         answers = [process.communicate(timeout=60)[0].rpartition("\n") for process in asked]
     documents = {status: json.loads(text) for text, _, status in answers}
     assert sorted(status for _, _, status in answers) == ["200", "409", "409", "409"]
@@ -139,11 +151,11 @@ def test_a_worker_that_is_ended_during_a_run_stops_it_and_ends(
             return answer.status, answer.read()
 
         answer = pool.submit(post)
-        until(lambda: project.db.pids.count_documents({}) == 1, seconds=30)
+        until(lambda: project.db.pids.count_documents({}) == 1)
         (pid,) = project.db.pids.distinct("pid")
         os.kill(pid, number)
         status, body = answer.result(timeout=30)
-        until(lambda: f"Worker exiting (pid: {pid})" in api.log, seconds=30)
+        until(lambda: f"Worker exiting (pid: {pid})" in api.log)
     assert status == 500
     assert [step["state"] for step in json.loads(body)["steps"]] == ["failed", "not-run"]
     assert project.runner().lock() is None

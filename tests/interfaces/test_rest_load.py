@@ -20,13 +20,13 @@ from pymongo import MongoClient
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo.interfaces.rest import views
 from flask_migrate_mongo.schema import Collection
-from tests.integration.test_lease import until
 from tests.integration.test_runs import FIRST, gate, importable
 from tests.interfaces.test_rest import ADMIN, PREFIX, READ, RUN, Api, api, problem
 from tests.interfaces.test_rest_http import APP, ENVIRON, curl, needs_curl
 from tests.interfaces.test_rest_runs import ASYNC
 from tests.server.launcher import TestServer
 from tests.serving import Serving, free_port, gunicorn, serving, waitress
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def test_streams_leave_threads_for_others_and_end_soon_after_their_reader(
         run_id = curl(web, "/up", "-X", "POST", "-H", "Prefer: respond-async", token=RUN)[1][
             "runId"
         ]
-        until(mark.exists, seconds=SECONDS)
+        until(mark.exists)
         with stream(web, run_id) as first:
             with stream(web, run_id) as second, stream(web, run_id) as third:
                 assert (first.status, second.status, third.status) == (200, 200, 429)
@@ -122,7 +122,7 @@ def test_a_stream_that_fails_in_a_hook_of_the_application_leaves_its_place_to_ot
     with serving(project, gunicorn(port, "--threads", "4"), port, ENVIRON) as web:
         web.wait_until_it_answers()
         accepted = curl(web, "/up", "-X", "POST", "-H", "Prefer: respond-async", token=RUN)
-        until(mark.exists, seconds=SECONDS)
+        until(mark.exists)
         seen = [status_of(web, accepted[1]["runId"]) for _ in range(4)]
         go.touch()
     assert seen == [500] * 4
@@ -139,13 +139,13 @@ def test_a_stream_is_short_and_its_reader_continues_where_it_ended(
     mark, go = gate(project, tmp_path)
     asked = api(project, RUN)
     run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
-    until(mark.exists, seconds=SECONDS)
+    until(mark.exists)
     path = f"/runs/{run_id}/events"
     first = asked("GET", path).text
     assert "event: started\n" in first
     assert first.endswith(": still running\n\n")
     go.touch()
-    until(lambda: asked("GET", f"/runs/{run_id}").get_json()["report"] is not None, seconds=SECONDS)
+    until(lambda: asked("GET", f"/runs/{run_id}").get_json()["report"] is not None)
     last = first.split("id: ")[-1].split("\n")[0]
     rest = asked("GET", path, headers={"Last-Event-ID": last})
     assert "event: started\n" not in rest.text
@@ -203,7 +203,7 @@ def test_while_the_database_hangs_the_health_check_answers_soon(
     assert max(seconds for seconds, _ in answers) < LIMIT
     (process,) = server._processes
     process.send_signal(signal.SIGCONT)
-    until(lambda: Api(app, None)("GET", "/health").status_code == 200, seconds=SECONDS)
+    until(lambda: Api(app, None)("GET", "/health").status_code == 200)
 
 
 def test_while_the_database_hangs_whatever_looks_answers_soon(

@@ -15,11 +15,11 @@ import pytest
 from flask_migrate_mongo import state as app_state
 from flask_migrate_mongo.interfaces.rest.async_runs import import_path
 from flask_migrate_mongo.model.values import Actor, Direction
-from tests.integration.test_lease import until
 from tests.integration.test_runs import FIRST, SECOND, gate, importable, store_of
 from tests.interfaces.test_rest import PREFIX, READ, RUN, api
 from tests.interfaces.test_rest_http import CURL, curl, needs_curl, served
 from tests.serving import flask_run, free_port, serving
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def accept(asked: Api, path: str = "/up") -> dict[str, Any]:
     assert accepted.headers["Preference-Applied"] == "respond-async"
     location = accepted.headers["Location"]
     assert location == f"{PREFIX}/runs/{accepted.get_json()['runId']}"
-    until(lambda: asked("GET", location).get_json()["report"] is not None, seconds=30)
+    until(lambda: asked("GET", location).get_json()["report"] is not None)
     document: dict[str, Any] = asked("GET", location).get_json()
     return document
 
@@ -174,12 +174,12 @@ def test_a_cancelled_run_stops_before_its_next_migration(project: Project, tmp_p
     project.write_inserts(SECOND)
     asked = api(project, RUN)
     run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
-    until(mark.exists, seconds=30)
+    until(mark.exists)
     assert states(asked, run_id) == ["running", "waiting"]
     cancelled = asked("POST", f"/runs/{run_id}/cancel")
     assert cancelled.get_json()["cancelRequested"] is True
     go.touch()
-    until(lambda: asked("GET", f"/runs/{run_id}").get_json()["report"] is not None, seconds=30)
+    until(lambda: asked("GET", f"/runs/{run_id}").get_json()["report"] is not None)
     assert asked("GET", f"/runs/{run_id}").get_json()["state"] == "cancelled"
     assert states(asked, run_id) == ["applied", "not-run"]
     assert project.statuses() == {FIRST: "completed"}
@@ -208,7 +208,7 @@ def test_a_lock_that_another_process_holds_is_said_at_once_unless_the_run_may_wa
         waiting = asked("POST", "/up?wait=60", headers=ASYNC)
         assert (waiting.status_code, waiting.get_json()["state"]) == (202, "waiting")
     path = waiting.headers["Location"]
-    until(lambda: asked("GET", path).get_json()["report"] is not None, seconds=30)
+    until(lambda: asked("GET", path).get_json()["report"] is not None)
     assert (tried["state"], asked("GET", path).get_json()["state"]) == ("succeeded",) * 2
     assert project.statuses() == {FIRST: "completed"}
 
@@ -235,7 +235,7 @@ def test_one_run_works_one_waits_and_any_further_is_refused(
     mark, go = gate(project, tmp_path)
     asked = api(project, RUN)
     first = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
-    until(mark.exists, seconds=30)
+    until(mark.exists)
     assert asked("POST", "/down", headers=ASYNC).get_json()["code"] == "lock-held"
     second = asked("POST", "/up?wait=60", headers=ASYNC)
     assert second.status_code == 202
@@ -245,7 +245,7 @@ def test_one_run_works_one_waits_and_any_further_is_refused(
     assert int(further.headers["Retry-After"]) == 30
     go.touch()
     path = second.headers["Location"]
-    until(lambda: asked("GET", path).get_json()["report"] is not None, seconds=30)
+    until(lambda: asked("GET", path).get_json()["report"] is not None)
     assert asked("GET", path).get_json()["report"]["steps"] == []
     assert accept(asked)["state"] == "succeeded"
     assert project.db.people.count_documents({}) == 1
@@ -261,7 +261,7 @@ def test_beside_a_run_that_has_not_taken_the_lock_yet_only_one_that_may_wait_is_
     refused = asked("POST", "/up", headers=ASYNC)
     assert (refused.status_code, refused.get_json()["code"]) == (429, "too-many-runs")
     assert asked("POST", "/up?wait=1", headers=ASYNC).status_code == 202
-    until(lambda: project.statuses() == {FIRST: "completed"}, seconds=30)
+    until(lambda: project.statuses() == {FIRST: "completed"})
 
 
 def test_a_thread_runs_outside_of_the_request_that_started_it(
@@ -292,7 +292,7 @@ def test_a_run_outlives_the_web_server_that_started_it(
     with served(project, server) as web:
         status, run = curl(web, "/up", "-X", "POST", "-H", "Prefer: respond-async", token=RUN)
         assert status == 202
-        until(mark.exists, seconds=30)
+        until(mark.exists)
         os.killpg(web.process.pid, signal.SIGKILL)
         web.process.wait()
     go.touch()
@@ -302,7 +302,7 @@ def test_a_run_outlives_the_web_server_that_started_it(
             document: dict[str, Any] = curl(web, f"/runs/{run['runId']}", token=READ)[1]
             return document
 
-        until(lambda: seen()["report"] is not None, seconds=30)
+        until(lambda: seen()["report"] is not None)
         assert seen()["state"] == "succeeded"
     assert project.statuses() == {FIRST: "completed"}
     assert project.db.people.count_documents({}) == 1
@@ -317,12 +317,12 @@ def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: P
         document: dict[str, Any] = asked("GET", f"/runs/{run_id}").get_json()
         return document
 
-    until(lambda: "progress" in (seen()["current"] or {}), seconds=30)
+    until(lambda: "progress" in (seen()["current"] or {}))
     progress = seen()["current"]["progress"]
     assert (progress["collection"], progress["total"]) == ("people", 300)
     assert 0 < progress["done"] < 300
     assert asked("POST", f"/runs/{run_id}/cancel").status_code == 200
-    until(lambda: seen()["report"] is not None, seconds=30)
+    until(lambda: seen()["report"] is not None)
     assert seen()["state"] == "cancelled"
     assert 0 < project.db.people.count_documents({"n": 1}) < 300
     assert "cancelled" in project.trail(FIRST)
@@ -357,10 +357,10 @@ def test_a_backfill_is_paused_resumed_and_streamed(project: Project) -> None:
         run = asked("GET", f"/runs/{run_id}").get_json()
         return (run["current"] or {}).get("progress") or {}
 
-    until(lambda: progress().get("done"), seconds=30)
+    until(lambda: progress().get("done"))
     paused = asked("POST", f"/runs/{run_id}/pause")
     assert (paused.status_code, paused.get_json()["runId"]) == (200, run_id)
-    until(lambda: progress()["paused"], seconds=30)
+    until(lambda: progress()["paused"])
     done = project.db.people.count_documents({"n": 1})
     assert progress()["done"] == done
     assert api(project, READ)("POST", f"/runs/{run_id}/resume").status_code == 403
@@ -464,4 +464,4 @@ def test_the_application_of_flask_run_is_loaded_again(
         web.wait_until_it_answers()
         run = curl(web, "/up", "-X", "POST", "-H", "Prefer: respond-async", token=RUN)[1]
         assert run["detached"] is True
-        until(lambda: project.statuses() == {FIRST: "completed"}, seconds=30)
+        until(lambda: project.statuses() == {FIRST: "completed"})

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.test_lease import until
 from tests.integration.test_runs import FIRST, gate
 from tests.interfaces.test_rest import PREFIX
 from tests.interfaces.test_rest_http import ENVIRON, RUN
 from tests.serving import Serving, flask_run, free_port, gunicorn, serving, uwsgi, waitress
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,12 +113,12 @@ def test_a_run_goes_on_while_its_web_server_is_stopped_and_started_again(
     with served(project, SERVERS[server]) as web:
         status, accepted = up(web)
         assert (status, accepted["detached"]) == (202, True), web.log
-        until(mark.exists, seconds=30)
+        until(mark.exists)
         stop(web)
     with served(project, SERVERS[server]) as web:
         assert run_of(web, accepted["runId"])["state"] == "running"
         go.touch()
-        until(lambda: run_of(web, accepted["runId"])["report"] is not None, seconds=30)
+        until(lambda: run_of(web, accepted["runId"])["report"] is not None)
         assert run_of(web, accepted["runId"])["state"] == "succeeded"
     assert project.statuses() == {FIRST: "completed"}
     assert project.db.people.count_documents({}) == 1
@@ -131,9 +131,9 @@ def test_a_request_in_progress_while_a_run_starts_is_carried_out_once(
     project.write_inserts(FIRST)
     with served(project, SERVERS[server]) as web, ThreadPoolExecutor() as threads:
         paying = threads.submit(ask, web, "POST", "/pay")
-        until(lambda: project.db.payments.count_documents({"step": "begun"}) == 1, seconds=30)
+        until(lambda: project.db.payments.count_documents({"step": "begun"}) == 1)
         accepted = up(web)[1]
-        until(lambda: run_of(web, accepted["runId"])["report"] is not None, seconds=30)
+        until(lambda: run_of(web, accepted["runId"])["report"] is not None)
         project.db.payments.insert_one({"step": "go"})
         assert paying.result(timeout=30)[0] == 200
         assert run_of(web, accepted["runId"])["state"] == "succeeded"
@@ -147,8 +147,8 @@ def test_the_process_of_a_run_ends_on_sigterm_also_where_the_server_blocks_signa
     mark, _ = gate(project, tmp_path)
     with served(project, SERVERS["uwsgi threads"]) as web:
         accepted = up(web)[1]
-        until(mark.exists, seconds=30)
+        until(mark.exists)
         pid = project.record(FIRST)["metadata"]["pid"]
         subprocess.run(["kill", str(pid)], check=True)
-        until(lambda: run_of(web, accepted["runId"])["report"] is not None, seconds=30)
+        until(lambda: run_of(web, accepted["runId"])["report"] is not None)
         assert run_of(web, accepted["runId"])["report"]["error"]["code"] == "stopped"

@@ -21,7 +21,7 @@ from . import mongod
 if TYPE_CHECKING:
     from types import TracebackType
 
-START_SECONDS = 30
+START_SECONDS = 100
 _DAEMON = Path(__file__).with_name("strict_server.py")
 
 

@@ -39,6 +39,7 @@ from flask_migrate_mongo.model.values import (
 from flask_migrate_mongo.planning.plans import survey
 from flask_migrate_mongo.process import Stopped
 from flask_migrate_mongo.reports import console, failures, runs, states, tables, words
+from tests.waiting import until
 
 from .given import NOW, a_dry_run, a_file, a_lock, a_record, a_step, recorded
 
@@ -111,14 +112,6 @@ class Streams:
 @pytest.fixture
 def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
     return Streams(monkeypatch)
-
-
-def wait_for(happened: Callable[[], object]) -> None:
-    """Wait until something has happened, at most 20 seconds."""
-    give_up = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
 
 
 def plain(text: str) -> str:
@@ -887,9 +880,9 @@ def test_in_a_pipe_a_long_step_says_now_and_then_that_it_runs(
     streams.open()
     progress = runs.ProgressReporter()
     progress.started(a_step(1))
-    wait_for(lambda: "running for" in streams.err)
+    until(lambda: "running for" in streams.err)
     progress.progressed(a_step(1), PARTLY)
-    wait_for(lambda: str(PARTLY) in streams.err)
+    until(lambda: str(PARTLY) in streams.err)
     progress.ended(APPLIED)
     said = streams.err
     assert said.startswith("1 change 1:\n  running for ")
@@ -931,7 +924,7 @@ def test_on_a_terminal_what_runs_is_shown_with_its_time_until_it_ended(
     progress.planned(Plan(Direction.UP, (a_step(1, name="索引" * 30), a_step(2))))
     progress.started(a_step(1, name="索引" * 30))
     progress.progressed(a_step(1), PARTLY)
-    wait_for(lambda: "  1 s" in plain(streams.err))
+    until(lambda: "  1 s" in plain(streams.err))
     drawn = [line for line in re.split("[\r\n]", plain(streams.err)) if line.strip()]
     assert all(console.width(line) <= columns for line in drawn)
     assert any("1 of 2  1 索引索引" in line for line in drawn)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from secantus import commands, server
 
 from .operations import StepDown, interrupt
@@ -45,7 +47,16 @@ def dispatch_on_a_primary(dispatch, doc, ctx):
             "processId": commands._HELLO_PROCESS_ID,
             "counter": commands.bson.Int64(counter),
         }
+    failure = reply if not_primary else reply.get("writeConcernError", {})
+    if failure.get("code") in NOT_PRIMARY_CODES and (labels := _labels(doc, failure["code"])):
+        reply["errorLabels"] = labels
     return reply
+
+
+def _labels(doc, code):
+    """Say whether a driver may try again, without which it does not."""
+    no_failpoint = SimpleNamespace(error_labels=None, server_injected=False)
+    return commands._failpoint_error_labels(next(iter(doc), ""), doc, code, no_failpoint)
 
 
 def _refused(doc):

@@ -150,8 +150,8 @@ def dispatch_in_flight(dispatch, doc, ctx):
         reply = dispatch(doc, ctx)
         if reply.get("ok") and (doc.get("writeConcern") or {}).get("w") == "majority":
             time.sleep(MAJORITY_SECONDS)
-            if operation.interruption is not None:
-                error = refusal(11601, "Interrupted", "operation was interrupted")
+            if (why := operation.interruption) is not None:
+                error = refusal(why.code, why.code_name, str(why()))
                 return {**reply, "writeConcernError": {**error, "errInfo": {}}}
         _note_cursor(doc, reply, operation)
     return reply
