@@ -23,6 +23,10 @@ QUIET = frozenset({"hello", "ismaster", "isMaster", "ping", "buildInfo", "endSes
 class _Loss(NamedTuple):
     skip: int
     times: int
+    command: str | None
+
+    def counts(self, name: str) -> bool:
+        return name not in QUIET if self.command is None else name == self.command
 
 
 class LossyProxy:
@@ -35,19 +39,21 @@ class LossyProxy:
         self._server_port = server_port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._mutex = threading.Lock()
-        self._loss = _Loss(0, 0)
+        self._loss = _Loss(0, 0, None)
         self._seen = 0
         self.lost: list[str] = []
-        self.commands: list[str] = []
         self.forbids: Callable[[dict[str, Any]], bool] = lambda _: False
         """Which commands are refused as if the user had no right to them."""
         self.port: int = self._listener.getsockname()[1]
 
-    def lose(self, *, skip: int, times: int = 1) -> None:
-        """Lose the answers to the `times` commands that follow the next `skip`; forget the past."""
+    def lose(self, *, skip: int = 0, times: int = 1, command: str | None = None) -> None:
+        """Lose the answers to the `times` commands that follow the next `skip`; forget the past.
+
+        Only those of one name are counted and lost if `command` is given.
+        """
         with self._mutex:
-            self._loss, self._seen = _Loss(skip, times), 0
-            self.lost, self.commands = [], []
+            self._loss, self._seen = _Loss(skip, times, command), 0
+            self.lost = []
 
     def __enter__(self) -> LossyProxy:  # noqa: PYI034  (Self is not in Python 3.10)
         """Listen."""
@@ -89,8 +95,7 @@ class LossyProxy:
             return
         name = None if command is None else str(next(iter(command)))
         with self._mutex:
-            if name is not None and name not in QUIET:
-                self.commands.append(name)
+            if name is not None and self._loss.counts(name):
                 if 0 <= self._seen - self._loss.skip < self._loss.times:
                     self.lost.append(name)
                     losing.set()
