@@ -29,11 +29,15 @@ from .browsing import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Page
 
     from tests.project import Project
     from tests.serving import Serving
+
+PATIENT_MS = 60_000
+"""For what a page shows only when a new process runs, or a server is there again."""
 
 HOSTILE = "<script>document.title = 'broken in'</script><img src=x onerror=alert(1)>"
 
@@ -160,22 +164,58 @@ def apply(page: Page, server: Serving, token: str = UP) -> None:
     """Start a run, and wait until its page shows the progress of its backfill."""
     log_in(page, server, token, "/dashboard/plan")
     page.get_by_role("button", name="Apply on").click()
-    page.get_by_role("progressbar").wait_for()
+    page.get_by_role("progressbar").wait_for(timeout=PATIENT_MS)
+
+
+def gated_backfill(project: Project) -> tuple[Path, Path]:
+    """Write a migration that changes 600 documents, and waits for a file after 100 and after 400; return the files.
+
+    Between the two it takes three seconds, so that its progress is stored again.
+    """
+    project.db.people.insert_many([{"_id": n} for n in range(600)])
+    gates = {100: project.root / "first-gate", 400: project.root / "second-gate"}
+    project.write(
+        f"{FIRST}_backfill",
+        f"""
+        import time
+        from pathlib import Path
+
+        GATES = {{n: Path(path) for n, path in {[(n, str(path)) for n, path in gates.items()]}}}
+
+        def wait(doc):
+            while doc["_id"] in GATES and not GATES[doc["_id"]].exists():
+                time.sleep(0.02)
+            if 100 <= doc["_id"] < 400:
+                time.sleep(0.01)
+            return {{"$inc": {{"n": 1}}}}
+
+        def up(db, ctx):
+            ctx.backfill("people", wait, batch_size=10)
+        """,
+    )
+    return gates[100], gates[400]
+
+
+def succeeds(page: Page) -> None:
+    """Wait until the page says that its run has succeeded."""
+    expect(page.locator("#part-state .state")).to_have_text("✓ succeeded", timeout=PATIENT_MS)
 
 
 @pytest.mark.parametrize("threads", [8, 1])
 def test_a_run_is_followed_to_its_end_with_a_stream_or_without(
     project: Project, page: Page, threads: int
 ) -> None:
-    slow_backfill(project, 600)
+    first_gate, second_gate = gated_backfill(project)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     with dashboard(project, threads=threads) as server:
         apply(page, server)
         first = progress(page)
+        first_gate.touch()
         until(lambda: progress(page) > first)
         expect(page.get_by_role("main")).to_contain_text("of about 600 documents")
-        expect(page.locator("#part-state .state")).to_have_text("✓ succeeded", timeout=40_000)
+        second_gate.touch()
+        succeeds(page)
         expect(page.get_by_role("row", name=str(FIRST))).to_contain_text("applied")
         expect(page.locator("#announcement")).to_have_text("The run is succeeded.")
         assert page.get_by_role("button", name="Pause").count() == 0
@@ -188,7 +228,7 @@ def test_a_run_is_followed_to_its_end_with_a_stream_or_without(
 def test_a_backfill_is_paused_resumed_and_stopped(
     project: Project, server: Serving, page: Page
 ) -> None:
-    slow_backfill(project, 3_000)
+    slow_backfill(project, 10_000)
     apply(page, server)
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
@@ -201,7 +241,7 @@ def test_a_backfill_is_paused_resumed_and_stopped(
     expect(page.get_by_role("main")).to_contain_text("after the current batch")
     page.get_by_role("button", name="Stop the run").click()
     expect(page.locator("#part-state .state")).to_have_text("■ cancelled")
-    assert 0 < project.db.people.count_documents({"n": 1}) < 3_000
+    assert 0 < project.db.people.count_documents({"n": 1}) < 10_000
 
 
 def test_down_is_refused_until_the_right_name_was_typed(
@@ -235,31 +275,37 @@ def test_the_lock_is_released_from_the_overview(
 def test_a_page_that_hears_nothing_says_so_and_recovers(
     project: Project, server: Serving, page: Page
 ) -> None:
-    slow_backfill(project, 2_000)
+    first_gate, second_gate = gated_backfill(project)
     apply(page, server)
     freshness = page.locator("#freshness")
-    expect(freshness).to_be_hidden()
+    expect(freshness).to_be_hidden(timeout=PATIENT_MS)
     os.killpg(server.process.pid, signal.SIGSTOP)
     try:
-        expect(freshness).to_be_visible()
+        expect(freshness).to_be_visible(timeout=PATIENT_MS)
         expect(freshness).to_contain_text("last heard from the server")
     finally:
         os.killpg(server.process.pid, signal.SIGCONT)
-    expect(freshness).to_be_hidden()
+    expect(freshness).to_be_hidden(timeout=PATIENT_MS)
     seen = progress(page)
+    first_gate.touch()
     until(lambda: progress(page) > seen)
+    second_gate.touch()
+    succeeds(page)
 
 
 def test_a_page_outlives_a_restart_of_the_server(project: Project, page: Page) -> None:
-    slow_backfill(project, 2_000)
+    first_gate, second_gate = gated_backfill(project)
     with dashboard(project) as server:
         apply(page, server)
         port = server.port
-    expect(page.locator("#freshness")).to_be_visible()
+    expect(page.locator("#freshness")).to_be_visible(timeout=PATIENT_MS)
     with dashboard(project, port=port):
-        expect(page.locator("#freshness")).to_be_hidden()
+        expect(page.locator("#freshness")).to_be_hidden(timeout=PATIENT_MS)
         seen = progress(page)
+        first_gate.touch()
         until(lambda: progress(page) > seen)
+        second_gate.touch()
+        succeeds(page)
 
 
 # --- without a script, on a small window, for everybody
