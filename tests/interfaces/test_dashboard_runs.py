@@ -273,7 +273,7 @@ def test_no_page_shows_a_button_that_would_be_refused(project: Project) -> None:
 def test_a_run_shows_the_figures_of_the_api_while_it_works_and_when_it_has_ended(
     project: Project,
 ) -> None:
-    slow_backfill(project, 400)
+    fast = slow_backfill(project)
     project.write_inserts(SECOND)
     api = dashboard(project, APPLY)
     response = send(api, read(api, "/dashboard/plan"), f"Apply on {project.db.name}")
@@ -291,7 +291,7 @@ def test_a_run_shows_the_figures_of_the_api_while_it_works_and_when_it_has_ended
     run, page = seen(), read(api, path)
     progress = run["current"]["progress"]
     section = page.section("progress")
-    assert f"{progress['done']} of about {progress['total']} documents, paused" in section.text
+    assert f"{progress['done']:,} of about {progress['total']:,} documents, paused" in section.text
     bar = section.one("progress").attributes
     assert (bar["value"], bar["max"]) == (str(progress["done"]), str(progress["total"]))
     assert section.facts()["Rate"] == f"{progress['perSecond']} documents a second"
@@ -302,6 +302,7 @@ def test_a_run_shows_the_figures_of_the_api_while_it_works_and_when_it_has_ended
     facts = page.section("state").facts()
     assert facts["Run"] == run["runId"]
     assert facts["Accepted"] == shown(run["createdAt"])
+    fast.touch()
     assert send(api, page, "Resume").status_code == 303
     until(lambda: seen()["report"] is not None)
     run, page = seen(), read(api, path)

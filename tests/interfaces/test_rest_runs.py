@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.interfaces.rest import views
 from flask_migrate_mongo.interfaces.rest.async_runs import import_path
 from flask_migrate_mongo.model.values import Actor, Direction
 from tests.integration.test_runs import FIRST, SECOND, gate, importable, store_of
@@ -309,7 +310,7 @@ def test_a_run_outlives_the_web_server_that_started_it(
 
 
 def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: Project) -> None:
-    slow_backfill(project)
+    fast = slow_backfill(project)
     asked = api(project, RUN)
     run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
 
@@ -319,37 +320,50 @@ def test_a_backfill_is_followed_and_cancelled_after_the_batch_in_hand(project: P
 
     until(lambda: "progress" in (seen()["current"] or {}))
     progress = seen()["current"]["progress"]
-    assert (progress["collection"], progress["total"]) == ("people", 300)
-    assert 0 < progress["done"] < 300
+    assert (progress["collection"], progress["total"]) == ("people", MANY)
+    assert 0 < progress["done"] < MANY
     assert asked("POST", f"/runs/{run_id}/cancel").status_code == 200
     until(lambda: seen()["report"] is not None)
     assert seen()["state"] == "cancelled"
-    assert 0 < project.db.people.count_documents({"n": 1}) < 300
+    assert 0 < project.db.people.count_documents({"n": 1}) < MANY
     assert "cancelled" in project.trail(FIRST)
+    fast.touch()
     assert asked("POST", "/up").status_code == 200
-    assert project.db.people.count_documents({"n": 1}) == 300
+    assert project.db.people.count_documents({"n": 1}) == MANY
 
 
-def slow_backfill(project: Project, documents: int = 300) -> None:
-    """Write a migration that changes ten documents in a tenth of a second."""
+MANY = 1_500
+
+
+def slow_backfill(project: Project, documents: int = MANY) -> Path:
+    """Write a migration that changes ten documents in a tenth of a second, until there is a file; return the file."""
     project.db.people.insert_many([{"_id": n} for n in range(documents)])
+    fast = project.root / "fast"
     project.write(
         f"{FIRST}_backfill",
-        """
+        f"""
         import time
+        from pathlib import Path
+
+        FAST = Path({str(fast)!r})
 
         def slow(doc):
-            time.sleep(0.01)
-            return {"$inc": {"n": 1}}
+            if not FAST.exists():
+                time.sleep(0.01)
+            return {{"$inc": {{"n": 1}}}}
 
         def up(db, ctx):
             ctx.backfill("people", slow, batch_size=10)
         """,
     )
+    return fast
 
 
-def test_a_backfill_is_paused_resumed_and_streamed(project: Project) -> None:
-    slow_backfill(project)
+def test_a_backfill_is_paused_resumed_and_streamed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "LONGEST_STREAM", 120)
+    fast = slow_backfill(project)
     asked = api(project, RUN)
     run_id = asked("POST", "/up", headers=ASYNC).get_json()["runId"]
 
@@ -365,12 +379,17 @@ def test_a_backfill_is_paused_resumed_and_streamed(project: Project) -> None:
     assert progress()["done"] == done
     assert api(project, READ)("POST", f"/runs/{run_id}/resume").status_code == 403
     assert asked("POST", f"/runs/{run_id}/resume").status_code == 200
-    stream = asked("GET", f"/runs/{run_id}/events").get_data(as_text=True)
+    path, stream = f"{PREFIX}/runs/{run_id}/events", ""
+    for part in asked.client.get(path, headers=asked.headers).iter_encoded():
+        stream += part.decode()
+        # The first may be of the pause, and the second of its end.
+        if stream.count("event: progress") >= 3:
+            fast.touch()
     events = [block.splitlines() for block in stream.split("\n\n") if block[:1] != ":" and block]
     unnumbered = [lines for lines in events if not lines[0].startswith("id: ")]
     assert [lines[0] for lines in unnumbered] == ["event: progress"] * len(unnumbered)
     seen = [json.loads(lines[1].removeprefix("data: "))["progress"] for lines in unnumbered]
-    assert done <= seen[0]["done"] < seen[-1]["done"] <= 300
+    assert done <= seen[0]["done"] < seen[-1]["done"] <= MANY
     assert not seen[-1]["paused"]
     assert [lines[1] for lines in events[-2:]] == ["event: ended", "event: succeeded"]
     assert project.trail(FIRST) == ["started", "paused", "resumed", "completed"]
