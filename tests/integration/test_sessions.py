@@ -239,10 +239,9 @@ def test_a_long_update_of_a_stopped_run_ends_before_the_next_run_starts(
         project.db.people.insert_many([{"_id": start + n, "n": 0} for n in range(5_000)])
     project.write(f"{FIRST}_long", LONG)
     process = project.spawn("up", MIGRATE_LOCK_TTL="2")
-    until(lambda: project.db.migrations.find_one({"status": "running"}))
-    time.sleep(0.3)
+    until(lambda: project.db.people.find_one({"_id": 0, "by": {"$ne": None}}))
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     finished = project.run("up", "--wait", "30", MIGRATE_LOCK_TTL="2")
     assert finished.returncode == 0, finished.stderr
     by = project.db.people.count_documents({"by": process.pid})
