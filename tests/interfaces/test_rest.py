@@ -437,6 +437,7 @@ def test_the_reason_of_a_failed_start_up_is_in_the_health_for_callers_who_may_ru
 def test_callers_without_a_token_look_at_the_database_once_a_second_together(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(health, "REMEMBERED_SECONDS", 60)
     project.write_inserts(1)
     sent = Sent()
     with MongoClient[dict[str, Any]](project.uri, event_listeners=[sent]) as client:

@@ -567,14 +567,26 @@ def test_who_waited_takes_no_lock_when_nothing_is_pending_any_more(project: Proj
     assert (failure_of(app), lock["fence"]) == (None, 1)
 
 
-def test_what_failed_in_the_run_that_was_waited_for_is_not_tried_again(project: Project) -> None:
-    project.write(
-        "20261101001_fails", f"import time\n{FAILS}".replace("raise", "time.sleep(1); raise")
-    )
+def test_what_failed_in_the_run_that_was_waited_for_is_not_tried_again(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    gate = project.root / "gate"
+    waits = f"while not Path({str(gate)!r}).exists(): time.sleep(0.02)"
+    source = FAILS.replace("raise", f"{waits}\n    raise")
+    project.write("20261101001_fails", f"import time\nfrom pathlib import Path\n{source}")
     other = threading.Thread(target=project.runner().up)
     other.start()
     eventually(project.db.tries.find_one)
+
+    def open_when_waited_for() -> None:
+        eventually(lambda: "Waiting for the run" in caplog.text)
+        gate.touch()
+
+    opener = threading.Thread(target=open_when_waited_for)
+    opener.start()
     app = always(project)
+    opener.join()
     other.join()
     assert project.db.tries.count_documents({}) == 1
     assert (failure_of(app) or "").startswith(
