@@ -10,6 +10,7 @@ import pytest
 
 from tests.interfaces.test_rest_http import ENVIRON
 from tests.interfaces.test_run_servers import run_of, up
+from tests.project import APP
 from tests.serving import Serving, free_port, gunicorn, serving
 from tests.waiting import until
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1_800)]
 
 THREADS = 16
+PATIENT = f"""{APP}
+from flask_migrate_mongo.interfaces.rest import async_runs
+
+async_runs.START_SECONDS = 50
+"""
+"""Gives the new processes time: sixteen of them may start at once, and a thread takes over from one that is late."""
+
 VERSIONS = range(20261101001, 20261101006)
 
 
@@ -39,6 +47,7 @@ def test_every_request_for_a_run_is_answered_and_every_accepted_run_ends(
     query: str,
 ) -> None:
     project.write_inserts(*VERSIONS)
+    (project.root / "app.py").write_text(PATIENT, encoding="utf-8")
     statuses: Counter[int] = Counter()
     states: Counter[str] = Counter()
     for _ in range(rounds(2, 20)):

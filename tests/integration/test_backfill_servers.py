@@ -273,7 +273,7 @@ def test_an_election_while_the_workers_are_polled_is_waited_for(
 def test_a_run_that_loses_its_lease_while_it_waits_repeats_nothing(
     project: Project, failpoint: Failpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transactions, "RETRY_SECONDS", 10)
+    monkeypatch.setattr(transactions, "RETRY_SECONDS", 60)
     prepare(project, workers=2)
     another = {"$set": {"runId": "another"}}
     steal = threading.Timer(1, lambda: project.db.migration_locks.update_one({}, another))
@@ -285,7 +285,7 @@ def test_a_run_that_loses_its_lease_while_it_waits_repeats_nothing(
 
     began = time.monotonic()
     report = project.runner(HOOK=arm, MIGRATE_LOCK_TTL=2).up()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 40
     steal.join()
     assert isinstance(report.error, LeaseLostError)
     assert project.db["migrations.ranges"].count_documents({}) == 2

@@ -435,7 +435,7 @@ def test_a_server_that_does_not_answer_at_first_is_not_waited_for_long(
     began = time.monotonic()
     with pytest.raises(ConnectionFailedError):
         connected_server(app_state.of(app))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
 
 
 def test_later_the_client_waits_for_a_server_as_long_as_the_driver_does(project: Project) -> None:

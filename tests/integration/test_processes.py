@@ -95,7 +95,8 @@ def change(doc):
     Path(os.environ["MARK"] + str(os.getpid())).touch()
     while not Path(os.environ["GO"]).exists():
         time.sleep(0.02)
-    time.sleep(0.05)
+    if not Path(os.environ["GO"] + "-fast").exists():
+        time.sleep(0.05)
     return {{"$inc": {{"n": step()}}}}
 
 
@@ -111,21 +112,22 @@ def up(db, ctx):
 def test_a_signal_for_the_whole_group_stops_the_workers_of_a_backfill_after_their_batch(
     project: Project, method: str, number: signal.Signals
 ) -> None:
-    project.db.people.insert_many([{"_id": n} for n in range(80)])
+    project.db.people.insert_many([{"_id": n} for n in range(800)])
     project.write("_helpers", "def step():\n    return 1\n")
     run = started(project, WORKERS.format(method=method), marks=2)
     os.killpg(run.pid, number)
     time.sleep(0.2)
     (project.root / "go").touch()
-    _, stderr = run.communicate(timeout=30)
+    _, stderr = run.communicate(timeout=60)
     assert run.returncode == 1
     assert f" by {number.name}" in stderr
     assert project.record(VERSION)["metadata"]["failure"]["type"] == "Stopped"
     changed = project.db.people.count_documents({"n": 1})
-    assert 0 < changed < 80
+    assert 0 < changed < 800
+    (project.root / "go-fast").touch()
     environ: dict[str, Any] = {"MARK": str(project.root / "mark"), "GO": str(project.root / "go")}
     assert project.run("up", **environ).returncode == 0
-    assert project.db.people.count_documents({"n": 1}) == 80
+    assert project.db.people.count_documents({"n": 1}) == 800
 
 
 # --- what stops a run
@@ -147,7 +149,7 @@ def up(db):
 def test_a_lost_terminal_stops_a_run_as_a_signal_does(project: Project) -> None:
     run = started(project, WAITS.format(head=""))
     run.send_signal(signal.SIGHUP)
-    _, stderr = run.communicate(timeout=20)
+    _, stderr = run.communicate(timeout=60)
     assert run.returncode == 1
     assert " by SIGHUP" in stderr
     assert project.runner().lock() is None
@@ -168,7 +170,7 @@ def test_a_run_under_nohup_goes_on_without_its_terminal(project: Project) -> Non
     until(mark.exists)
     run.send_signal(signal.SIGHUP)
     go.touch()
-    run.communicate(timeout=20)
+    run.communicate(timeout=60)
     assert (run.returncode, project.statuses()) == (0, {VERSION: "completed"})
 
 
@@ -184,7 +186,7 @@ def test_a_signal_ends_a_run_soon_though_the_database_hangs(tmp_path: Path, head
         _, stderr = run.communicate(timeout=60)
         took = time.monotonic() - began
         server.resume()
-    assert took < 15
+    assert took < 25
     assert run.returncode == 1
     assert "could not be recorded" in stderr
     assert " step  stopped after " in stderr
@@ -210,5 +212,5 @@ def test_what_is_no_exception_ends_the_run_although_it_should_continue_on_errors
 def test_json_says_what_was_stopped(project: Project) -> None:
     run = started(project, WAITS.format(head=""), "--json")
     run.send_signal(signal.SIGTERM)
-    stdout, _ = run.communicate(timeout=20)
+    stdout, _ = run.communicate(timeout=60)
     assert json.loads(stdout)["error"]["code"] == "stopped"

@@ -889,7 +889,7 @@ def test_a_transaction_that_a_migration_leaves_open_holds_up_nothing(
     began = time.monotonic()
     (done,) = rehearse(project).migrations
     assert done.failed
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
     assert scratches(people) == []
 
 
@@ -903,7 +903,7 @@ def test_the_next_attempt_does_not_wait_for_a_transaction_that_was_left_open(
     )
     began = time.monotonic()
     report = rehearse(project)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
     assert not report.failures
     assert report.warnings == (
         "1 left a transaction open. It was ended, and its changes were rolled back.",
@@ -922,7 +922,7 @@ def test_a_drop_waits_only_so_long_for_a_transaction_of_another_process(
         admin[scratch.database.name].people.delete_one({"_id": 1}, session=session)
         began = time.monotonic()
         assert "could not be dropped" in str(scratch.drop())
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
 
 
 def test_the_mark_comes_back_when_a_migration_drops_it(project: Project, people: Db) -> None:
