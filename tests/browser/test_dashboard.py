@@ -167,20 +167,21 @@ def apply(page: Page, server: Serving, token: str = UP) -> None:
     page.get_by_role("progressbar").wait_for(timeout=PATIENT_MS)
 
 
-def gated_backfill(project: Project) -> tuple[Path, Path]:
+@pytest.fixture
+def gates(project: Project) -> Iterator[tuple[Path, Path]]:
     """Write a migration that changes 600 documents, and waits for a file after 100 and after 400; return the files.
 
     Between the two it takes three seconds, so that its progress is stored again.
     """
     project.db.people.insert_many([{"_id": n} for n in range(600)])
-    gates = {100: project.root / "first-gate", 400: project.root / "second-gate"}
+    first, second = project.root / "first-gate", project.root / "second-gate"
     project.write(
         f"{FIRST}_backfill",
         f"""
         import time
         from pathlib import Path
 
-        GATES = {{n: Path(path) for n, path in {[(n, str(path)) for n, path in gates.items()]}}}
+        GATES = {{100: Path({str(first)!r}), 400: Path({str(second)!r})}}
 
         def wait(doc):
             while doc["_id"] in GATES and not GATES[doc["_id"]].exists():
@@ -193,7 +194,10 @@ def gated_backfill(project: Project) -> tuple[Path, Path]:
             ctx.backfill("people", wait, batch_size=10)
         """,
     )
-    return gates[100], gates[400]
+    yield first, second
+    # Also after a failure: nothing waits for ever.
+    first.touch()
+    second.touch()
 
 
 def succeeds(page: Page) -> None:
@@ -203,9 +207,9 @@ def succeeds(page: Page) -> None:
 
 @pytest.mark.parametrize("threads", [8, 1])
 def test_a_run_is_followed_to_its_end_with_a_stream_or_without(
-    project: Project, page: Page, threads: int
+    project: Project, gates: tuple[Path, Path], page: Page, threads: int
 ) -> None:
-    first_gate, second_gate = gated_backfill(project)
+    first_gate, second_gate = gates
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     with dashboard(project, threads=threads) as server:
@@ -273,9 +277,9 @@ def test_the_lock_is_released_from_the_overview(
 
 
 def test_a_page_that_hears_nothing_says_so_and_recovers(
-    project: Project, server: Serving, page: Page
+    gates: tuple[Path, Path], server: Serving, page: Page
 ) -> None:
-    first_gate, second_gate = gated_backfill(project)
+    first_gate, second_gate = gates
     apply(page, server)
     freshness = page.locator("#freshness")
     expect(freshness).to_be_hidden(timeout=PATIENT_MS)
@@ -293,8 +297,10 @@ def test_a_page_that_hears_nothing_says_so_and_recovers(
     succeeds(page)
 
 
-def test_a_page_outlives_a_restart_of_the_server(project: Project, page: Page) -> None:
-    first_gate, second_gate = gated_backfill(project)
+def test_a_page_outlives_a_restart_of_the_server(
+    project: Project, gates: tuple[Path, Path], page: Page
+) -> None:
+    first_gate, second_gate = gates
     with dashboard(project) as server:
         apply(page, server)
         port = server.port
