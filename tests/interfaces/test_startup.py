@@ -580,8 +580,10 @@ def test_what_failed_in_the_run_that_was_waited_for_is_not_tried_again(
     eventually(project.db.tries.find_one)
 
     def open_when_waited_for() -> None:
-        eventually(lambda: "Waiting for the run" in caplog.text)
-        gate.touch()
+        try:
+            eventually(lambda: "Waiting for the run" in caplog.text)
+        finally:
+            gate.touch()
 
     opener = threading.Thread(target=open_when_waited_for)
     opener.start()
