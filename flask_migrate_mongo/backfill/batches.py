@@ -33,8 +33,8 @@ from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
     DocumentTooLarge,
-    ExecutionTimeout,
     InvalidOperation,
+    OperationFailure,
     PyMongoError,
 )
 
@@ -158,8 +158,8 @@ class BatchedCollection:
             if where := self.arguments.where:
                 return self._collection.count_documents(where, maxTimeMS=COUNT_MS)
             return self._server.estimated_count(self._collection.name)
-        except (ConnectionFailure, ExecutionTimeout, ConnectionFailedError, NotImplementedError):
-            return None
+        except (ConnectionFailure, OperationFailure, ConnectionFailedError, NotImplementedError):
+            return None  # Also for `$where`, which can be read by, but not counted.
 
     def sample_ranges(self, wanted: int) -> list[IdRange]:
         """Divide all `_id`s into ranges of similar size, by a sample."""

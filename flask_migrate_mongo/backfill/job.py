@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from pymongo.client_session import ClientSession
+from pymongo.errors import BulkWriteError
 
 from flask_migrate_mongo.driver.server import Document
 from flask_migrate_mongo.driver.tracing import position
@@ -21,7 +22,7 @@ from flask_migrate_mongo.process import StopSwitch, elapsed
 from flask_migrate_mongo.store.lease import Grant
 from flask_migrate_mongo.store.records import Claim
 
-from .batches import POLL_SECONDS, BatchedCollection, Worker, WorkerControl, checkpoint_after
+from .batches import POLL_SECONDS, Batch, BatchedCollection, Worker, WorkerControl, checkpoint_after
 from .checkpoints import Checkpoint, CheckpointStore, IdRange, Phase, StoredBackfill
 from .executors import RangeTask, WorkerPool, sendable
 from .options import BackfillArguments, BackfillCallable
@@ -84,6 +85,8 @@ class BackfillJob(WorkerControl):
         else:
             self._resume(stored)
         if stored.state.phase is Phase.DONE:
+            if stored.ranges:  # A run that was killed here has left them.
+                self._repeat(self._store.delete_ranges)
             return stored.state.counts
         if (reason := self._step.server.transactions_lacking) is not None:
             self._step.log.warning(
@@ -243,10 +246,12 @@ class DryRunBackfill(BackfillCallable):
     """
 
     on_end: Callable[[ExecutedBatches], None]
+    on_refused: Callable[[str], BaseException]
     until: float
     batches: int
 
     def _execute(self, arguments: BackfillArguments) -> Backfilled:
+        sendable(arguments)  # A real run would refuse it.
         began = elapsed()
         # In an empty context, because these commands are not allowed in a transaction.
         documents, estimated = contextvars.Context().run(self._open, arguments)
@@ -257,11 +262,21 @@ class DryRunBackfill(BackfillCallable):
                 is_over = executed >= self.batches or elapsed() >= self.until
                 if not batch or (executed and is_over):
                     break
-                done = checkpoint_after(done, batch, documents.write(batch, None))
+                done = checkpoint_after(done, batch, self._write(documents, batch))
+                documents.ensure_few_rejected(done.rejected)
         took, complete = elapsed() - began, batch is None
         scanned = done.counts.scanned
         self.on_end(ExecutedBatches(arguments.collection, scanned, estimated, took, complete))
         return done.counts
+
+    def _write(self, documents: BatchedCollection, batch: Batch) -> tuple[int, int]:
+        """Write a batch. A real run looks for the document that was refused, for which this transaction is lost."""
+        try:
+            return documents.write(batch, None)
+        except BulkWriteError as exc:
+            if not documents.arguments.max_rejected:
+                raise
+            raise self.on_refused(documents.arguments.collection) from exc
 
     def _open(self, arguments: BackfillArguments) -> tuple[BatchedCollection, int | None]:
         documents = BatchedCollection(self.server, arguments)

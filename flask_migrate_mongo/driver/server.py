@@ -109,6 +109,7 @@ class Server:
     def __init__(self, database: Database[Document]) -> None:
         self.database = database
         self._has_warned = False
+        self._sessions: bool | None = None
 
     # --- facts
 
@@ -146,6 +147,14 @@ class Server:
         # FerretDB with the name of a set says that it is one, but has no cluster time.
         return None if "$clusterTime" in hello else self._refusal_of_transactions()
 
+    def has_sessions(self) -> bool:
+        """Whether this server has sessions. Asked once: behind a load balancer, or in an outage, the driver does not know."""
+        if self._sessions is None:
+            topology = self.database.client.topology_description
+            known = topology.logical_session_timeout_minutes is not None
+            self._sessions = known or "logicalSessionTimeoutMinutes" in self._hello()
+        return self._sessions
+
     def _refusal_of_transactions(self) -> str | None:
         with translated(), self.database.client.start_session() as session:
             session.start_transaction()
@@ -159,7 +168,9 @@ class Server:
         return None
 
     def ensure_supported(self) -> None:
-        """Raise ConfigurationError if the connected server is older than MongoDB 5.0."""
+        """Raise ConfigurationError if the connected server is older than MongoDB 5.0, and learn whether it has sessions."""
+        # Later, in an outage between two steps, nobody could be asked.
+        self.has_sessions()
         if self.wire_version < OLDEST_WIRE_VERSION:
             msg = "The server is older than MongoDB 5.0, which migrations need. Nothing was run."
             raise ConfigurationError(msg, "Upgrade the server, one major version after the other.")
@@ -240,10 +251,10 @@ class Server:
 
         No other operation ever gets its id. So the session of a stored id can be killed.
         """
-        topology = self.database.client.topology_description
-        if topology.logical_session_timeout_minutes is None or (
-            transactional and self.transactions_lacking is not None
-        ):
+        is_lacking = (
+            self.transactions_lacking is not None if transactional else not self.has_sessions()
+        )
+        if is_lacking:
             yield None
             return
         with self.database.client.start_session(causal_consistency=False) as session:
@@ -253,10 +264,11 @@ class Server:
                 # The driver gives the ids of other ended sessions to its next operations.
                 session._server_session.mark_dirty()  # noqa: SLF001
 
-    def kill_session(self, session_id: bytes) -> None:
+    def kill_session(self, session_id: bytes, *, is_ours: bool = False) -> None:
         """End a statement or a transaction that still runs in a session, even if its client is gone.
 
-        A refusal is only logged. Then only its transaction is ended, and no statement that is still executed.
+        A refusal is only logged. Then only its transaction is ended, and no statement that is still executed. In a
+        session of ours the next transaction ends it, which must be the driver's.
         """
         # In an empty context: the commands must not join a session that is bound to this one.
         detached = contextvars.Context().run
@@ -271,7 +283,7 @@ class Server:
                 detail_of(exc),
             )
             self._has_warned = True
-            if isinstance(exc, errors.OperationFailure):
+            if isinstance(exc, errors.OperationFailure) and not is_ours:
                 detached(self._supersede_transaction, session_id)
 
     def _supersede_transaction(self, session_id: bytes) -> None:

@@ -79,7 +79,9 @@ class TransactionLimits:
         if code == _TOO_LARGE_FOR_CACHE:
             return "it changes more than fits into the server's cache"
         if code in _EXPIRED:
-            known = self._server.transaction_seconds()
+            known = None
+            with contextlib.suppress(PyMongoError):  # It must not hide the error that is looked at.
+                known = self._server.transaction_seconds()
             allowed = known or DEFAULT_LIFETIME
             self._late_ends += known is None and seconds >= SHORTEST_LIFETIME
             if seconds >= allowed:
@@ -136,7 +138,12 @@ class Transactions:
         `is_committed` looks whether the writes of the transaction are there.
         """
         try:
-            self.repeat(session.commit_transaction, _log, _is_unknown)
+            with self.server.killing_on_stop(session):
+                self.repeat(session.commit_transaction, _log, _is_unknown)
+        except (
+            KeyboardInterrupt
+        ) as exc:  # The server may have taken the commit before it was interrupted.
+            raise OutcomeUnknownError from exc
         except PyMongoError as exc:
             try:
                 if is_committed():
@@ -147,7 +154,7 @@ class Transactions:
                 raise OutcomeUnknownError from exc
             # The driver takes a refused commit for the end of the transaction. One that is still
             # open would keep its locks until the server ends it.
-            self.server.kill_session(session.session_id["id"])
+            self.server.kill_session(session.session_id["id"], is_ours=True)
             raise
 
 

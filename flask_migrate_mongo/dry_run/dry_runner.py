@@ -228,6 +228,7 @@ class StepExecution:
             options=self.runner.backfills,
             mask=self.runner.mask,
             on_end=self.operations.add_backfill,
+            on_refused=self.operations.refuse_batch,
             # Half of the time that is left: the rest of the step needs some, too.
             until=elapsed() + self.budget.seconds_left / 2,
             batches=BATCHES,

@@ -161,6 +161,12 @@ class OperationFilter:
             self._entries.append(note)
             self._closed[namespace] = "the first batches of a backfill"
 
+    def refuse_batch(self, collection: str) -> EndOfStep:
+        """End the step at a batch that the server refused. A real run would leave documents of it out."""
+        return self._end(
+            f"the server refuses documents of the backfill of {collection}, and a real run leaves them out"
+        )
+
     # --- commands that the driver is about to send
 
     def answer(self, request: CommandRequest) -> Document:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 from flask import Flask
 from pymongo.client_session import ClientSession
@@ -60,7 +61,8 @@ from .options import DEFAULTS, Context, Observer, Observers, Options, notify, un
 START_SECONDS = 30
 """How long recording the start of a step is tried: nothing has run yet that could be lost."""
 
-_INTERRUPTED = 11601
+_ENDED_BY_A_KILL = frozenset({43, 225, 237, 251, 11601})
+"""How a statement fails whose session was killed: CursorNotFound, TransactionTooOld, CursorKilled, NoSuchTransaction, Interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,11 +301,10 @@ class LeasedRun:
                 self._record_start(claim, position, session)
             except MigrateError as exc:
                 return Outcome(step, StepState.NOT_RUN), exc
-            notify(self.options.observer.started, step)
             watch = _Stopwatch()
             try:
-                if in_transaction and session is not None:
-                    self._run_in_transaction(claim, function, session, watch)
+                if in_transaction:
+                    self._run_in_transaction(claim, function, cast("ClientSession", session), watch)
                 else:
                     self._run_plain(claim, function, session, watch)
             except (LeaseLostError, OutcomeNotRecordedError, OutcomeUnknownError) as exc:
@@ -321,11 +322,16 @@ class LeasedRun:
         """Claim the record and mark it as running, if the lease is held and nobody asked to stop."""
         self.runner.switch.check()
         at = self.grant.ensure_recent()
-        self.grant.outlast(
-            lambda: claim.start(position=position, at=at, session=session),
-            give_up=elapsed() + START_SECONDS,
-        )
-        # Recording can take long: a step does not start under a lease that expired meanwhile.
+        try:
+            self.grant.outlast(
+                lambda: claim.start(position=position, at=at, session=session),
+                give_up=elapsed() + START_SECONDS,
+            )
+            notify(self.options.observer.started, claim.step)
+        except KeyboardInterrupt as exc:
+            # As an error of ours, with which the run reports what it has done before.
+            raise stopped(self.runner.switch.requested_by or type(exc).__name__) from exc
+        # Recording and observers can take long: a step does not start under a lease that was lost meanwhile.
         self.grant.ensure()
 
     def _run_plain(
@@ -357,7 +363,8 @@ class LeasedRun:
 
         def attempt() -> None:
             with limits.attempt():
-                self.grant.ensure()
+                # The session may have been killed because somebody released the lock.
+                self.grant.ensure_recent()
                 # Killed before it is rolled back: a rollback waits for the statement that runs.
                 with transaction(session), runner.server.killing_on_stop(session):
                     db = runner.server.handle(transactional=True)
@@ -448,7 +455,7 @@ class LeasedRun:
             )
             self.runner.switch.check()
         except MigrateError as exc:
-            if isinstance(exc, LeaseLostError) and code_of(cause) == _INTERRUPTED:
+            if isinstance(exc, LeaseLostError) and code_of(cause) in _ENDED_BY_A_KILL:
                 # The heartbeat has ended the statement: that is no failure of the migration.
                 state = StepState.NOT_RUN if in_transaction else StepState.UNKNOWN
                 outcome = Outcome(claim.step, state, watch.ms, capture(exc, self.runner.mask))

@@ -6,7 +6,7 @@ Only a `baseline` executes code, the verify() of the migrations that it records.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -298,17 +298,16 @@ def baseline(
 
     Each verify() is executed first. Raises VerifyFailedError if one fails, and then records nothing.
     """
+    if dry_run:  # Nothing is written, the lock neither.
+        chosen = _to_adopt(runner.folder.discover(), runner.history.load(), to)
+        with runner.switch.installed():
+            _verify(runner, chosen, lambda: None)
+        return BaselineReport(chosen, dry_run, database=runner.server.location)
     with Settling.begun(runner, "baseline", reason) as settling:
-        files = settling.found.usable()
-        check_identity(files, settling.history)
-        last = None if to is None else place_of(settling.version(to), files)
-        waiting = pending(files, settling.history)
-        chosen = tuple(file for file in waiting if last is None or file.place <= last)
+        chosen = _to_adopt(settling.found, settling.history, to)
         adopts = [adopted(file, settling.history) for file in chosen]
-        _verify(settling, chosen)
-        for position, (file, parts) in enumerate(
-            () if dry_run else zip(chosen, adopts, strict=True)
-        ):
+        _verify(runner, chosen, settling.grant.verify)
+        for position, (file, parts) in enumerate(zip(chosen, adopts, strict=True)):
             runner.switch.check()
             verified = file.verifiable or None
             adoption = Adoption(
@@ -319,14 +318,28 @@ def baseline(
     return BaselineReport(chosen, dry_run, database=runner.server.location)
 
 
-def _verify(settling: Settling, files: Sequence[MigrationFile]) -> None:
-    runner, failed = settling.runner, {}
+def _to_adopt(
+    found: Discovery, history: History, to: str | int | None
+) -> tuple[MigrationFile, ...]:
+    """Choose what a baseline records."""
+    files = found.usable()
+    check_identity(files, history)
+    last = None
+    if to is not None:
+        last = place_of(find_version(to, known_names(found.files, history.kept)), files)
+    return tuple(f for f in pending(files, history) if last is None or f.place <= last)
+
+
+def _verify(
+    runner: Runner, files: Sequence[MigrationFile], ensure_lease: Callable[[], None]
+) -> None:
+    failed = {}
     db = runner.server.handle(transactional=False)
     forget_modules(runner.folder.path)
     functions = [(file, load_verify(file, runner.mask)) for file in files if file.verifiable]
     for file, function in functions:
         log = log_of(Step(file, Direction.UP))
-        context = Context(runner.app, log, settling.grant.verify, refuse_in_transaction)
+        context = Context(runner.app, log, ensure_lease, refuse_in_transaction)
         try:
             call_function(function, context, db, runner.switch)
         except (KeyboardInterrupt, Stopped):

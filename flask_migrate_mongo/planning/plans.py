@@ -210,8 +210,13 @@ def check_transactions(plan: Plan, policy: Policy, lacking: Callable[[], str | N
         return plan
     if not policy.prefer_transactions:
         raise errors.TransactionsUnsupportedError(versions, reason)
+    half = [
+        s for s in plan.steps if s.file.transactional and s.interrupted and not s.file.idempotent
+    ]
+    if half and policy.stop_on_interrupted:
+        raise errors.InterruptedRefusedError([step.version for step in half])
     note = f"Run without a transaction, since this server has none ({reason}): {', '.join(map(str, versions))}."
-    return replace(plan, warnings=(*plan.warnings, note))
+    return replace(plan, warnings=(*plan.warnings, note, *map(_half_done, half)))
 
 
 def survey(
@@ -271,7 +276,7 @@ def _up_step(file: MigrationFile, history: History) -> Step:
         file,
         Direction.UP,
         out_of_order=file.place < history.highest_applied and not adopts,
-        # A backfill resumes where it was: nothing of it is repeated.
+        # A backfill resumes where it was. What stands around it runs again, as its documentation says.
         interrupted=record is not None and record.interrupted and not record.backfilled_by,
         adopts=adopts,
     )
@@ -294,7 +299,14 @@ def _step_warnings(steps: Iterable[Step]) -> Iterable[str]:
         if step.out_of_order:
             yield f"{step.version} ({step.file.name}) is out of order: higher ones are applied."
         if step.interrupted and not step.file.safe_to_repeat:
-            yield f"{step.version} ({step.file.name}) was interrupted half-way and is neither transactional nor idempotent: it runs again from its start."
+            yield _half_done(step)
+
+
+def _half_done(step: Step) -> str:
+    lacking = "was without a transaction and is not idempotent"
+    if not step.file.transactional:
+        lacking = "is neither transactional nor idempotent"
+    return f"{step.version} ({step.file.name}) was interrupted half-way and {lacking}: it runs again from its start."
 
 
 def _history_warnings(files: Iterable[MigrationFile], history: History) -> Iterable[str]:

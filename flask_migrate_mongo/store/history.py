@@ -292,7 +292,18 @@ class MigrationHistory:
         """
         event = push(run.actor, "renumbered", at, **{"from": str(record.version)})
         values = paths(version=str(file.version), slug=file.slug, updated_at=at)
+        # First: after a crash between the two, the same command finds nothing to move and goes on.
+        self._renumber_ranges(str(record.version), str(file.version))
         self._settle(record, values, event, run)
+
+    def _renumber_ranges(self, old: str, new: str) -> None:
+        """Move how far the workers of a backfill are; another migration may get the old number, and have workers, too."""
+        with translated():
+            for found in list(self._ranges.find({"version": old})):
+                own = f"{new}{found['_id'].removeprefix(old)}"
+                moved = {**found, "_id": own, "version": new}
+                self._ranges.replace_one({"_id": own}, moved, upsert=True)
+                self._ranges.delete_one({"_id": found["_id"]})
 
     def _settle(self, record: Record, values: Document, event: Document, run: Run) -> None:
         """Change a record that is still in the same state."""

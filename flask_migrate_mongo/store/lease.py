@@ -337,6 +337,10 @@ class Grant:
                     self._renew_on(server)
                     pause = interval
                 except LeaseLostError as exc:
+                    if (
+                        self._done.is_set()
+                    ):  # The run has ended and released it while the server was slow.
+                        return
                     _log.error("%s", exc)
                     self._end_own_statement(server)
                     return

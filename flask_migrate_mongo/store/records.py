@@ -332,7 +332,7 @@ class Claim:
     def is_completed(self) -> bool:
         """Whether the success of the step is recorded on a majority of the servers."""
         majority = self.records.with_options(read_concern=ReadConcern("majority"))
-        return self._has_reached(self._success, majority)
+        return self._has_reached(self._success, majority, {})
 
     @property
     def _success(self) -> Status:
@@ -359,15 +359,18 @@ class Claim:
                 changed = False
         if changed:
             return
-        # Without a transaction, an earlier try may have made the change although its reply was lost.
-        if session is not None or not self._has_reached(target, self.records):
+        # Without a transaction, an earlier try may have made the change although its reply was lost, with the same
+        # time. At another time it was `force-unlock`, after which the state can be the same.
+        values = update.get("$set", {})
+        at = {path: values[path] for path in paths(updated_at=None) if path in values}
+        if session is not None or not self._has_reached(target, self.records, at):
             raise LeaseLostError(
                 f"another run has taken over {self.step.version}, or its record is gone from the history"
             )
 
-    def _has_reached(self, status: Status, collection: Collection[Document]) -> bool:
+    def _has_reached(self, status: Status, collection: Collection[Document], at: Document) -> bool:
         with translated():
-            return collection.find_one(self._in_state(status), {"_id": 1}) is not None
+            return collection.find_one({**self._in_state(status), **at}, {"_id": 1}) is not None
 
     def _in_state(self, status: Status) -> Document:
         version, run_id = str(self.step.version), self.run.actor.run_id

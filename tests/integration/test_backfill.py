@@ -371,6 +371,7 @@ def dry_run(
         options=BackfillOptions(),
         mask=DEFAULT_MASK,
         on_end=executed.append,
+        on_refused=AssertionError,
         until=elapsed() + seconds,
         batches=batches,
     )

@@ -621,8 +621,10 @@ def test_a_step_whose_start_the_server_refuses_is_not_run(project: Project) -> N
 # --- claiming the record of a step
 
 
-def start(runner: Runner, step: Step, run: Run) -> None:
-    at = datetime.now(timezone.utc)
+AT = datetime(2026, 11, 1, tzinfo=timezone.utc)
+
+
+def start(runner: Runner, step: Step, run: Run, at: datetime = AT) -> None:
     runner.history.claim(step, run).start(position=0, at=at, session=None)
 
 

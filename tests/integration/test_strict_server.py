@@ -183,7 +183,7 @@ def test_a_read_ends_when_its_client_is_gone(
 ) -> None:
     # It would write at its end. The end of what starts later says when that would have been.
     reading = {"$match": {"$expr": {"$eq": [{"$size": {"$range": [0, 100]}}, 100]}}}
-    pipeline = [reading, {"$out": "left"}]
+    pipeline: list[dict[str, Any]] = [reading, {"$out": "left"}]
     send_impatiently(server.uri, "aggregate", lambda client: client.large.c.aggregate(pipeline))
     large.c.aggregate([reading, {"$out": "right"}])
     assert "right" in large.list_collection_names()
