@@ -40,6 +40,7 @@ _PLACEHOLDERS: Mapping[str, str] = {
     r"\bfor \d+ s\b": "for # s",
     r"\(\d+ s\)": "(# s)",
     r"pymongo \d[\w.]*": "pymongo #.#.#",
+    r"\b(\d+ ms|\d+\.\d\d? s) {2,}": "# ms  ",
     r"\b(\d+ ms|\d+\.\d\d? s)\b": "# ms",
     r"\bat most \d+ s\b": "at most # s",
 }

@@ -24,6 +24,9 @@ SHORTEST_NAME = 24
 _SHORTEST_OF_ALL = 8
 """Columns that it keeps on the narrowest terminal."""
 
+STEADY = {"Took": len("999 ms")}
+"""How wide a column is at least: a table stays as it is, whether something takes 8 ms or 1.23 s."""
+
 _UNLABELLED = BELOW[:3]
 
 

@@ -14,7 +14,7 @@ from rich.text import Text as RichText
 
 from .console import Text, padded
 from .live import LiveStep, fitting
-from .tables import SHORTEST_NAME, TableLayout, is_blank, label, layout
+from .tables import SHORTEST_NAME, STEADY, TableLayout, is_blank, label, layout
 
 _HANG = 2
 """Blanks before the second and later lines of a wrapped one, beyond those of the first."""
@@ -66,7 +66,10 @@ class Terminal:
         """Print a table, whose first row is its headings, so that it fits the terminal of a person; else plain columns."""
         headings = [cell.plain for cell in rows[0]]
         natural = [
-            max(cell_len(cell.plain) for cell in (column if headed else column[1:]))
+            max(
+                STEADY.get(column[0].plain, 0),
+                *(cell_len(cell.plain) for cell in (column if headed else column[1:])),
+            )
             for column in zip(*rows, strict=True)
         ]
         plan = TableLayout(tuple(range(len(headings))), tuple(natural))

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 
 from bson import Int64
+from secantus import storage
 
-from .patching import answer_to, is_view, refusal, refuse
+from .patching import answer_to, is_view, refusal, refuse, replacement
 
 LONGEST_NAMESPACE = 255
 LEVELS = ("off", "strict", "moderate")
@@ -128,6 +129,16 @@ def _named_by_code(reply):
     if reply.get("code") == 40415:
         reply["codeName"] = "Location40415"
     return reply
+
+
+@replacement(storage.Storage, "__init__")
+def with_all_tables(init, self, *args, **options):
+    """Make the tables of documents at the start: one that is half made when the server is killed cannot be opened again."""
+    init(self, *args, **options)
+    if options.get("sync_on_commit"):
+        self._session()
+        for number in range(storage._DOC_SHARDS):
+            self._tls.session.create(storage._doc_shard_name(number), storage._DOC_SHARD_CFG)
 
 
 @answer_to("create")
