@@ -17,6 +17,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from flask_migrate_mongo.driver.server import Document
@@ -38,6 +39,7 @@ SHOWN = 5
 """How many differences are shown."""
 
 _SHOWN_LENGTH = 80
+_NO_COLLECTION = 26
 _CANONICAL, _RELAXED = json_util.CANONICAL_JSON_OPTIONS, json_util.RELAXED_JSON_OPTIONS
 # The server fills these in, so it makes no difference whether they are given.
 _DEFAULT_OPTIONS: tuple[tuple[str, object], ...] = (
@@ -164,7 +166,8 @@ class Snapshot:
 
 def listed(database: Database[Document], skip: frozenset[str]) -> dict[str, Document]:
     """List the collections by name, without the server's own and those to skip."""
-    found = database.with_options(codec_options=EXACT).list_collections()
+    # Not by `list_collections()`, which fails at dates that Python does not have.
+    found = database.cursor_command({"listCollections": 1}, codec_options=EXACT)
     infos = {info["name"]: dict(info) for info in found}
     return {n: infos[n] for n in sorted(infos) if n not in skip and not n.startswith("system.")}
 
@@ -173,7 +176,13 @@ def indexes(database: Database[Document], info: Document) -> list[Document]:
     """List the indexes of a collection; a view has none."""
     if info["type"] == "view":
         return []
-    found = database[info["name"]].list_indexes()
+    # Not by `list_indexes()`, which fails at dates that Python does not have.
+    try:
+        found = list(database.cursor_command({"listIndexes": info["name"]}, codec_options=EXACT))
+    except OperationFailure as exc:
+        if exc.code != _NO_COLLECTION:
+            raise
+        return []
     return [{k: v for k, v in index.items() if k not in {"v", "ns"}} for index in found]
 
 

@@ -43,6 +43,9 @@ _HARMLESS = frozenset(
         *("getParameter", "hello", "hostInfo", "isMaster", "ismaster", "isdbgrid"),
         *("killCursors", "killSessions", "listCommands", "listDatabases", "logout"),
         *("ping", "refreshSessions", "replSetGetStatus", "rolesInfo", "saslContinue"),
+        *("balancerStatus", "connPoolStats", "dbHash", "features", "getClusterParameter"),
+        *("getDefaultRWConcern", "getLog", "getShardMap", "listShards", "replSetGetConfig"),
+        *("shardingState", "validateDBMetadata"),
         *("saslStart", "serverStatus", "startSession", "top", "usersInfo", "whatsmyuri"),
     }
 )
@@ -144,10 +147,14 @@ def forbidden_write(command: Command, home: str) -> str | None:
 
 
 def named_collections(command: Command) -> frozenset[str]:
-    """List the collections that a command names at any depth; EVERYTHING if it lists them."""
+    """List the collections that a command names at any depth; EVERYTHING if it lists all."""
     if command.name == "listCollections":
-        return frozenset({EVERYTHING})
-    return frozenset(name.partition(".")[2] for name in namespaces(command))
+        named = (command.document.get("filter") or {}).get("name")
+        return frozenset({named if isinstance(named, str) else EVERYTHING})
+    names = {name.partition(".")[2] for name in namespaces(command)}
+    # A view that is created, or that shows another collection from now on.
+    shown = command.document.get("viewOn")
+    return frozenset(names | ({shown} if isinstance(shown, str) else set()))
 
 
 def keyed_statements(command: Command) -> int:

@@ -195,6 +195,9 @@ class ScratchDatabase:
         """Copy the indexes, and return those whose documents would expire during the rehearsal."""
         found = indexes(self.real.database, info)
         copied = [i for i in found if i["name"] != "_id_" and not i.get("clustered")]
+        if "collation" in info.get("options", {}):
+            # `listIndexes` leaves out the simple collation; without it, an index inherits that of its collection.
+            copied = [{"collation": {"locale": "simple"}, **index} for index in copied]
         expiring = [index for index in copied if "expireAfterSeconds" in index]
         for index in expiring:
             index["expireAfterSeconds"] = longest_expiry(self.real.now())

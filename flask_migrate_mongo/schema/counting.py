@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions
 from pymongo.database import Database
 
 from flask_migrate_mongo.driver.server import Document, DocumentView, translated
@@ -15,6 +17,8 @@ from .declared import seconds
 from .live import LiveCollection
 from .meanings import is_shorter
 from .normal_forms import TTL, VALIDATION
+
+_SENT = CodecOptions[Document](uuid_representation=UuidRepresentation.STANDARD)
 
 _LONGEST = 2**31 - 1
 """Seconds: the server has no longer period."""
@@ -31,6 +35,8 @@ class Counts:
 def count(diff: SchemaDiff, database: Database[Document], now: datetime) -> Counts:
     """Count them, each with one command; what nothing changes is not counted."""
     counts = Counts()
+    # A declaration may hold a UUID, whatever the application stores.
+    database = database.with_options(_SENT)
     with translated():
         for found in diff.differences:
             documents = database[found.collection]

@@ -160,6 +160,9 @@ def _direction(kind: object) -> object:
 
 
 def _is_default(name: str, value: object, defaults: DocumentView) -> bool:
+    if defaults.get(name) is False:
+        # The server takes 0 for a flag, too, and stores it.
+        return not value
     return name in defaults and by_value(value) == by_value(defaults[name])
 
 

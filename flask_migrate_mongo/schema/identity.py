@@ -83,6 +83,14 @@ def answer(
     return Answer.OTHER_NAME_OR_OPTIONS if is_text(present) and is_text(new) else Answer.BESIDE
 
 
+def has_same_key(one: DocumentView, other: DocumentView) -> bool:
+    """Whether two indexes have the same keys in the same order, and text indexes the same fields."""
+    same_text = (
+        not (is_text(one) and is_text(other)) or weights(one).keys() == weights(other).keys()
+    )
+    return _key(one) == _key(other) and same_text
+
+
 def supports(spec: DocumentView, shard_key: DocumentView) -> bool:
     """Whether the server can use the index for a shard key: it drops and hides no index that alone can."""
     keys, wanted = ([(n, by_value(d)) for n, d in key.items()] for key in (spec["key"], shard_key))

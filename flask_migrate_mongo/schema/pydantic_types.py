@@ -47,7 +47,10 @@ _KEPT = frozenset(
 
 def schema_of(model: type, *, by_alias: bool) -> Document:
     """Make the schema of a model, a dataclass or a TypedDict."""
-    made = TypeAdapter(model).json_schema(schema_generator=_StoredTypes, by_alias=by_alias)
+    # What `model_dump()` writes: with computed fields, under the names that it writes.
+    made = TypeAdapter(model).json_schema(
+        schema_generator=_StoredTypes, by_alias=by_alias, mode="serialization"
+    )
     found = _Translation(made.get("$defs", {})).translate(made)
     if found.get("additionalProperties") is False:
         # Every document has it.
@@ -132,7 +135,10 @@ class _Translation:
             elif name in _SCHEMAS_BY_NAME:
                 yield name, {key: self.translate(each) for key, each in value.items()}
             elif name in _SCHEMAS:
-                yield name, [self.translate(each) for each in value]
+                # A function chooses: which one, the server cannot tell, and a document may match several.
+                is_chosen = name == "oneOf" and "discriminator" not in schema
+                alternatives = "anyOf" if is_chosen else name
+                yield alternatives, [self.translate(each) for each in value]
             else:
                 yield from self._renamed(name, value)
 

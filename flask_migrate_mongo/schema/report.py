@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
-from dataclasses import dataclass
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from flask_migrate_mongo.driver.server import DocumentView
 from flask_migrate_mongo.model.documents import Report
 from flask_migrate_mongo.model.errors import CheckFailedError, InvalidRequestError, MigrateError
 
-from .comparison import UNDECLARED, SchemaDiff, SchemaDifference
+from .comparison import UNDECLARED, DifferenceKind, SchemaDiff, SchemaDifference
 from .identity import identity, other_options
 from .inventory import InventoryCollection
 from .meanings import sentence
 from .normal_forms import by_value
+from .search import search_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,26 @@ def fingerprint(found: SchemaDifference) -> str:
     """Make a text that two comparisons share only if they find the same difference: both sides are as before."""
     changes = tuple((c.option, by_value(c.declared), by_value(c.live)) for c in found.changes)
     sides = (_spec_form(each.spec) for each in (found.index, found.live_index) if each)
-    searches = (each.name for each in (found.search, found.live_search) if each)
-    form = (found.kind.value, found.collection, *sides, *searches, changes)
+    searches = _search_forms(found)
+    whole = _collection_form(found) if found.kind is DifferenceKind.MISSING_COLLECTION else ()
+    form = (found.kind.value, found.collection, *sides, *searches, *whole, changes)
     return hashlib.sha256(_written(form).encode()).hexdigest()[:16]
+
+
+def _search_forms(found: SchemaDifference) -> Iterator[Hashable]:
+    if found.search:
+        yield found.search.name, found.search.kind, search_form(found.search.definition)
+    if live := found.live_search:
+        definition = None if live.definition is None else search_form(live.definition)
+        yield live.name, live.kind, definition, live.has_failed
+
+
+def _collection_form(found: SchemaDifference) -> Iterator[Hashable]:
+    if declared := found.declared:
+        yield by_value(declared.create_options)
+        yield frozenset(_spec_form(declared.spec_of(each)) for each in declared.indexes)
+        searches = (_search_forms(replace(found, search=each)) for each in declared.search_indexes)
+        yield frozenset(map(tuple, searches))
 
 
 def _spec_form(spec: DocumentView) -> Hashable:
@@ -89,6 +109,9 @@ def _written(form: Hashable) -> str:
     """Write a form as text, the same in every process."""
     if isinstance(form, frozenset):
         return f"{{{','.join(sorted(map(_written, form)))}}}"
+    if isinstance(form, float | Decimal) and math.isfinite(form) and form == int(form):
+        # As 1 and 1.0 are equal, so is what is written.
+        return repr(int(form))
     if isinstance(form, tuple):
         return f"({','.join(map(_written, form))})"
     return repr(form)

@@ -111,8 +111,10 @@ def save_diff(found: SchemaReport, path: Path) -> None:
     """
     document = replace(found, diff=found.diff.with_usage({})).to_dict()
     try:
-        if path.is_file():
-            fingerprints(json.loads(path.read_text(encoding="utf-8")))
+        path = path.resolve()
+        if path.exists():
+            # A device or a pipe is not replaced, and not read.
+            fingerprints(json.loads(path.read_text("utf-8")) if path.is_file() else {})
         overwrite(path, f"{json.dumps(document, indent=2)}\n".encode())
     except (ValueError, InvalidRequestError):
         raise OutputExistsError(path) from None

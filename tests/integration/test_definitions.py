@@ -8,7 +8,9 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+import mongomock
 import pytest
+from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient
 from pymongo.operations import SearchIndexModel
 
@@ -22,6 +24,7 @@ from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from flask_migrate_mongo.model.reports import RunReport
     from flask_migrate_mongo.model.values import Progress, Step
@@ -381,3 +384,100 @@ def test_a_rehearsal_defines_in_the_scratch_database(project: Project) -> None:
     shown = project.invoke("rehearse")
     assert shown.exit_code == 0, shown.output
     assert set(project.db.people.index_information()) == {"_id_"}
+
+
+# --- which index, which validator
+
+
+@pytest.mark.parametrize(
+    ("present", "call", "left"),
+    [
+        ([{"name": "own"}], 'ctx.drop_index("a", [("y", 1)])', ["_id_"]),
+        ([{}], 'ctx.drop_index("a", ["y"])', ["_id_"]),
+        ([{}], 'ctx.drop_index("a", (("y", 1),))', ["_id_"]),
+        ([], 'ctx.drop_index("a", "y")', ["_id_"]),
+        (
+            [{"name": "one", "sparse": True}, {"name": "y_1", "unique": True}],
+            'ctx.drop_index("a", "y_1")',
+            ["_id_", "one"],
+        ),
+    ],
+    ids=["a name of its own", "a list of names", "a tuple", "none", "its name"],
+)
+def test_an_index_is_found_by_its_keys(
+    project: Project, present: list[dict[str, Any]], call: str, left: list[str]
+) -> None:
+    project.db.a.insert_one({})
+    for options in present:
+        project.db.a.create_index([("y", 1)], **options)
+    project.write("1_drops", f"def up(db, ctx): {call}")
+    succeeds(project.runner().up())
+    assert [each["name"] for each in project.db.a.list_indexes()] == left
+
+
+def test_keys_of_two_letters_are_no_pair(project: Project) -> None:
+    project.db.a.create_index("w", name="x_y")
+    project.db.a.create_index("xy")
+    project.write("1_drops", 'def up(db, ctx): ctx.drop_index("a", ["xy"])')
+    succeeds(project.runner().up())
+    assert [each["name"] for each in project.db.a.list_indexes()] == ["_id_", "x_y"]
+
+
+def test_of_two_indexes_with_the_same_keys_none_is_dropped(project: Project) -> None:
+    project.db.a.create_index("y", name="one", sparse=True)
+    project.db.a.create_index("y", name="two", unique=True)
+    project.write("1_drops", 'def up(db, ctx): ctx.drop_index("a", [("y", 1)])')
+    assert "one, two" in error_of(project.runner().up())
+    assert len(list(project.db.a.list_indexes())) == 3
+
+
+def test_an_index_that_mongomock_does_not_have_is_not_missed(tmp_path: Path) -> None:
+    project = Project(tmp_path, mongomock.MongoClient().db, "")
+    project.write(
+        "1_drops",
+        """
+        def up(db, ctx):
+            db.a.insert_one({})
+            ctx.drop_index("a", "b_1")
+            ctx.drop_index("a", [("c", 1)])
+        """,
+    )
+    succeeds(project.runner().up())
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        '{"email": re.compile("@")}',
+        '{"at": {"$gt": datetime(2020, 1, 1, tzinfo=timezone.utc)}}',
+        '{"kind": {"$in": ("a", "b")}}',
+        '{"$jsonSchema": {"required": ("a",)}}',
+    ],
+)
+def test_the_same_validator_is_set_again(project: Project, rule: str) -> None:
+    project.db.create_collection("people")
+    project.write(
+        "1_validates",
+        f"""
+        import re
+        from datetime import datetime, timezone
+
+        def up(db, ctx):
+            ctx.validate("people", {rule})
+            ctx.validate("people", {rule})
+        """,
+    )
+    succeeds(project.runner().up())
+
+
+FAR = DatetimeMS(253_402_300_800_005)
+"""After the year 9999."""
+
+
+def test_a_validator_with_a_date_that_python_does_not_have_is_replaced(project: Project) -> None:
+    project.db.create_collection("people", validator={"at": {"$lt": FAR}})
+    project.write(
+        "1_validates",
+        'def up(db, ctx): ctx.validate("people", {"x": {"$exists": True}}, replace=True)',
+    )
+    succeeds(project.runner().up())

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bson import Int64
+from bson import DatetimeMS, Int64
 from flask import Flask
 from pymongo import MongoClient
 from pymongo.monitoring import CommandListener
@@ -21,6 +21,7 @@ from pymongo.monitoring import CommandListener
 from example_app import data
 from flask_migrate_mongo import MongoMigrate
 from flask_migrate_mongo import state as app_state
+from flask_migrate_mongo.driver.commands import Command
 from flask_migrate_mongo.driver.server import Server
 from flask_migrate_mongo.model.errors import (
     AccessDeniedError,
@@ -39,6 +40,7 @@ from flask_migrate_mongo.rehearsal import (
     scratch,
 )
 from flask_migrate_mongo.rehearsal.comparison import RAW, Snapshot, listed
+from flask_migrate_mongo.rehearsal.guard import forbidden_write
 from flask_migrate_mongo.rehearsal.scratch import (
     MARKER,
     ScratchDatabase,
@@ -1254,3 +1256,71 @@ def test_afterwards_the_driver_is_as_it_was(project: Project, people: Db) -> Non
     project.write("1_active", WELL)
     rehearse(project)
     assert [vars(owner)[name] for owner, name in wire.PATCHES.names] == before
+
+
+# --- what is copied
+
+
+def rehearsed(project: Project, up: str, down: str = "pass") -> str:
+    """Rehearse one migration, which succeeds; return what is printed."""
+    project.write(
+        "20261101001_one", f"def up(db, ctx):\n    {up}\n\n\ndef down(db):\n    {down}\n"
+    )
+    done = project.invoke("rehearse")
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+SET, UNSET = (
+    f'db.people.update_many({{}}, {{"${each}": {{"z": 1}}}})' for each in ("set", "unset")
+)
+
+
+def test_an_index_with_a_simple_collation_is_copied_as_it_is(project: Project) -> None:
+    project.db.create_collection("people", collation={"locale": "en", "strength": 2})
+    project.db.people.create_index("code", unique=True, collation={"locale": "simple"})
+    project.db.people.insert_many([{"code": "a"}, {"code": "A"}])
+    rehearsed(project, SET, UNSET)
+
+
+@pytest.mark.parametrize(
+    "call",
+    ['ctx.validate("people", {"a": {"$exists": True}})', 'db.create_collection("new")'],
+)
+def test_looking_for_one_collection_copies_no_other(project: Project, call: str) -> None:
+    project.db.people.insert_one({"a": 1})
+    project.db.huge.insert_one({"b": 1})
+    project.write("20261101001_one", f"def up(db, ctx):\n    {call}\n")
+    assert "huge" not in project.invoke("rehearse").output
+
+
+@pytest.mark.parametrize("call", ["db.create_collection(", 'db.command("create", '])
+def test_a_view_that_the_migration_creates_shows_what_there_is(project: Project, call: str) -> None:
+    project.db.people.insert_many([{"active": True}, {"active": False}])
+    rehearsed(
+        project,
+        f'{call}"active", viewOn="people", pipeline=[{{"$match": {{"active": True}}}}])\n'
+        "    assert db.active.count_documents({}) == 1",
+        'db.drop_collection("active")',
+    )
+
+
+def test_dates_that_python_does_not_have_are_copied_in_options_and_indexes(
+    project: Project,
+) -> None:
+    far = DatetimeMS(253_402_300_800_005)
+    project.db.create_collection("people", validator={"at": {"$not": {"$gt": far}}})
+    project.db.people.create_index("y", partialFilterExpression={"at": {"$lt": far}})
+    project.db.people.insert_one({"x": 1})
+    rehearsed(project, SET, UNSET)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("listShards", "balancerStatus", "getShardMap", "replSetGetConfig", "getLog"),
+        *("getDefaultRWConcern", "connPoolStats", "validateDBMetadata", "getClusterParameter"),
+    ],
+)
+def test_a_command_that_only_reads_the_server_is_allowed(name: str) -> None:
+    assert forbidden_write(Command("admin", {name: 1}), "home") is None

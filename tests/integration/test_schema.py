@@ -615,3 +615,29 @@ def test_a_diff_after_a_dump_is_empty_for_any_indexes_with_any_options(
         done = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
         assert done.stdout == source
     db.drop_collection(name)
+
+
+def test_a_flag_that_is_stored_as_0_is_dumped_as_it_is(project: Project, diff: Diff) -> None:
+    project.db.people.create_index("a", sparse=0, unique=0)
+    project.db.people.create_index("b", sparse=1, unique=1)
+    assert diff(project.invoke("schema", "dump").stdout).exit_code == 0
+
+
+def test_a_declaration_with_a_uuid_is_counted(project: Project, diff: Diff) -> None:
+    project.db.people.insert_one({"x": 1})
+    source = """
+        import uuid
+        collections = [
+            Collection(
+                "people",
+                [Index("at", expire_after=3600, partial={"tenant": uuid.UUID(int=3)})],
+                validator={"tenant": {"$ne": uuid.UUID(int=4)}},
+            )
+        ]
+    """
+    assert diff(source).exit_code == 4
+    (path,) = project.root.glob("schema_*.py")
+    made = project.invoke(
+        "create", "--from-schema", "tenants", MIGRATE_SCHEMA=f"{path.stem}:collections"
+    )
+    assert made.exit_code == 0, made.output

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
 from pymongo import MongoClient
 
 from flask_migrate_mongo import CheckFailedError, InvalidRequestError, MongoMigrate
 from flask_migrate_mongo.schema import Collection, Index
+from flask_migrate_mongo.schema.comparison import DifferenceKind, SchemaDifference
+from flask_migrate_mongo.schema.live import LiveIndex
+from flask_migrate_mongo.schema.report import fingerprint
 from tests.interfaces.test_rest import Api, done, problem
 from tests.sent import Sent
 
@@ -328,3 +334,29 @@ def test_the_api_says_that_no_schema_is_declared(
     monkeypatch.delenv("MIGRATE_SCHEMA")
     api = Api(project.app(MIGRATE_API_TOKEN={TOKEN: "read"}), TOKEN)
     problem(api("GET", "/schema"), 404, "no-schema")
+
+
+def test_a_missing_collection_whose_declaration_changes_is_new(project: Project) -> None:
+    known = str(project.root / "known.json")
+    DECLARED[:] = [Collection("missing", [Index("a")])]
+    assert code(project, "schema", "diff", "--save", known) == 4
+    assert code(project, "schema", "diff", "--new-only", known) == 0
+    DECLARED[:] = [Collection("missing", [Index("a"), Index("b", unique=True)])]
+    assert code(project, "schema", "diff", "--new-only", known) == 4
+    DECLARED[:] = [Collection("missing", [Index("a")], validator={"x": 1})]
+    assert code(project, "schema", "diff", "--new-only", known) == 4
+
+
+def test_equal_numbers_of_other_types_are_the_same_difference() -> None:
+    kind = DifferenceKind.UNDECLARED_INDEX
+    found = [
+        LiveIndex({"name": "x_1", "key": {"x": one}}) for one in (1, 1.0, Int64(1), Decimal128("1"))
+    ]
+    assert len({fingerprint(SchemaDifference(kind, "a", live_index=each)) for each in found}) == 1
+
+
+def test_a_diff_replaces_no_pipe(project: Project) -> None:
+    pipe = project.root / "pipe"
+    os.mkfifo(pipe)
+    fails(project, "schema", "diff", "--save", str(pipe), exit_code=5)
+    assert pipe.is_fifo()

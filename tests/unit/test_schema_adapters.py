@@ -15,7 +15,15 @@ import mongoengine
 import pytest
 from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    computed_field,
+)
 
 from flask_migrate_mongo.schema import Collection, Index, from_mongoengine, json_schema
 
@@ -252,3 +260,43 @@ def test_an_abstract_document_has_no_collection() -> None:
 
     assert [each.name for each in from_mongoengine(Abstract)] == ["concrete"]
     assert [each.name for each in from_mongoengine(Concrete)] == ["concrete"]
+
+
+# --- what a model stores
+
+
+def test_the_schema_of_a_model_is_that_of_what_it_dumps() -> None:
+    class Price(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        id: str = Field(serialization_alias="_id")
+        mail: str = Field(validation_alias=AliasChoices("email", "mail"))
+        password: str = Field(exclude=True)
+        net: int
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def gross(self) -> int:
+            return self.net * 2
+
+    stored = Price(id="1", mail="a", password="b", net=1).model_dump(by_alias=True)
+    schema = json_schema(Price)["$jsonSchema"]
+    assert set(schema["properties"]) == set(stored)
+    assert set(schema["required"]) <= set(stored)
+
+
+def test_alternatives_that_a_function_chooses_may_both_match() -> None:
+    class Point(BaseModel):
+        x: int
+
+    class Line(Point):
+        y: int = 0
+
+    class Shape(BaseModel):
+        form: Annotated[
+            Annotated[Point, Tag("point")] | Annotated[Line, Tag("line")],
+            Discriminator(lambda given: "line" if hasattr(given, "y") else "point"),
+        ]
+
+    form = json_schema(Shape)["$jsonSchema"]["properties"]["form"]
+    assert "oneOf" not in form
+    assert len(form["anyOf"]) == 2
