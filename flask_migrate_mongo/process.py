@@ -119,6 +119,11 @@ class StopSwitch:
             if redeliver and before.get(self._received or signal.SIGTERM) not in defaults:
                 self.redeliver()
 
+    @property
+    def is_only_asked(self) -> bool:
+        """Whether a stop was requested, and not by a signal: it is the run that shall end, and not the process."""
+        return self.requested_by is not None and self._received is None
+
     def redeliver(self) -> None:
         """Raise the signal that was received again, for the handlers that are installed now."""
         received, self._received = self._received, None
@@ -235,8 +240,8 @@ if hasattr(os, "register_at_fork"):
 
 def stopped(by: str) -> RunStoppedError:
     """Make the error that says what stopped a run, and how to continue."""
-    msg = f"Stopped by {by}. Migrations that were applied stay applied; the others are pending."
-    return RunStoppedError(msg, "Continue: [up].")
+    msg = f"Stopped by {by}. What it had applied or rolled back stays so; the rest was not run."
+    return RunStoppedError(msg, "To continue, start the same run again.")
 
 
 def exit_promptly() -> None:

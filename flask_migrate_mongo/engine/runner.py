@@ -148,10 +148,10 @@ class Runner(Inspector, RunMethods):
         forget_modules(self.folder.path)
         return tuple(None if step.adopts else load(step, self.mask) for step in plan.steps)
 
-    def force_unlock(self, *, confirmed: bool) -> LockState | None:
-        """Release the lock of any holder, and report what it was. Raises NotConfirmedError."""
+    def force_unlock(self, *, confirmed: bool, fence: int | None = None) -> LockState | None:
+        """Release the lock of any holder, or of the one with this fence, and report what it was. Raises NotConfirmedError."""
         actor = self.actor("force-unlock")
-        released = self.lease.force_release(actor, confirmed=confirmed)
+        released = self.lease.force_release(actor, confirmed=confirmed, fence=fence)
         if released is not None:
             self.history.disown(released.run_id, actor, self.server.now())
             notify(self.observe(actor.run_id).unlocked, released)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -29,7 +30,11 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Give a file, which need not exist, this content."""
+    """Give a file, which need not exist, this content. A link to one stays. Raises FileExistsError for a device or a pipe."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        # The new file would take its place: of /dev/null, too.
+        raise FileExistsError(errno.EEXIST, "it is no file that could be replaced", str(path))
     with _written_beside(path, content) as temporary:
         temporary.replace(path)
 

@@ -222,7 +222,8 @@ def _migrate(state: AppState) -> Failure | None:
             failure = _up(runner, wait=state.settings.on_start_wait)
             runner.switch.check()
     except RunStoppedError as exc:
-        failure = Failure(str(exc), stopped=True)
+        # `flask db-migrate cancel` ends the backfill, and not the process that serves.
+        failure = Failure(str(exc), stopped=not runner.switch.is_only_asked)
     except Exception as exc:  # noqa: BLE001  (an application that may serve in spite of a failure does)
         info = capture(exc, state.settings.mask)
         prefix = "" if isinstance(exc, MigrateError) else f"{info.type}: "

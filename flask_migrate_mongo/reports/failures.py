@@ -91,10 +91,10 @@ def done(progress: Progress) -> str:
 # --- what to type next
 
 
-def advice(report: RunReport, *, verbose: bool) -> Iterator[str]:
-    """Say what to type after a run that did not succeed."""
+def advice(report: RunReport, *, verbose: bool, target: str = "") -> Iterator[str]:
+    """Say what to type after a run that did not succeed. `target` is how the command names what is left of it."""
     failed = [outcome for outcome in report.failures if stopped_by(outcome) is None]
-    command = f"flask db-migrate {_command(report)}{' --dry-run' if report.dry_run else ''}"
+    command = f"flask db-migrate {_command(report)}{target}{' --dry-run' if report.dry_run else ''}"
     if failed:
         yield f"{_remedy(failed)}, then: {command}{_accepting(failed)}"
         recorded = f", or flask db-migrate show {failed[0].step.version}"

@@ -56,10 +56,12 @@ _VERDICT_STYLES = {Verdict.SUCCEEDS: "green", Verdict.FAILS: "bold red"}
 _MINUTE = 60
 
 
-def run(report: RunReport, shown: ProgressReporter, *, up_to_there: bool = False) -> None:
+def run(
+    report: RunReport, shown: ProgressReporter, *, up_to_there: bool = False, target: str = ""
+) -> None:
     """Print what a run did, or, for a dry run, what it would do; without what was shown while it ran.
 
-    `up_to_there` says that a version was given as its end.
+    `up_to_there` says that a version was given as its end. `target` is how the command names what is left of the run.
     """
     console, notes = shown.results, shown.notes
     notes.warn(warning for warning in report.warnings if warning not in shown.warned)
@@ -71,9 +73,11 @@ def run(report: RunReport, shown: ProgressReporter, *, up_to_there: bool = False
             if outcome.trial is not None:
                 _trial(console, outcome, outcome.trial, verbose=shown.verbose)
         console.indented(_conclusion(report), by=0)
-        _advise(notes, report, verbose=shown.verbose)
     else:
-        _results(console, notes, report, verbose=shown.verbose)
+        _results(console, report)
+    if not report.is_noop:
+        for line in failures.advice(report, verbose=shown.verbose, target=target):
+            notes.indented(line, by=0)
 
 
 def _title(step: Step) -> str:
@@ -265,7 +269,7 @@ def _traceback(console: Console, error: ErrorInfo) -> None:
 # --- when it is over
 
 
-def _results(console: Console, notes: Console, report: RunReport, *, verbose: bool) -> None:
+def _results(console: Console, report: RunReport) -> None:
     if conclusion := f"{_done(report)} {_left(report)}".strip():
         console.indented(conclusion, by=0)
     # What a step says itself is not said again.
@@ -274,12 +278,6 @@ def _results(console: Console, notes: Console, report: RunReport, *, verbose: bo
     )
     if report.error and not is_said:
         error(report.error)
-    _advise(notes, report, verbose=verbose)
-
-
-def _advise(notes: Console, report: RunReport, *, verbose: bool) -> None:
-    for line in failures.advice(report, verbose=verbose):
-        notes.indented(line, by=0)
 
 
 def _left(report: RunReport) -> str:

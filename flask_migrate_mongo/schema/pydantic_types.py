@@ -135,7 +135,7 @@ class _Translation:
             elif name in _SCHEMAS_BY_NAME:
                 yield name, {key: self.translate(each) for key, each in value.items()}
             elif name in _SCHEMAS:
-                # A function chooses: which one, the server cannot tell, and a document may match several.
+                # A function chooses. The server does not know which one, and a document may match several.
                 is_chosen = name == "oneOf" and "discriminator" not in schema
                 alternatives = "anyOf" if is_chosen else name
                 yield alternatives, [self.translate(each) for each in value]

@@ -106,16 +106,19 @@ class Lease:
         seen = self.server.read_with_time(self.locks, {"_id": LOCK_ID})
         return _state(*seen) if seen and seen[0].get("locked") else None
 
-    def force_release(self, actor: Actor, *, confirmed: bool) -> LockState | None:
+    def force_release(
+        self, actor: Actor, *, confirmed: bool, fence: int | None = None
+    ) -> LockState | None:
         """Release the lock of any holder, raise the fence and store an event. The result is the released lock.
 
         Only the holder that was looked at is released: a new one that came in between stays.
-        Raises NotConfirmedError, which says who holds it, unless `confirmed`.
+        Raises NotConfirmedError, which says who holds it, unless `confirmed`, and if it is not the one
+        with this `fence`.
         """
         seen = self.inspect()
         if seen is None:
             return None
-        if not confirmed:
+        if not confirmed or fence not in (None, seen.fence):
             raise NotConfirmedError(seen)
         event = {
             "event": "unlocked",

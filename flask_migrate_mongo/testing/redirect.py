@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,7 +88,11 @@ def uri_of(server: str, name: str) -> str:
     scheme, _, rest = head.partition("://")
     hosts, _, source = rest.partition("/")
     if "@" in hosts and "authsource=" not in options.lower():
-        options = "&".join(filter(None, (options, f"authSource={source or 'admin'}")))
+        # A mechanism that is not MongoDB's own looks users up outside of it.
+        found = re.search(r"(?i)(?:^|&)authmechanism=(?!SCRAM)(PLAIN)?", options)
+        default = "$external" if found else "admin"
+        named = default if found and not found[1] else source or default
+        options = "&".join(filter(None, (options, f"authSource={named}")))
     return f"{scheme}://{hosts}/{name}{options and '?'}{options}"
 
 

@@ -13,6 +13,21 @@ from flask_migrate_mongo.state import AppState
 
 from .linting import linter
 
+_SHOWN = frozenset(
+    (
+        "failed",
+        "up",
+        "down",
+        "again",
+        "undoes",
+        "differences",
+        "differencesTotal",
+        "collections",
+        "estimate",
+    )
+)
+"""What is shown of a rehearsal: a report of another version, or of another program, can lack it."""
+
 
 def version_details(
     state: AppState, inspector: Inspector, name: str, *, with_source: bool
@@ -29,10 +44,13 @@ def _kept(state: AppState, version: int) -> Document | None:
     try:
         report = json.loads(path.read_bytes())
         entries = [each for each in report["migrations"] if each["version"] == str(version)]
-        return {**entries[0], "rehearsedAt": report["rehearsedAt"]} if entries else None
+        if not entries:
+            return None
+        shown = {key: entries[0][key] for key in _SHOWN}
+        return {**entries[0], **shown, "rehearsedAt": str(report["rehearsedAt"])}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError) as exc:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
         why = f"cannot be read ({exc.strerror})" if isinstance(exc, OSError) else "is no report"
         msg = f"MIGRATE_REHEARSAL_REPORT: {path} {why}."
         raise ConfigurationError(msg, "Delete it, or have it written again: [rehearse].") from exc

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from flask_migrate_mongo.files.writing import overwrite
+from flask_migrate_mongo.model.errors import InvalidRequestError
 from flask_migrate_mongo.rehearsal import Rehearsal, RehearsalOptions, RehearsalReport
 from flask_migrate_mongo.state import AppState
 
@@ -20,6 +21,10 @@ def rehearse(
     collections: Iterable[str] | None,
 ) -> RehearsalReport:
     """Rehearse migrations, by default all that are pending, on so many documents of each collection."""
+    if sample is not None and sample < 1:
+        # MongoDB's limit 0 is none at all: every document would be copied, without a confirmation.
+        msg = f"sample is {sample}, but it has to be a whole number from 1, or None for all documents. Nothing was run."
+        raise InvalidRequestError(msg, "Leave it out to copy 1000 documents of each collection.")
     named = None if collections is None else tuple(collections)
     options = RehearsalOptions(tuple(map(str, versions)), sample, named)
     return rehearse_and_keep(state, rehearsal(state), options)

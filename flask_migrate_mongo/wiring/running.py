@@ -83,10 +83,10 @@ def call(
     return acts.run(Target(direction, **target), replace(options, **how))
 
 
-def force_unlock(state: AppState, *, confirmed: bool) -> ReleaseReport:
-    """Release the lock of another process. Raises NotConfirmedError."""
+def force_unlock(state: AppState, *, confirmed: bool, fence: int | None = None) -> ReleaseReport:
+    """Release the lock of another process, or that with this fence alone. Raises NotConfirmedError."""
     acts = runner(state)
-    released = acts.force_unlock(confirmed=confirmed)
+    released = acts.force_unlock(confirmed=confirmed, fence=fence)
     return ReleaseReport(released, database=acts.server.location)
 
 

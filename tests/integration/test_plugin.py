@@ -735,6 +735,18 @@ def test_a_server_that_does_not_start_is_an_error_with_its_log(
         ("mongodb://u:p@a", "mongodb://u:p@a/n?authSource=admin"),
         ("mongodb+srv://u:p@a/users?w=1", "mongodb+srv://u:p@a/n?w=1&authSource=users"),
         ("mongodb://u:p@a/x?authSource=$external", "mongodb://u:p@a/n?authSource=$external"),
+        (
+            "mongodb://k:s@a/?authMechanism=MONGODB-AWS",
+            "mongodb://k:s@a/n?authMechanism=MONGODB-AWS&authSource=$external",
+        ),
+        (
+            "mongodb://u:p@a/x?authMechanism=PLAIN",
+            "mongodb://u:p@a/n?authMechanism=PLAIN&authSource=x",
+        ),
+        (
+            "mongodb://u:p@a/?authMechanism=SCRAM-SHA-256",
+            "mongodb://u:p@a/n?authMechanism=SCRAM-SHA-256&authSource=admin",
+        ),
     ],
 )
 def test_the_database_in_a_connection_string_is_replaced_and_users_stay_where_they_are(

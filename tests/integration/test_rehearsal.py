@@ -1263,9 +1263,7 @@ def test_afterwards_the_driver_is_as_it_was(project: Project, people: Db) -> Non
 
 def rehearsed(project: Project, up: str, down: str = "pass") -> str:
     """Rehearse one migration, which succeeds; return what is printed."""
-    project.write(
-        "20261101001_one", f"def up(db, ctx):\n    {up}\n\n\ndef down(db):\n    {down}\n"
-    )
+    project.write("20261101001_one", f"def up(db, ctx):\n    {up}\n\n\ndef down(db):\n    {down}\n")
     done = project.invoke("rehearse")
     assert done.exit_code == 0, done.output
     return done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,3 +146,22 @@ def test_the_page_shows_the_figures_of_the_api(rehearsed: Project) -> None:
         assert ("The first 5 of 40 differences" in section.text) is (version == LEAVES)
         assert SCRIPT not in response.text
     assert not page_of(dashboard(rehearsed)("GET", "/dashboard/migrations/1")).all(id="rehearsal")
+
+
+def test_a_pipe_in_place_of_the_report_stays(project: Project) -> None:
+    project.write_inserts(GOOD)
+    pipe = project.root / "rehearsal.json"
+    os.mkfifo(pipe)
+    assert "could not be kept" in project.invoke("rehearse", **KEPT).output
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"migrations": [{"version": "1"}], "rehearsedAt": "2026"}', "[" * 200_000]
+)
+def test_the_report_of_another_program_is_no_report(project: Project, text: str) -> None:
+    project.write_inserts(GOOD)
+    (project.root / "rehearsal.json").write_text(text)
+    shown = project.invoke("show", str(GOOD), **KEPT)
+    assert shown.exit_code == 6
+    assert "is no report" in shown.output

@@ -29,7 +29,12 @@ _ELSEWHERE: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "init": (("create the folder with the first migration", 'create "add user index"'),),
     "merge": (("give a migration the next free number", "renumber VERSION"),),
-    "repair": (("settle what is recorded of a migration", "resolve VERSION --reason TEXT"),),
+    "repair": (
+        (
+            "settle what is recorded of a migration",
+            "resolve VERSION --applied|--not-applied --reason TEXT",
+        ),
+    ),
     "squashmigrations": (("join old migrations into one", "squash FROM TO NAME"),),
     **dict.fromkeys(("lock", "locks"), (("see who holds the lock", "lock-status"),)),
     "unlock": (("release the lock of a dead process", "force-unlock --confirm"),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -15,6 +16,7 @@ from flask_migrate_mongo.model.reports import (
     LONGEST_DRY_RUN,
     MOST_SAMPLES,
     SAMPLES,
+    RunReport,
 )
 from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.reports import runs, states
@@ -137,8 +139,19 @@ def _run(direction: Direction, parameters: dict[str, Any]) -> None:
     )
     report = call(acts, direction, parameters, Options(observer=observer))
     up_to_there = parameters.get("to") is not None
-    text = partial(runs.run, shown=observer, up_to_there=up_to_there)
+    target = _target(parameters, report)
+    text = partial(runs.run, shown=observer, up_to_there=up_to_there, target=target)
     show("up", text, report, exit_code=exit_code(report))
+
+
+def _target(parameters: dict[str, Any], report: RunReport) -> str:
+    """Name what is left of a run as its command did: without it, the next one would do more, or something else."""
+    to, steps = parameters.get("to"), parameters.get("steps")
+    if to is not None:
+        return f"{'' if 'redo' in parameters else ' --to'} {shlex.quote(to)}"
+    if steps is not None:
+        return f" --steps {steps - sum(outcome.succeeded for outcome in report.outcomes)}"
+    return " --batch" if parameters.get("batch") else ""
 
 
 # --- a running backfill

@@ -15,6 +15,7 @@ from flask_migrate_mongo.interfaces.rest import async_runs
 from flask_migrate_mongo.interfaces.rest.access import may
 from flask_migrate_mongo.interfaces.rest.answers import document
 from flask_migrate_mongo.interfaces.rest.operations import parse
+from flask_migrate_mongo.model.reports import ReleaseReport
 from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.state import AppState
@@ -140,6 +141,8 @@ def _start(direction: Direction, given: Document) -> Response:
     is_named = given["dry_run"] or direction is Direction.UP or _names(planned, typed)
     if not is_named:
         return _show_plan(target, planned, 400, _OTHER_NAME)
+    # Its plan is made under the lock, and can be another one until then.
+    given[async_runs.EXPECTED] = [step["version"] for step in planned["steps"]]
     return _to_run(async_runs.start(state, direction, given))
 
 
@@ -194,8 +197,12 @@ def lock_release() -> Response:
         return _show_lock(found, 409, _OTHER_LOCK)
     if not _names(found, given["typed_name"]):
         return _show_lock(found, 400, _OTHER_NAME)
-    released = document("lock-release", running.force_unlock(state, confirmed=True))
+    released = document("lock-release", _released(state, given["fence"]))
     return pages.show("released.html", released)
+
+
+def _released(state: AppState, fence: int | None) -> ReleaseReport:
+    return running.force_unlock(state, confirmed=True, fence=fence)
 
 
 def _lock(state: AppState) -> Document:

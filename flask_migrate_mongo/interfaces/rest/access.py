@@ -129,8 +129,10 @@ def enter() -> None:
     route = current_route()
     try:
         admit(app_state.current(), route.action, route.scope, request)
-    except (errors.UnauthenticatedError, errors.ForbiddenError):
-        # A load balancer has no token; it sees `ready`, and nothing else.
+    except errors.ApiClosedError:
+        raise
+    except Exception:
+        # A load balancer has no token; it sees `ready`, and nothing else. A login can also refuse it by an error.
         if route.action != "health":
             raise
     check_length()

@@ -52,6 +52,13 @@ def _shortened(found: Any) -> Any:  # noqa: ANN401  (what JSON holds)
     if "traceback" in found:
         return {**found, "message": re.sub(_VALUES, "...", found["message"]), "traceback": None}
     shortened = {key: _shortened(inner) for key, inner in found.items()}
+    if "verdict" in found:
+        # A step of a dry run: its samples, and the keys that are duplicates, are values of documents.
+        shortened["samples"] = []
+        shortened["notExecuted"] = [
+            {**each, "detail": re.sub(_VALUES, "...", each["detail"]), "violations": []}
+            for each in found.get("notExecuted", ())
+        ]
     if (problem := found.get("error")) and "detail" in problem:
         # What ended a run: the title says what it was, and the detail can be an exception of a migration.
         shortened["error"] = {**problem, "detail": problem["title"]}
@@ -77,7 +84,9 @@ def explain(exc: Exception) -> Response:
         return cast("Response", exc.response)
     error, headers = described(exc)
     is_health = request.endpoint is not None and current_route().action == "health"
-    is_known = isinstance(exc, errors.MigrateError) and not isinstance(exc, errors.ApiClosedError)
+    # That a request is not valid says nothing of the database, nor whether it is ready.
+    shown = errors.ApiClosedError | errors.InvalidRequestError | errors.BodyTooLargeError
+    is_known = isinstance(exc, errors.MigrateError) and not isinstance(exc, shown)
     if is_health and is_known and is_outsider():
         error, headers = errors.NotReadyError(), {}
     response = answer("error", error, error.http_status)

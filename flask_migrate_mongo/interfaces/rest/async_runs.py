@@ -59,6 +59,9 @@ _RELOADER = ("WERKZEUG_RUN_MAIN", "WERKZEUG_SERVER_FD")
 TOUCH_SECONDS = 1
 """Seconds between two writes of a backfill's progress."""
 
+EXPECTED = "expected"
+"""The parameter with the versions that somebody has seen and confirmed: the run begins if its plan has them, or not at all."""
+
 _RUNNING = "running"
 _CANCEL = "a request to cancel it"
 _SET_APP = "Set MIGRATE_APP to what `flask --app` takes for this application"
@@ -145,10 +148,11 @@ def carry_out(state: AppState, run: StoredRun) -> None:
     store, run_id = runs(state), run.run_id
     try:
         acts = acting(state, dry_run=run.options["dry_run"])
-        reporter = _Reporter(store, run_id, acts.switch)
+        parameters = dict(run.options)
+        reporter = _Reporter(store, run_id, acts.switch, expected=parameters.pop(EXPECTED, None))
         with reporter.beating():
             options = Options(run_id=run_id, observer=reporter)
-            report = call(acts, Direction(run.direction), run.options, options)
+            report = call(acts, Direction(run.direction), parameters, options)
     except MigrateError as exc:
         is_stopped, problem = isinstance(exc, RunStoppedError), document("error", exc, rest)
 
@@ -271,7 +275,9 @@ def _environment() -> dict[str, str]:
     environ = {name: value for name, value in os.environ.items() if name not in _RELOADER}
     # Without the interpreter's own folders: the new process may start another version of Python.
     own = tuple(sysconfig.get_path(name) for name in ("stdlib", "platlib", "purelib"))
-    paths = [path or "." for path in sys.path if not path.startswith(own)]
+    # Python ignores what is no text there, such as a Path.
+    found = [path for path in sys.path if isinstance(path, str)]
+    paths = [path or "." for path in found if not path.startswith(own)]
     return {**environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -285,6 +291,7 @@ class _Reporter(Observer):
     store: RunStore
     run_id: str
     switch: StopSwitch
+    expected: list[str] | None = None
     touched: float = 0.0
     paused: bool = False
     has_begun: bool = False
@@ -320,9 +327,17 @@ class _Reporter(Observer):
         self.has_begun = True
         steps = fitted_plan([document("run-step", step) for step in plan.steps])
         self.places = {step["version"]: n for n, step in enumerate(steps)}
-        if not self.store.begin(self.run_id, steps):
-            is_cancelled = self.store.is_cancelled(self.run_id)
-            self.switch.request_stop(_CANCEL if is_cancelled else "its state `lost`")
+        give_up = elapsed() + AWAY_SECONDS
+        try:
+            if not outlast(lambda: self.store.begin(self.run_id, steps), lambda: give_up):
+                is_cancelled = self.store.is_cancelled(self.run_id)
+                self.switch.request_stop(_CANCEL if is_cancelled else "its state `lost`")
+        except Exception:
+            # What an observer raises ends no run, and whether this one may begin is not known.
+            self.switch.request_stop("a failure to record its plan")
+            raise
+        if self.expected not in (None, [str(step.version) for step in plan.steps]):
+            self.switch.request_stop("its plan, which is not the one that was confirmed")
 
     def started(self, step: Step) -> None:
         state = self._of_step(step, state=_RUNNING)
