@@ -241,7 +241,7 @@ if hasattr(os, "register_at_fork"):
 def stopped(by: str) -> RunStoppedError:
     """Make the error that says what stopped a run, and how to continue."""
     msg = f"Stopped by {by}. What it had applied or rolled back stays so; the rest was not run."
-    return RunStoppedError(msg, "To continue, start the same run again.")
+    return RunStoppedError(msg, "See what is left: [status]. Then start the same run again.")
 
 
 def exit_promptly() -> None:

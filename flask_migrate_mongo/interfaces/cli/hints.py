@@ -30,10 +30,8 @@ _ELSEWHERE: Mapping[str, tuple[tuple[str, str], ...]] = {
     "init": (("create the folder with the first migration", 'create "add user index"'),),
     "merge": (("give a migration the next free number", "renumber VERSION"),),
     "repair": (
-        (
-            "settle what is recorded of a migration",
-            "resolve VERSION --applied|--not-applied --reason TEXT",
-        ),
+        ("settle a migration as applied", "resolve VERSION --applied --reason TEXT"),
+        ("or as not applied", "resolve VERSION --not-applied --reason TEXT"),
     ),
     "squashmigrations": (("join old migrations into one", "squash FROM TO NAME"),),
     **dict.fromkeys(("lock", "locks"), (("see who holds the lock", "lock-status"),)),
