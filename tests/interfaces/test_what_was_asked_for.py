@@ -127,6 +127,21 @@ def test_a_run_whose_plan_cannot_be_recorded_begins_nothing(
     assert project.statuses() == {}
 
 
+def test_a_run_that_is_cancelled_before_it_has_its_plan_has_no_steps(
+    project: Project, losing: Callable[[Callable[[int], bool]], None]
+) -> None:
+    project.write_inserts(FIRST, SECOND)
+
+    def cancel(_: int) -> bool:
+        project.db.migration_runs.update_many({}, {"$set": {"cancelRequested": True}})
+        return False
+
+    losing(cancel)
+    run = started(project, Api(project.app(MIGRATE_API_TOKEN=TOKENS), APPLY))
+    assert (run["state"], run["steps"]) == ("cancelled", [])
+    assert project.statuses() == {}
+
+
 def test_a_path_in_sys_path_is_left_out_for_the_process_of_a_run(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

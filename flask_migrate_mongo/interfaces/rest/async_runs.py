@@ -326,10 +326,12 @@ class _Reporter(Observer):
     def planned(self, plan: Plan) -> None:
         self.has_begun = True
         steps = fitted_plan([document("run-step", step) for step in plan.steps])
-        self.places = {step["version"]: n for n, step in enumerate(steps)}
         give_up = elapsed() + AWAY_SECONDS
         try:
-            if not outlast(lambda: self.store.begin(self.run_id, steps), lambda: give_up):
+            if outlast(lambda: self.store.begin(self.run_id, steps), lambda: give_up):
+                # Of a plan that is not stored, no step can be changed.
+                self.places = {step["version"]: n for n, step in enumerate(steps)}
+            else:
                 is_cancelled = self.store.is_cancelled(self.run_id)
                 self.switch.request_stop(_CANCEL if is_cancelled else "its state `lost`")
         except Exception:
