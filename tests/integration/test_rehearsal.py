@@ -842,7 +842,7 @@ def test_a_signal_stops_a_rehearsal_and_its_database_is_dropped(
     assert process.stdout.readline() == "ready\n"
     assert len(scratches(people)) == 1
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=100)
     assert process.returncode == 1, stderr
     assert "The rehearsal was stopped" in stderr
     assert scratches(people) == []
