@@ -140,9 +140,8 @@ class Transactions:
         try:
             with self.server.killing_on_stop(session):
                 self.repeat(session.commit_transaction, _log, _is_unknown)
-        except (
-            KeyboardInterrupt
-        ) as exc:  # The server may have taken the commit before it was interrupted.
+        except KeyboardInterrupt as exc:
+            # The server may have taken the commit before it was interrupted.
             raise OutcomeUnknownError from exc
         except PyMongoError as exc:
             try:

@@ -54,6 +54,17 @@ from .options import Context
 from .runner import Runner
 
 
+@contextlib.contextmanager
+def _stoppable(runner: Runner) -> Iterator[None]:
+    """Let signals stop the block. Raises RunStoppedError."""
+    try:
+        with runner.switch.installed():
+            yield
+    except (Stopped, errors.RunStoppedError) as exc:
+        msg = f"Stopped by {runner.switch.requested_by}. What was recorded before stays recorded."
+        raise errors.RunStoppedError(msg, "Give the same command again.") from exc
+
+
 @dataclass(frozen=True)
 class Settling:
     """A runner that holds the lease to change the history by hand: the history as it is, and the reason."""
@@ -76,15 +87,9 @@ class Settling:
         # Before our index is created: the collection can be that of another tool.
         runner.history.load()
         holding = runner.lease.hold(runner.actor(command), wait=runner.wait)
-        try:
-            with runner.switch.installed(), holding as grant:
-                history, run = runner.settle(grant)
-                yield cls(runner, grant, history, run, reason)
-        except (Stopped, errors.RunStoppedError) as exc:
-            msg = (
-                f"Stopped by {runner.switch.requested_by}. What was recorded before stays recorded."
-            )
-            raise errors.RunStoppedError(msg, "Give the same command again.") from exc
+        with _stoppable(runner), holding as grant:
+            history, run = runner.settle(grant)
+            yield cls(runner, grant, history, run, reason)
 
     @cached_property
     def found(self) -> Discovery:
@@ -300,7 +305,7 @@ def baseline(
     """
     if dry_run:  # Nothing is written, the lock neither.
         chosen = _to_adopt(runner.folder.discover(), runner.history.load(), to)
-        with runner.switch.installed():
+        with _stoppable(runner):
             _verify(runner, chosen, lambda: None)
         return BaselineReport(chosen, dry_run, database=runner.server.location)
     with Settling.begun(runner, "baseline", reason) as settling:

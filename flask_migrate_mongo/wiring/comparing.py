@@ -111,7 +111,6 @@ def save_diff(found: SchemaReport, path: Path) -> None:
     """
     document = replace(found, diff=found.diff.with_usage({})).to_dict()
     try:
-        path = path.resolve()
         if path.exists():
             # A device or a pipe is not replaced, and not read.
             fingerprints(json.loads(path.read_text("utf-8")) if path.is_file() else {})

@@ -391,3 +391,22 @@ def test_a_dry_run_of_a_baseline_writes_nothing(project: Project) -> None:
     assert shown.exit_code == 0, shown.output
     assert str(FIRST) in shown.stdout
     assert project.db.list_collection_names() == []
+
+
+def test_a_stop_of_such_a_dry_run_is_reported_as_one(project: Project) -> None:
+    project.write(
+        f"{FIRST}_step",
+        """
+        import os, signal, time
+
+        def up(db): pass
+
+        def verify(db):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        """,
+    )
+    stopped = project.run("baseline", "--dry-run", "--reason", "as before")
+    assert stopped.returncode == 1
+    assert "Stopped by SIGTERM" in stopped.stderr
+    assert "Traceback" not in stopped.stderr

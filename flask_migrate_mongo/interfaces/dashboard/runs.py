@@ -15,7 +15,6 @@ from flask_migrate_mongo.interfaces.rest import async_runs
 from flask_migrate_mongo.interfaces.rest.access import may
 from flask_migrate_mongo.interfaces.rest.answers import document
 from flask_migrate_mongo.interfaces.rest.operations import parse
-from flask_migrate_mongo.model.reports import ReleaseReport
 from flask_migrate_mongo.model.values import Direction, Request
 from flask_migrate_mongo.planning.plans import Target
 from flask_migrate_mongo.state import AppState
@@ -197,12 +196,8 @@ def lock_release() -> Response:
         return _show_lock(found, 409, _OTHER_LOCK)
     if not _names(found, given["typed_name"]):
         return _show_lock(found, 400, _OTHER_NAME)
-    released = document("lock-release", _released(state, given["fence"]))
-    return pages.show("released.html", released)
-
-
-def _released(state: AppState, fence: int | None) -> ReleaseReport:
-    return running.force_unlock(state, confirmed=True, fence=fence)
+    released = running.force_unlock(state, confirmed=True, fence=given["fence"])
+    return pages.show("released.html", document("lock-release", released))
 
 
 def _lock(state: AppState) -> Document:
